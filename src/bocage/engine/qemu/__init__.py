@@ -1,0 +1,1 @@
+"""VMs on QEMU, directly over QMP."""

@@ -1,0 +1,72 @@
+"""Writing files so that a crash leaves the old one or the new one, and removing trees."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import secrets
+import shutil
+
+
+def write_durably(path: pathlib.Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data`: written beside it, synced, renamed, and the directory synced.
+
+    Raises OSError; then `path` is as it was.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+    sync_directory(path.parent)
+
+
+def rename_durably(source: pathlib.Path, destination: pathlib.Path) -> None:
+    """Rename a finished file or directory and sync the directories on both sides."""
+    os.rename(source, destination)
+    sync_directory(destination.parent)
+    if source.parent != destination.parent:
+        sync_directory(source.parent)
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_durably(link: pathlib.Path, target: str) -> None:
+    """Make `link` a symbolic link to `target`, replacing one that is there."""
+    beside = link.with_name(f".{link.name}.{secrets.token_hex(4)}.part")
+    os.symlink(target, beside)
+    try:
+        os.rename(beside, link)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    sync_directory(link.parent)
+
+
+def remove_tree(path: pathlib.Path) -> None:
+    """Remove a file or a directory with all that is in it; not an error when it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=False)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def allocated(path: pathlib.Path) -> int:
+    """Bytes that a file really takes on its file system; holes are free."""
+    return os.stat(path).st_blocks * 512

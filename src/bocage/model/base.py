@@ -1,0 +1,128 @@
+"""What all resources share: metadata, names, references, and words that are kept as type and parameters."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import uuid
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from bocage import words
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63),
+    Field(description="An RFC 1123 label: lower-case letters, digits, hyphens inside.", examples=["web1"]),
+]
+Uid = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"),
+    Field(examples=["5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c11"]),
+]
+Tag = Annotated[str, StringConstraints(pattern=r"^[\w.:/=-]{1,63}$")]
+Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+def new_uid() -> str:
+    """A fresh identity (RFC 9562, version 4)."""
+    return str(uuid.uuid4())
+
+
+def now() -> datetime.datetime:
+    """The present time, UTC, to the microsecond."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Part(BaseModel):
+    """A value inside a resource: unknown fields are refused, nothing is changed in place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Saying(Part):
+    """A message as it is kept: its type and parameters. The sentence is made when it is shown."""
+
+    type: str
+    params: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, message: words.Message) -> Saying:
+        return cls(type=message.type, params=message.params)
+
+    @property
+    def message(self) -> words.Message:
+        return words.revive(self.type, self.params)
+
+    @property
+    def text(self) -> str:
+        return words.say(self.message)
+
+    @property
+    def hint(self) -> str:
+        return words.advise(self.message)
+
+
+class Ref(Part):
+    """A resource by what never changes; `name` is what it was called at the time, for people."""
+
+    kind: str
+    uid: Uid
+    project: Name | None = None
+    name: str = ""
+
+
+class Metadata(Part):
+    uid: Uid = Field(default_factory=new_uid)
+    name: Name
+    project: Name | None = None
+    """None for what stands outside projects: hosts and storage."""
+    title: Line = ""
+    notes: Annotated[str, StringConstraints(max_length=16_384)] = ""
+    tags: Annotated[tuple[Tag, ...], Field(max_length=64)] = ()
+    protected: bool = False
+    """While it is set the resource cannot be deleted."""
+    created: datetime.datetime = Field(default_factory=now)
+    deleted: datetime.datetime | None = None
+    """When it went to the trash."""
+    generation: int = 1
+    """Raised by each change of the spec."""
+    revision: int = 0
+    """The store's revision of the spec: the ETag. Filled in on reading."""
+
+
+class Severity(enum.StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+SpecT = TypeVar("SpecT", bound=Part)
+StatusT = TypeVar("StatusT", bound=Part)
+
+
+class Resource(Part, Generic[SpecT, StatusT]):
+    """A `spec`, which people write, and a `status`, which only the actor in charge writes."""
+
+    kind: ClassVar[str] = ""
+    plural: ClassVar[str] = ""
+    in_project: ClassVar[bool] = True
+    named: ClassVar[bool] = True
+    """Whether its name is unique and found through the name index."""
+
+    metadata: Metadata
+    spec: SpecT
+    status: StatusT
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(kind=self.kind, uid=self.uid, project=self.metadata.project, name=self.name)

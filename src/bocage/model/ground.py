@@ -1,0 +1,169 @@
+"""What VMs stand on: hosts, storage, volumes, images, networks."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import ipaddress
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from bocage.model.base import Part, Resource, Saying, Uid
+from bocage.model.units import Size
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$", max_length=1024)]
+
+
+class HostSpec(Part):
+    pass
+
+
+class HostStatus(Part):
+    version: str = ""
+    """Bocage's own."""
+    home: str = ""
+    kernel: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    accelerator: str = ""
+    accelerator_reason: Saying | None = None
+    qemu: str = ""
+    """The installed QEMU's version; empty when there is none."""
+    machines: dict[str, str] = {}
+    """The newest versioned machine type by its alias: `q35` → `pc-q35-7.2`."""
+    cpu_model: str = ""
+    """What a new VM gets: the highest named model that runs here whole."""
+    firmware: tuple[str, ...] = ()
+    privileged: bool = False
+    boot_id: str = ""
+    problem: Saying | None = None
+    seen: datetime.datetime | None = None
+
+
+class Host(Resource[HostSpec, HostStatus]):
+    kind: ClassVar[str] = "host"
+    plural: ClassVar[str] = "hosts"
+    in_project: ClassVar[bool] = False
+    status: HostStatus = HostStatus()
+
+
+class StorageSpec(Part):
+    kind: Literal["dir"] = "dir"
+    host: Uid
+    """The one host that reaches it."""
+    path: AbsolutePath
+    reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
+    """No VM is started or grown that could fill it past this."""
+
+
+class StorageStatus(Part):
+    state: Literal["pending", "ready", "unavailable"] = "pending"
+    reason: Saying | None = None
+    total_bytes: int = 0
+    free_bytes: int = 0
+    allocated_bytes: int = 0
+    """What its volumes and images really take."""
+    provisioned_bytes: int = 0
+    """What its volumes may grow to."""
+
+
+class Storage(Resource[StorageSpec, StorageStatus]):
+    kind: ClassVar[str] = "storage"
+    plural: ClassVar[str] = "storage"
+    in_project: ClassVar[bool] = False
+    status: StorageStatus = StorageStatus()
+
+
+class VolumeFormat(enum.StrEnum):
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+class VolumeSpec(Part):
+    storage: Uid
+    size: Size
+    format: VolumeFormat = VolumeFormat.QCOW2
+    preallocated: bool = False
+    image: Sha256 | None = None
+    """The image that its first content comes from."""
+    linked: bool = False
+    """Whether it keeps that image as its backing file, or has a full copy."""
+    vm: Uid | None = None
+    """The VM whose directory it lies in; None when it lies by itself."""
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "disk0"
+    """The file's name without its ending."""
+
+    @field_validator("size")
+    @classmethod
+    def _sane(cls, value: Size) -> Size:
+        if not 512 <= value <= 1 << 46 or value % 512:
+            raise ValueError("a volume has whole sectors of 512 bytes and 64T at most")
+        return value
+
+
+class VolumeStatus(Part):
+    state: Literal["pending", "ready", "failed"] = "pending"
+    path: str | None = None
+    allocated_bytes: int = 0
+    problem: Saying | None = None
+
+
+class Volume(Resource[VolumeSpec, VolumeStatus]):
+    kind: ClassVar[str] = "volume"
+    plural: ClassVar[str] = "volumes"
+    status: VolumeStatus = VolumeStatus()
+
+
+class ImageSpec(Part):
+    sha256: Sha256
+    """Of the source file as it came: what a publisher prints beside it."""
+    format: Literal["qcow2", "raw", "iso"]
+    """As it is stored."""
+    virtual_size: Size
+    storage: Uid
+    origin: str = ""
+
+
+class ImageStatus(Part):
+    state: Literal["ready", "missing"] = "ready"
+    size_bytes: int = 0
+
+
+class Image(Resource[ImageSpec, ImageStatus]):
+    kind: ClassVar[str] = "image"
+    plural: ClassVar[str] = "images"
+    status: ImageStatus = ImageStatus()
+
+
+class NetworkSpec(Part):
+    kind: Literal["user", "nat", "isolated"] = "user"
+    subnet: str | None = None
+    """IPv4, such as `10.80.1.0/24`; chosen free of the host's routes when it is not given. None for `user`."""
+    dhcp: bool = True
+
+    @field_validator("subnet")
+    @classmethod
+    def _subnet(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        net = ipaddress.ip_network(value)
+        if net.version != 4 or not 8 <= net.prefixlen <= 29 or not net.is_private:
+            raise ValueError("a private IPv4 network of /8 to /29 is needed, such as 10.80.1.0/24")
+        return str(net)
+
+
+class NetworkStatus(Part):
+    state: Literal["pending", "ready", "failed"] = "pending"
+    reason: Saying | None = None
+    subnet: str | None = None
+    bridge: str | None = None
+    backend: str = ""
+    """What carries its NICs: passt, slirp or bridge."""
+
+
+class Network(Resource[NetworkSpec, NetworkStatus]):
+    kind: ClassVar[str] = "network"
+    plural: ClassVar[str] = "networks"
+    status: NetworkStatus = NetworkStatus()

@@ -1,0 +1,312 @@
+"""A virtual machine: what was asked for, what it is made of, what it does now."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from bocage.model.base import Line, Name, Part, Resource, Saying, Uid
+from bocage.model.units import MiB, Size
+
+Mac = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$"),
+    Field(description="A unicast MAC address, lower case.", examples=["52:54:00:12:34:56"]),
+]
+Address = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z]+[a-z0-9.]*/[0-9a-f]{2}\.[0-7]$"),
+    Field(description="Where a device sits on the PCI bus: BUS/SLOT.FUNCTION.", examples=["rp3/00.0"]),
+]
+DeviceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,14}$")]
+Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,20}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Power(enum.StrEnum):
+    """What the VM should be doing."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    SAVED = "saved"
+
+
+class State(enum.StrEnum):
+    """What the VM does."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SAVED = "saved"
+    STOPPING = "stopping"
+    CRASHED = "crashed"
+    UNKNOWN = "unknown"
+
+
+class Bus(enum.StrEnum):
+    VIRTIO = "virtio"
+    SCSI = "scsi"
+    SATA = "sata"
+    IDE = "ide"
+
+
+class Cache(enum.StrEnum):
+    """How writes go through the host. All but `unsafe` keep what the guest was told is durable."""
+
+    NONE = "none"
+    WRITEBACK = "writeback"
+    WRITETHROUGH = "writethrough"
+    DIRECTSYNC = "directsync"
+    UNSAFE = "unsafe"
+
+
+class NicModel(enum.StrEnum):
+    VIRTIO = "virtio"
+    E1000 = "e1000"
+    E1000E = "e1000e"
+    RTL8139 = "rtl8139"
+    PCNET = "pcnet"
+    NE2K = "ne2k"
+    VMXNET3 = "vmxnet3"
+
+
+class Firmware(enum.StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class Cpus(Part):
+    sockets: Annotated[int, Field(ge=1, le=64)] = 1
+    cores: Annotated[int, Field(ge=1, le=255)] = 1
+    threads: Annotated[int, Field(ge=1, le=8)] = 1
+
+    @property
+    def count(self) -> int:
+        return self.sockets * self.cores * self.threads
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Cpus:
+        if self.count > 255:
+            raise ValueError(f"{self.count} vCPUs are more than the 255 of one machine")
+        return self
+
+
+class Disk(Part):
+    name: DeviceName
+    volume: Uid
+    bus: Bus = Bus.VIRTIO
+    cache: Cache = Cache.WRITEBACK
+    discard: bool = True
+    serial: Serial
+    address: Address | None = None
+    """None for a bus whose place is its unit number (SCSI, SATA, IDE)."""
+    unit: Annotated[int, Field(ge=0, le=255)] | None = None
+
+
+class Cd(Part):
+    name: DeviceName
+    image: Uid | None = None
+    """None: the tray is empty."""
+    bus: Bus = Bus.SATA
+    unit: Annotated[int, Field(ge=0, le=255)]
+
+
+class Publish(Part):
+    """A port of the host that leads to one of the guest."""
+
+    host_address: Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]{2,45}$")] = "127.0.0.1"
+    host_port: Port
+    guest_port: Port
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+class Nic(Part):
+    name: DeviceName
+    network: Uid
+    model: NicModel = NicModel.VIRTIO
+    mac: Mac
+    address: Address
+    publish: tuple[Publish, ...] = ()
+
+
+class StaticAddress(Part):
+    """One NIC's address in the seed; without it the NIC asks by DHCP."""
+
+    nic: DeviceName
+    address: Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+/\d{1,3}$"), Field(examples=["10.0.0.5/24"])]
+    gateway: str | None = None
+    dns: tuple[str, ...] = ()
+
+
+class Seed(Part):
+    """What cloud-init is told at the first boot (NoCloud)."""
+
+    hostname: Name
+    user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+    ssh_keys: tuple[Annotated[str, StringConstraints(max_length=16_384)], ...] = ()
+    password_hash: str | None = None
+    user_data: Annotated[str, StringConstraints(max_length=262_144)] | None = None
+    network: tuple[StaticAddress, ...] = ()
+
+
+class Smbios(Part):
+    """The identity that licences hang on (SMBIOS types 1, 2 and 11). It never changes by itself."""
+
+    uuid: Uid
+    manufacturer: Line = "Bocage"
+    product: Line = "Virtual Machine"
+    version: Line = ""
+    serial: Line
+    sku: Line = ""
+    family: Line = ""
+    oem_strings: tuple[Line, ...] = ()
+
+
+class Hardware(Part):
+    """The board, written down at creation: QEMU's command line is a function of it and of the rest of the spec."""
+
+    machine: Annotated[str, StringConstraints(pattern=r"^pc-(q35|i440fx)-\d+\.\d+$")]
+    cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,127}$")]
+    firmware: Firmware = Firmware.BIOS
+    smbios: Smbios
+    root_ports: Annotated[int, Field(ge=0, le=32)] = 16
+    """PCI Express root ports, used and free; 0 on i440fx, which has no Express."""
+    devices: dict[DeviceName, Address]
+    """Where the devices that belong to the board itself sit: video, agent, balloon, rng, scsi, usb."""
+
+
+class Restart(Part):
+    """What happens when the VM ends without being told to."""
+
+    policy: Literal["never", "on-crash", "always"] = "on-crash"
+    limit: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Tries in a row before it is left down; a run of ten minutes starts the count anew."""
+    delay: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Seconds before the first try; doubled each time, up to five minutes."""
+
+
+class Autostart(Part):
+    """Whether and when the VM starts with its host."""
+
+    enabled: bool = False
+    order: Annotated[int, Field(ge=0, le=10_000)] = 100
+    delay: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds to wait after the one before it."""
+
+
+class Boot(Part):
+    order: tuple[DeviceName, ...] = ()
+    once: DeviceName | None = None
+    """The next start only; taken away once it was used."""
+
+
+class StopPolicy(Part):
+    """How an orderly stop is bounded."""
+
+    within: Annotated[float, Field(ge=1, le=86_400)] = 180.0
+    """Seconds that the guest gets."""
+    then: Literal["leave", "kill"] = "leave"
+    """At the bound: leave it running and say so, or pull the plug."""
+
+
+class VMSpec(Part):
+    power: Power = Power.STOPPED
+    cpus: Cpus = Cpus()
+    memory: Size = Size(512 * MiB)
+    disks: Annotated[tuple[Disk, ...], Field(max_length=32)] = ()
+    cds: Annotated[tuple[Cd, ...], Field(max_length=6)] = ()
+    nics: Annotated[tuple[Nic, ...], Field(max_length=16)] = ()
+    boot: Boot = Boot()
+    seed: Seed | None = None
+    restart: Restart = Restart()
+    autostart: Autostart = Autostart()
+    stop: StopPolicy = StopPolicy()
+    hardware: Hardware
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> VMSpec:
+        if not 16 * MiB <= self.memory <= 1 << 44:
+            raise ValueError(f"memory: {self.memory} is not within 16M and 16T")
+        if self.memory % MiB:
+            raise ValueError("memory: a whole number of MiB is needed")
+        devices = [*self.disks, *self.cds, *self.nics]
+        names = [device.name for device in devices]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two devices bear the name {min(twice)}")
+        for what, values in (
+            ("the MAC address", [nic.mac for nic in self.nics]),
+            ("the volume", [disk.volume for disk in self.disks]),
+            ("the disk serial", [disk.serial for disk in self.disks]),
+        ):
+            if repeated := {value for value in values if values.count(value) > 1}:
+                raise ValueError(f"{what} {min(repeated)} is used twice")
+        for name in (*self.boot.order, *([self.boot.once] if self.boot.once else [])):
+            if name not in names:
+                raise ValueError(f"boot: there is no device {name}; there are {', '.join(names) or 'none'}")
+        return self
+
+
+class Qemu(Part):
+    """Which QEMU runs the VM, and which is installed: they differ after an upgrade until the next cold start."""
+
+    running: str | None = None
+    installed: str | None = None
+
+
+class Isolation(Part):
+    """What keeps this VM's process apart, and why a part is missing."""
+
+    parts: tuple[Literal["sandbox", "own-uid", "mount-namespace", "cgroup", "no-new-privileges"], ...] = ()
+    uid: int | None = None
+    missing: tuple[Saying, ...] = ()
+
+
+class NicStatus(Part):
+    name: DeviceName
+    mac: str
+    addresses: tuple[str, ...] = ()
+    backend: str = ""
+    """What carries it: passt, slirp, or the bridge's name."""
+
+
+class VMStatus(Part):
+    state: State = State.STOPPED
+    since: datetime.datetime | None = None
+    reason: Saying | None = None
+    """Why it is in this state, when that was not simply asked for."""
+    host: Uid | None = None
+    """The host whose it is: the owner record."""
+    owner_generation: int = 0
+    ready: bool = False
+    """Its directory and its disks are made."""
+    pid: int | None = None
+    accelerator: str | None = None
+    qemu: Qemu = Qemu()
+    isolation: Isolation = Isolation()
+    nics: tuple[NicStatus, ...] = ()
+    directory: str | None = None
+    observed_generation: int = 0
+    applied_generation: int = 0
+    """The generation that the running process was started with."""
+    restarts: int = 0
+    next_try: datetime.datetime | None = None
+    problem: Saying | None = None
+    """What keeps it from being what it should be."""
+
+
+class Owner(Part):
+    """The owner record: the host that may open the VM's disks, and the generation of that right (SAFETY part 1)."""
+
+    host: Uid
+    generation: int
+
+
+class VM(Resource[VMSpec, VMStatus]):
+    kind: ClassVar[str] = "vm"
+    plural: ClassVar[str] = "vms"
+    status: VMStatus = VMStatus()

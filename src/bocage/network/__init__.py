@@ -1,0 +1,1 @@
+"""How a NIC reaches others: user-mode, NAT bridge, isolated bridge."""

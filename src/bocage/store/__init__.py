@@ -1,0 +1,1 @@
+"""Where resources are remembered: one contract, engines behind it."""

@@ -1,0 +1,151 @@
+"""The store's contract: a revisioned key-value space; an engine (SQLite, etcd) stands behind it.
+
+Every acknowledged transaction is durable and has a revision of its own, one more than the one before.
+No leases and no elections: what needs them is built on compare-and-swap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from bocage import errors
+from bocage.words import N_
+
+MAX_OPERATIONS = 128  # compares, puts and deletes of one transaction, in all
+MAX_BYTES = 1 << 20  # keys and values of one transaction, in all
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with the store."""
+
+
+class Mismatch(Error, errors.Conflict):
+    """A compare of the transaction did not hold; nothing was written."""
+
+    type = "store-mismatch"
+    text = N_("{key} was changed meanwhile (revision {found}, expected {expected})")
+    hint = N_("read it again and repeat the change")
+    key: str
+    expected: int
+    found: int  # 0: the key is not there
+
+
+class TooLarge(Error, errors.Invalid):
+    """The transaction is over MAX_OPERATIONS or MAX_BYTES."""
+
+    type = "store-too-large"
+    status = 413
+    text = N_("the change is too large for one transaction: {operations} operations, {count:size}")
+    operations: int
+    count: int
+
+
+class Compacted(Error, errors.Unavailable):
+    """The revision asked for is no longer kept; list again and watch from the list's revision."""
+
+    type = "store-compacted"
+    status = 410
+    text = N_("revision {asked} is no longer kept; the oldest is {oldest}")
+    asked: int
+    oldest: int
+
+
+class FutureRevision(Error, errors.Invalid):
+    """The revision asked for has not happened yet."""
+
+    type = "store-future-revision"
+    text = N_("revision {asked} has not happened yet; the newest is {newest}")
+    asked: int
+    newest: int
+
+
+class Failed(Error, errors.Unavailable):
+    """The engine could not write or read: disk full, file damaged, member not reachable. Nothing was written."""
+
+    type = "store-failed"
+    text = N_("the store cannot be used: {reason}")
+    hint = N_("'bocage doctor' checks the disk and the database")
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One key as it stands. `created` is the revision of its first put since it was last absent."""
+
+    key: str
+    value: bytes
+    revision: int
+    created: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list, all of it as of `revision`, sorted by key. `after` continues it; None at the end."""
+
+    entries: list[Entry]
+    revision: int
+    after: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """One put (`entry` is the new state) or delete (`entry` is None) of `key` at `revision`."""
+
+    key: str
+    revision: int
+    entry: Entry | None
+
+
+class Store(Protocol):
+    """What every engine does. All methods raise Failed when the engine cannot work."""
+
+    async def revision(self) -> int:
+        """The newest revision; 0 for a store that nothing was ever written to."""
+        ...
+
+    async def get(self, key: str) -> Entry | None:
+        """The key as it stands now."""
+        ...
+
+    async def list(
+        self, prefix: str, *, limit: int | None = None, after: str | None = None, at: int | None = None
+    ) -> Page:
+        """The keys that start with `prefix`, sorted; those behind the key `after`; as of revision `at` (else now).
+
+        Raises Compacted and FutureRevision.
+        """
+        ...
+
+    async def apply(
+        self,
+        *,
+        compare: Mapping[str, int] = {},
+        puts: Mapping[str, bytes] = {},
+        deletes: Sequence[str] = (),
+    ) -> int:
+        """One transaction: when each key of `compare` has that revision (0: is absent), write all, else nothing.
+
+        Returns the revision that all its writes got. A transaction that writes nothing (an empty one, or
+        one that only deletes keys that are absent) returns the newest revision and makes no new one.
+        Raises Mismatch for the first compare (by key) that does not hold, TooLarge, and ValueError for a key
+        that is empty or is both put and deleted. A caller that was cancelled does not know whether it was written.
+        """
+        ...
+
+    def watch(self, prefix: str, *, since: int) -> AsyncIterator[list[Change]]:
+        """Every change of keys with `prefix` whose revision is over `since`, in order, none twice, none skipped.
+
+        Each item has all the matching changes of one or more whole revisions. It never ends by itself; close
+        it with `aclose()`. Raises Compacted (also later, when the reader was too slow).
+        """
+        ...
+
+    async def compact(self, revision: int) -> None:
+        """Forget what was before `revision`: lists and watches reach back to it and no further."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything. Open watches end."""
+        ...
