@@ -74,7 +74,7 @@ async def run(
     program = os.path.basename(os.fspath(command[0]))
     try:
         child = await asyncio.create_subprocess_exec(
-            *map(os.fspath, command),
+            *[os.fspath(part) for part in command],
             stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -85,7 +85,8 @@ async def run(
         )
     except FileNotFoundError as error:
         raise Missing(program=program) from error
-    assert child.stdout and child.stderr
+    assert child.stdout
+    assert child.stderr
     output = asyncio.create_task(_collect(child.stdout, each_line))
     complaints = asyncio.create_task(_collect(child.stderr, None))
     try:

@@ -228,14 +228,18 @@ class VMSpec(Part):
     stop: StopPolicy = StopPolicy()
     hardware: Hardware
 
+    @property
+    def devices(self) -> tuple[Disk | Cd | Nic, ...]:
+        """All that has a name of its own, in the order of creation."""
+        return (*self.disks, *self.cds, *self.nics)
+
     @model_validator(mode="after")
     def _holds_together(self) -> VMSpec:
         if not 16 * MiB <= self.memory <= 1 << 44:
             raise ValueError(f"memory: {self.memory} is not within 16M and 16T")
         if self.memory % MiB:
             raise ValueError("memory: a whole number of MiB is needed")
-        devices = [*self.disks, *self.cds, *self.nics]
-        names = [device.name for device in devices]
+        names = [device.name for device in self.devices]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two devices bear the name {min(twice)}")
         for what, values in (

@@ -1,0 +1,226 @@
+"""The engine's contract: what runs one VM on this host, whatever the monitor.
+
+`node` plans a start (where files lie, who carries the NICs) and drives a Machine; it never sees QMP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bocage import errors, words
+from bocage.model import vm as model
+from bocage.words import N_
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with running a VM."""
+
+
+class NotRunning(Error, errors.Conflict):
+    """The operation needs a running VM."""
+
+    type = "vm-not-running"
+    text = N_("the VM {name} is not running")
+    hint = N_("'bocage vm start {name}'")
+    name: str
+
+
+class StartFailed(Error, errors.Unavailable):
+    """The process ended, or did not answer, before its vCPUs ran."""
+
+    type = "vm-start-failed"
+    text = N_("the VM could not be started: {reason}")
+    hint = N_("'bocage vm log {name} --qemu' has QEMU's own words")
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class File:
+    """One file of a disk's chain."""
+
+    path: pathlib.Path
+    format: str  # `qcow2` or `raw`
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tap:
+    """A NIC on a bridge: a tap device that is there already."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Passt:
+    """A NIC carried by a passt process that listens on `socket`; `command` starts it in the VM's cgroup."""
+
+    socket: pathlib.Path
+    command: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UserMode:
+    """A NIC carried inside QEMU (slirp)."""
+
+    publish: tuple[model.Publish, ...] = ()
+
+
+Backend = Tap | Passt | UserMode
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """All that starting one VM needs to know beside its spec. Everything named here is there already."""
+
+    uid: str  # the VM's
+    name: str
+    project: str
+    spec: model.VMSpec
+    directory: pathlib.Path  # STORAGE/vms/UID
+    runtime: pathlib.Path  # sockets and process records; short, gone after a reboot
+    chains: dict[str, tuple[File, ...]]  # by disk name: the disk's own file first, then what it rests on
+    cds: dict[str, pathlib.Path | None]  # by CD name
+    nics: dict[str, Backend]  # by NIC name
+    accelerator: str  # `kvm` or `tcg`
+    seed: pathlib.Path | None = None  # the NoCloud ISO
+    process_uid: int | None = None  # the uid to run as; None: the daemon's own
+    process_gid: int | None = None
+    cgroup: str = ""  # such as `bocage/HOME/UID`; empty: none of its own
+
+
+class Run(enum.StrEnum):
+    """What a machine's vCPUs do."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STORAGE_FULL = "storage-full"  # stopped by a write that found no room
+    STORAGE_FAILED = "storage-failed"  # stopped by a write that failed otherwise
+    SHUT_DOWN = "shut-down"  # the guest has switched itself off
+    PANICKED = "panicked"
+    UNKNOWN = "unknown"  # the monitor does not answer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """How the process ended. `orderly`: the guest switched off, or we told it to quit."""
+
+    orderly: bool
+    reason: words.Message
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Happened:
+    """Something that the machine tells by itself; the node looks at it again."""
+
+    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, …
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Listener = Callable[[Happened], None]
+
+
+class Machine(Protocol):
+    """One VM's process. Every call is bounded in time; a monitor that hangs gives errors.TimedOut and no more."""
+
+    @property
+    def pid(self) -> int:
+        """Of the monitor itself, not of what wraps it."""
+        ...
+
+    @property
+    def run(self) -> Run:
+        """As last heard."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The running monitor's version."""
+        ...
+
+    @property
+    def isolation(self) -> model.Isolation: ...
+
+    @property
+    def started_generation(self) -> int:
+        """The spec's generation that it was started with."""
+        ...
+
+    async def ended(self) -> Ended:
+        """Wait for the end of the process, and tell how it was."""
+        ...
+
+    async def look(self) -> Run:
+        """Ask again what it does."""
+        ...
+
+    async def press_power_button(self) -> None: ...
+    async def ask_agent_to_shut_down(self, *, reboot: bool = False) -> bool:
+        """False when no guest agent answers."""
+        ...
+
+    async def quit(self) -> None:
+        """Pull the plug in an orderly way for the files: buffers are flushed, the process ends."""
+        ...
+
+    async def kill(self) -> None:
+        """End the process and all that belongs to it, whatever state it is in."""
+        ...
+
+    async def reset(self) -> None: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
+    async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:
+        """Stop the vCPUs and write the whole machine's state durably; the process still stands, paused."""
+        ...
+
+    async def attach_disk(self, disk: model.Disk, chain: Sequence[File]) -> None: ...
+    async def detach_disk(self, name: str) -> None: ...
+    async def grow_disk(self, name: str, size: int) -> None: ...
+    async def change_cd(self, name: str, image: pathlib.Path | None) -> None: ...
+    async def screenshot(self, to: pathlib.Path) -> None:
+        """The screen as PNG."""
+        ...
+
+    async def send_keys(self, keys: Sequence[str]) -> None:
+        """Press keys together, by QEMU's key names (QKeyCode)."""
+        ...
+
+    async def guest_addresses(self) -> dict[str, tuple[str, ...]]:
+        """By MAC, as the guest agent tells; empty without an agent."""
+        ...
+
+    async def detach(self) -> None:
+        """Let go of the process without touching it."""
+        ...
+
+
+class Engine(Protocol):
+    """What runs VMs on this host."""
+
+    async def start(
+        self,
+        plan: Plan,
+        *,
+        generation: int,
+        listener: Listener,
+        paused: bool = False,
+        saved: pathlib.Path | None = None,
+    ) -> Machine:
+        """Start the process and its vCPUs (`saved`: from that saved state). Raises StartFailed; then nothing is left."""
+        ...
+
+    async def find(self, uid: str, name: str, runtime: pathlib.Path, *, listener: Listener) -> Machine | None:
+        """The VM's process if it runs on this host, started by whichever daemon; None when nothing of it is alive.
+
+        Remains of a start that never finished are ended and cleared away.
+        """
+        ...
+
+    def command(self, plan: Plan) -> list[str]:
+        """The line that starts it by hand: a pure function of the plan."""
+        ...
