@@ -211,7 +211,7 @@ class Engine(Protocol):
         paused: bool = False,
         saved: pathlib.Path | None = None,
     ) -> Machine:
-        """Start the process and its vCPUs (`saved`: from that saved state). Raises StartFailed; then nothing is left."""
+        """Start the process and its vCPUs, `saved`: from that state. Raises StartFailed; then nothing is left."""
         ...
 
     async def find(self, uid: str, name: str, runtime: pathlib.Path, *, listener: Listener) -> Machine | None:

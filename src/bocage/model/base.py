@@ -90,6 +90,8 @@ class Metadata(Part):
     """Raised by each change of the spec."""
     revision: int = 0
     """The store's revision of the spec: the ETag. Filled in on reading."""
+    status_revision: int = 0
+    """The store's revision of the status. Filled in on reading."""
 
 
 class Severity(enum.StrEnum):

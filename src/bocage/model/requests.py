@@ -1,0 +1,223 @@
+"""What people send: shorter than the resources that come of it, with a default for all but name and image."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from bocage.model import vm
+from bocage.model.base import Line, Name, Part, Tag
+from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
+from bocage.model.units import GiB, MiB, Size
+
+SshKey = Annotated[str, StringConstraints(max_length=16_384, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?$")]
+
+
+class DiskRequest(Part):
+    """A disk: blank of `size`, or a volume that is there already."""
+
+    size: Size | None = None
+    volume: Name | None = None
+    bus: vm.Bus | None = None
+    cache: vm.Cache = vm.Cache.WRITEBACK
+    format: VolumeFormat = VolumeFormat.QCOW2
+    preallocated: bool = False
+    serial: vm.Serial | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> DiskRequest:
+        if (self.size is None) == (self.volume is None):
+            raise ValueError("give either the size of a new disk or the name of a volume")
+        return self
+
+
+class NicRequest(Part):
+    network: Name = "default"
+    model: vm.NicModel = vm.NicModel.VIRTIO
+    mac: vm.Mac | None = None
+    publish: tuple[vm.Publish, ...] = ()
+
+
+class SeedRequest(Part):
+    """What cloud-init is told; `password` is kept only as its hash."""
+
+    hostname: Name | None = None
+    user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+    ssh_keys: tuple[SshKey, ...] = ()
+    password: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    user_data: Annotated[str, StringConstraints(max_length=262_144)] | None = None
+    network: tuple[vm.StaticAddress, ...] = ()
+
+
+class SmbiosRequest(Part):
+    """An identity to keep, such as that of the physical machine whose work the VM takes over."""
+
+    uuid: str | None = None
+    manufacturer: Line | None = None
+    product: Line | None = None
+    version: Line | None = None
+    serial: Line | None = None
+    sku: Line | None = None
+    family: Line | None = None
+    oem_strings: tuple[Line, ...] = ()
+
+
+class VMCreate(Part):
+    """A new VM. With `image` its first disk is made from it; without, it is blank for an installation from `cds`."""
+
+    name: Name
+    title: Line = ""
+    notes: Annotated[str, StringConstraints(max_length=16_384)] = ""
+    tags: Annotated[tuple[Tag, ...], Field(max_length=64)] = ()
+    protected: bool = False
+    image: Name | None = None
+    full: bool = False
+    """A full copy of the image in place of a link to it."""
+    storage: Name = "local"
+    cpus: vm.Cpus = vm.Cpus()
+    memory: Size = Size(512 * MiB)
+    disk: Size | None = None
+    """Of the system disk; None: the image's own, or 20G for a blank one."""
+    disks: Annotated[tuple[DiskRequest, ...], Field(max_length=31)] = ()
+    """Further disks."""
+    cds: Annotated[tuple[Name, ...], Field(max_length=6)] = ()
+    nics: Annotated[tuple[NicRequest, ...], Field(max_length=16)] = (NicRequest(),)
+    machine: Literal["q35", "pc"] = "q35"
+    firmware: vm.Firmware = vm.Firmware.BIOS
+    cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+    smbios: SmbiosRequest = SmbiosRequest()
+    boot: tuple[vm.DeviceName, ...] = ()
+    seed: SeedRequest | None = None
+    restart: vm.Restart = vm.Restart()
+    autostart: vm.Autostart = vm.Autostart()
+    stop: vm.StopPolicy = vm.StopPolicy()
+    start: bool = False
+
+
+BLANK_DISK = Size(20 * GiB)
+
+
+class VMPatch(Part):
+    """Changes of a VM (RFC 7396: what is left out stays)."""
+
+    title: Line | None = None
+    notes: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=64)] | None = None
+    protected: bool | None = None
+    cpus: vm.Cpus | None = None
+    memory: Size | None = None
+    boot: vm.Boot | None = None
+    restart: vm.Restart | None = None
+    autostart: vm.Autostart | None = None
+    stop: vm.StopPolicy | None = None
+
+
+class Stop(Part):
+    within: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    """Seconds; None: the VM's own stop policy."""
+    kill: bool = False
+    """Pull the plug at the bound."""
+
+
+class Start(Part):
+    boot: vm.DeviceName | None = None
+    """Boot from this device, this once."""
+    paused: bool = False
+
+
+class Rename(Part):
+    name: Name
+
+
+class Clone(Part):
+    name: Name
+    start: bool = False
+
+
+class Delete(Part):
+    force: bool = False
+    """Also while it runs: the plug is pulled first."""
+    purge: bool = False
+    """At once, not by way of the trash."""
+
+
+class MoveDisks(Part):
+    storage: Name
+
+
+class SendKeys(Part):
+    keys: Annotated[tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,20}$")], ...], Field(min_length=1)]
+    """Pressed together, by QEMU's names: `ctrl`, `alt`, `delete`, `a`."""
+
+
+class ImageAdd(Part):
+    """A new image from one of three sources."""
+
+    name: Name
+    url: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=4096)] | None = None
+    path: AbsolutePath | None = None
+    """A file of the host, taken only from the local command line."""
+    upload: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{8,64}$")] | None = None
+    file_name: Annotated[str, StringConstraints(max_length=255, pattern=r"^[^/\x00-\x1f]*$")] = ""
+    format: Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "iso"] | None = None
+    sha256: Sha256 | None = None
+    storage: Name = "local"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ImageAdd:
+        if sum(source is not None for source in (self.url, self.path, self.upload)) != 1:
+            raise ValueError("give one of url, path and upload")
+        return self
+
+
+class ImageBuild(Part):
+    what: Literal["tiny", "debian"]
+    name: Name
+    release: Literal["bookworm", "trixie"] = "bookworm"
+    storage: Name = "local"
+
+
+class VolumeCreate(Part):
+    name: Name
+    size: Size
+    storage: Name = "local"
+    format: VolumeFormat = VolumeFormat.QCOW2
+    preallocated: bool = False
+
+
+class Grow(Part):
+    size: Size
+
+
+class StorageCreate(Part):
+    name: Name
+    kind: Literal["dir"] = "dir"
+    path: AbsolutePath
+    reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
+
+
+class NetworkCreate(NetworkSpec):
+    name: Name
+
+
+class TokenCreate(Part):
+    name: Name
+    days: Annotated[int, Field(ge=1, le=3650)] | None = None
+
+
+class Adopt(Part):
+    directories: tuple[AbsolutePath, ...] = ()
+    storage: Name | None = None
+    dead: str | None = None
+    """The uid of the host whose directories these were, on the asker's word that it is dead."""
+    new_identity: bool = False
+
+
+class Document(Part):
+    """A whole resource as people edit it: `vm edit`, `vm apply`."""
+
+    api: Literal["bocage/1"] = "bocage/1"
+    kind: Literal["VM"] = "VM"
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
