@@ -7,7 +7,8 @@ No leases and no elections: what needs them is built on compare-and-swap.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from bocage import errors
@@ -70,6 +71,13 @@ class Failed(Error, errors.Unavailable):
     reason: str
 
 
+class Closed(Error, errors.Unavailable):
+    """The store was closed; nothing was written."""
+
+    type = "store-closed"
+    text = N_("the store is closed")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """One key as it stands. `created` is the revision of its first put since it was last absent."""
@@ -98,8 +106,25 @@ class Change:
     entry: Entry | None
 
 
+class Watch(Protocol):
+    """A watch that is under way; one reader at a time."""
+
+    def __aiter__(self) -> Watch: ...
+
+    async def __anext__(self) -> list[Change]:
+        """The next changes, waited for. A wait that is cancelled loses nothing: the next one carries on."""
+        ...
+
+    async def aclose(self) -> None:
+        """End it; harmless when it has ended."""
+        ...
+
+
 class Store(Protocol):
-    """What every engine does. All methods raise Failed when the engine cannot work."""
+    """What every engine does, in the event loop that it was opened in.
+
+    All methods raise Failed when the engine cannot work, and Closed after `close`.
+    """
 
     async def revision(self) -> int:
         """The newest revision; 0 for a store that nothing was ever written to."""
@@ -114,7 +139,7 @@ class Store(Protocol):
     ) -> Page:
         """The keys that start with `prefix`, sorted; those behind the key `after`; as of revision `at` (else now).
 
-        Raises Compacted and FutureRevision.
+        Raises Compacted and FutureRevision, and ValueError for a `limit` under 1.
         """
         ...
 
@@ -134,18 +159,43 @@ class Store(Protocol):
         """
         ...
 
-    def watch(self, prefix: str, *, since: int) -> AsyncIterator[list[Change]]:
+    def watch(self, prefix: str, *, since: int) -> Watch:
         """Every change of keys with `prefix` whose revision is over `since`, in order, none twice, none skipped.
 
-        Each item has all the matching changes of one or more whole revisions. It never ends by itself; close
-        it with `aclose()`. Raises Compacted (also later, when the reader was too slow).
+        Each item has all the matching changes of one or more whole revisions, those of one revision sorted by
+        key. It never ends before the store is closed; close it with `aclose()`. Its reader is raised Compacted
+        (also later, when it was too slow) and FutureRevision.
         """
         ...
 
     async def compact(self, revision: int) -> None:
-        """Forget what was before `revision`: lists and watches reach back to it and no further."""
+        """Forget what was before `revision`: lists `at` it and watches `since` it are the oldest that there are.
+
+        Does nothing when that much is forgotten already. Raises FutureRevision.
+        """
         ...
 
     async def close(self) -> None:
-        """Release everything. Open watches end."""
+        """Release everything. What is being written is written; what still waits raises Closed; watches end."""
         ...
+
+
+def check(compare: Mapping[str, int], puts: Mapping[str, bytes], deletes: Sequence[str]) -> None:
+    """Refuse what no engine takes, as `Store.apply` says: raises TooLarge and ValueError."""
+    keys = [*compare, *puts, *deletes]
+    if not all(keys):
+        raise ValueError("a key is empty")
+    if both := puts.keys() & set(deletes):
+        raise ValueError(f"both put and deleted: {sorted(both)}")
+    count = sum(len(key.encode()) for key in keys) + sum(map(len, puts.values()))
+    if len(keys) > MAX_OPERATIONS or count > MAX_BYTES:
+        raise TooLarge(operations=len(keys), count=count)
+
+
+def past(prefix: str) -> str | None:
+    """The first string behind all those that start with `prefix`; None when there is none."""
+    for end in range(len(prefix), 0, -1):
+        point = ord(prefix[end - 1])
+        if point < sys.maxunicode:
+            return prefix[: end - 1] + chr(0xE000 if point == 0xD7FF else point + 1)  # UTF-8 has no surrogates
+    return None
