@@ -1,0 +1,153 @@
+"""Where one daemon's things lie: its home, and the short runtime directory of its sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import stat
+
+from bocage import errors, files
+from bocage.model import base
+from bocage.words import N_
+
+DEFAULT_LISTEN = "127.0.0.1:8480"
+_SOCKET_ROOM = 50  # bytes that the longest socket name below the runtime directory takes (sun_path holds 107)
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with the home."""
+
+
+class Unusable(Error, errors.Unavailable):
+    type = "home-unusable"
+    text = N_("the home {path} cannot be used: {reason}")
+    hint = N_("set BOCAGE_HOME to a directory that you may write to")
+    path: str
+    reason: str
+
+
+class IdentityDamaged(Error):
+    type = "home-identity-damaged"
+    text = N_("{path} does not hold the host's identity: {reason}")
+    hint = N_("restore the file from a backup; a host with another identity would not know its own VMs")
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """What this host is, kept outside the database: its uid, and how often it was made anew."""
+
+    uid: str
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Home:
+    path: pathlib.Path
+    runtime: pathlib.Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """`BOCAGE_HOME`, else `/var/lib/bocage` for root and `~/.local/share/bocage` for a user."""
+        given = os.environ.get("BOCAGE_HOME")
+        if given:
+            path = pathlib.Path(given).expanduser().absolute()
+        elif os.geteuid() == 0:
+            path = pathlib.Path("/var/lib/bocage")
+        else:
+            path = pathlib.Path("~/.local/share/bocage").expanduser()
+        path = path.resolve()
+        return cls(path, _runtime_root() / hashlib.sha256(os.fsencode(path)).hexdigest()[:8])
+
+    @property
+    def database(self) -> pathlib.Path:
+        return self.path / "bocage.db"
+
+    @property
+    def local_storage(self) -> pathlib.Path:
+        return self.path / "storage" / "local"
+
+    @property
+    def by_name(self) -> pathlib.Path:
+        """Links `PROJECT/NAME` to the VMs' directories."""
+        return self.path / "by-name"
+
+    @property
+    def cache(self) -> pathlib.Path:
+        """What can be made anew: probes, packages, parts of images."""
+        return self.path / "cache"
+
+    @property
+    def log(self) -> pathlib.Path:
+        return self.path / "daemon.log"
+
+    @property
+    def pid_file(self) -> pathlib.Path:
+        return self.runtime / "daemon.json"
+
+    @property
+    def socket(self) -> pathlib.Path:
+        """The API's Unix socket: whoever may open it is known by uid."""
+        return self.runtime / "api.sock"
+
+    @property
+    def node_socket(self) -> pathlib.Path:
+        """The node's own interface, for the API alone."""
+        return self.runtime / "node.sock"
+
+    def vm_runtime(self, uid: str) -> pathlib.Path:
+        """Sockets and process records of one VM; nothing in it outlives a reboot."""
+        return self.runtime / "vms" / uid
+
+    def prepare(self) -> None:
+        """Make the directories; raises Unusable."""
+        try:
+            for directory, mode in ((self.path, 0o711), (self.cache, 0o700), (self.by_name, 0o700)):
+                directory.mkdir(parents=True, exist_ok=True, mode=mode)
+            _own_directory(self.runtime.parent)
+            _own_directory(self.runtime)
+            (self.runtime / "vms").mkdir(exist_ok=True, mode=0o711)
+        except OSError as error:
+            raise Unusable(path=str(error.filename or self.path), reason=error.strerror or str(error)) from error
+        longest = len(os.fsencode(self.runtime)) + _SOCKET_ROOM
+        if longest > 107:
+            raise Unusable(path=str(self.runtime), reason="the path of its sockets would be too long")
+
+    def identity(self) -> Identity:
+        """The host's identity, made at the first start; raises IdentityDamaged."""
+        path = self.path / "host.json"
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                held = json.loads(path.read_text())
+                return Identity(uid=str(held["uid"]), generation=int(held["generation"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise IdentityDamaged(path=str(path), reason=str(error)) from error
+        identity = Identity(uid=base.new_uid(), generation=1)
+        files.write_durably(path, json.dumps(dataclasses.asdict(identity)) + "\n")
+        return identity
+
+
+def listen_address() -> str:
+    """Where the API listens beside its Unix socket: `BOCAGE_LISTEN`, `HOST:PORT`."""
+    return os.environ.get("BOCAGE_LISTEN") or DEFAULT_LISTEN
+
+
+def _runtime_root() -> pathlib.Path:
+    if os.geteuid() == 0:
+        return pathlib.Path("/run/bocage")
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    if given and pathlib.Path(given).is_dir() and os.access(given, os.W_OK):
+        return pathlib.Path(given) / "bocage"
+    return pathlib.Path(f"/tmp/bocage-{os.geteuid()}")  # noqa: S108 - checked below: ours, and nobody else's
+
+
+def _own_directory(path: pathlib.Path) -> None:
+    path.mkdir(parents=True, exist_ok=True, mode=0o711)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise Unusable(path=str(path), reason="it belongs to somebody else")
