@@ -215,6 +215,8 @@ class StopPolicy(Part):
 
 
 class VMSpec(Part):
+    storage: Uid
+    """Where its directory lies."""
     power: Power = Power.STOPPED
     cpus: Cpus = Cpus()
     memory: Size = Size(512 * MiB)

@@ -1,0 +1,226 @@
+"""What to do next with one VM: from what is, and what should be, to one step.
+
+Level-triggered and pure: the node calls `decide` again after every step and after everything that
+happens, so each step is idempotent and a killed daemon carries on where the world stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from bocage import words
+from bocage.model import vm as model
+from bocage.words import N_
+
+SECOND_PRESS = 20.0  # seconds after the first press of the power button; Windows 2003's first only lights the screen
+FURTHER_PRESSES = 60.0
+LONGEST_BACKOFF = 300.0
+STEADY = 600.0  # seconds of running after which the count of restarts starts anew
+
+
+class Process(enum.StrEnum):
+    """What there is of the VM's process."""
+
+    NONE = "none"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FULL = "storage-full"
+    FAILED_STORAGE = "storage-failed"
+    SHUT_DOWN = "shut-down"
+    PANICKED = "panicked"
+    SILENT = "silent"  # it lives, its monitor does not answer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """All that a decision about one VM looks at. Times are seconds of one clock that never stands still."""
+
+    power: model.Power
+    now: float
+    process: Process
+    saved: bool = False  # a saved state lies in its directory
+    ready: bool = True  # directory and disks are made
+    deleted: bool = False
+    trashed: bool = False  # its directory lies in the trash
+    kill: bool = False  # somebody asked to pull the plug
+    asked_to_start: bool = False  # a person's start stands open
+    ended: bool = False  # the process ended and that was not looked at yet
+    orderly: bool = False  # it ended because the guest switched off or because we told it to
+    policy: model.Restart = model.Restart()
+    stop: model.StopPolicy = model.StopPolicy()
+    restarts: int = 0  # tries in a row
+    started: float | None = None  # when it last began to run
+    failed: float | None = None  # when it last ended or failed to start
+    stopping: float | None = None  # when the orderly stop began
+    presses: int = 0
+    room: bool = True  # the storage has room again
+
+
+class Waits(words.Message):
+    """Nothing can be done before a time; a reason that is shown."""
+
+
+class BackOff(Waits):
+    type = "restart-backs-off"
+    text = N_("it ended by itself; try {next} of {limit} comes in {span:seconds}")
+    hint = N_("'bocage vm start {name}' tries at once; 'bocage vm log {name}' shows its last words")
+    name: str
+    next: int
+    limit: int
+    span: float
+
+
+class GaveUp(Waits):
+    type = "restart-gave-up"
+    text = N_("it ended by itself {count} times in a row, which is the limit")
+    hint = N_("look at 'bocage vm log {name}' and 'bocage vm log {name} --qemu', then 'bocage vm start {name}'")
+    name: str
+    count: int
+
+
+class NoRestart(Waits):
+    type = "restart-never"
+    text = N_("it ended by itself, and its restart policy is 'never'")
+    hint = N_("'bocage vm start {name}' starts it again")
+    name: str
+
+
+class Do(enum.StrEnum):
+    """The steps."""
+
+    NOTHING = "nothing"
+    PREPARE = "prepare"
+    START = "start"
+    START_PAUSED = "start-paused"
+    ASK_TO_STOP = "ask-to-stop"  # agent, else the power button
+    QUIT = "quit"  # the guest is down; end its process
+    KILL = "kill"
+    GIVE_UP_STOPPING = "give-up-stopping"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SAVE = "save"
+    DROP_SAVED = "drop-saved"
+    NOTE_SWITCHED_OFF = "note-switched-off"  # the guest did it: power follows
+    NOTE_CRASH = "note-crash"
+    NOTHING_TO_SAVE = "nothing-to-save"
+    TRASH = "trash"
+    UNTRASH = "untrash"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    do: Do
+    again: float | None = None  # look again after so many seconds
+    waits: type[Waits] | None = None
+    state: model.State | None = None  # what it is to be shown as, when the process alone does not tell
+
+
+def decide(world: World) -> Step:
+    """The next step; NOTHING when the VM is as it should be or only time can help."""
+    if world.deleted:
+        return _leave(world)
+    if world.trashed:
+        return Step(Do.UNTRASH)
+    if not world.ready:
+        return Step(Do.PREPARE)
+    if world.ended:
+        return _judge_end(world)
+    if world.kill and world.process is not Process.NONE:
+        return Step(Do.KILL)
+    match world.power:
+        case model.Power.RUNNING | model.Power.PAUSED:
+            return _towards_running(world)
+        case model.Power.STOPPED:
+            return _towards_stopped(world)
+        case model.Power.SAVED:
+            return _towards_saved(world)
+
+
+def backoff(policy: model.Restart, restarts: int) -> float:
+    """Seconds before try number `restarts` + 1: the delay, doubled each time, bounded."""
+    return float(min(policy.delay * 2.0 ** min(restarts, 30), LONGEST_BACKOFF))
+
+
+def _leave(world: World) -> Step:
+    if world.process is not Process.NONE:
+        return Step(Do.KILL)
+    return Step(Do.NOTHING) if world.trashed else Step(Do.TRASH)
+
+
+def _judge_end(world: World) -> Step:
+    if not world.orderly:
+        return Step(Do.NOTE_CRASH)
+    wanted = world.power in (model.Power.RUNNING, model.Power.PAUSED)
+    if wanted and world.policy.policy == "always":
+        return Step(Do.NOTE_CRASH)  # counted and backed off like a crash, so that it cannot spin
+    return Step(Do.NOTE_SWITCHED_OFF)
+
+
+def _towards_running(world: World) -> Step:
+    paused = world.power is model.Power.PAUSED
+    match world.process:
+        case Process.NONE:
+            return _may_start(world, paused)
+        case Process.RUNNING:
+            return Step(Do.PAUSE) if paused else Step(Do.NOTHING)
+        case Process.PAUSED:
+            return Step(Do.NOTHING) if paused else Step(Do.RESUME)
+        case Process.FULL | Process.FAILED_STORAGE:
+            return Step(Do.RESUME, again=2.0) if world.room and not paused else Step(Do.NOTHING, again=2.0)
+        case Process.SHUT_DOWN | Process.PANICKED:
+            return Step(Do.QUIT)
+        case Process.SILENT:
+            return Step(Do.NOTHING, again=5.0)
+
+
+def _may_start(world: World, paused: bool) -> Step:
+    start = Step(Do.START_PAUSED if paused else Do.START)
+    if world.asked_to_start or world.failed is None:
+        return start
+    if world.policy.policy == "never":
+        return Step(Do.NOTHING, waits=NoRestart)
+    if world.restarts >= world.policy.limit:
+        return Step(Do.NOTHING, waits=GaveUp)
+    due = world.failed + backoff(world.policy, world.restarts)
+    if world.now < due:
+        return Step(Do.NOTHING, again=due - world.now, waits=BackOff)
+    return start
+
+
+def _towards_stopped(world: World) -> Step:
+    match world.process:
+        case Process.NONE:
+            return Step(Do.DROP_SAVED) if world.saved else Step(Do.NOTHING)
+        case Process.SHUT_DOWN | Process.PANICKED:
+            return Step(Do.QUIT)
+        case Process.PAUSED if world.stopping is None:
+            return Step(Do.RESUME)  # a guest whose vCPUs stand cannot switch itself off
+        case Process.FULL | Process.FAILED_STORAGE if world.stopping is None and world.room:
+            return Step(Do.RESUME)
+        case _:
+            return _press(world)
+
+
+def _press(world: World) -> Step:
+    if world.stopping is None:
+        return Step(Do.ASK_TO_STOP)
+    gone = world.now - world.stopping
+    if gone >= world.stop.within:
+        return Step(Do.KILL if world.stop.then == "kill" else Do.GIVE_UP_STOPPING)
+    due = SECOND_PRESS if world.presses <= 1 else SECOND_PRESS + FURTHER_PRESSES * (world.presses - 1)
+    if gone >= due:
+        return Step(Do.ASK_TO_STOP)
+    return Step(Do.NOTHING, again=min(due, world.stop.within) - gone)
+
+
+def _towards_saved(world: World) -> Step:
+    match world.process:
+        case Process.NONE:
+            return Step(Do.NOTHING) if world.saved else Step(Do.NOTHING_TO_SAVE)
+        case Process.SHUT_DOWN | Process.PANICKED:
+            return Step(Do.QUIT)
+        case Process.SILENT:
+            return Step(Do.NOTHING, again=5.0)
+        case _:
+            return Step(Do.SAVE)
