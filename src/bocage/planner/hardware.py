@@ -1,0 +1,256 @@
+"""The board of a VM: laid out once at creation, then only added to. No device ever moves for the sake of another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from bocage import errors
+from bocage.model import vm as model
+from bocage.words import N_
+
+Alias = Literal["q35", "pc"]
+
+SEED_UNIT = 255
+"""The SCSI target that the seed's CD takes; no disk or CD gets it."""
+
+_ROOT_PORTS = 16
+_PORTS_BEGIN = 0x02  # slot of the first root ports, eight functions each: 32 of them reach to slot 05
+_ON_PCIE_0 = {"video": "01.0", "scsi": "06.0", "agent": "07.0", "balloon": "08.0", "rng": "09.0", "usb": "0a.0"}
+# On i440fx, slot 01 is the PIIX3 with the IDE and USB controllers as its functions 1 and 2.
+_ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0", "rng": "06.0", "usb": "01.2"}
+_FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
+_FREE_ON_PCI_0 = range(0x07, 0x20)
+_CONVENTIONAL = frozenset(
+    {model.NicModel.E1000, model.NicModel.RTL8139, model.NicModel.PCNET, model.NicModel.NE2K},
+)
+_UNITS = {model.Bus.SCSI: SEED_UNIT, model.Bus.SATA: 6, model.Bus.IDE: 4}
+_MAC_ATTEMPTS = 10_000
+
+
+class Error(errors.Problem):
+    """A device has no place on the board."""
+
+
+class NoAddress(Error, errors.Conflict):
+    """All of its PCI slots are taken."""
+
+    type = "no-free-address"
+    text = N_("there is no free PCI slot for another {what}; the {count} of this board are taken")
+    hint = N_("put further disks on the scsi bus, which takes 255")
+    what: str
+    count: int
+
+
+class NoUnit(Error, errors.Conflict):
+    """All of a bus's units are taken."""
+
+    type = "no-free-unit"
+    text = N_("the {bus} bus is full: it takes {count} devices")
+    hint = N_("put it on the scsi bus, which takes 255")
+    bus: str
+    count: int
+
+
+class NoBus(Error, errors.Invalid):
+    """This board lacks the bus."""
+
+    type = "no-such-bus"
+    text = N_("the machine {machine} has no {bus} bus; there are {buses}")
+    machine: str
+    bus: str
+    buses: list[str]
+
+
+class NoMachine(Error, errors.Unavailable):
+    """The installed monitor does not offer this kind of board."""
+
+    type = "no-such-machine"
+    text = N_("this host offers no machine of the kind {alias}; there are {known}")
+    hint = N_("'bocage doctor' says what is installed")
+    alias: str
+    known: list[str]
+
+
+class Misplaced(Error, errors.Invalid):
+    """A device of a spec sits where it cannot."""
+
+    type = "device-misplaced"
+    text = N_("the machine {machine} has no place {place} for {device}")
+    machine: str
+    device: str
+    place: str
+
+
+class Occupied(Error, errors.Invalid):
+    """Two devices of a spec sit at one place."""
+
+    type = "device-place-occupied"
+    text = N_("{device} cannot sit at {place}: another device is there")
+    device: str
+    place: str
+
+
+def lay_out(
+    *,
+    alias: Alias,
+    machines: Mapping[str, str],
+    cpu_model: str,
+    smbios: model.Smbios,
+    firmware: model.Firmware = model.Firmware.BIOS,
+) -> model.Hardware:
+    """The board of a new VM. `machines` has the host's newest versioned type by alias. Raises NoMachine."""
+    if alias not in machines:
+        raise NoMachine(alias=alias, known=sorted(machines))
+    express = alias == "q35"
+    bus, places = ("pcie.0", _ON_PCIE_0) if express else ("pci.0", _ON_PCI_0)
+    return model.Hardware(
+        machine=machines[alias],
+        cpu_model=cpu_model,
+        firmware=firmware,
+        smbios=smbios,
+        root_ports=_ROOT_PORTS if express else 0,
+        devices={name: f"{bus}/{place}" for name, place in places.items()},
+    )
+
+
+def is_express(hardware: model.Hardware) -> bool:
+    """Whether the board has PCI Express."""
+    return hardware.machine.startswith("pc-q35-")
+
+
+def split(address: str) -> tuple[str, int, int]:
+    """An address as bus, slot and function."""
+    bus, place = address.rsplit("/", 1)
+    slot, function = place.split(".")
+    return bus, int(slot, 16), int(function)
+
+
+def port_address(index: int) -> str:
+    """Where root port `index` sits on pcie.0: eight functions to a slot."""
+    return f"pcie.0/{_PORTS_BEGIN + index // 8:02x}.{index % 8}"
+
+
+def buses(hardware: model.Hardware) -> tuple[model.Bus, ...]:
+    """The buses that disks and CDs can be on."""
+    onboard = model.Bus.SATA if is_express(hardware) else model.Bus.IDE
+    return (model.Bus.VIRTIO, model.Bus.SCSI, onboard)
+
+
+def cd_bus(hardware: model.Hardware) -> model.Bus:
+    """The bus that every guest finds a CD on without a driver of its own."""
+    return buses(hardware)[-1]
+
+
+def places(hardware: model.Hardware, nic: model.NicModel = model.NicModel.VIRTIO) -> tuple[str, ...]:
+    """Every address that a virtio disk or a NIC can have, in the order they are given out.
+
+    On q35 that is behind root ports, where devices can be plugged while the VM runs; a conventional
+    PCI card does not fit in those and sits on the root bus, for cold plugging alone.
+    """
+    if not is_express(hardware):
+        return tuple(f"pci.0/{slot:02x}.0" for slot in _FREE_ON_PCI_0)
+    if nic in _CONVENTIONAL:
+        return tuple(f"pcie.0/{slot:02x}.0" for slot in _FREE_ON_PCIE_0)
+    return tuple(f"rp{port}/00.0" for port in range(hardware.root_ports))
+
+
+def next_address(hardware: model.Hardware, used: Collection[str], nic: model.NicModel = model.NicModel.VIRTIO) -> str:
+    """The first free address for a virtio disk, or for a NIC of a model. Raises NoAddress."""
+    possible = places(hardware, nic)
+    board = set(hardware.devices.values())
+    for address in possible:
+        if address not in used and address not in board:
+            return address
+    raise NoAddress(what=f"{nic} device", count=len(possible))
+
+
+def next_unit(hardware: model.Hardware, bus: model.Bus, used: Collection[int]) -> int:
+    """The first free unit of a bus that counts units. Raises NoUnit and NoBus."""
+    _require(hardware, bus)
+    count = _UNITS[bus]
+    for unit in range(count):
+        if unit not in used:
+            return unit
+    raise NoUnit(bus=bus, count=count)
+
+
+def next_name(prefix: str, taken: Collection[str]) -> str:
+    """The default name of a new device: `disk0`, `cd0`, `nic0` and on."""
+    number = 0
+    while f"{prefix}{number}" in taken:
+        number += 1
+    return f"{prefix}{number}"
+
+
+def used_addresses(spec: model.VMSpec) -> frozenset[str]:
+    """The PCI addresses that a spec's disks and NICs sit at."""
+    disks = (disk.address for disk in spec.disks if disk.address)
+    return frozenset((*disks, *(nic.address for nic in spec.nics)))
+
+
+def used_units(spec: model.VMSpec, bus: model.Bus) -> frozenset[int]:
+    """The units of a bus that a spec's disks and CDs have."""
+    devices: tuple[model.Disk | model.Cd, ...] = (*spec.disks, *spec.cds)
+    return frozenset(device.unit for device in devices if device.bus is bus and device.unit is not None)
+
+
+def check(spec: model.VMSpec) -> None:
+    """Refuse a spec whose devices do not fit its board, whoever wrote it. Raises NoBus, Misplaced, Occupied."""
+    for bus in (*(disk.bus for disk in spec.disks), *(cd.bus for cd in spec.cds)):
+        _require(spec.hardware, bus)
+    _check_addresses(spec)
+    _check_units(spec)
+
+
+def mac(uid: str, name: str, taken: Collection[str] = ()) -> str:
+    """A MAC address for the NIC `name` of the VM `uid`: locally administered, and none of `taken`.
+
+    It follows from the identity alone, so that asking twice gives the same.
+    """
+    for attempt in range(_MAC_ATTEMPTS):
+        digest = hashlib.sha256(f"{uid}/{name}/{attempt}".encode()).digest()
+        address = ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *digest[:4]))
+        if address not in taken:
+            return address
+    raise NoAddress(what="MAC address", count=_MAC_ATTEMPTS)
+
+
+def serial(uid: str) -> str:
+    """The serial number of a disk whose volume has this uid: the 20 characters that virtio has room for.
+
+    Taken from the uid's end, where it is random whatever its version.
+    """
+    return uid.replace("-", "")[-20:]
+
+
+def _require(hardware: model.Hardware, bus: model.Bus) -> None:
+    present = buses(hardware)
+    if bus not in present:
+        raise NoBus(machine=hardware.machine, bus=bus, buses=[str(one) for one in present])
+
+
+def _check_addresses(spec: model.VMSpec) -> None:
+    taken = set(spec.hardware.devices.values())
+    virtio = [(disk.name, disk.address, model.NicModel.VIRTIO) for disk in spec.disks if disk.bus is model.Bus.VIRTIO]
+    for name, address, kind in (*virtio, *((nic.name, nic.address, nic.model) for nic in spec.nics)):
+        if address is None or address not in places(spec.hardware, kind):
+            raise Misplaced(machine=spec.hardware.machine, device=name, place=str(address or "?"))
+        if address in taken:
+            raise Occupied(device=name, place=address)
+        taken.add(address)
+
+
+def _check_units(spec: model.VMSpec) -> None:
+    taken: set[tuple[model.Bus, int]] = set()
+    devices: tuple[model.Disk | model.Cd, ...] = (*spec.disks, *spec.cds)
+    for device in devices:
+        if isinstance(device, model.Disk) and device.bus is model.Bus.VIRTIO:
+            continue
+        unit, place = device.unit, f"{device.bus} {device.unit}"
+        if unit is None or unit >= _UNITS.get(device.bus, 0):
+            raise Misplaced(machine=spec.hardware.machine, device=device.name, place=place)
+        if (device.bus, unit) in taken:
+            raise Occupied(device=device.name, place=place)
+        taken.add((device.bus, unit))
