@@ -6,7 +6,8 @@ import datetime
 import enum
 from typing import Any, ClassVar
 
-from bocage.model.base import Part, Ref, Resource, Saying, Severity
+from bocage import words
+from bocage.model.base import Metadata, Part, Ref, Resource, Saying, Severity, now, timed_uid
 
 
 class TaskState(enum.StrEnum):
@@ -66,6 +67,26 @@ class Task(Resource[TaskSpec, TaskStatus]):
     status: TaskStatus = TaskStatus()
 
 
+def task(
+    action: str,
+    *,
+    subject: Ref | None = None,
+    host: str | None = None,
+    asked_by: str = "",
+    project: str | None = None,
+    **params: Any,
+) -> Task:
+    """A new task, to be written in one transaction with what it is about."""
+    return Task(
+        metadata=Metadata(
+            uid=timed_uid(),
+            name=action.replace(".", "-"),
+            project=project or (subject.project if subject else None) or "default",
+        ),
+        spec=TaskSpec(action=action, subject=subject, host=host, params=params, asked_by=asked_by),
+    )
+
+
 class EventSpec(Part):
     time: datetime.datetime
     said: Saying
@@ -82,6 +103,15 @@ class Event(Resource[EventSpec, Nothing]):
     plural: ClassVar[str] = "events"
     named: ClassVar[bool] = False
     status: Nothing = Nothing()
+
+
+def event(message: words.Message, *, severity: Severity = Severity.INFO, subject: Ref | None = None) -> Event:
+    """A new event, to be written by itself or with what it tells of."""
+    project = subject.project if subject and subject.project else "default"
+    return Event(
+        metadata=Metadata(uid=timed_uid(), name=message.type or "event", project=project),
+        spec=EventSpec(time=now(), said=Saying.of(message), severity=severity, subject=subject),
+    )
 
 
 class AlarmSpec(Part):

@@ -1,0 +1,217 @@
+"""A VM is a directory: `vm.yaml`, the store's image of it, beside its disks, firmware variables, seed and logs.
+
+    vm.yaml            definition, complete: lose the database, and `adopt` brings the VM back
+    disks/NAME.qcow2   its volumes
+    firmware-vars.fd   UEFI variables
+    seed.iso           what cloud-init reads
+    serial.log         the serial line's log
+    qemu.log           QEMU's own words
+    start-by-hand      the QEMU line, for the day when Bocage is gone
+    saved.state        its memory, while it is saved
+
+The last line of `vm.yaml` is a digest of the lines above it: so a hand edit is seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+from typing import Any
+
+import yaml
+
+from bocage import errors, files
+from bocage.model import ground, vm
+from bocage.words import N_
+
+_DIGEST = re.compile(rb"^# written by Bocage, digest ([0-9a-f]{16})\n?\Z", re.MULTILINE)
+_LIMIT = 4 << 20  # bytes; no definition comes near it
+_HEADER = (
+    "# What this virtual machine is. Edit it and run 'bocage vm diff {name}', then 'bocage vm apply {name}':\n"
+    "# until then Bocage goes by its own store.\n"
+)
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with a VM's directory."""
+
+
+class Unreadable(Error, errors.Invalid):
+    """The definition is no definition: cut off, not YAML, fields missing or wrong."""
+
+    type = "vm-yaml-unreadable"
+    text = N_("{path} cannot be read as a VM's definition: {reason}")
+    hint = N_("an older one may lie beside it as vm.yaml.before")
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """What a definition file holds."""
+
+    vm: vm.VM
+    volumes: tuple[ground.Volume, ...]
+    names: dict[str, str]  # names of what it refers to, by uid: networks, storage, images
+    owner: vm.Owner | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Directory:
+    path: pathlib.Path
+
+    @property
+    def definition(self) -> pathlib.Path:
+        return self.path / "vm.yaml"
+
+    @property
+    def edited_aside(self) -> pathlib.Path:
+        """A hand edit that was not taken before the next change of the VM."""
+        return self.path / "vm.yaml.edited"
+
+    @property
+    def disks(self) -> pathlib.Path:
+        return self.path / "disks"
+
+    @property
+    def firmware_variables(self) -> pathlib.Path:
+        return self.path / "firmware-vars.fd"
+
+    @property
+    def seed(self) -> pathlib.Path:
+        return self.path / "seed.iso"
+
+    @property
+    def serial_log(self) -> pathlib.Path:
+        return self.path / "serial.log"
+
+    @property
+    def qemu_log(self) -> pathlib.Path:
+        return self.path / "qemu.log"
+
+    @property
+    def by_hand(self) -> pathlib.Path:
+        return self.path / "start-by-hand"
+
+    @property
+    def saved(self) -> pathlib.Path:
+        return self.path / "saved.state"
+
+    def exists(self) -> bool:
+        return self.path.is_dir()
+
+    def make(self) -> None:
+        """Make the directory and its place for disks; what is there stays."""
+        self.path.parent.mkdir(mode=0o711, exist_ok=True)
+        self.path.mkdir(mode=0o711, exist_ok=True)
+        self.disks.mkdir(mode=0o711, exist_ok=True)
+        files.sync_directory(self.path.parent)
+
+    def write(self, held: Held) -> None:
+        """Write the definition when it is another than the file's; a hand edit is kept aside, never lost."""
+        content = render(held)
+        try:
+            present = self.definition.read_bytes()
+        except FileNotFoundError:
+            present = b""
+        if present == content:
+            return
+        if present and is_edited(present):
+            files.write_durably(self.edited_aside, present, mode=0o600)
+        files.write_durably(self.definition, content, mode=0o600)
+
+    def read(self) -> Held:
+        """The definition; raises Unreadable, and FileNotFoundError when there is none."""
+        return parse(_bounded(self.definition), self.definition)
+
+    def hand_edit(self) -> tuple[pathlib.Path, bytes] | None:
+        """The file that a person has edited since it was written, if one is there."""
+        for path in (self.definition, self.edited_aside):
+            try:
+                content = _bounded(path)
+            except FileNotFoundError:
+                continue
+            if is_edited(content):
+                return path, content
+        return None
+
+    def forget_edit(self) -> None:
+        """Drop what was kept aside."""
+        self.edited_aside.unlink(missing_ok=True)
+
+
+def is_edited(content: bytes) -> bool:
+    """Whether somebody else than `render` wrote it."""
+    match = _DIGEST.search(content)
+    return not match or match[1] != _digest(content[: match.start()])
+
+
+def render(held: Held) -> bytes:
+    """The definition as a file."""
+    resource = held.vm
+    metadata = resource.metadata.model_dump(mode="json", exclude={"revision", "status_revision"})
+    document: dict[str, Any] = {
+        "api": "bocage/1",
+        "kind": "VM",
+        "metadata": metadata,
+        "spec": resource.spec.model_dump(mode="json"),
+        "volumes": [
+            {
+                "metadata": volume.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
+                "spec": volume.spec.model_dump(mode="json"),
+            }
+            for volume in held.volumes
+        ],
+        "names": held.names,
+    }
+    if held.owner:
+        document["owner"] = held.owner.model_dump(mode="json")
+    body = _HEADER.format(name=resource.name) + yaml.dump(
+        document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=100
+    )
+    content = body.encode()
+    return content + b"# written by Bocage, digest %s\n" % _digest(content)
+
+
+def parse(content: bytes, path: pathlib.Path) -> Held:
+    """Read a definition; raises Unreadable with where it does not hold."""
+    try:
+        document = yaml.load(content, Loader=_loader())  # noqa: S506 - a safe loader, in C where there is one
+        if not isinstance(document, dict) or document.get("api") != "bocage/1" or document.get("kind") != "VM":
+            raise Unreadable(path=str(path), reason="it does not say 'api: bocage/1' and 'kind: VM'")
+        return Held(
+            vm=vm.VM.model_validate({"metadata": document["metadata"], "spec": document["spec"]}),
+            volumes=tuple(ground.Volume.model_validate(item) for item in document.get("volumes") or ()),
+            names={str(uid): str(name) for uid, name in (document.get("names") or {}).items()},
+            owner=vm.Owner.model_validate(document["owner"]) if document.get("owner") else None,
+        )
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Unreadable(path=str(path), reason=_brief(error)) from error
+
+
+def _bounded(path: pathlib.Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_LIMIT + 1)
+    if len(content) > _LIMIT:
+        raise Unreadable(path=str(path), reason="it is far too large")
+    return content
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:16].encode()
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join(str(error).split())[:300]
+
+
+def _dumper() -> Any:
+    return getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def _loader() -> Any:
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,0 +1,170 @@
+"""Tasks: what takes longer than a request, with progress, a log, and a way to cancel it.
+
+A task that was running when the daemon died is carried out again from its beginning: every handler is
+idempotent. What it asks of a VM is done by that VM's actor, all else by a job of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bocage import errors, words
+from bocage.model import base, work
+from bocage.node import clock
+from bocage.store import contract, resources
+from bocage.words import N_
+
+LOG_LINES = 200
+KEPT = 1000  # ended tasks
+_PROGRESS_EVERY = 0.5  # seconds between two writes of progress
+
+log = logging.getLogger(__name__)
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with tasks."""
+
+
+class UnknownAction(Error, errors.Invalid):
+    type = "task-action-unknown"
+    text = N_("this host does not know how to do '{action}'")
+    action: str
+
+
+class Cancelled(Error, errors.Conflict):
+    type = "task-cancelled"
+    text = N_("it was cancelled")
+
+
+class Superseded(Error, errors.Conflict):
+    type = "task-superseded"
+    text = N_("something else was asked of it meanwhile")
+
+
+class Run:
+    """One task that is being carried out. Its status is written here and nowhere else."""
+
+    def __init__(self, store: resources.Resources, task: work.Task) -> None:
+        self._resources = store
+        self.task = task
+        self._status = task.status
+        self._written = 0.0
+        self._flush: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def uid(self) -> str:
+        return self.task.uid
+
+    @property
+    def action(self) -> str:
+        return self.task.spec.action
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.task.spec.params
+
+    async def begin(self) -> None:
+        """Say that it is being carried out."""
+        self._status = self._status.model_copy(
+            update={"state": work.TaskState.RUNNING, "started": self._status.started or base.now()}
+        )
+        await self._write()
+
+    def report(self, message: words.Message) -> None:
+        """A step: shown at once and kept in the task's log."""
+        said = base.Saying.of(message)
+        lines = (*self._status.log, work.LogLine(time=base.now(), said=said))[-LOG_LINES:]
+        self._status = self._status.model_copy(update={"step": said, "log": lines})
+        self._soon()
+
+    def progress(self, done: float, total: float, unit: str = "bytes") -> None:
+        """How far it is; written at most twice a second."""
+        self._status = self._status.model_copy(update={"progress": work.Progress(done=done, total=total, unit=unit)})
+        self._soon()
+
+    async def done(self, **result: Any) -> None:
+        await self._end(work.TaskState.DONE, result=result)
+
+    async def failed(self, problem: errors.Problem) -> None:
+        await self._end(work.TaskState.FAILED, problem=problem)
+
+    async def cancelled(self, why: errors.Problem | None = None) -> None:
+        await self._end(work.TaskState.CANCELLED, problem=why or Cancelled())
+
+    async def _end(
+        self, state: work.TaskState, *, problem: errors.Problem | None = None, result: dict[str, Any] | None = None
+    ) -> None:
+        if self._flush:
+            self._flush.cancel()
+        if self._writing:
+            await asyncio.wait([self._writing])
+        self._status = self._status.model_copy(
+            update={
+                "state": state,
+                "ended": base.now(),
+                "problem": base.Saying.of(problem) if problem else None,
+                "http_status": problem.status if problem else None,
+                "result": result or {},
+            }
+        )
+        await self._write()
+
+    def _soon(self) -> None:
+        if self._flush is None:
+            wait = max(self._written + _PROGRESS_EVERY - clock.boottime(), 0.0)
+            self._flush = asyncio.get_running_loop().call_later(wait, self._start_writing)
+
+    def _start_writing(self) -> None:
+        self._flush = None
+        self._writing = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        self._written = clock.boottime()
+        status = self._status
+        try:
+            await self._resources.change_status(work.Task, self.task.metadata.project, self.uid, lambda _: status)
+        except resources.Missing:
+            pass  # pruned or deleted by a person: nobody waits for it
+        except contract.Error as error:
+            log.warning("task %s (%s): its state could not be written: %s", self.uid, self.action, error)
+
+
+Handler = Callable[[Run], Awaitable[dict[str, Any] | None]]
+
+
+async def carry_out(run: Run, handler: Handler) -> None:
+    """Do it and write how it ended. A cancelled job is undone by its handler's own exits."""
+    await run.begin()
+    try:
+        result = await handler(run)
+    except asyncio.CancelledError:
+        await asyncio.shield(run.cancelled())
+        raise
+    except errors.Problem as problem:
+        await run.failed(problem)
+    except OSError as error:
+        await run.failed(from_os(error))
+    except Exception:
+        reference = base.new_uid()[:8]
+        log.exception("task %s (%s) failed [%s]", run.uid, run.action, reference)
+        await run.failed(errors.Internal(reference=reference))
+    else:
+        await run.done(**(result or {}))
+
+
+class OperatingSystem(Error, errors.Unavailable):
+    """The operating system refused something."""
+
+    type = "os-error"
+    text = N_("{reason}: {path}")
+    hint = N_("'bocage doctor' checks disks and permissions")
+    reason: str
+    path: str
+
+
+def from_os(error: OSError) -> OperatingSystem:
+    return OperatingSystem(reason=error.strerror or str(error), path=str(error.filename or ""))
