@@ -1,0 +1,62 @@
+"""Files in the making: they bear a temporary name until they are whole, so that a crash leaves nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import secrets
+from collections.abc import AsyncIterator
+
+from bocage import errors, files, storage
+from bocage.storage import space, threads
+from bocage.words import N_
+
+SUFFIX = ".part"
+
+
+class Exists(storage.Error, errors.Conflict, FileExistsError):
+    """What should be made is there already."""
+
+    type = "storage-file-exists"
+    text = N_("{path} is there already")
+    path: str
+
+
+@contextlib.asynccontextmanager
+async def made_whole(path: pathlib.Path, *, mode: int = 0o600) -> AsyncIterator[pathlib.Path]:
+    """Give a temporary name beside `path` to write to; rename it durably to `path` when all went well.
+
+    What was written is synced first. On an error or a cancellation it is removed.
+    Raises Exists, and space.Full in the place of a system's error that says so.
+    """
+    if os.path.lexists(path):  # noqa: ASYNC240 - a moment
+        raise Exists(path=str(path))
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+    try:
+        with space.told_when_full(path.parent):
+            yield beside
+            await threads.run(finish, beside, path, mode)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove_tree(beside)
+        raise
+
+
+def finish(beside: pathlib.Path, path: pathlib.Path, mode: int) -> None:
+    """Sync a finished file and give it its name."""
+    descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    files.rename_durably(beside, path)
+
+
+def sweep(directory: pathlib.Path) -> list[str]:
+    """Remove what a crash left half made in `directory` and return the names; call it before anything is made there."""
+    names = [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
+    for name in names:
+        files.remove_tree(directory / name)
+    return names
