@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sqlite3
 from collections.abc import Mapping
 
@@ -13,10 +14,8 @@ _GET = "SELECT live.id, live.created, live.key, value FROM live JOIN change USIN
 _LIST = """
 SELECT live.id, live.created, live.key, value FROM live CROSS JOIN change USING (id)
 WHERE live.key >= :low AND live.key < :past ORDER BY live.key LIMIT :limit"""
-_LIST_AT = """
-SELECT change.id, change.created, change.key, value FROM (
-    SELECT key, max(id) AS id FROM change WHERE key >= :low AND key < :past AND id < :before GROUP BY key
-) AS lived CROSS JOIN change USING (id) WHERE change.created > 0 ORDER BY lived.key LIMIT :limit"""
+_LIVED = "SELECT max(id) FROM change WHERE key >= :low AND key < :past AND id < :before GROUP BY key ORDER BY key"
+_ONE = "SELECT id, created, key, value FROM change WHERE id = ? AND created > 0"
 _CHANGES = """
 SELECT id, created, key, value FROM change
 WHERE id >= :first AND +key >= :low AND +key < :past ORDER BY id LIMIT :limit"""
@@ -74,13 +73,13 @@ def page(
     reach = horizon(reader)
     at = reach.newest if at is None else at
     reach.check(at)
-    bounds = {
-        "low": prefix if after is None else max(prefix, after + "\0"),
-        "past": _past(prefix),
-        "before": _first_id(at + 1),
-        "limit": -1 if limit is None else limit + 1,
-    }
-    rows = reader.execute(_LIST if at == reach.newest else _LIST_AT, bounds).fetchall()
+    bounds = {"low": prefix if after is None else max(prefix, after + "\0"), "past": _past(prefix)}
+    if at == reach.newest:
+        rows = reader.execute(_LIST, {**bounds, "limit": -1 if limit is None else limit + 1}).fetchall()
+    else:
+        lived = reader.execute(_LIVED, {**bounds, "before": _first_id(at + 1)})
+        found = (row for id_ in lived if (row := reader.execute(_ONE, id_).fetchone()))
+        rows = list(itertools.islice(found, None if limit is None else limit + 1))
     entries = [_entry(*row) for row in rows[:limit]]
     return contract.Page(entries, at, entries[-1].key if len(entries) < len(rows) else None)
 
