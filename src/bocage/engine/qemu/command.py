@@ -1,0 +1,197 @@
+"""QEMU's command line as a pure function of the plan: the same plan gives the same machine, years later too."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from bocage.engine import base
+from bocage.engine.qemu import chain, devices, paths
+from bocage.model import units
+from bocage.model import vm as model
+from bocage.planner import hardware
+
+PROGRAM = "qemu-system-x86_64"
+_RAM = "pc.ram"  # the name that QEMU gives it by itself: a saved machine fits either way
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+SHUTDOWN_TRACE = "qemu_system_shutdown_request"
+"""The line in QEMU's log that says why it ended, `… reason=N`, for whoever was not there to hear the event."""
+
+
+def command(plan: base.Plan) -> list[str]:
+    """The line that starts a VM and lets it run."""
+    at = paths.Paths(plan.directory, plan.runtime)
+    return [
+        PROGRAM,
+        *(
+            "-name",
+            _joined(f"guest={_safe(plan.name)}", f"process={_safe(f'vm:{plan.name}'[:15])}", "debug-threads=on"),
+        ),
+        *("-uuid", plan.spec.hardware.smbios.uuid),
+        *("-nodefaults", "-no-user-config"),
+        *_machine(plan),
+        *_smbios(plan.spec.hardware.smbios),
+        *_firmware(plan.spec.hardware, at),
+        *("-rtc", "base=utc"),
+        *("-action", "panic=pause"),
+        *("-display", "none"),
+        *("-vnc", f"unix:{_safe(at.vnc)}"),
+        *_channels(at),
+        *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
+        *_devices(plan.spec.hardware),
+        *_disks(plan),
+        *_cds(plan),
+        *_nics(plan),
+        *("-sandbox", _SANDBOX),
+        *("-msg", "timestamp=on"),
+        *("-trace", f"enable={SHUTDOWN_TRACE}"),
+    ]
+
+
+def by_hand(plan: base.Plan) -> str:
+    """A shell script that starts the VM without Bocage; taps must be there already."""
+    at = paths.Paths(plan.directory, plan.runtime)
+    lines = ["#!/bin/sh", "set -e", shlex.join(["mkdir", "-p", str(at.io)])]
+    for backend in plan.nics.values():
+        if isinstance(backend, base.Passt):
+            lines.append(f"{shlex.join(backend.command)} &")
+            lines.append(f"until [ -S {shlex.quote(str(backend.socket))} ]; do sleep 0.1; done")
+    return "\n".join([*lines, f"exec {shlex.join(command(plan))}", ""])
+
+
+def _machine(plan: base.Plan) -> list[str]:
+    spec, board = plan.spec, plan.spec.hardware
+    flash = ["pflash0=board.firmware", "pflash1=board.vars"] if board.firmware is model.Firmware.UEFI else []
+    power = "ICH9-LPC" if hardware.is_express(board) else "PIIX4_PM"
+    cpus = spec.cpus
+    return [
+        *("-machine", _joined(board.machine, "usb=off", f"memory-backend={_RAM}", *flash)),
+        *("-accel", plan.accelerator),
+        *("-cpu", board.cpu_model),
+        *("-smp", f"{cpus.count},sockets={cpus.sockets},cores={cpus.cores},threads={cpus.threads}"),
+        *("-m", f"{spec.memory // units.MiB}M"),
+        *("-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(spec.memory)})),
+        # A guest that suspends itself to RAM looks hung to everyone outside.
+        *("-global", f"{power}.disable_s3=1", "-global", f"{power}.disable_s4=1"),
+    ]
+
+
+def _smbios(identity: model.Smbios) -> list[str]:
+    """System (type 1), base board (2), chassis (3) and OEM strings (11) of SMBIOS 3."""
+    maker = ("manufacturer", identity.manufacturer)
+    product, serial, version = ("product", identity.product), ("serial", identity.serial), ("version", identity.version)
+    rest = (("sku", identity.sku), ("family", identity.family))
+    tables: list[tuple[int, tuple[tuple[str, str], ...]]] = [
+        (1, (maker, product, version, serial, *rest)),
+        (2, (maker, product, version, serial)),
+        (3, (maker, version, serial)),
+        (11, tuple(("value", value) for value in identity.oem_strings)),
+    ]
+    arguments: list[str] = []
+    for number, fields in tables:
+        if given := [f"{key}={_safe(value)}" for key, value in fields if value]:
+            arguments += ["-smbios", _joined(f"type={number}", *given)]
+    return arguments
+
+
+def _firmware(board: model.Hardware, at: paths.Paths) -> list[str]:
+    if board.firmware is not model.Firmware.UEFI:
+        return []
+    arguments: list[str] = []
+    for name, path, fixed in (("board.firmware", paths.OVMF_CODE, True), ("board.vars", at.firmware_vars, False)):
+        below = {"driver": "file", "node-name": f"{name}.file", "filename": str(path), "read-only": fixed}
+        arguments += ["-blockdev", _json(below)]
+        arguments += [
+            "-blockdev",
+            _json({"driver": "raw", "node-name": name, "file": f"{name}.file", "read-only": fixed}),
+        ]
+    return arguments
+
+
+def _channels(at: paths.Paths) -> list[str]:
+    log = (f"logfile={_safe(at.console_log)}", "logappend=on")
+    arguments: list[str] = []
+    for name, path, more in (
+        ("qmp", at.qmp, ()),
+        ("hmp", at.hmp, ()),
+        ("agent", at.agent, ()),
+        ("tty", at.tty, log),
+    ):
+        arguments += [
+            "-chardev",
+            _joined("socket", f"id={name}", f"path={_safe(path)}", "server=on", "wait=off", *more),
+        ]
+    arguments += ["-mon", "chardev=qmp,mode=control", "-mon", "chardev=hmp,mode=readline"]
+    return [*arguments, "-serial", "chardev:tty"]
+
+
+def _devices(board: model.Hardware) -> list[str]:
+    return _each("-device", [*devices.root_ports(board), *devices.board(board)])
+
+
+def _disks(plan: base.Plan) -> list[str]:
+    boot = devices.first_order(plan.spec)
+    arguments: list[str] = []
+    for disk in plan.spec.disks:
+        files = plan.chains[disk.name]
+        arguments += _each("-blockdev", chain.nodes(disk.name, files, cache=disk.cache, discard=disk.discard))
+        arguments += _each("-device", [devices.disk(disk, boot=boot.get(disk.name))])
+    return arguments
+
+
+def _cds(plan: base.Plan) -> list[str]:
+    boot = devices.first_order(plan.spec)
+    arguments: list[str] = []
+    for cd in plan.spec.cds:
+        image = plan.cds.get(cd.name)
+        if image:
+            arguments += _each("-blockdev", chain.read_only(cd.name, str(image)))
+        arguments += _each("-device", [devices.cd(cd, loaded=image is not None, boot=boot.get(cd.name))])
+    if plan.seed:
+        arguments += _each("-blockdev", chain.read_only(devices.SEED, str(plan.seed)))
+        arguments += _each("-device", [devices.seed()])
+    return arguments
+
+
+def _nics(plan: base.Plan) -> list[str]:
+    boot = devices.first_order(plan.spec)
+    arguments: list[str] = []
+    for nic in plan.spec.nics:
+        arguments += _each("-netdev", [netdev(nic.name, plan.nics[nic.name])])
+        arguments += _each("-device", [devices.nic(nic, boot=boot.get(nic.name))])
+    return arguments
+
+
+def netdev(name: str, backend: base.Backend) -> dict[str, Any]:
+    """What carries a NIC, as `-netdev` and `netdev_add` take it."""
+    match backend:
+        case base.Tap():
+            return {"type": "tap", "id": name, "ifname": backend.name, "script": "no", "downscript": "no"}
+        case base.Passt():
+            address = {"type": "unix", "path": str(backend.socket)}
+            return {"type": "stream", "id": name, "server": False, "addr": address}
+        case base.UserMode():
+            published = [{"str": _forward(publish)} for publish in backend.publish]
+            return {"type": "user", "id": name, **({"hostfwd": published} if published else {})}
+
+
+def _forward(publish: model.Publish) -> str:
+    return f"{publish.protocol}:{publish.host_address}:{publish.host_port}-:{publish.guest_port}"
+
+
+def _each(option: str, values: list[dict[str, Any]]) -> list[str]:
+    return [argument for value in values for argument in (option, _json(value))]
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _joined(*parts: str) -> str:
+    return ",".join(parts)
+
+
+def _safe(value: object) -> str:
+    """A value within an option of the form `key=value,…`, where a comma is written twice."""
+    return str(value).replace(",", ",,")

@@ -1,0 +1,118 @@
+"""The devices of a VM as QEMU's `-device` and `device_add` take them, each at the address that its spec gives.
+
+What a person named keeps that name as its id; what belongs to the board is called `board.…`, which
+no name of a device can be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bocage.engine.qemu import chain
+from bocage.model import vm as model
+from bocage.planner import hardware
+
+Device = dict[str, Any]
+
+SEED = "board.seed"
+BALLOON = "board.balloon"
+_AGENT_CHANNEL = {"chardev": "agent", "name": "org.qemu.guest_agent.0"}
+_ONCE, _STANDING = 0, 10  # boot indexes: the next boot's device, and where the standing order begins
+_NICS = {
+    model.NicModel.VIRTIO: "virtio-net-pci",
+    model.NicModel.E1000: "e1000",
+    model.NicModel.E1000E: "e1000e",
+    model.NicModel.RTL8139: "rtl8139",
+    model.NicModel.PCNET: "pcnet",
+    model.NicModel.NE2K: "ne2k_pci",
+    model.NicModel.VMXNET3: "vmxnet3",
+}
+
+
+def standing_order(spec: model.VMSpec) -> dict[str, int]:
+    """The boot index of each device that is booted from: the order as given, else disks before CDs."""
+    order = spec.boot.order or (*(disk.name for disk in spec.disks), *(cd.name for cd in spec.cds))
+    return {name: _STANDING + position for position, name in enumerate(order)}
+
+
+def first_order(spec: model.VMSpec) -> dict[str, int]:
+    """The boot indexes of the first boot, where what boots once comes before all else."""
+    once = {spec.boot.once: _ONCE} if spec.boot.once else {}
+    return {**standing_order(spec), **once}
+
+
+def root_ports(board: model.Hardware) -> list[Device]:
+    """The PCI Express root ports, eight to a slot; chassis numbers tell the guest's slots apart."""
+    ports: list[Device] = []
+    for index in range(board.root_ports if hardware.is_express(board) else 0):
+        place = _place(hardware.port_address(index))
+        port = {"driver": "pcie-root-port", "id": _bus(f"rp{index}"), **place, "chassis": index + 1}
+        ports.append({**port, "multifunction": True} if index % 8 == 0 else port)
+    return ports
+
+
+def board(of: model.Hardware) -> list[Device]:
+    """What every VM has: screen, SCSI and USB controllers, agent channel, balloon, random numbers, panic port."""
+    at = {name: _place(address) for name, address in of.devices.items()}
+    usb = "qemu-xhci" if hardware.is_express(of) else "piix3-usb-uhci"
+    return [
+        {"driver": "VGA", "id": "board.video", **at["video"]},
+        {"driver": "virtio-scsi-pci", "id": "board.scsi", **at["scsi"]},
+        {"driver": "virtio-serial-pci", "id": "board.agent", **at["agent"]},
+        {"driver": "virtserialport", "id": "board.channel", "bus": "board.agent.0", "nr": 1, **_AGENT_CHANNEL},
+        {"driver": "virtio-balloon-pci", "id": BALLOON, **at["balloon"], "free-page-reporting": True},
+        {"driver": "virtio-rng-pci", "id": "board.rng", **at["rng"], "rng": "rng"},
+        {"driver": usb, "id": "board.usb", **at["usb"]},
+        {"driver": "usb-tablet", "id": "board.tablet", "bus": "board.usb.0", "port": "1"},
+        {"driver": "usb-kbd", "id": "board.keyboard", "bus": "board.usb.0", "port": "2"},
+        {"driver": "pvpanic", "id": "board.panic"},
+    ]
+
+
+def disk(of: model.Disk, *, boot: int | None = None) -> Device:
+    """A disk over the nodes that `chain` made for it. A write that fails stops the VM, so that nothing is lost."""
+    driver = {model.Bus.VIRTIO: "virtio-blk-pci", model.Bus.SCSI: "scsi-hd"}.get(of.bus, "ide-hd")
+    place = _place(of.address) if of.address else _unit(of.bus, of.unit or 0)
+    device: Device = {"driver": driver, "id": of.name, **place, "drive": chain.node_name(of.name)}
+    device |= {"serial": of.serial, "write-cache": chain.write_cache(of.cache), "werror": "stop", "rerror": "report"}
+    return device if boot is None else {**device, "bootindex": boot}
+
+
+def cd(of: model.Cd, *, loaded: bool, boot: int | None = None) -> Device:
+    """A CD drive; `loaded` when there are nodes for what lies in its tray."""
+    device: Device = {"driver": "scsi-cd" if of.bus is model.Bus.SCSI else "ide-cd", "id": of.name}
+    device |= _unit(of.bus, of.unit)
+    if loaded:
+        device["drive"] = chain.node_name(of.name)
+    return device if boot is None else {**device, "bootindex": boot}
+
+
+def seed() -> Device:
+    """The CD that cloud-init reads at the first boot."""
+    place = _unit(model.Bus.SCSI, hardware.SEED_UNIT)
+    return {"driver": "scsi-cd", "id": SEED, **place, "drive": chain.node_name(SEED)}
+
+
+def nic(of: model.Nic, *, boot: int | None = None) -> Device:
+    """A network card on the netdev of its name."""
+    device: Device = {"driver": _NICS[of.model], "id": of.name, **_place(of.address), "netdev": of.name, "mac": of.mac}
+    return device if boot is None else {**device, "bootindex": boot}
+
+
+def _place(address: str) -> Device:
+    bus, slot, function = hardware.split(address)
+    return {"bus": _bus(bus), "addr": f"{slot:02x}.{function}"}
+
+
+def _bus(name: str) -> str:
+    return f"board.{name}" if name.startswith("rp") else name
+
+
+def _unit(bus: model.Bus, unit: int) -> Device:
+    match bus:
+        case model.Bus.SCSI:
+            return {"bus": "board.scsi.0", "channel": 0, "scsi-id": unit, "lun": 0}
+        case model.Bus.IDE:
+            return {"bus": f"ide.{unit // 2}", "unit": unit % 2}
+        case _:
+            return {"bus": f"ide.{unit}", "unit": 0}

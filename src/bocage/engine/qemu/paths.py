@@ -1,0 +1,80 @@
+"""Where one VM's things lie: what it keeps in its directory, and what its runtime directory holds until a reboot."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+OVMF_CODE = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_VARS = pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paths:
+    """The names below a VM's two directories.
+
+    QEMU can write `io` alone in the runtime directory: what we believe about the process lies outside
+    of it. Names there are short, since a socket's path has 107 bytes.
+    """
+
+    directory: pathlib.Path
+    runtime: pathlib.Path
+
+    @property
+    def console_log(self) -> pathlib.Path:
+        """All that the serial line said."""
+        return self.directory / "console.log"
+
+    @property
+    def qemu_log(self) -> pathlib.Path:
+        """QEMU's standard error."""
+        return self.directory / "qemu.log"
+
+    @property
+    def firmware_vars(self) -> pathlib.Path:
+        """The UEFI firmware's variables."""
+        return self.directory / "firmware-vars.fd"
+
+    @property
+    def record(self) -> pathlib.Path:
+        """What we know of the process: see `record`."""
+        return self.runtime / "process.json"
+
+    @property
+    def status(self) -> pathlib.Path:
+        """How the process ended, written by its keeper."""
+        return self.runtime / "status"
+
+    @property
+    def io(self) -> pathlib.Path:
+        """The directory of the sockets, which the process may write."""
+        return self.runtime / "io"
+
+    @property
+    def qmp(self) -> pathlib.Path:
+        """The monitor for programs."""
+        return self.io / "qmp"
+
+    @property
+    def hmp(self) -> pathlib.Path:
+        """The monitor for people: `socat - UNIX-CONNECT:…/io/hmp`."""
+        return self.io / "hmp"
+
+    @property
+    def tty(self) -> pathlib.Path:
+        """The serial line."""
+        return self.io / "tty"
+
+    @property
+    def vnc(self) -> pathlib.Path:
+        """The screen."""
+        return self.io / "vnc"
+
+    @property
+    def agent(self) -> pathlib.Path:
+        """The guest agent's channel."""
+        return self.io / "qga"
+
+    def nic(self, name: str) -> pathlib.Path:
+        """The socket of what carries a NIC."""
+        return self.io / name
