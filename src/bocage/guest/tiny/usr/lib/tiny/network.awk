@@ -8,7 +8,7 @@ function flush() {
   nic = ""
 }
 function or_dash(text) { return text == "" ? "-" : text }
-function bare(text) { gsub(/["'\[\] ]/, "", text); return text }
+function bare(text) { gsub(/[]["' ]/, "", text); return text }
 function add(list, item) { item = bare(item); return item == "" ? list : (list == "" ? item : list "," item) }
 
 { sub(/\r$/, ""); sub(/(^|[ \t])#.*$/, "") }
