@@ -110,7 +110,7 @@ def _firmware(board: model.Hardware, at: paths.Paths) -> list[str]:
 
 
 def _channels(at: paths.Paths) -> list[str]:
-    log = (f"logfile={_safe(at.console_log)}", "logappend=on")
+    log = (f"logfile={_safe(at.serial_log)}", "logappend=on")
     arguments: list[str] = []
     for name, path, more in (
         ("qmp", at.qmp, ()),

@@ -21,9 +21,9 @@ class Paths:
     runtime: pathlib.Path
 
     @property
-    def console_log(self) -> pathlib.Path:
+    def serial_log(self) -> pathlib.Path:
         """All that the serial line said."""
-        return self.directory / "console.log"
+        return self.directory / "serial.log"
 
     @property
     def qemu_log(self) -> pathlib.Path:
