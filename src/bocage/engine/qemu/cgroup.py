@@ -1,0 +1,305 @@
+"""A control group for each VM: all its processes under one name, on cgroup v2, v1 or both (cgroups(7))."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bocage import errors
+from bocage.words import N_
+
+_OURS = "bocage"
+_USED = ("freezer", "memory", "cpu", "cpuacct", "blkio", "pids")
+_ROUNDS = 20  # of killing, against a process that forks meanwhile
+_PAUSE = 0.002  # seconds between two attempts to remove a group that is about to be empty
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with a control group."""
+
+
+class Busy(Error, errors.Conflict):
+    """Processes that should be gone are still in it."""
+
+    type = "cgroup-busy"
+    text = N_("the control group {name} still holds processes: {pids}")
+    name: str
+    pids: list[int]
+
+
+class Group(Protocol):
+    """Where one VM's processes live together, whoever made it."""
+
+    @property
+    def join_paths(self) -> tuple[pathlib.Path, ...]:
+        """The files into which a process writes `0` to enter."""
+
+    def procs(self) -> list[int]:
+        """The pids in it."""
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of it, frozen or not, including what it forks meanwhile."""
+
+    def freeze(self) -> None:
+        """Stop all of it; `frozen` tells when that is done."""
+
+    def thaw(self) -> None:
+        """Let it go on."""
+
+    def frozen(self) -> bool:
+        """Whether every process in it stands still."""
+
+    def memory_bytes(self) -> int | None:
+        """Memory that is charged to it; None where nobody counts."""
+
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel killed for lack of memory."""
+
+    async def remove(self, *, within: float = 2.0) -> None:
+        """Remove it, waiting for its last process to leave. Not an error when it is gone. Raises Busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The directories of cgroup file systems in which we may make groups."""
+
+    unified: pathlib.Path | None
+    legacy: Mapping[str, pathlib.Path]  # by controller
+
+    def group(self, home: str, name: str) -> Directories:
+        """The group of one VM of one home; it is there when `make` was called."""
+        below = pathlib.PurePath(_OURS, home, name)
+        if ".." in below.parts or len(below.parts) != 3:
+            raise ValueError(name)
+        legacy = {controller: path / below for controller, path in self.legacy.items()}
+        return Directories(str(below), self.unified / below if self.unified else None, legacy)
+
+    def names(self, home: str) -> set[str]:
+        """The groups that are there for a home."""
+        roots = {path for path in (self.unified, *self.legacy.values()) if path}
+        return {name for root in roots for name in _subdirectories(root / _OURS / home)}
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """A group made by us in the cgroup file systems."""
+
+    name: str
+    unified: pathlib.Path | None
+    legacy: Mapping[str, pathlib.Path]
+
+    @property
+    def join_paths(self) -> tuple[pathlib.Path, ...]:
+        return tuple(path / "cgroup.procs" for path in self._all())
+
+    def make(self) -> None:
+        """Make it; not an error when it is there. Raises OSError, and then made nothing."""
+        with contextlib.ExitStack() as undo:
+            for path in self._all():
+                _make(path)
+                undo.callback(_remove, path)
+            if self.unified:
+                _offer_controllers(self.unified)
+            undo.pop_all()
+
+    def exists(self) -> bool:
+        """Whether any part of it is there."""
+        return any(path.is_dir() for path in self._all())
+
+    def procs(self) -> list[int]:
+        return sorted({pid for path in self.join_paths for pid in _numbers(path)} - {0})
+
+    def kill(self) -> None:
+        if self.unified and _write(self.unified / "cgroup.kill", "1"):
+            return
+        self.freeze()  # so that nothing is born between the list and the signal
+        try:
+            _kill_each(self)
+        finally:
+            self.thaw()  # on v1 a frozen process dies when it is thawed
+        _kill_each(self)  # who was born before the freeze took hold
+
+    def freeze(self) -> None:
+        self._set_frozen(True)
+
+    def thaw(self) -> None:
+        self._set_frozen(False)
+
+    def frozen(self) -> bool:
+        if self.unified:
+            return _field(self.unified / "cgroup.events", "frozen") == 1
+        return "freezer" in self.legacy and _read(self.legacy["freezer"] / "freezer.state") == "FROZEN"
+
+    def memory_bytes(self) -> int | None:
+        path = self._memory("memory.usage_in_bytes", "memory.current")
+        numbers = _numbers(path) if path else []
+        return numbers[0] if numbers else None
+
+    def oom_kills(self) -> int:
+        path = self._memory("memory.oom_control", "memory.events")
+        return _field(path, "oom_kill") if path else 0
+
+    async def remove(self, *, within: float = 2.0) -> None:
+        deadline = time.monotonic() + within
+        for path in self._all():
+            while not _remove(path):
+                if time.monotonic() > deadline:
+                    raise Busy(name=self.name, pids=self.procs())
+                await asyncio.sleep(_PAUSE)
+            for parent in (path.parent, path.parent.parent):
+                _remove(parent)
+
+    def _all(self) -> Iterator[pathlib.Path]:
+        yield from dict.fromkeys(path for path in (self.unified, *self.legacy.values()) if path)
+
+    def _set_frozen(self, wanted: bool) -> None:
+        if self.unified:
+            _write(self.unified / "cgroup.freeze", str(int(wanted)))
+        elif "freezer" in self.legacy:
+            _write(self.legacy["freezer"] / "freezer.state", "FROZEN" if wanted else "THAWED")
+
+    def _memory(self, legacy: str, unified: str) -> pathlib.Path | None:
+        if "memory" in self.legacy:
+            return self.legacy["memory"] / legacy
+        return self.unified / unified if self.unified else None
+
+
+def place() -> Place | None:
+    """Where this process may make groups; None when nowhere.
+
+    That is the top of each hierarchy, else the group that we are in (delegated to an ordinary user).
+    On a machine with both versions, v2 is used only where v1 has no freezer.
+    """
+    unified: pathlib.Path | None = None
+    legacy: dict[str, pathlib.Path] = {}
+    within = _own_groups()
+    for kind, root, top, options in _mounts():
+        controllers = [""] if kind == "cgroup2" else [name for name in options if name in _USED]
+        found = _writable(pathlib.Path(top), root, within.get(controllers[0], "/")) if controllers else None
+        if found and kind == "cgroup2":
+            unified = found
+        elif found:
+            legacy |= dict.fromkeys(controllers, found)
+    if "freezer" in legacy:
+        unified = None
+    return Place(unified, legacy) if unified or legacy else None
+
+
+def _mounts() -> Iterator[tuple[str, str, str, list[str]]]:
+    """Kind, root, mount point and options of each mounted hierarchy (proc(5), mountinfo)."""
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        front, _, back = line.partition(" - ")
+        kind, _source, options = back.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            root, top = front.split(" ")[3:5]
+            yield kind, root, top.replace("\\040", " "), options.split(",")
+
+
+def _own_groups() -> dict[str, str]:
+    """The path of our own group by controller; v2's under the empty name."""
+    groups: dict[str, str] = {}
+    for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups |= dict.fromkeys(controllers.split(","), path)
+    return groups
+
+
+def _writable(top: pathlib.Path, root: str, own: str) -> pathlib.Path | None:
+    inside = pathlib.PurePath(own).relative_to(root) if own.startswith(root) else pathlib.PurePath(own.lstrip("/"))
+    for path in (top, top / inside):
+        ours = path / _OURS
+        if os.access(ours if ours.is_dir() else path, os.W_OK):
+            return path
+    return None
+
+
+def _make(path: pathlib.Path) -> None:
+    for last in (False, False, True):
+        try:
+            return path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # another VM's removal took the empty parent in between
+            if last:
+                raise
+    return None
+
+
+def _remove(path: pathlib.Path) -> bool:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _offer_controllers(path: pathlib.Path) -> None:
+    """Pass v2's controllers down to a group; where processes stand above it, the kernel refuses and it does without."""
+    for parent in reversed(path.parents[:3]):
+        for controller in ("memory", "cpu", "io", "pids"):
+            _write(parent / "cgroup.subtree_control", f"+{controller}")
+
+
+def _kill_each(group: Directories) -> None:
+    told: set[int] = set()
+    for _ in range(_ROUNDS):
+        fresh = set(group.procs()) - told
+        if not fresh:
+            return
+        for pid in fresh:
+            _kill_member(pid, group)
+        told |= fresh
+
+
+def _kill_member(pid: int, group: Directories) -> None:
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid in group.procs():  # the descriptor's process is then really the member
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def _subdirectories(path: pathlib.Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # gone, or a controller that is not there
+        return ""
+
+
+def _numbers(path: pathlib.Path) -> list[int]:
+    return [int(word) for word in _read(path).split() if word.isdigit()]
+
+
+def _field(path: pathlib.Path, name: str) -> int:
+    found = re.search(rf"^{name} (\d+)$", _read(path), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _write(path: pathlib.Path, text: str) -> bool:
+    try:
+        # Not Path.write_text: a missing file must not be made, nor its length be touched.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
