@@ -221,24 +221,49 @@ async def connect(
     `ended` is done when the process has ended, which ends the wait. QEMU answers one connection at a
     time: while another stands, this one times out. Raises NoMonitor, TimedOut.
     """
-    client = _Client()
-    if on_event:
-        client.heard.append(on_event)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    started = time.monotonic()
     with contextlib.ExitStack() as undo:
-        undo.callback(connection.close)
+        connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         try:
             async with asyncio.timeout(within):
                 await _reach(connection, os.fspath(path), ended)
+        except TimeoutError as error:
+            raise TimedOut(what="connect", bound=within) from error
+        except NoMonitor:
+            raise
+        except OSError as error:
+            raise NoMonitor(path=os.fspath(path), said=str(error)) from error
+        undo.pop_all()
+    left = max(0.0, within - (time.monotonic() - started))
+    return await attach(connection, within=left, on_event=on_event)
+
+
+async def attach(connection: socket.socket, *, within: float = _BOUND, on_event: Listener | None = None) -> Monitor:
+    """Speak with the QEMU at the other end of a connected socket, which becomes the monitor's.
+
+    Raises NoMonitor, TimedOut.
+    """
+    client = _Client()
+    if on_event:
+        client.heard.append(on_event)
+    with contextlib.ExitStack() as undo:
+        undo.callback(connection.close)
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(within):
                 await client.connect(connection)
         except TimeoutError as error:
             raise TimedOut(what="qmp_capabilities", bound=within) from error
-        except NoMonitor:
-            raise
-        except (ConnectError, OSError) as error:
-            raise NoMonitor(path=os.fspath(path), said=str(error)) from error
+        except ConnectError as error:
+            raise NoMonitor(path=_name(connection), said=str(error)) from error
         undo.pop_all()
     return Monitor(client, connection)
+
+
+def _name(connection: socket.socket) -> str:
+    with contextlib.suppress(OSError):
+        return os.fsdecode(connection.getpeername())
+    return ""
 
 
 class _Client(QMPClient):
