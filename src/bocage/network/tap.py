@@ -1,0 +1,84 @@
+"""Taps: the host's end of a VM's network card on a bridge. Persistent, so that one outlives the daemon."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import struct
+
+from bocage.network import base, kernel
+
+_ALIAS = "bocage tap"
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+
+
+def name_for(vm_uid: str, nic: str) -> str:
+    """The tap of the card `nic` (its own name within the VM) of a VM: at most 15 characters, always the same."""
+    return f"bt{hashlib.sha256(f'{vm_uid}/{nic}'.encode()).hexdigest()[:12]}"
+
+
+async def ensure(name: str, *, bridge: str, owner: int, guest_mac: str, apart: bool = False) -> None:
+    """Have the tap be there, plugged into `bridge`, for the user id `owner` to open.
+
+    `apart` keeps it from the other taps that are apart: only the host and the world are reached.
+    Raises base.InterfaceForeign, base.Refused.
+    """
+    found = await _own(name)
+    steps = []
+    if found and found.owner != owner:
+        steps.append(f"link delete {name}")
+        found = None
+    if found is None:
+        steps.append(f"tuntap add dev {name} mode tap user {owner}")
+    if found is None or not found.alias:
+        steps.append(f'link set {name} alias "{_ALIAS}"')
+    if found is None or found.mac != host_mac(guest_mac):
+        steps.append(f"link set {name} address {host_mac(guest_mac)}")
+    if found is None or found.master != bridge:
+        steps.append(f"link set {name} master {bridge}")
+    if found is None or found.master != bridge or found.port_isolated != apart:
+        steps.append(f"link set {name} type bridge_slave isolated {'on' if apart else 'off'}")
+    if found is None or not found.up:
+        steps.append(f"link set {name} up")
+    await kernel.change(steps)
+
+
+async def remove(name: str) -> None:
+    """Take the tap away, also from a process that has it open. Not an error when it is gone."""
+    if await _own(name):
+        await kernel.change([f"link delete {name}"])
+
+
+async def present(bridge: str | None = None) -> list[str]:
+    """The names of the taps of ours that are there: all on this machine, or those plugged into `bridge`."""
+    return [
+        link.name
+        for link in await kernel.links()
+        if link.alias == _ALIAS and link.kind == "tun" and bridge in (None, link.master)
+    ]
+
+
+def open_queue(name: str) -> int:
+    """A descriptor of an existing tap to hand to QEMU (`-netdev tap,fd=`). The caller closes it. Raises OSError."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def host_mac(guest_mac: str) -> str:
+    """The tap's own MAC: the guest's with a first octet that no guest has, so that the two never meet."""
+    return f"fe{guest_mac.lower()[2:]}"
+
+
+async def _own(name: str) -> kernel.Link | None:
+    found = await kernel.link(name)
+    if found and (found.kind != "tun" or found.alias not in ("", _ALIAS)):
+        raise base.InterfaceForeign(interface=name, found=found.alias or found.kind or "physical")
+    return found
