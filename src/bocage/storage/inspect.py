@@ -50,13 +50,18 @@ async def inspect(path: pathlib.Path, *, claimed_format: str | None = None, file
     `claimed_format` is what a person said (`--format`); `file_name` is the name under which the file
     was known to them, whose ending is a claim too. Raises refusals.Refused.
     """
+    name = pathlib.PurePath(file_name or path.name).name
+    with reader.opened(path, name) as source:
+        return await inspect_opened(source, claimed_format=claimed_format, file_name=name)
+
+
+async def inspect_opened(source: reader.Reader, *, claimed_format: str | None, file_name: str) -> Inspected:
+    """As `inspect`, for a file that is open already and stays so."""
     claimed = {"vpc": "vhd"}.get(claimed_format, claimed_format) if claimed_format else None
     if claimed and claimed not in detect.TAKEN:
         raise NoSuchFormat(format=claimed)
-    name = pathlib.PurePath(file_name or path.name).name
-    with reader.opened(path, name) as source:
-        known = os.fstat(source.descriptor)
-        found = await _in_a_child(source, claimed, name)
+    known = os.fstat(source.descriptor)
+    found = await _in_a_child(source, claimed, file_name)
     return Inspected(
         format=found.format,
         virtual_size=found.virtual_size,

@@ -53,16 +53,21 @@ def copy_now(job: threads.Job, source: pathlib.Path, destination: pathlib.Path) 
     """Copy a file with its holes to a new file; blocking."""
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        writing = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(reading).st_size
-            if not clone(reading, writing):
-                _copy_extents(job, reading, writing, size)
-            job.step(size, size)
-        finally:
-            os.close(writing)
+        copy_opened(job, reading, destination)
     finally:
         os.close(reading)
+
+
+def copy_opened(job: threads.Job, reading: int, destination: pathlib.Path) -> None:
+    """Copy an open file with its holes to a new file; blocking."""
+    writing = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(reading).st_size
+        if not clone(reading, writing):
+            _copy_extents(job, reading, writing, size)
+        job.step(size, size)
+    finally:
+        os.close(writing)
 
 
 def _copy_extents(job: threads.Job, reading: int, writing: int, size: int) -> None:

@@ -20,7 +20,7 @@ _SECTOR = 512
 _QUICK = 60.0  # seconds
 _LONG = 24 * 3600.0  # seconds; a copy is bounded by its caller, this is the last resort
 _PERCENT = re.compile(r"\(\s*([\d.]+)/100%\)")
-_LOOK = 0.5  # seconds between two looks at how much a copy has written
+_LOOK = 0.2  # seconds between two looks at how much a copy has written
 
 
 class Unfit(storage.Error, errors.Invalid, ValueError):
@@ -71,9 +71,10 @@ class Backing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measure:
-    """The size of the disk, and the bytes that it takes on its file system."""
+    """The size of the disk, the length of its file, and the bytes that it takes on its file system."""
 
     virtual_size: int
+    file_size: int
     allocated: int
 
 
@@ -152,14 +153,18 @@ async def convert(
     compress: bool = False,
     within: float = _LONG,
     mode: int = 0o600,
+    pass_fds: Sequence[int] = (),
+    size: int | None = None,
 ) -> None:
     """Write the contents of a chain, its top first, as one new volume that stands alone.
 
     The chain is opened exactly as given, whatever the headers say. `progress` is told bytes of the
-    virtual disk. When the copy takes more than `limit` bytes it is given up.
+    virtual disk. When the copy takes more than `limit` bytes it is given up. A layer may be named as
+    `/proc/self/fd/N` where `pass_fds` has N; then `size` is the size of the virtual disk.
     Raises OverLimit, half_made.Exists, space.Full, process.Failed.
     """
-    total = await threads.run(virtual_size, chain[0])
+    _check(image_format, _SECTOR)
+    total = await threads.run(virtual_size, chain[0]) if size is None else size
 
     def told(line: str) -> None:
         if progress and (percent := _PERCENT.search(line)):
@@ -167,18 +172,24 @@ async def convert(
 
     async with half_made.made_whole(destination, mode=mode) as beside:
         command = ["qemu-img", "convert", "-p", "-O", image_format, *(["-c"] if compress else [])]
-        copying = process.run(*command, described(chain), qcow2.plain(beside), within=within, each_line=told)
+        copying = process.run(
+            *command, described(chain), qcow2.plain(beside), within=within, each_line=told, pass_fds=pass_fds
+        )
         await _within(limit, beside, asyncio.create_task(copying))
 
 
 async def _within(limit: int | None, path: pathlib.Path, work: asyncio.Task[bytes]) -> None:
-    """Wait for `work`; give it up, raising OverLimit, when `path` takes more than `limit` bytes."""
+    """Wait for `work`; give it up, raising OverLimit, when `path` takes more than `limit` bytes.
+
+    What is written meanwhile goes to the disk steadily, so that no long sync is left for the end.
+    """
     try:
         while not work.done():
             await asyncio.wait([work], timeout=_LOOK)
             with contextlib.suppress(FileNotFoundError):
                 if limit is not None and files.allocated(path) > limit:
                     raise OverLimit(path=str(path), limit=limit)
+                await threads.run(_sync, path)
         await work
     finally:
         work.cancel()
@@ -201,7 +212,11 @@ def described(chain: Sequence[Layer]) -> str:
 
 def measure(path: pathlib.Path, *, image_format: str) -> Measure:
     """The sizes of a volume. Raises refusals.Refused for a qcow2 whose header cannot be right."""
-    return Measure(virtual_size=virtual_size(Layer(path, image_format)), allocated=files.allocated(path))
+    return Measure(
+        virtual_size=virtual_size(Layer(path, image_format)),
+        file_size=os.stat(path).st_size,
+        allocated=files.allocated(path),
+    )
 
 
 def virtual_size(layer: Layer) -> int:
