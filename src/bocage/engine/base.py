@@ -202,6 +202,11 @@ class Machine(Protocol):
 class Engine(Protocol):
     """What runs VMs on this host."""
 
+    @property
+    def version(self) -> str:
+        """The installed monitor's version."""
+        ...
+
     async def start(
         self,
         plan: Plan,
@@ -219,6 +224,10 @@ class Engine(Protocol):
 
         Remains of a start that never finished are ended and cleared away.
         """
+        ...
+
+    async def post_mortem(self, runtime: pathlib.Path) -> Ended | None:
+        """How a process ended that nobody watched, from what its keeper wrote; None when nothing is known."""
         ...
 
     def command(self, plan: Plan) -> list[str]:

@@ -23,7 +23,8 @@ from typing import Any
 import yaml
 
 from bocage import errors, files
-from bocage.model import ground, vm
+from bocage.model import ground
+from bocage.model import vm as model
 from bocage.words import N_
 
 _DIGEST = re.compile(rb"^# written by Bocage, digest ([0-9a-f]{16})\n?\Z", re.MULTILINE)
@@ -52,10 +53,10 @@ class Unreadable(Error, errors.Invalid):
 class Held:
     """What a definition file holds."""
 
-    vm: vm.VM
+    vm: model.VM
     volumes: tuple[ground.Volume, ...]
     names: dict[str, str]  # names of what it refers to, by uid: networks, storage, images
-    owner: vm.Owner | None
+    owner: model.Owner | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,10 +183,10 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
         if not isinstance(document, dict) or document.get("api") != "bocage/1" or document.get("kind") != "VM":
             raise Unreadable(path=str(path), reason="it does not say 'api: bocage/1' and 'kind: VM'")
         return Held(
-            vm=vm.VM.model_validate({"metadata": document["metadata"], "spec": document["spec"]}),
+            vm=model.VM.model_validate({"metadata": document["metadata"], "spec": document["spec"]}),
             volumes=tuple(ground.Volume.model_validate(item) for item in document.get("volumes") or ()),
             names={str(uid): str(name) for uid, name in (document.get("names") or {}).items()},
-            owner=vm.Owner.model_validate(document["owner"]) if document.get("owner") else None,
+            owner=model.Owner.model_validate(document["owner"]) if document.get("owner") else None,
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreadable(path=str(path), reason=_brief(error)) from error

@@ -1,0 +1,36 @@
+"""What every part of the node works with."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from bocage import home as homes
+from bocage.engine import base as engine
+from bocage.model import ground as ground_model
+from bocage.node import events
+from bocage.store import resources
+
+
+@dataclasses.dataclass(slots=True)
+class Ground:
+    """One host's things: its home, its store, its engine."""
+
+    home: homes.Home
+    identity: homes.Identity
+    resources: resources.Resources
+    events: events.Events
+    engine: engine.Engine
+    accelerator: str = "tcg"
+    rebooted: bool = False  # the machine was started anew since the daemon last ran
+    cgroups: bool = True
+
+    @property
+    def uid(self) -> str:
+        """The host's."""
+        return self.identity.uid
+
+    async def storage_root(self, uid: str) -> pathlib.Path:
+        """Where a storage of this host lies; raises resources.Missing."""
+        storage = await self.resources.get(ground_model.Storage, None, uid)
+        return pathlib.Path(storage.spec.path)

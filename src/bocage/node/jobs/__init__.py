@@ -1,0 +1,27 @@
+"""What a host is asked to do beside its VMs, one noun a module. Each handler can be cut off and done again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from bocage.node import tasks
+from bocage.node.jobs import images, networks, storages, volumes
+
+if TYPE_CHECKING:
+    from bocage.node.agent import Node
+
+Job = Callable[["Node", tasks.Run], Awaitable[dict[str, Any] | None]]
+
+HANDLERS: dict[str, Job] = {
+    "image.add": images.add,
+    "image.build": images.build,
+    "image.delete": images.delete,
+    "volume.create": volumes.create,
+    "volume.delete": volumes.delete,
+    "volume.grow": volumes.grow,
+    "storage.create": storages.create,
+    "storage.delete": storages.delete,
+    "network.create": networks.create,
+    "network.delete": networks.delete,
+}

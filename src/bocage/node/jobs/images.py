@@ -1,0 +1,174 @@
+"""Images: taken in, built from packages, removed."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from bocage import errors, words
+from bocage.guest import debian, tiny
+from bocage.model import base, ground, requests, vm
+from bocage.model.units import Size
+from bocage.node import tasks
+from bocage.storage import image_record
+from bocage.storage import images as library
+from bocage.store import resources
+from bocage.words import N_
+
+if TYPE_CHECKING:
+    from bocage.node.agent import Node
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with images on this host."""
+
+
+class InUse(Error, errors.Conflict):
+    type = "image-in-use"
+    text = N_("the image {name} is in use by {users}")
+    hint = N_("a VM made from it can be freed of it with a full copy: 'bocage vm clone'")
+    name: str
+    users: list[str]
+
+
+class Added(words.Message):
+    type = "image-added"
+    text = N_("the image {name} is there ({count:size})")
+    name: str
+    count: int
+
+
+class Deleted(words.Message):
+    type = "image-deleted"
+    text = N_("the image {name} is gone")
+    name: str
+
+
+async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
+    """Take in a file of this host, what was uploaded, or what lies at a URL."""
+    asked = requests.ImageAdd.model_validate(run.params["request"])
+    storage = await node.ground.resources.find(ground.Storage, None, asked.storage)
+    shelf = library.Library(pathlib.Path(storage.spec.path))
+    uid = base.new_uid()
+    project = run.task.metadata.project or "default"
+    wanted = library.Wanted(
+        file_name=asked.file_name or os.path.basename(asked.path or asked.url or "") or asked.name,
+        origin=asked.url or asked.path or asked.file_name,
+        format=asked.format,
+        sha256=asked.sha256,
+        names={f"{project}/{asked.name}": uid},
+    )
+    progress = lambda done, total: run.progress(done, total)  # noqa: E731
+    if asked.path:
+        taken = await shelf.add(pathlib.Path(asked.path), wanted, progress)
+    elif asked.upload:
+        taken = await shelf.finish(asked.upload, wanted, progress)
+    else:
+        taken = await _download(shelf, asked.url or "", wanted, run)
+    image = await _register(node, project, asked.name, taken, storage.uid, wanted.origin)
+    return {"image": image.name, "sha256": image.spec.sha256}
+
+
+async def _download(shelf: library.Library, url: str, wanted: library.Wanted, run: tasks.Run) -> image_record.Image:
+    from bocage.storage import download  # late: it brings the HTTP client
+
+    key = f"url-{run.uid}"
+    await download.fetch(url, shelf.intake, key, progress=lambda done, total: run.progress(done, total))
+    return await shelf.finish(key, wanted)
+
+
+async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
+    """Build an image from the distribution's packages and take it in."""
+    asked = requests.ImageBuild.model_validate(run.params["request"])
+    storage = await node.ground.resources.find(ground.Storage, None, asked.storage)
+    root = pathlib.Path(storage.spec.path)
+    project = run.task.metadata.project or "default"
+
+    def report(step: words.Message, fraction: float) -> None:
+        run.report(step)
+        run.progress(round(fraction * 100), 100, "steps")
+
+    node.ground.home.cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=node.ground.home.cache) as scratch:
+        made = pathlib.Path(scratch) / f"{asked.name}.{tiny.FORMAT if asked.what == 'tiny' else debian.FORMAT}"
+        cache = node.ground.home.cache / "packages"
+        if asked.what == "tiny":
+            await tiny.build(made, cache=cache, report=report)
+        else:
+            await debian.build(made, release=asked.release, cache=cache, report=report)
+        origin = f"built:{asked.what}" if asked.what == "tiny" else f"built:{asked.what}/{asked.release}"
+        wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": base.new_uid()})
+        taken = await library.Library(root).add(made, wanted)
+    image = await _register(node, project, asked.name, taken, storage.uid, origin)
+    return {"image": image.name, "sha256": image.spec.sha256}
+
+
+async def delete(node: Node, run: tasks.Run) -> None:
+    """Remove a name, and the file when no other name leads to it; refused while something builds on it."""
+    subject = run.task.spec.subject
+    assert subject
+    try:
+        image = await node.ground.resources.get(ground.Image, subject.project, subject.uid)
+    except resources.Missing:
+        return
+    if users := await _users(node, image):
+        raise InUse(name=image.name, users=users)
+    everywhere = await node.ground.resources.list(ground.Image)
+    others = [
+        one
+        for one in everywhere.items
+        if one.uid != image.uid and (one.spec.sha256, one.spec.storage) == (image.spec.sha256, image.spec.storage)
+    ]
+    transaction = resources.Transaction()
+    transaction.delete(image)
+    await node.ground.resources.commit(transaction)
+    storage = await node.ground.resources.get(ground.Storage, None, image.spec.storage)
+    shelf = library.Library(pathlib.Path(storage.spec.path))
+    try:
+        if others:
+            await shelf.rename(image.spec.sha256, {f"{one.metadata.project}/{one.name}": one.uid for one in others})
+        else:
+            await shelf.remove(image.spec.sha256)
+    except library.NoSuchImage:
+        pass
+    await node.ground.events.record(Deleted(name=image.name), subject=image.ref)
+
+
+async def _users(node: Node, image: ground.Image) -> list[str]:
+    volumes = await node.ground.resources.list(ground.Volume)
+    machines = await node.ground.resources.list(vm.VM, trash=True)
+    names = {machine.uid: machine.name for machine in machines.items}
+    users = {
+        names.get(volume.spec.vm or "", volume.name)
+        for volume in volumes.items
+        if volume.spec.linked and volume.spec.image == image.spec.sha256 and volume.spec.storage == image.spec.storage
+    }
+    users |= {machine.name for machine in machines.items if any(cd.image == image.uid for cd in machine.spec.cds)}
+    return sorted(users)
+
+
+async def _register(
+    node: Node, project: str, name: str, taken: image_record.Image, storage: str, origin: str
+) -> ground.Image:
+    """Enter an image of the library into the store; doing it twice is doing it once."""
+    uid = taken.names.get(f"{project}/{name}") or base.new_uid()
+    image = ground.Image(
+        metadata=base.Metadata(uid=uid, name=name, project=project),
+        spec=ground.ImageSpec(
+            sha256=taken.digest,
+            format=taken.format,
+            virtual_size=Size(taken.virtual_size),
+            storage=storage,
+            origin=origin,
+        ),
+        status=ground.ImageStatus(size_bytes=taken.size),
+    )
+    try:
+        present = await node.ground.resources.get(ground.Image, project, uid)
+    except resources.Missing:
+        await node.ground.resources.create(image)
+        await node.ground.events.record(Added(name=name, count=image.status.size_bytes), subject=image.ref)
+        return image
+    return present

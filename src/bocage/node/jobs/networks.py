@@ -1,0 +1,63 @@
+"""Networks of this host: made at once, so that what the machine lacks is said then and not at a VM's start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bocage import errors
+from bocage.model import ground, vm
+from bocage.node import tasks
+from bocage.store import resources
+from bocage.words import N_
+
+if TYPE_CHECKING:
+    from bocage.node.agent import Node
+
+
+class Error(errors.Problem):
+    """Anything that goes wrong with networks on this host."""
+
+
+class InUse(Error, errors.Conflict):
+    type = "network-in-use"
+    text = N_("the network {name} is in use by {users}")
+    hint = N_("delete those VMs or give them another network first")
+    name: str
+    users: list[str]
+
+
+async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
+    """Make a network; when the machine cannot, the resource goes again and the task says why."""
+    network = await _subject(node, run)
+    try:
+        await node.wires.ensure(network)
+    except errors.Problem:
+        await _drop(node, network)
+        raise
+    return {"network": network.name}
+
+
+async def delete(node: Node, run: tasks.Run) -> None:
+    """Take a network down that no VM has."""
+    try:
+        network = await _subject(node, run)
+    except resources.Missing:
+        return
+    machines = await node.ground.resources.list(vm.VM, network.metadata.project, trash=True)
+    users = [one.name for one in machines.items if any(nic.network == network.uid for nic in one.spec.nics)]
+    if users:
+        raise InUse(name=network.name, users=sorted(users))
+    await _drop(node, network)
+
+
+async def _drop(node: Node, network: ground.Network) -> None:
+    await node.wires.remove(network)
+    transaction = resources.Transaction()
+    transaction.delete(await node.ground.resources.get(ground.Network, network.metadata.project, network.uid))
+    await node.ground.resources.commit(transaction)
+
+
+async def _subject(node: Node, run: tasks.Run) -> ground.Network:
+    subject = run.task.spec.subject
+    assert subject
+    return await node.ground.resources.get(ground.Network, subject.project, subject.uid)

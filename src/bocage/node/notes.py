@@ -1,0 +1,204 @@
+"""What a node tells of its VMs: the events, steps and reasons of their lives."""
+
+from __future__ import annotations
+
+from bocage import words
+from bocage.words import N_
+
+
+class Note(words.Message):
+    """Something that happened to a VM."""
+
+
+class Created(Note):
+    type = "vm-created"
+    text = N_("{name} was created")
+    name: str
+
+
+class Started(Note):
+    type = "vm-started"
+    text = N_("{name} runs (process {pid}, {accelerator})")
+    name: str
+    pid: int
+    accelerator: str
+
+
+class Restored(Note):
+    type = "vm-restored"
+    text = N_("{name} runs on from its saved memory")
+    name: str
+
+
+class Found(Note):
+    type = "vm-found"
+    text = N_("{name} was found running (process {pid}) and is watched again")
+    name: str
+    pid: int
+
+
+class FoundGone(Note):
+    type = "vm-found-gone"
+    text = N_("{name} was found not running when the daemon came back")
+    name: str
+
+
+class HostRestarted(Note):
+    type = "vm-host-restarted"
+    text = N_("the host was restarted while {name} was running")
+    name: str
+
+
+class Stopped(Note):
+    type = "vm-stopped"
+    text = N_("{name} is off")
+    name: str
+
+
+class SwitchedOff(Note):
+    type = "vm-switched-off"
+    text = N_("the guest of {name} switched itself off")
+    name: str
+
+
+class PluggedOut(Note):
+    type = "vm-killed"
+    text = N_("the plug of {name} was pulled")
+    name: str
+
+
+class Crashed(Note):
+    type = "vm-crashed"
+    text = N_("{name} ended by itself: {reason}")
+    hint = N_("'bocage vm log {name} --qemu' has the last words")
+    name: str
+    reason: str
+    last_lines: list[str]
+
+
+class Paused(Note):
+    type = "vm-paused"
+    text = N_("{name} is paused")
+    name: str
+
+
+class Resumed(Note):
+    type = "vm-resumed"
+    text = N_("{name} runs again")
+    name: str
+
+
+class Saved(Note):
+    type = "vm-saved"
+    text = N_("the memory of {name} is saved; its next start goes on from there")
+    name: str
+
+
+class SavedDropped(Note):
+    type = "vm-saved-dropped"
+    text = N_("the saved memory of {name} was thrown away")
+    name: str
+
+
+class StorageFull(Note):
+    type = "vm-storage-full"
+    text = N_("{name} found no room on its storage and waits; it goes on by itself when there is room")
+    hint = N_("make room on the storage ('bocage storage list'); nothing is lost")
+    name: str
+
+
+class StorageFailed(Note):
+    type = "vm-storage-failed"
+    text = N_("a write of {name} failed and it waits")
+    hint = N_("look at the storage, then 'bocage vm resume {name}'")
+    name: str
+
+
+class StartFailed(Note):
+    type = "vm-start-did-not-work"
+    text = N_("{name} could not be started: {reason}")
+    name: str
+    reason: str
+
+
+class WouldNotStop(Note):
+    type = "vm-would-not-stop"
+    text = N_("the guest of {name} did not switch off within {span:seconds}; it was left running")
+    hint = N_("'bocage vm console {name}' shows what it waits for; 'bocage vm kill {name}' pulls the plug")
+    name: str
+    span: float
+
+
+class NothingToSave(Note):
+    type = "vm-nothing-to-save"
+    text = N_("{name} was not running, so there was no memory to save")
+    name: str
+
+
+class Reset(Note):
+    type = "vm-reset"
+    text = N_("{name} was reset")
+    name: str
+
+
+class Rebooted(Note):
+    type = "vm-rebooted"
+    text = N_("the guest of {name} restarted")
+    name: str
+
+
+class Trashed(Note):
+    type = "vm-trashed"
+    text = N_("{name} went to the trash, where it is kept for {span:seconds}")
+    hint = N_("'bocage vm undelete {name}' brings it back")
+    name: str
+    span: float
+
+
+class Untrashed(Note):
+    type = "vm-untrashed"
+    text = N_("{name} is back from the trash")
+    name: str
+
+
+class Purged(Note):
+    type = "vm-purged"
+    text = N_("{name} and its disks are gone for good")
+    name: str
+
+
+class Silent(Note):
+    type = "vm-monitor-silent"
+    text = N_("QEMU of {name} does not answer")
+    hint = N_("it may be stopped or hung: 'bocage vm kill {name}' ends it")
+    name: str
+
+
+class AskingGuest(Note):
+    type = "step-asking-guest"
+    text = N_("asking the guest to switch off ({way})")
+    way: str
+
+
+class MakingDisk(Note):
+    type = "step-making-disk"
+    text = N_("making disk {disk}")
+    disk: str
+
+
+class Starting(Note):
+    type = "step-starting"
+    text = N_("starting {name}")
+    name: str
+
+
+class Saving(Note):
+    type = "step-saving"
+    text = N_("saving the memory of {name}")
+    name: str
+
+
+class Copying(Note):
+    type = "step-copying"
+    text = N_("copying {what}")
+    what: str

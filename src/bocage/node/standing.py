@@ -1,0 +1,114 @@
+"""What an actor knows of its VM beside the store: the process, how it ended, the tasks that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bocage import errors, words
+from bocage.engine import base as engine
+from bocage.model import base, vm
+from bocage.node import tasks
+from bocage.node.ground import Ground
+from bocage.store import resources
+
+
+@dataclasses.dataclass(slots=True)
+class Standing:
+    """One VM on this host, between two looks at it. All of it can be found again after a crash."""
+
+    ground: Ground
+    project: str
+    uid: str
+    machine: engine.Machine | None = None
+    ended: engine.Ended | None = None  # the process ended, and no step was taken yet
+    failed: float | None = None  # boot clock: when it last ended by itself or failed to start
+    stopping: float | None = None  # boot clock: when the orderly stop began
+    presses: int = 0
+    defined: tuple[int, int] = (0, 0)  # the revision and the ownership that vm.yaml says
+    runs: list[tasks.Run] = dataclasses.field(default_factory=list)
+    woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    listeners: list[engine.Listener] = dataclasses.field(default_factory=list)
+    _watching: asyncio.Task[None] | None = None
+
+    def heard(self, happened: engine.Happened) -> None:
+        """The machine told something by itself."""
+        for listener in self.listeners:
+            listener(happened)
+        self.woken.set()
+
+    def watch(self, machine: engine.Machine) -> None:
+        """Take charge of a process: from now on its end is noticed."""
+
+        async def until_end() -> None:
+            ended = await machine.ended()
+            if self.machine is machine:
+                self.machine, self.ended = None, ended
+                self.woken.set()
+
+        self.machine = machine
+        self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
+
+    async def until_ended(self) -> None:
+        """Wait until the process in charge has ended; `ended` says how."""
+        if self._watching:
+            await asyncio.wait([self._watching])
+
+    async def release(self) -> None:
+        """Let go of the process without touching it."""
+        if self._watching:
+            self._watching.cancel()
+        if self.machine:
+            await self.machine.detach()
+
+    def asked(self, *actions: str) -> list[tasks.Run]:
+        """The waiting tasks of these actions."""
+        return [run for run in self.runs if run.action in actions]
+
+    def report(self, message: words.Message, *actions: str) -> None:
+        """Show a step in the tasks that it is done for."""
+        for run in self.asked(*actions):
+            run.report(message)
+
+    async def fail(self, problem: errors.Problem, *actions: str) -> bool:
+        """End the waiting tasks of these actions as failed; False when there were none."""
+        asked = self.asked(*actions)
+        for run in asked:
+            self.runs.remove(run)
+            await run.failed(problem)
+        return bool(asked)
+
+    async def read(self) -> vm.VM:
+        """The VM as the store has it now; raises resources.Missing."""
+        return await self.ground.resources.get(vm.VM, self.project, self.uid)
+
+    async def change(self, how: Callable[[vm.VMSpec], Mapping[str, Any]]) -> vm.VM:
+        """Change the spec where the world itself decided, such as a guest that switched itself off."""
+        return await self.ground.resources.change(
+            vm.VM, self.project, self.uid, lambda present: resources.with_spec(present, **how(present.spec))
+        )
+
+    async def show(self, **fields: Any) -> vm.VM:
+        """Write fields of the status; nothing is written when they are so already."""
+        return await self.ground.resources.change_status(
+            vm.VM, self.project, self.uid, lambda present: present.status.model_copy(update=fields)
+        )
+
+    async def set_state(
+        self,
+        state: vm.State,
+        *,
+        reason: words.Message | None = None,
+        since: datetime.datetime | None = None,
+        **more: Any,
+    ) -> vm.VM:
+        """Write the state, since when, and why."""
+        said = base.Saying.of(reason) if reason else None
+        return await self.show(state=state, since=since or base.now(), reason=said, **more)
+
+    async def tell(self, machine: vm.VM, message: words.Message, severity: base.Severity = base.Severity.INFO) -> None:
+        """Record an event of this VM."""
+        await self.ground.events.record(message, severity=severity, subject=machine.ref)
