@@ -1,0 +1,129 @@
+"""A network namespace for each test, clients on the bridges in it, and a world outside.
+
+The test's own thread enters the new namespace, and with it every program and thread that it starts; at
+the end it goes back, and the kernel takes down what was in the namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bocage.network import base, dnsmasq
+from tests.network.machines import Machine, run
+
+_CLONE_NEWNET = 0x40000000
+_SERVER = """
+import socket, sys
+server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("listening", flush=True)
+while True:
+    client, _ = server.accept()
+    client.sendall(f"HELLO {sys.argv[3]}\\n".encode())
+    client.close()
+"""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    """The test is in a network namespace of its own, with its loopback up."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes network namespaces, bridges and taps")
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert _libc.unshare(_CLONE_NEWNET) == 0
+    try:
+        run("ip", "link", "set", "lo", "up")
+        yield
+    finally:
+        assert _libc.setns(before, _CLONE_NEWNET) == 0
+        os.close(before)
+
+
+@pytest.fixture
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """A directory for networks which the DHCP server can reach; its servers are ended after the test."""
+    with contextlib.ExitStack() as opened:
+        directory = tmp_path_factory.mktemp("networks")
+        for above in (directory, *directory.parents):
+            mode = above.stat().st_mode & 0o777
+            if not mode & 0o001:
+                opened.callback(above.chmod, mode)
+                above.chmod(mode | 0o001)
+        try:
+            yield directory
+        finally:
+            for network in directory.iterdir():
+                for one in dnsmasq.processes(network):
+                    os.kill(one.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def make(namespace: None, state: pathlib.Path) -> Callable[..., base.Bridge]:
+    """Describe a network: `make("lan", "10.77.1.0/24", nat=True)`."""
+
+    def described(name: str = "lan", subnet: str = "10.77.1.0/24", *, nat: bool = True) -> base.Bridge:
+        uid = str(uuid.uuid4())
+        return base.Bridge(uid=uid, name=name, subnet=ipaddress.IPv4Network(subnet), nat=nat, state=state / uid)
+
+    return described
+
+
+@pytest.fixture
+def connect(namespace: None, tmp_path: pathlib.Path) -> Iterator[Callable[..., Machine]]:
+    """Plug another machine into a bridge of this namespace, or (no bridge) join it by a cable."""
+    with contextlib.ExitStack() as undo:
+        count = 0
+
+        def plugged(bridge: str = "", mac: str = "", *, address: str = "", port: str = "") -> Machine:
+            nonlocal count
+            count += 1
+            port = port or f"port{count}"
+            holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 300"], stdout=subprocess.PIPE)
+            undo.callback(holder.wait)
+            undo.callback(holder.kill)
+            assert holder.stdout
+            undo.callback(holder.stdout.close)
+            holder.stdout.readline()
+            run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
+            machine = Machine(holder.pid, port, mac)
+            machine.run("ip", "link", "set", "lo", "up")
+            if mac:
+                machine.run("ip", "link", "set", "eth0", "address", mac)
+            machine.run("ip", "link", "set", "eth0", "up")
+            if address:
+                machine.run("ip", "address", "add", address, "dev", "eth0")
+            if bridge:
+                run("ip", "link", "set", port, "master", bridge)
+            run("ip", "link", "set", port, "up")
+            return machine
+
+        yield plugged
+
+
+@pytest.fixture
+def serve(namespace: None) -> Iterator[Callable[..., None]]:
+    """Have a TCP service on a machine (None: in this namespace) that says HELLO and its name."""
+    with contextlib.ExitStack() as undo:
+
+        def served(machine: Machine | None, port: int, name: str, *, address: str = "0.0.0.0") -> None:
+            entry = [] if machine is None else ["nsenter", "-t", str(machine.pid), "-n", "--"]
+            command = [*entry, sys.executable, "-ISc", _SERVER, address, str(port), name]
+            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            undo.callback(server.wait)
+            undo.callback(server.kill)
+            assert server.stdout
+            undo.callback(server.stdout.close)
+            assert server.stdout.readline() == b"listening\n"
+
+        yield served

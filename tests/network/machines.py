@@ -1,0 +1,63 @@
+"""Programs and machines for the network's tests: what runs beside the code under test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable
+
+_LEASER = os.fspath(pathlib.Path(__file__).with_name("leaser"))
+
+
+def run(*command: str, expect: int | None = 0, within: float = 20) -> str:
+    """Run a program in this thread's namespace; its output."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=within, stdin=subprocess.DEVNULL)
+    assert expect is None or done.returncode == expect, (command, done.returncode, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+@dataclasses.dataclass
+class Machine:
+    """Another machine: a namespace with one card, held by a process."""
+
+    pid: int
+    port: str
+    mac: str = ""
+
+    def run(self, *command: str, expect: int | None = 0, within: float = 20) -> str:
+        """Run a program there; its output."""
+        return run("nsenter", "-t", str(self.pid), "-n", "--", *command, expect=expect, within=within)
+
+    def ask_lease(self, *options: str) -> str:
+        """Ask for an address by DHCP and take it; what was said."""
+        client = ("busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-t", "6", "-T", "1", "-s", _LEASER)
+        return self.run(*client, "-O", "hostname", *options, expect=None)
+
+    def lease(self, *options: str) -> str:
+        """Ask for an address by DHCP and take it; empty when none is given."""
+        said = self.ask_lease(*options)
+        return next((line.split()[1] for line in said.splitlines() if line.startswith("leased ")), "")
+
+    def resolve(self, name: str, server: str) -> str:
+        """The IPv4 address of a name; empty when there is none."""
+        said = self.run("busybox", "timeout", "3", "busybox", "nslookup", "-type=a", name, server, expect=None)
+        found = [line.split()[1] for line in said.splitlines() if line.startswith("Address:")]
+        return found[-1] if len(found) > 1 else ""
+
+    def reaches(self, address: str, port: int) -> str:
+        """What a TCP service says; empty when it cannot be reached within a second."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            said = self.run("busybox", "nc", "-w", "1", address, str(port), expect=None, within=3)
+            return said.strip() if "HELLO" in said else ""
+        return ""
+
+
+async def eventually(holds: Callable[[], bool], within: float = 10) -> None:
+    """Wait until something holds; fail when it does not within the bound."""
+    async with asyncio.timeout(within):
+        while not holds():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.02)
