@@ -194,6 +194,13 @@ class Library:
                 await threads.run(files.remove_tree, one)
             await threads.run(files.sync_directory, self._images)
 
+    def sweep(self) -> list[str]:
+        """Remove records whose image never came, or went; the names that went."""
+        gone = [path for path in self._images.glob("*.yaml") if image_record.read(self._images, path.stem) is None]
+        for path in gone:
+            files.remove_tree(path)
+        return sorted(path.name for path in gone)
+
     async def _take(self, given: _Given, wanted: Wanted, progress: threads.Progress | None) -> image_record.Image:
         source = given.source
         before = os.fstat(source.descriptor)

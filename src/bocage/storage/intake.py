@@ -126,9 +126,23 @@ class Intake:
         with self.held(key):
             await self._remove(key)
 
+    def note(self, key: str, text: str) -> None:
+        """Keep a line beside a partial file, until it goes."""
+        files.write_durably(self._note(key), text, mode=0o600)
+
+    def noted(self, key: str) -> str:
+        """The line that was kept beside a partial file; empty when there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._note(key).read_text()
+        return ""
+
+    def _note(self, key: str) -> pathlib.Path:
+        return self.path(key).with_suffix(".note")
+
     def forget(self, key: str) -> None:
         """Let go of what is known of a key whose file went elsewhere."""
         self._partials.pop(key, None)
+        self._note(key).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def held(self, key: str) -> Iterator[None]:
@@ -167,6 +181,7 @@ class Intake:
         for path in sorted(self._directory.glob(f"*{half_made.SUFFIX}")):
             if not same_boot or time.time() - path.stat().st_mtime > older_than:
                 files.remove_tree(path)
+                path.with_suffix(".note").unlink(missing_ok=True)
                 removed.append(path.name)
         if not same_boot:
             files.write_durably(noted, boot + "\n")
