@@ -56,7 +56,10 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Passt:
-    """A NIC carried by a passt process that listens on `socket`; `command` starts it in the VM's cgroup."""
+    """A NIC carried by a passt process that listens on `socket`; `command` starts it in the VM's cgroup.
+
+    It runs as the VM's uid, which may write `io` in the plan's runtime directory: the socket lies there.
+    """
 
     socket: pathlib.Path
     command: tuple[str, ...]
@@ -81,7 +84,7 @@ class Plan:
     project: str
     spec: model.VMSpec
     directory: pathlib.Path  # STORAGE/vms/UID
-    runtime: pathlib.Path  # sockets and process records; short, gone after a reboot
+    runtime: pathlib.Path  # the engine's: process records, and sockets in `io`; short, gone after a reboot
     chains: dict[str, tuple[File, ...]]  # by disk name: the disk's own file first, then what it rests on
     cds: dict[str, pathlib.Path | None]  # by CD name
     nics: dict[str, Backend]  # by NIC name
@@ -219,10 +222,12 @@ class Engine(Protocol):
         """Start the process and its vCPUs, `saved`: from that state. Raises StartFailed; then nothing is left."""
         ...
 
-    async def find(self, uid: str, name: str, runtime: pathlib.Path, *, listener: Listener) -> Machine | None:
+    async def find(
+        self, uid: str, name: str, runtime: pathlib.Path, *, listener: Listener, cgroup: str = ""
+    ) -> Machine | None:
         """The VM's process if it runs on this host, started by whichever daemon; None when nothing of it is alive.
 
-        Remains of a start that never finished are ended and cleared away.
+        Remains of a start that never finished are ended and cleared away; `cgroup` is the plan's.
         """
         ...
 
@@ -232,4 +237,8 @@ class Engine(Protocol):
 
     def command(self, plan: Plan) -> list[str]:
         """The line that starts it by hand: a pure function of the plan."""
+        ...
+
+    def by_hand(self, plan: Plan) -> str:
+        """A shell script that starts it without us: the line, and all that must stand around it."""
         ...

@@ -56,6 +56,8 @@ class StorageSpec(Part):
     path: AbsolutePath
     reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
     """No VM is started or grown that could fill it past this."""
+    overcommit: bool = False
+    """Let thin disks promise more than there is; a VM that meets the end pauses and goes on when there is room."""
 
 
 class StorageStatus(Part):

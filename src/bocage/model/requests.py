@@ -195,6 +195,7 @@ class StorageCreate(Part):
     kind: Literal["dir"] = "dir"
     path: AbsolutePath
     reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
+    overcommit: bool = False
 
 
 class NetworkCreate(NetworkSpec):

@@ -94,9 +94,12 @@ class Actor:
         standing = self.standing
         machine = await standing.read()
         runtime = self._ground.home.vm_runtime(machine.uid)
-        found = await self._ground.engine.find(machine.uid, machine.name, runtime, listener=standing.heard)
+        found = await self._ground.engine.find(
+            machine.uid, machine.name, runtime, listener=standing.heard, cgroup=self._ground.cgroup_of(machine.uid)
+        )
         if found:
             standing.watch(found)
+            await self._preparation.note_running(machine)
             await standing.tell(machine, notes.Found(name=machine.name, pid=found.pid))
         elif machine.status.state in _WAS_UP:
             if self._ground.rebooted:
@@ -214,7 +217,7 @@ class Actor:
             fields |= {
                 "pid": running.pid,
                 "accelerator": self._ground.accelerator,
-                "qemu": vm.Qemu(running=running.version, installed=self._ground.engine.version),
+                "qemu": vm.Qemu(running=running.version, installed=self._ground.qemu),
                 "isolation": running.isolation,
                 "applied_generation": running.started_generation,
                 "problem": None,

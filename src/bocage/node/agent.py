@@ -56,7 +56,7 @@ class Node:
         finally:
             await self._wind_down()
 
-    def actor(self, uid: str) -> actor.Actor | None:
+    def actor_of(self, uid: str) -> actor.Actor | None:
         """The actor of a VM of this host."""
         return self._actors.get(uid)
 

@@ -22,6 +22,7 @@ class Ground:
     events: events.Events
     engine: engine.Engine
     accelerator: str = "tcg"
+    qemu: str = ""  # the installed version
     rebooted: bool = False  # the machine was started anew since the daemon last ran
     cgroups: bool = True
 
@@ -29,6 +30,10 @@ class Ground:
     def uid(self) -> str:
         """The host's."""
         return self.identity.uid
+
+    def cgroup_of(self, vm_uid: str) -> str:
+        """The control group of a VM; empty where there are none."""
+        return f"bocage/{self.home.runtime.name}/{vm_uid}" if self.cgroups else ""
 
     async def storage_root(self, uid: str) -> pathlib.Path:
         """Where a storage of this host lies; raises resources.Missing."""

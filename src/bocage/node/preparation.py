@@ -15,9 +15,8 @@ from bocage.engine import base as engine
 from bocage.guest import seed as seeds
 from bocage.model import base, ground, vm
 from bocage.model.units import Size
-from bocage.node import directory, uids, wiring
+from bocage.node import directory, rooms, uids, wiring
 from bocage.node.ground import Ground
-from bocage.planner import capacity
 from bocage.storage import qcow2, space, volumes
 from bocage.store import resources
 from bocage.words import N_
@@ -52,6 +51,7 @@ class Preparation:
         self._ground = ground
         self._wires = wires
         self._uids = uids.Uids()
+        self._rooms = rooms.Rooms(ground)
 
     async def place(self, machine: vm.VM) -> directory.Directory:
         """Where the VM's directory lies."""
@@ -144,7 +144,7 @@ class Preparation:
             seed=place.seed if machine.spec.seed else None,
             process_uid=uid,
             process_gid=uid,
-            cgroup=f"bocage/{self._ground.home.runtime.name}/{machine.uid}" if self._ground.cgroups else "",
+            cgroup=self._ground.cgroup_of(machine.uid),
         )
 
     async def image_path(self, machine: vm.VM, uid: str | None) -> pathlib.Path | None:
@@ -158,7 +158,8 @@ class Preparation:
         return path
 
     async def disconnect(self, machine: vm.VM) -> None:
-        """Take down what carried its NICs."""
+        """Take down what carried its NICs; it writes no more."""
+        self._rooms.promise(machine.uid, [])
         await self._wires.disconnect(machine)
 
     async def has_room(self, machine: vm.VM) -> bool:
@@ -171,8 +172,7 @@ class Preparation:
     ) -> None:
         """Make a volume larger; by the machine that runs on it, where one does."""
         path = await self.volume_path(volume)
-        storage = await self._ground.resources.get(ground.Storage, None, volume.spec.storage)
-        await check_fits(storage, max(size - files.allocated(path), 0))
+        await self._rooms.check_growth(volume.spec.storage, later=max(size - volume.spec.size, 0))
         if running:
             await running.grow_disk(disk, size)
         else:
@@ -193,12 +193,18 @@ class Preparation:
         )
 
     async def check_room(self, machine: vm.VM) -> None:
-        """Refuse a start that could fill the storage past its reserve."""
-        for volume in await self.volumes(machine):
-            storage = await self._ground.resources.get(ground.Storage, None, volume.spec.storage)
-            path = await self.volume_path(volume)
-            grows = max(volume.spec.size - files.allocated(path), 0) if path.exists() else volume.spec.size
-            await check_fits(storage, grows)
+        """Refuse a start that could fill a storage past its reserve; raises WouldNotFit."""
+        await self._rooms.check_start(machine.uid, await self._extents(machine))
+
+    async def note_running(self, machine: vm.VM) -> None:
+        """It may write from now on: what its disks can still grow by is promised to it."""
+        self._rooms.promise(machine.uid, await self._extents(machine))
+
+    async def _extents(self, machine: vm.VM) -> list[rooms.Extent]:
+        return [
+            rooms.Extent(volume.spec.storage, await self.volume_path(volume), volume.spec.size)
+            for volume in await self.volumes(machine)
+        ]
 
     async def _make_volume(self, volume: ground.Volume, disk: str, uid: int | None) -> None:
         path = await self.volume_path(volume)
@@ -222,6 +228,7 @@ class Preparation:
         """Make a volume's file whole: blank, linked to its image, or a full copy of it."""
         spec = volume.spec
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await self._rooms.check_growth(spec.storage, now=spec.size if spec.preallocated else 0)
         if spec.image is None:
             await volumes.create(path, image_format=spec.format, size=spec.size, preallocate=spec.preallocated)
             return
@@ -279,20 +286,6 @@ class Preparation:
             except resources.Missing:
                 continue
         return names
-
-
-async def check_fits(storage: ground.Storage, grows: int) -> None:
-    """Refuse what could fill a storage past its reserve; raises what `planner.capacity` says."""
-    stat = await asyncio.to_thread(os.statvfs, storage.spec.path)
-    refusal = capacity.fits(
-        storage=storage.name,
-        needed=grows,
-        free=stat.f_bavail * stat.f_frsize,
-        total=stat.f_blocks * stat.f_frsize,
-        reserve_percent=storage.spec.reserve_percent,
-    )
-    if refusal:
-        raise refusal
 
 
 def _seed(machine: vm.VM, seed: vm.Seed) -> seeds.Seed:

@@ -64,6 +64,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     )
     standing.watch(running)
     standing.failed = None
+    await preparation.note_running(machine)
     if saved:
         saved.unlink()  # before the vCPUs run: these memories fit these disks only once
         if not paused:

@@ -74,8 +74,7 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
 async def _download(shelf: library.Library, url: str, wanted: library.Wanted, run: tasks.Run) -> image_record.Image:
     from bocage.storage import download  # late: it brings the HTTP client
 
-    key = f"url-{run.uid}"
-    await download.fetch(url, shelf.intake, key, progress=lambda done, total: run.progress(done, total))
+    key = await download.fetch(shelf.intake, url, received=lambda done, total: run.progress(done, total or 0))
     return await shelf.finish(key, wanted)
 
 
@@ -163,7 +162,7 @@ async def _register(
             storage=storage,
             origin=origin,
         ),
-        status=ground.ImageStatus(size_bytes=taken.size),
+        status=ground.ImageStatus(size_bytes=taken.file_size),
     )
     try:
         present = await node.ground.resources.get(ground.Image, project, uid)

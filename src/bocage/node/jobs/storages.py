@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -60,16 +61,16 @@ async def delete(node: Node, run: tasks.Run) -> None:
 
 async def ensure(node: Node, storage: ground.Storage) -> None:
     """Open or prepare a storage, sweep what a crash left half made, and measure it."""
-    place = await directory.ensure(pathlib.Path(storage.spec.path), uid=storage.uid)
-    await place.sweep()
+    place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
+    await asyncio.to_thread(place.sweep)
     await measure(node, storage)
 
 
 async def measure(node: Node, storage: ground.Storage) -> None:
     """Write how full a storage is; one that is not there is unavailable, and says why."""
     try:
-        place = await directory.open(pathlib.Path(storage.spec.path), uid=storage.uid)
-        capacity = await place.capacity()
+        place = await asyncio.to_thread(directory.open, pathlib.Path(storage.spec.path), storage.uid)
+        capacity = await asyncio.to_thread(place.capacity)
     except errors.Problem as problem:
         status = storage.status.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
     else:

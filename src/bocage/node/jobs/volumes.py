@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from bocage import errors, files
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
-from bocage.node.preparation import check_fits
 from bocage.storage import half_made
 from bocage.store import resources
 from bocage.words import N_
@@ -35,8 +34,6 @@ async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Make the file of a volume that the store has."""
     volume = await _subject(node, run)
     if volume.status.state != "ready":
-        storage = await node.ground.resources.get(ground.Storage, None, volume.spec.storage)
-        await check_fits(storage, volume.spec.size if volume.spec.preallocated else 0)
         path = await node.preparation.volume_path(volume)
         with contextlib.suppress(half_made.Exists):
             await node.preparation.make_volume_file(volume, path, volume.name)

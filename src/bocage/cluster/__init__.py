@@ -1,0 +1,1 @@
+"""The work of the one that leads: which host a VM lives on."""

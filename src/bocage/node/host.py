@@ -1,0 +1,81 @@
+"""What this host is and can do: read from the machine, shown in the host's status."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import pathlib
+import re
+import socket
+
+import bocage
+from bocage import errors, home, process
+from bocage.engine.qemu import accelerator, capabilities
+from bocage.model import base, ground
+from bocage.store import resources
+
+_FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd",)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found out at the daemon's start."""
+
+    status: ground.HostStatus
+    rebooted: bool
+
+
+async def look(homes: home.Home, present: ground.Host | None) -> Facts:
+    """Probe the accelerator, read what QEMU can do, and see whether the machine was started anew."""
+    accelerated = await accelerator.probe(cache=homes.cache / "accelerator.json")
+    problem: errors.Problem | None = None
+    qemu, machines, cpu_model = "", {}, ""
+    try:
+        able = await capabilities.read(under=accelerated.kind, cache=homes.cache / "qemu.json")
+    except (process.Missing, capabilities.Error) as error:
+        problem = error
+    else:
+        qemu = ".".join(map(str, able.version))
+        machines = {alias: able.machines[alias] for alias in ("q35", "pc") if alias in able.machines}
+        cpu_model = able.default_cpu()
+    boot_id = await asyncio.to_thread(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text)
+    status = ground.HostStatus(
+        version=bocage.__version__,
+        home=str(homes.path),
+        kernel=os.uname().release,
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        accelerator=accelerated.kind,
+        accelerator_reason=base.Saying.of(accelerated.reason),
+        qemu=qemu,
+        machines=machines,
+        cpu_model=cpu_model,
+        firmware=("bios", *(["uefi"] if any(map(os.path.exists, _FIRMWARE)) else [])),
+        privileged=os.geteuid() == 0,
+        boot_id=boot_id.strip(),
+        problem=base.Saying.of(problem) if problem else None,
+        seen=base.now(),
+    )
+    rebooted = present is not None and present.status.boot_id not in ("", status.boot_id)
+    return Facts(status, rebooted)
+
+
+async def introduce(store: resources.Resources, identity: home.Identity, homes: home.Home) -> Facts:
+    """Have this host in the store, with what it is now."""
+    try:
+        present = await store.get(ground.Host, None, identity.uid)
+    except resources.Missing:
+        present = None
+    facts = await look(homes, present)
+    if present is None:
+        metadata = base.Metadata(uid=identity.uid, name=_label(socket.gethostname()))
+        await store.create(ground.Host(metadata=metadata, spec=ground.HostSpec(), status=facts.status))
+    else:
+        await store.change_status(ground.Host, None, identity.uid, lambda _: facts.status)
+    return facts
+
+
+def _label(name: str) -> str:
+    label = re.sub(r"[^a-z0-9-]+", "-", name.split(".")[0].lower()).strip("-")[:63]
+    return label or "host"

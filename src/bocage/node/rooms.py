@@ -1,0 +1,89 @@
+"""The room on this host's storages: what running VMs may still write is promised to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from bocage import errors, files, words
+from bocage.model import ground
+from bocage.node.ground import Ground
+from bocage.planner import capacity
+from bocage.words import N_
+
+
+class Error(errors.Problem):
+    """A storage has too little room."""
+
+
+class WouldNotFit(Error, errors.Unavailable):
+    """What was asked could fill the storage past its reserve. `reason` is the planner's."""
+
+    type = "storage-would-not-fit"
+    status = 507
+    text = N_("{reason}")
+    hint = N_("make room, choose another storage, or allow it: 'bocage storage create … --overcommit'")
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Extent:
+    """A disk file and the bytes that it may come to take."""
+
+    storage: str  # uid
+    path: pathlib.Path
+    size: int
+
+    def growth(self) -> int:
+        """Bytes that it can still grow by; what is not there yet can grow to all of it."""
+        with contextlib.suppress(OSError):
+            return max(self.size - files.allocated(self.path), 0)
+        return self.size
+
+
+class Rooms:
+    """What was promised on this host."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._promised: dict[str, tuple[Extent, ...]] = {}  # by VM
+
+    def promise(self, vm_uid: str, extents: Iterable[Extent]) -> None:
+        """Make this all that is promised to a VM; nothing when it does not run."""
+        self._promised.pop(vm_uid, None)
+        if kept := tuple(extents):
+            self._promised[vm_uid] = kept
+
+    async def check_start(self, vm_uid: str, extents: Sequence[Extent]) -> None:
+        """Refuse a start whose disks could fill a storage. Raises WouldNotFit."""
+        for storage in {extent.storage for extent in extents}:
+            later = sum(extent.growth() for extent in extents if extent.storage == storage)
+            await self._check(storage, capacity.Growth(later=later), besides=vm_uid)
+
+    async def check_growth(self, storage: str, *, now: int = 0, later: int = 0) -> None:
+        """Refuse to write `now` bytes, or to let a disk grow by `later`. Raises WouldNotFit."""
+        await self._check(storage, capacity.Growth(now=now, later=later))
+
+    async def _check(self, uid: str, growth: capacity.Growth, *, besides: str = "") -> None:
+        storage = await self._ground.resources.get(ground.Storage, None, uid)
+        known = await asyncio.to_thread(os.statvfs, storage.spec.path)
+        total = known.f_blocks * known.f_frsize
+        promised = sum(
+            extent.growth()
+            for vm_uid, extents in self._promised.items()
+            for extent in extents
+            if vm_uid != besides and extent.storage == uid
+        )
+        room = capacity.Room(
+            total=total,
+            free=known.f_bavail * known.f_frsize,
+            promised=promised,
+            reserve=total * storage.spec.reserve_percent // 100,
+        )
+        refusal = capacity.fits(storage.name, room, growth, overcommit=storage.spec.overcommit)
+        if refusal:
+            raise WouldNotFit(reason=words.say(refusal))
