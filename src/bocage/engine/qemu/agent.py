@@ -1,0 +1,105 @@
+"""The guest agent (qemu-ga) on its channel: asked in short bounds, since a guest may have none or be deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from bocage import errors
+from bocage.engine import base
+from bocage.words import N_
+
+_BOUND = 3.0  # seconds for an answer
+_LIMIT = 1 << 22  # bytes of an answer
+
+
+class Error(base.Error):
+    """The guest agent did not do what was asked."""
+
+
+class Absent(Error, errors.Unavailable):
+    """No agent answers in the guest."""
+
+    type = "guest-agent-absent"
+    text = N_("no guest agent answers in the VM")
+    hint = N_("install qemu-guest-agent in the guest")
+
+
+class Refused(Error, errors.Conflict):
+    """The agent said no."""
+
+    type = "guest-agent-refused"
+    text = N_("the guest agent refused '{command}': {description}")
+    command: str
+    description: str
+
+
+class Agent:
+    """The agent of one guest. It hears one client at a time."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self._turn = asyncio.Lock()
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, answers: bool = True, within: float = _BOUND
+    ) -> Any:
+        """What the agent returns; nothing for a command that has no answer on success. Raises Absent, Refused."""
+        try:
+            async with asyncio.timeout(within), self._turn:
+                reader, writer = await asyncio.open_unix_connection(os.fspath(self._path), limit=_LIMIT)
+                try:
+                    await _synchronise(reader, writer)
+                    _send(writer, command, arguments)
+                    return await _answer(reader, command) if answers else await _silence(reader, command)
+                finally:
+                    writer.close()
+        except (TimeoutError, OSError, EOFError, ValueError) as error:
+            raise Absent from error
+
+
+async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Skip what an earlier client left behind (QGA protocol, guest-sync-delimited)."""
+    token = secrets.randbits(31)
+    writer.write(b"\xff")
+    _send(writer, "guest-sync-delimited", {"id": token})
+    while True:
+        await reader.readuntil(b"\xff")
+        if json.loads(await reader.readline()).get("return") == token:
+            return
+
+
+def _send(writer: asyncio.StreamWriter, command: str, arguments: Mapping[str, Any] | None) -> None:
+    message = {"execute": command, **({"arguments": dict(arguments)} if arguments else {})}
+    writer.write(json.dumps(message).encode() + b"\n")
+
+
+async def _answer(reader: asyncio.StreamReader, command: str) -> Any:
+    answer = json.loads(await reader.readline())
+    if "error" in answer:
+        raise Refused(command=command, description=str(answer["error"].get("desc", "")))
+    return answer["return"]
+
+
+async def _silence(reader: asyncio.StreamReader, command: str) -> None:
+    """A command that says nothing when it succeeds gets a moment to say that it does not."""
+    with contextlib.suppress(TimeoutError, EOFError):
+        async with asyncio.timeout(_BOUND / 6):
+            await _answer(reader, command)
+
+
+def addresses(interfaces: Any) -> dict[str, tuple[str, ...]]:
+    """The IP addresses by MAC address from `guest-network-get-interfaces`, without those of the guest itself."""
+    found: dict[str, tuple[str, ...]] = {}
+    for interface in interfaces if isinstance(interfaces, list) else ():
+        mac = str(interface.get("hardware-address", "")).lower()
+        own = [str(one.get("ip-address")) for one in interface.get("ip-addresses") or ()]
+        if mac and mac != "00:00:00:00:00:00":
+            found[mac] = (*found.get(mac, ()), *own)
+    return found

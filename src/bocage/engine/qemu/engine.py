@@ -1,0 +1,181 @@
+"""Starts VMs as QEMU processes that outlive us, and finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import re
+import signal
+import time
+from collections.abc import Sequence
+
+from bocage import errors
+from bocage.engine import base
+from bocage.engine.qemu import boundedlog, command, devices, machine, paths, processes, runstate, saved, starting
+from bocage.engine.qemu import cgroup as cgroups
+from bocage.engine.qemu import record as records
+from bocage.model import vm as model
+from bocage.words import N_
+
+_LOAD_BOUND = 600.0  # seconds to read a saved machine
+_SCAN_HOLDS = 1.0  # seconds that one look at all processes serves for
+_SAID = 5  # lines of QEMU's log that a failed start carries
+_LOGFILE = re.compile(r"logfile=((?:[^,]|,,)*)")
+_HELPERS = ("passt", "passt.avx2")
+
+
+class LoadFailed(base.StartFailed):
+    """The saved state is cut off, damaged, or of another machine."""
+
+    type = "vm-load-failed"
+    text = N_("the saved state {path} could not be loaded: {reason}")
+    hint = N_("'bocage vm log {name} --qemu' has QEMU's own words; the file is kept")
+    path: str
+
+
+class QemuEngine:
+    """Runs VMs by QEMU. Control groups are made in `place`, None for none; `version` is the installed QEMU's."""
+
+    def __init__(self, *, place: cgroups.Place | None = None, version: str = "") -> None:
+        self._place = place
+        self.version = version
+        self._scan: tuple[float, Sequence[processes.Found]] = (-_SCAN_HOLDS, ())
+        self._scanning = asyncio.Lock()
+
+    def command(self, plan: base.Plan) -> list[str]:
+        """The line that starts it by hand: a pure function of the plan."""
+        return command.command(plan)
+
+    def by_hand(self, plan: base.Plan) -> str:
+        """A shell script that starts it without us, with all that stands around the line."""
+        return command.by_hand(plan)
+
+    async def start(
+        self,
+        plan: base.Plan,
+        *,
+        generation: int,
+        listener: base.Listener,
+        paused: bool = False,
+        saved: pathlib.Path | None = None,
+    ) -> machine.QemuMachine:
+        """Start the process and its vCPUs. Raises StartFailed and LoadFailed; then nothing is left."""
+        at = paths.Paths(plan.directory, plan.runtime)
+        log_start = _size(at.qemu_log)
+        try:
+            async with contextlib.AsyncExitStack() as undo:
+                order = starting.Order(
+                    plan=plan, generation=generation, paused=paused, incoming=saved is not None, listener=listener
+                )
+                started = await starting.launch(order, at, self._place, undo)
+                await _run(started, plan, paused=paused, saved_state=saved)
+                undo.pop_all()
+        except base.StartFailed:
+            raise
+        except (errors.Problem, OSError) as error:
+            lines = boundedlog.tail_lines(at.qemu_log, _SAID, start=log_start)
+            reason = " / ".join(lines) or str(error)
+            if saved:
+                raise LoadFailed(name=plan.name, reason=reason, path=str(saved)) from error
+            raise base.StartFailed(name=plan.name, reason=reason) from error
+        started.keep()
+        return started
+
+    async def find(
+        self, uid: str, name: str, runtime: pathlib.Path, *, listener: base.Listener, cgroup: str = ""
+    ) -> machine.QemuMachine | None:
+        """The VM's process if it runs; remains of a start that never finished are ended and cleared away."""
+        at = paths.Paths(runtime, runtime)
+        known = await asyncio.to_thread(records.read, at.record)
+        if known is None or not processes.alive(known.identity):
+            known = await self._search(uid, name, at, cgroup) or known
+        try:
+            pidfd = processes.open_pidfd(known.identity) if known else -1
+        except processes.Gone:
+            pidfd = -1
+        if known is None or pidfd < 0:
+            await self._clear(known, at, cgroup)
+            return None
+        found = machine.QemuMachine(known, pidfd, runtime=runtime, place=self._place, listener=listener)
+        await found.reattach()
+        if await _half_started(found, known):
+            await found.kill()
+            return None
+        return found
+
+    async def post_mortem(self, runtime: pathlib.Path) -> base.Ended | None:
+        """How the VM's last process ended; None when it runs, or when this boot has seen none."""
+        known = await asyncio.to_thread(records.read, paths.Paths(runtime, runtime).record)
+        if known is None or processes.alive(known.identity):
+            return None
+        return await machine.how_ended(known, runtime, machine.group_of(self._place, known.cgroup))
+
+    async def _search(self, uid: str, name: str, at: paths.Paths, cgroup: str) -> records.Record | None:
+        """Look for the process among all, by the path of its monitor: its record is lost, or of an earlier one."""
+        for found in processes.find(at.qmp, among=await self._processes()):
+            if pathlib.PurePath(found.arguments[0]).name != command.PROGRAM or not processes.alive(found.identity):
+                continue
+            log = next(filter(None, map(_LOGFILE.search, found.arguments)), None)
+            return records.Record(
+                uid=uid,
+                name=name,
+                identity=found.identity,
+                generation=0,
+                directory=pathlib.Path(log[1].replace(",,", ",")).parent if log else at.directory,
+                isolation=model.Isolation(),
+                paused=False,
+                cgroup=cgroup,
+            )
+        return None
+
+    async def _clear(self, known: records.Record | None, at: paths.Paths, cgroup: str) -> None:
+        group = machine.group_of(self._place, cgroup or (known.cgroup if known else ""))
+        if at.io.is_dir():
+            for found in processes.find(at.io, among=await self._processes()):
+                if pathlib.PurePath(found.arguments[0]).name in _HELPERS:
+                    with contextlib.suppress(processes.Gone):
+                        processes.send(found.identity, signal.SIGKILL)
+        await machine.clear(known, at, group)
+
+    async def _processes(self) -> Sequence[processes.Found]:
+        """All processes, from a look that is a second old at most: a daemon that starts asks for each VM."""
+        async with self._scanning:
+            if time.monotonic() - self._scan[0] > _SCAN_HOLDS:
+                begun = time.monotonic()
+                self._scan = (begun, await asyncio.to_thread(processes.scan))
+            return self._scan[1]
+
+
+async def _run(
+    started: machine.QemuMachine, plan: base.Plan, *, paused: bool, saved_state: pathlib.Path | None
+) -> None:
+    """Let the vCPUs of a process run that stands ready."""
+    if once := plan.spec.boot.once:
+        # What boots once has done so when the guest next resets, within the same process.
+        index = devices.standing_order(plan.spec).get(once, -1)
+        place = {"path": f"/machine/peripheral/{once}", "property": "bootindex", "value": index}
+        await started.link.execute("qom-set", place)
+    if saved_state:
+        await saved.load(started.link, saved_state, within=_LOAD_BOUND)
+    if paused:
+        await started.look()
+    else:
+        await started.resume()
+
+
+async def _half_started(found: machine.QemuMachine, known: records.Record) -> bool:
+    """Whether its daemon ended before its vCPUs ran."""
+    if known.paused or found.run is base.Run.UNKNOWN:
+        return False
+    try:
+        return runstate.never_ran(await found.link.status())
+    except errors.Problem:
+        return False
+
+
+def _size(path: pathlib.Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,157 @@
+"""Disks and CDs that come and go while the VM runs. Their files are passed by descriptor: QEMU may not see their paths.
+
+Each function looks at what is there first, so that it can be cut off anywhere and called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from bocage import errors
+from bocage.engine import base
+from bocage.engine.qemu import chain, devices, link, qmp
+from bocage.model import vm as model
+from bocage.words import N_
+
+_UNPLUG_BOUND = 30.0  # seconds that the guest gets to let go of a disk
+_FDSET = re.compile(r"/dev/fdset/(\d+)")
+
+
+class Error(base.Error):
+    """A device could not be plugged or unplugged."""
+
+
+class ColdBus(Error, errors.Conflict):
+    """The bus takes devices only while the VM is off."""
+
+    type = "bus-not-hot-pluggable"
+    text = N_("a disk on the {bus} bus can be attached and detached only while the VM is off")
+    hint = N_("use the virtio or the scsi bus, or stop the VM first")
+    bus: str
+
+
+class GuestHolds(Error, errors.Conflict):
+    """The guest was asked to let go of a device and did not."""
+
+    type = "guest-holds-device"
+    text = N_("the guest did not let go of {device} within {bound:seconds}")
+    hint = N_("unmount it in the guest and try again; it goes in any case when the VM stops")
+    device: str
+    bound: float
+
+
+async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) -> None:
+    """Give a running VM a disk. Raises ColdBus, qmp.CommandFailed, OSError."""
+    _require_hot(disk.bus)
+    if await _has_device(at, disk.name):
+        return
+    await _remove_nodes(at, disk.name)
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(_remove_nodes, at, disk.name)
+        passed: list[base.File] = []
+        for depth, file in enumerate(files):
+            path = await _pass(at, file.path, os.O_RDONLY if depth else os.O_RDWR, undo)
+            passed.append(dataclasses.replace(file, path=pathlib.Path(path)))
+        for node in chain.nodes(disk.name, passed, cache=disk.cache, discard=disk.discard):
+            await at.execute("blockdev-add", node)
+        await at.execute("device_add", devices.disk(disk))
+        undo.pop_all()
+
+
+async def detach(at: link.Link, name: str) -> None:
+    """Take a disk from a running VM. Raises GuestHolds; then the guest may still let go later."""
+    if await _has_device(at, name):
+        await _unplug(at, name)
+    await _remove_nodes(at, name)
+
+
+async def grow(at: link.Link, name: str, size: int) -> None:
+    """Make a disk larger; the guest is told. `size` in bytes."""
+    await at.execute("block_resize", {"node-name": chain.node_name(name), "size": size}, within=60.0)
+
+
+async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> None:
+    """Put another image into a CD drive, or none; a guest that has locked the tray is not asked."""
+    await at.execute("blockdev-open-tray", {"id": name, "force": True})
+    with contextlib.suppress(qmp.CommandFailed):  # there was none in it
+        await at.execute("blockdev-remove-medium", {"id": name})
+    await _remove_nodes(at, name)
+    if image is None:
+        return
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(_remove_nodes, at, name)
+        path = await _pass(at, image, os.O_RDONLY, undo)
+        for node in chain.read_only(name, path):
+            await at.execute("blockdev-add", node)
+        await at.execute("blockdev-insert-medium", {"id": name, "node-name": chain.node_name(name)})
+        undo.pop_all()
+    await at.execute("blockdev-close-tray", {"id": name})
+
+
+async def _pass(at: link.Link, path: pathlib.Path, flags: int, undo: contextlib.AsyncExitStack) -> str:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        given = await at.add_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+    undo.push_async_callback(take_back, at, given)
+    return given
+
+
+async def take_back(at: link.Link, path: str) -> None:
+    """Make QEMU close a descriptor that it was given for this path; any other path is left alone."""
+    if match := _FDSET.fullmatch(path):
+        with contextlib.suppress(errors.Problem):
+            await at.execute("remove-fd", {"fdset-id": int(match[1])})
+
+
+async def _unplug(at: link.Link, name: str) -> None:
+    with at.events("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as events:
+        try:
+            await at.execute("device_del", {"id": name})
+        except qmp.CommandFailed as error:
+            if error.kind == "DeviceNotFound":
+                return
+            if "process of unplug" not in error.description:
+                raise
+        try:
+            async with asyncio.timeout(_UNPLUG_BOUND):
+                async for event in events:
+                    if event.data.get("device") != name:
+                        continue
+                    if event.name == "DEVICE_DELETED":
+                        return
+                    raise GuestHolds(device=name, bound=0.0)
+        except TimeoutError as error:
+            if await _has_device(at, name):
+                raise GuestHolds(device=name, bound=_UNPLUG_BOUND) from error
+
+
+async def _remove_nodes(at: link.Link, name: str) -> None:
+    """Take away the nodes of a disk or CD, and the descriptors under them."""
+    own = re.compile(rf"{re.escape(name)}\.(\d+)(\.file)?")
+    listed = await at.execute("query-named-block-nodes", {"flat": True})
+    present = [
+        (int(match[1]), match[2] is not None, node["node-name"], node.get("file", ""))
+        for node in listed
+        if (match := own.fullmatch(str(node["node-name"])))
+    ]
+    for _, _, node_name, path in sorted(present):
+        await at.execute("blockdev-del", {"node-name": node_name})
+        await take_back(at, str(path))
+
+
+async def _has_device(at: link.Link, name: str) -> bool:
+    listed = await at.execute("qom-list", {"path": "/machine/peripheral"})
+    return any(entry["name"] == name for entry in listed)
+
+
+def _require_hot(bus: model.Bus) -> None:
+    if bus not in (model.Bus.VIRTIO, model.Bus.SCSI):
+        raise ColdBus(bus=str(bus))

@@ -1,0 +1,276 @@
+"""One VM's QEMU: what the node does with it, and how its end is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Sequence
+
+from bocage import errors
+from bocage.engine import base
+from bocage.engine.qemu import (
+    agent,
+    boundedlog,
+    cgroup,
+    ending,
+    hotplug,
+    link,
+    orderly,
+    paths,
+    processes,
+    qmp,
+    saved,
+)
+from bocage.engine.qemu import record as records
+from bocage.model import vm as model
+from bocage.words import N_
+
+_QUIT_BOUND = 30.0  # seconds to write what it holds
+_KILL_BOUND = 10.0
+_FIRST_LOOK = 1.0
+_TRIM_EVERY = 30.0
+_LOG_KEPT = 4 << 20  # bytes of each log
+_HAPPENINGS = {"RESET": "reset", "BALLOON_CHANGE": "balloon", "DEVICE_DELETED": "device-removed"}
+
+
+class NoSuchKey(base.Error, errors.Invalid):
+    """It is not a key's name."""
+
+    type = "no-such-key"
+    text = N_("there is no key of this name: {said}")
+    hint = N_("keys have QEMU's names, such as ctrl, alt, delete, f1, ret, a, 1")
+    said: str
+
+
+class QemuMachine:
+    """One running QEMU, ours or found again. It holds `pidfd` and closes it."""
+
+    def __init__(
+        self, record: records.Record, pidfd: int, *, runtime: pathlib.Path, place: cgroup.Place | None,
+        listener: base.Listener,
+    ) -> None:  # fmt: skip
+        self._record = record
+        self._paths = paths.Paths(record.directory, runtime)
+        self._pidfd = pidfd
+        self._group = group_of(place, record.cgroup)
+        self._listener = listener
+        self._gone = asyncio.ensure_future(processes.wait_exit(pidfd))
+        self.link = link.Link(
+            self._paths.qmp, name=record.name, ended=self._gone, heard=self._heard, changed=self._changed
+        )
+        self._agent = agent.Agent(self._paths.agent)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
+
+    @property
+    def pid(self) -> int:
+        return self._record.identity.pid
+
+    @property
+    def run(self) -> base.Run:
+        return self.link.run
+
+    @property
+    def version(self) -> str:
+        return self.link.version or self._record.version
+
+    @property
+    def isolation(self) -> model.Isolation:
+        return self._record.isolation
+
+    @property
+    def started_generation(self) -> int:
+        return self._record.generation
+
+    @property
+    def gone(self) -> asyncio.Future[None]:
+        """Done when the process has ended, before anything is known about how."""
+        return self._gone
+
+    async def reattach(self) -> None:
+        """Connect to a process that was found; when it does not answer at once, in the background."""
+        with contextlib.suppress(errors.TimedOut, qmp.Error):
+            await self.link.open(within=_FIRST_LOOK)
+            await self.link.look()
+        self.keep()
+
+    def keep(self) -> None:
+        """Begin what goes on for as long as it is held."""
+        self.link.keep()
+        self._tasks.append(asyncio.create_task(self._note_version()))
+        self._tasks.append(asyncio.create_task(self._trim()))
+
+    async def ended(self) -> base.Ended:
+        return await asyncio.shield(self._end)
+
+    async def look(self) -> base.Run:
+        return await self.link.look()
+
+    async def press_power_button(self) -> None:
+        await self.link.execute("system_powerdown")
+
+    async def ask_agent_to_shut_down(self, *, reboot: bool = False) -> bool:
+        mode = {"mode": "reboot" if reboot else "powerdown"}
+        try:
+            if not await self._agent_listens():
+                return False
+            await self._agent.ask("guest-shutdown", mode, answers=False)
+        except agent.Error:
+            return False
+        return True
+
+    async def quit(self) -> None:
+        with contextlib.suppress(qmp.Disconnected, base.NotRunning):
+            await self.link.execute("quit")
+        await self._wait_gone(_QUIT_BOUND)
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._group:
+            await asyncio.to_thread(self._group.kill)
+        await self._wait_gone(_KILL_BOUND)
+
+    async def reset(self) -> None:
+        await self.link.execute("system_reset")
+
+    async def pause(self) -> None:
+        await self.link.execute("stop")
+
+    async def resume(self) -> None:
+        await self.link.execute("cont")
+
+    async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:
+        await saved.write(self.link, to, report=report)
+
+    async def attach_disk(self, disk: model.Disk, chain: Sequence[base.File]) -> None:
+        await hotplug.attach(self.link, disk, chain)
+
+    async def detach_disk(self, name: str) -> None:
+        await hotplug.detach(self.link, name)
+
+    async def grow_disk(self, name: str, size: int) -> None:
+        await hotplug.grow(self.link, name, size)
+
+    async def change_cd(self, name: str, image: pathlib.Path | None) -> None:
+        await hotplug.change_cd(self.link, name, image)
+
+    async def screenshot(self, to: pathlib.Path) -> None:
+        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            path = await self.link.add_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            await self.link.execute("screendump", {"filename": path, "format": "png"})
+        finally:
+            await hotplug.take_back(self.link, path)
+
+    async def send_keys(self, keys: Sequence[str]) -> None:
+        pressed = [{"type": "qcode", "data": key} for key in keys]
+        try:
+            await self.link.execute("send-key", {"keys": pressed})
+        except qmp.CommandFailed as error:
+            raise NoSuchKey(said=error.description) from error
+
+    async def guest_addresses(self) -> dict[str, tuple[str, ...]]:
+        try:
+            if not await self._agent_listens():
+                return {}
+            return agent.addresses(await self._agent.ask("guest-network-get-interfaces"))
+        except agent.Error:
+            return {}
+
+    async def detach(self) -> None:
+        for task in (*self._tasks, self._end):
+            task.cancel()
+        await asyncio.wait([*self._tasks, self._end])
+        await self.link.close()
+        self._gone.cancel()
+        await asyncio.wait([self._gone])
+        self._close()
+
+    async def _watch(self) -> base.Ended:
+        await asyncio.wait([self._gone])
+        await self.link.close()
+        told = await how_ended(self._record, self._paths.runtime, self._group, shutdown=self.link.shutdown)
+        await clear(self._record, self._paths, self._group)
+        for task in self._tasks:
+            task.cancel()
+        self._close()
+        return told
+
+    async def _wait_gone(self, within: float) -> None:
+        done, _ = await asyncio.wait([self._end], timeout=within)
+        if not done:
+            raise errors.TimedOut(what="QEMU", bound=within)
+
+    async def _agent_listens(self) -> bool:
+        """Whether the guest has opened the agent's channel: asked of QEMU, which knows without waiting."""
+        for channel in await self.link.execute("query-chardev"):
+            if channel["label"] == "agent":
+                return bool(channel["frontend-open"])
+        return False
+
+    async def _note_version(self) -> None:
+        """Keep the version in the record, so that it is known even while QEMU does not answer."""
+        if self.link.version != self._record.version:
+            self._record = dataclasses.replace(self._record, version=self.link.version or self._record.version)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(records.write, self._paths.record, self._record)
+
+    async def _trim(self) -> None:
+        while True:
+            for log in (self._paths.serial_log, self._paths.qemu_log):
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(boundedlog.trim, log, _LOG_KEPT)
+            await asyncio.sleep(_TRIM_EVERY)
+
+    def _heard(self, event: qmp.Event) -> None:
+        if what := _HAPPENINGS.get(event.name):
+            self._listener(base.Happened(what, dict(event.data)))
+
+    def _changed(self, run: base.Run) -> None:
+        self._listener(base.Happened("run-changed", {"run": run}))
+
+    def _close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def group_of(place: cgroup.Place | None, name: str) -> cgroup.Directories | None:
+    """The group of a plan's `bocage/HOME/UID`; None for none."""
+    if not place or not name:
+        return None
+    _, home, own = name.split("/")
+    return place.group(home, own)
+
+
+async def how_ended(
+    record: records.Record, runtime: pathlib.Path, group: cgroup.Directories | None, *, shutdown: str = ""
+) -> base.Ended:
+    """How a process that is gone has ended; `shutdown` is what QEMU said about it at the time, if anybody heard."""
+    at = paths.Paths(record.directory, runtime)
+    out_of_memory = group.oom_kills() if group else 0
+    how = await ending.ended_how(at.status, log=at.qemu_log, oom_kills=out_of_memory)
+    return orderly.told(how, shutdown=shutdown)
+
+
+async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Directories | None) -> None:
+    """End what is left beside QEMU, and remove its group and sockets; the record stays, for whoever asks later."""
+    if record:
+        for helper in record.helpers:
+            with contextlib.suppress(processes.Gone):
+                processes.send(helper, signal.SIGKILL)
+    if group:
+        await asyncio.to_thread(group.kill)
+        with contextlib.suppress(cgroup.Busy):
+            await group.remove()
+    if at.io.is_dir():
+        for socket in at.io.iterdir():
+            socket.unlink(missing_ok=True)

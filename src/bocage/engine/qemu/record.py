@@ -1,0 +1,65 @@
+"""What is kept about a VM's process in its runtime directory, so that a later daemon knows it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+from bocage import files
+from bocage.engine.qemu import processes
+from bocage.model import vm as model
+
+_LIMIT = 1 << 20  # bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One start of one VM. Written before the program runs, outside of what it can write."""
+
+    uid: str  # the VM's
+    name: str
+    identity: processes.Identity  # of QEMU itself
+    generation: int
+    directory: pathlib.Path
+    isolation: model.Isolation
+    paused: bool  # it was started to stand still
+    cgroup: str = ""
+    helpers: tuple[processes.Identity, ...] = ()  # what carries its NICs
+    serial_start: int = 0  # offset in the serial line's log at the start
+    version: str = ""  # QEMU's, known when it has answered
+
+
+def write(path: pathlib.Path, record: Record) -> None:
+    """Keep it durably. Raises OSError."""
+    fields = {
+        **{name: getattr(record, name) for name in ("uid", "name", "generation", "paused", "cgroup", "version")},
+        "identity": str(record.identity),
+        "directory": str(record.directory),
+        "isolation": record.isolation.model_dump(mode="json"),
+        "helpers": [str(helper) for helper in record.helpers],
+        "serial_start": record.serial_start,
+    }
+    files.write_durably(path, json.dumps(fields, indent=1) + "\n", mode=0o600)
+
+
+def read(path: pathlib.Path) -> Record | None:
+    """What was kept; None when there is nothing, or nothing that can be understood."""
+    try:
+        with path.open("rb") as file:
+            held = json.loads(file.read(_LIMIT))
+        return Record(
+            uid=str(held["uid"]),
+            name=str(held["name"]),
+            identity=processes.Identity.parse(held["identity"]),
+            generation=int(held["generation"]),
+            directory=pathlib.Path(held["directory"]),
+            isolation=model.Isolation.model_validate(held["isolation"]),
+            paused=bool(held["paused"]),
+            cgroup=str(held["cgroup"]),
+            helpers=tuple(processes.Identity.parse(helper) for helper in held["helpers"]),
+            serial_start=int(held["serial_start"]),
+            version=str(held["version"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,123 @@
+"""A whole machine in one file: written beside its final name, synced, and only then given it; read back at a start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+from bocage import errors, files
+from bocage.engine import base
+from bocage.engine.qemu import link, qmp
+from bocage.words import N_
+
+_NAME = "saved"  # of the descriptor
+_PAUSE = 0.05  # seconds between two looks
+_UNBOUNDED = 1 << 40  # bytes a second: QEMU's own limit is a tenth of a disk's speed
+_STILL = 120.0  # seconds without a byte after which a save is given up
+
+Report = Callable[[int, int], None]
+
+
+class Error(base.Error):
+    """A machine's state could not be written or read."""
+
+
+class SaveFailed(Error, errors.Unavailable):
+    """It goes on as it was; nothing is left of the file."""
+
+    type = "vm-save-failed"
+    text = N_("the VM's state could not be saved: {reason}")
+    reason: str
+
+
+async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
+    """Stop the vCPUs and write the machine to `to`. On failure it does again what it did before. Raises SaveFailed."""
+    beside = to.with_name(f"{to.name}.part")
+    running = await at.look() is base.Run.RUNNING
+    async with contextlib.AsyncExitStack() as undo:
+        if running:
+            await at.execute("stop")
+            undo.push_async_callback(_suppressed, at, "cont")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        undo.callback(beside.unlink, missing_ok=True)
+        try:
+            undo.push_async_callback(_cancel, at)
+            await _migrate(at, descriptor, report)
+            await asyncio.to_thread(_finish, descriptor, beside, to)
+        except OSError as error:
+            raise SaveFailed(reason=error.strerror or str(error)) from error
+        except qmp.CommandFailed as error:
+            raise SaveFailed(reason=error.description) from error
+        finally:
+            os.close(descriptor)
+        undo.pop_all()
+
+
+async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:
+    """Read a machine into a QEMU that was started with `-incoming defer`. A QEMU that cannot ends itself.
+
+    Raises OSError, base.NotRunning, qmp.CommandFailed, errors.TimedOut.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        await at.name_descriptor(descriptor, _NAME)
+    finally:
+        os.close(descriptor)
+    deadline = time.monotonic() + within
+    await at.execute("migrate-incoming", {"uri": f"fd:{_NAME}"})
+    while (await at.execute("query-migrate")).get("status") != "completed":
+        if time.monotonic() > deadline:
+            raise errors.TimedOut(what=str(path), bound=within)
+        await asyncio.sleep(_PAUSE / 10)
+
+
+async def _migrate(at: link.Link, descriptor: int, report: Report) -> None:
+    await at.execute("migrate-set-parameters", {"max-bandwidth": _UNBOUNDED})
+    await at.name_descriptor(descriptor, _NAME)
+    await at.execute("migrate", {"uri": f"fd:{_NAME}"})
+    grew, last = time.monotonic(), -1
+    while True:
+        answer = await at.execute("query-migrate")
+        ram = answer.get("ram", {})
+        done, total = int(ram.get("transferred", 0)), int(ram.get("transferred", 0)) + int(ram.get("remaining", 0))
+        report(done, total)
+        match answer.get("status"):
+            case "completed":
+                return
+            case "failed" | "cancelled":
+                raise SaveFailed(reason=str(answer.get("error-desc") or _why(descriptor)))
+        if done != last:
+            grew, last = time.monotonic(), done
+        elif time.monotonic() - grew > _STILL:
+            raise errors.TimedOut(what=N_("the save"), bound=_STILL)
+        await asyncio.sleep(_PAUSE)
+
+
+def _why(descriptor: int) -> str:
+    free = os.fstatvfs(descriptor)
+    return os.strerror(28) if free.f_bavail * free.f_frsize < 1 << 20 else "migration failed"
+
+
+def _finish(descriptor: int, beside: pathlib.Path, to: pathlib.Path) -> None:
+    os.fsync(descriptor)
+    files.rename_durably(beside, to)
+
+
+async def _cancel(at: link.Link) -> None:
+    """Stop a save that is on its way, and wait until QEMU has let go of the file."""
+    with contextlib.suppress(errors.Problem):
+        await at.execute("migrate_cancel")
+        deadline = time.monotonic() + link.BOUND
+        while time.monotonic() < deadline:
+            if (await at.execute("query-migrate")).get("status") not in ("active", "setup", "cancelling", "device"):
+                return
+            await asyncio.sleep(_PAUSE)
+
+
+async def _suppressed(at: link.Link, command: str) -> None:
+    with contextlib.suppress(errors.Problem):
+        await at.execute(command)
