@@ -205,11 +205,6 @@ class Machine(Protocol):
 class Engine(Protocol):
     """What runs VMs on this host."""
 
-    @property
-    def version(self) -> str:
-        """The installed monitor's version."""
-        ...
-
     async def start(
         self,
         plan: Plan,

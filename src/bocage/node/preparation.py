@@ -12,6 +12,7 @@ from typing import Any
 
 from bocage import errors, files
 from bocage.engine import base as engine
+from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
 from bocage.model import base, ground, vm
 from bocage.model.units import Size
@@ -88,6 +89,8 @@ class Preparation:
         if machine.spec.seed and not place.seed.exists():
             image = await asyncio.to_thread(seeds.build, _seed(machine, machine.spec.seed))
             await asyncio.to_thread(files.write_durably, place.seed, image, mode=0o444)
+        if machine.spec.hardware.firmware is vm.Firmware.UEFI:
+            await asyncio.to_thread(starting.make_firmware_variables, place.firmware_variables)
         await self.write_definition(machine)
         await self.link(machine)
 
@@ -129,7 +132,6 @@ class Preparation:
         for disk, volume in zip(machine.spec.disks, await self.volumes(machine), strict=True):
             chains[disk.name] = await self._chain(volume, disk.name)
         runtime = self._ground.home.vm_runtime(machine.uid)
-        await asyncio.to_thread(_own_runtime, runtime, uid)
         return engine.Plan(
             uid=machine.uid,
             name=machine.name,
@@ -323,9 +325,3 @@ def _own(path: pathlib.Path, uid: int | None) -> None:
 def _relative(target: pathlib.Path, link: pathlib.Path) -> str:
     """How a file beside `link` names `target`."""
     return os.path.relpath(target, link.parent)
-
-
-def _own_runtime(path: pathlib.Path, uid: int | None) -> None:
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if uid is not None and path.stat().st_uid != uid:
-        os.chown(path, uid, uid)
