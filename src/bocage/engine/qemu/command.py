@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from typing import Any
@@ -157,14 +158,17 @@ def _cds(plan: base.Plan) -> list[str]:
 def _nics(plan: base.Plan) -> list[str]:
     boot = devices.first_order(plan.spec)
     arguments: list[str] = []
+    inside = itertools.count()  # cards carried inside QEMU, whose networks differ
     for nic in plan.spec.nics:
-        arguments += _each("-netdev", [netdev(nic.name, plan.nics[nic.name])])
+        carried = plan.nics[nic.name]
+        number = next(inside) if isinstance(carried, base.UserMode) else 0
+        arguments += _each("-netdev", [netdev(nic.name, carried, number=number)])
         arguments += _each("-device", [devices.nic(nic, boot=boot.get(nic.name))])
     return arguments
 
 
-def netdev(name: str, backend: base.Backend) -> dict[str, Any]:
-    """What carries a NIC, as `-netdev` and `netdev_add` take it."""
+def netdev(name: str, backend: base.Backend, *, number: int = 0) -> dict[str, Any]:
+    """What carries a NIC, as `-netdev` and `netdev_add` take it; `number` tells user-mode networks apart."""
     match backend:
         case base.Tap():
             return {"type": "tap", "id": name, "ifname": backend.name, "script": "no", "downscript": "no"}
@@ -173,7 +177,8 @@ def netdev(name: str, backend: base.Backend) -> dict[str, Any]:
             return {"type": "stream", "id": name, "server": False, "addr": address}
         case base.UserMode():
             published = [{"str": _forward(publish)} for publish in backend.publish]
-            return {"type": "user", "id": name, **({"hostfwd": published} if published else {})}
+            own = {"type": "user", "id": name, "net": f"10.0.{2 + number}.0/24"}
+            return {**own, **({"hostfwd": published} if published else {})}
 
 
 def _forward(publish: model.Publish) -> str:

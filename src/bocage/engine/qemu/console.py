@@ -1,0 +1,261 @@
+"""A VM's serial line: its log, which goes on when nobody looks, and one writer at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import signal
+import struct
+import termios
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from typing import cast
+
+from bocage import errors
+from bocage.engine import base
+from bocage.engine.qemu import boundedlog, lines, paths
+from bocage.engine.qemu import record as records
+from bocage.words import N_
+
+_CONNECT_BOUND = 2.0  # seconds
+_WRITE_BOUND = 30.0  # a guest that does not read holds the line
+_SEARCH_BOUND = 0.2  # for one line: some expressions never end
+_PIECE = 65_536
+_PAUSE = 0.005
+_ENTER = b"\r"
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class Error(base.Error):
+    """Anything that goes wrong with a serial line."""
+
+
+class Taken(Error, errors.Conflict):
+    """Somebody else is typing."""
+
+    type = "console-taken"
+    text = N_("somebody else writes on the console of {name}")
+    hint = N_("watch it, or take it over: 'bocage vm console {name} --take-over'")
+    name: str
+
+
+class TakenOver(Error, errors.Conflict):
+    """It was ours, and somebody else has taken it."""
+
+    type = "console-taken-over"
+    text = N_("somebody else has taken over the console of {name}")
+    name: str
+
+
+class NotSaid(Error, errors.TimedOut):
+    """The line that was waited for did not come; what runs in the guest goes on."""
+
+    type = "console-not-said"
+    text = N_("the console of {what} said nothing like '{pattern}' within {bound:seconds}")
+    hint = N_("'bocage vm log {what}' shows what it said")
+    pattern: str
+
+
+class BadPattern(Error, errors.Invalid):
+    """Not a regular expression, or one that takes too long."""
+
+    type = "console-bad-pattern"
+    text = N_("'{pattern}' cannot be searched for: {reason}")
+    hint = N_("Python's regular expressions are understood")
+    pattern: str
+    reason: str
+
+
+class Console:
+    """One VM's serial line. `start` gives the offset in the log where the last start began.
+
+    All who use one VM's line share one of these: it knows who writes.
+    """
+
+    def __init__(
+        self, log: pathlib.Path, socket: pathlib.Path, *, name: str, start: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._log = log
+        self._socket = socket
+        self._name = name
+        self._start = start
+        self._line: _Line | None = None
+
+    @classmethod
+    def of(cls, name: str, directory: pathlib.Path, runtime: pathlib.Path) -> Console:
+        """The serial line of a VM in its two directories."""
+        at = paths.Paths(directory, runtime)
+
+        def start() -> int:
+            known = records.read(at.record)
+            return known.serial_start if known else 0
+
+        return cls(at.serial_log, at.tty, name=name, start=start)
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte that it said."""
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0
+
+    async def watch(self, offset: int | None = None) -> AsyncGenerator[bytes, None]:
+        """What it says from an offset on, for ever; None for from now on. Raises OSError without a log."""
+        pieces = boundedlog.follow(self._log, self.end if offset is None else offset)
+        async with contextlib.aclosing(cast("AsyncGenerator[boundedlog.Piece, None]", pieces)):
+            async for piece in pieces:
+                yield piece.data
+
+    @contextlib.asynccontextmanager
+    async def writer(self, *, take_over: bool = False) -> AsyncIterator[Write]:
+        """Hold the line for writing. Raises Taken, base.NotRunning.
+
+        What is given raises TakenOver when somebody else has taken the line, and errors.TimedOut when
+        the guest does not read.
+        """
+        if self._line:
+            if not take_over:
+                raise Taken(name=self._name)
+            self._line.taken = True
+            await self._line.close()
+        line = self._line = _Line(self._name)
+        try:
+            await line.open(self._socket)
+            yield line.write
+        finally:
+            if self._line is line:
+                self._line = None
+            await line.close()
+
+    async def expect(self, *, pattern: str, within: float, send: str | None = None, take_over: bool = False) -> str:
+        """The first whole line that an expression is found in.
+
+        `send` is typed first, with Enter; then only what comes after it counts, without it all since
+        the last start. `within` is in seconds. Raises NotSaid, BadPattern, Taken, base.NotRunning.
+        """
+        wanted = _compiled(pattern)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(within):
+                    if send is None:
+                        offset, echo = await asyncio.to_thread(self._start), lines.Echo("")
+                    else:
+                        write = await stack.enter_async_context(self.writer(take_over=take_over))
+                        offset, echo = self.end, lines.Echo(send)
+                        await write(send.encode() + _ENTER)
+                    return await self._found(wanted, offset, echo)
+            except TimeoutError as error:
+                raise NotSaid(what=self._name, bound=within, pattern=pattern) from error
+
+    async def _found(self, wanted: re.Pattern[str], offset: int, echo: lines.Echo) -> str:
+        splitter = lines.Splitter()
+        async with contextlib.aclosing(self.watch(offset)) as said:
+            async for data in said:
+                for line in splitter.feed(data):
+                    if not echo.is_echo(line) and _search(wanted, line):
+                        return line
+                await asyncio.sleep(0)  # a long log is read in one go otherwise
+        raise AssertionError  # a log is followed for ever
+
+
+class _Line:
+    """The socket, held while somebody writes; what comes out of it is in the log already and dropped."""
+
+    def __init__(self, name: str) -> None:
+        self.taken = False
+        self._name = name
+        self._drain: asyncio.Task[None] | None = None
+        self._out: asyncio.StreamWriter | None = None
+
+    async def open(self, socket: pathlib.Path) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_BOUND):
+                reader, self._out = await asyncio.open_unix_connection(os.fspath(socket))
+        except TimeoutError as error:
+            raise errors.TimedOut(what=str(socket), bound=_CONNECT_BOUND) from error
+        except OSError as error:
+            raise base.NotRunning(name=self._name) from error
+        self._drain = asyncio.create_task(_drop(reader))
+
+    async def write(self, data: bytes) -> None:
+        if self.taken:
+            raise TakenOver(name=self._name)
+        if self._out is None or self._out.is_closing():
+            raise base.NotRunning(name=self._name)
+        self._out.write(data)
+        try:
+            async with asyncio.timeout(_WRITE_BOUND):
+                await self._out.drain()
+        except TimeoutError as error:
+            raise errors.TimedOut(what=self._name, bound=_WRITE_BOUND) from error
+        except OSError as error:
+            raise (TakenOver if self.taken else base.NotRunning)(name=self._name) from error
+
+    async def close(self) -> None:
+        if self._out and not self._out.is_closing():
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_CONNECT_BOUND):
+                    await _read_by_peer(self._out)
+            self._out.close()
+        if self._drain:
+            self._drain.cancel()
+            await asyncio.wait([self._drain])
+
+
+async def _drop(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        while await reader.read(_PIECE):
+            pass
+
+
+async def _read_by_peer(out: asyncio.StreamWriter) -> None:
+    """Wait until QEMU has taken what was typed last: it drops what it has not read when we hang up."""
+    descriptor = out.get_extra_info("socket").fileno()
+    while out.transport.get_write_buffer_size() or _unread(descriptor):
+        await asyncio.sleep(_PAUSE)
+
+
+def _unread(descriptor: int) -> int:
+    """Bytes that the other end of a Unix socket has not read yet (unix(7), SIOCOUTQ)."""
+    held: tuple[int] = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+    return held[0]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadPattern(pattern=pattern, reason=str(error)) from error
+
+
+def _search(wanted: re.Pattern[str], line: str) -> bool:
+    try:
+        with _bounded(_SEARCH_BOUND):
+            return wanted.search(line) is not None
+    except TimeoutError as error:
+        raise BadPattern(pattern=wanted.pattern, reason=str(error)) from error
+
+
+@contextlib.contextmanager
+def _bounded(within: float) -> Iterator[None]:
+    """Interrupt a search that would go on for hours: Python's engine looks for signals while it works."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise TimeoutError(N_("it takes too long"))
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, within)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
