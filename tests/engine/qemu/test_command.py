@@ -7,11 +7,11 @@ import pathlib
 import subprocess
 
 import pytest
-import specs
 
 from bocage.engine import base
 from bocage.engine.qemu import command
 from bocage.model import vm as model
+from tests.engine.qemu import specs
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -217,7 +217,7 @@ async def _drop(reader: asyncio.StreamReader) -> None:
 async def _read_by_peer(out: asyncio.StreamWriter) -> None:
     """Wait until QEMU has taken what was typed last: it drops what it has not read when we hang up."""
     descriptor = out.get_extra_info("socket").fileno()
-    while out.transport.get_write_buffer_size() or _unread(descriptor):
+    while out.transport.get_write_buffer_size() or _unread(descriptor):  # noqa: ASYNC110 - the kernel tells nobody
         await asyncio.sleep(_PAUSE)
 
 
