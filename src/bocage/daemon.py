@@ -82,6 +82,7 @@ async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
             events=events.Events(kept),
             engine=qemu.QemuEngine(place=place),
             accelerator=facts.status.accelerator,
+            accelerator_reason=facts.status.accelerator_reason.message if facts.status.accelerator_reason else None,
             qemu=facts.status.qemu,
             rebooted=facts.rebooted,
             cgroups=place is not None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pathlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,6 +18,7 @@ from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.wiring import Wires
 from bocage.planner import autostart
+from bocage.storage import images
 from bocage.store import contract, resources
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class Node:
         self.preparation = Preparation(ground, self.wires)
         self._actors: dict[str, actor.Actor] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._libraries: dict[str, images.Library] = {}
         self._known: set[str] = set()  # tasks that were handed on
         self._background: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(_JOBS_AT_ONCE)
@@ -55,6 +58,12 @@ class Node:
                     log.warning("the store moved on faster than it was watched; looking at everything again")
         finally:
             await self._wind_down()
+
+    def library(self, storage: ground.Storage) -> images.Library:
+        """The images of a storage: one library each, since it knows what is coming in just now."""
+        if storage.uid not in self._libraries:
+            self._libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
+        return self._libraries[storage.uid]
 
     def actor_of(self, uid: str) -> actor.Actor | None:
         """The actor of a VM of this host."""

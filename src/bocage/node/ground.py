@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 
 from bocage import home as homes
+from bocage import words
 from bocage.engine import base as engine
 from bocage.model import ground as ground_model
 from bocage.node import events
@@ -22,6 +23,7 @@ class Ground:
     events: events.Events
     engine: engine.Engine
     accelerator: str = "tcg"
+    accelerator_reason: words.Message | None = None
     qemu: str = ""  # the installed version
     rebooted: bool = False  # the machine was started anew since the daemon last ran
     cgroups: bool = True

@@ -64,7 +64,7 @@ class Preparation:
         root = await self._ground.storage_root(machine.spec.storage)
         return root / "trash" / machine.uid
 
-    async def volumes(self, machine: vm.VM) -> list[ground.Volume]:
+    async def volumes_of(self, machine: vm.VM) -> list[ground.Volume]:
         """Its disks' volumes, in the order of the disks."""
         project = machine.metadata.project
         return [await self._ground.resources.get(ground.Volume, project, disk.volume) for disk in machine.spec.disks]
@@ -84,7 +84,7 @@ class Preparation:
         uid = self._uids.of(machine.uid, place.path, place.path.parent)
         for log in (place.serial_log, place.qemu_log):
             await asyncio.to_thread(_own, log, uid)
-        for disk, volume in zip(machine.spec.disks, await self.volumes(machine), strict=True):
+        for disk, volume in zip(machine.spec.disks, await self.volumes_of(machine), strict=True):
             await self._make_volume(volume, disk.name, uid)
         if machine.spec.seed and not place.seed.exists():
             image = await asyncio.to_thread(seeds.build, _seed(machine, machine.spec.seed))
@@ -99,7 +99,7 @@ class Preparation:
         place = await self.place(machine)
         owner, _ = await self._ground.resources.owner(machine)
         held = directory.Held(
-            vm=machine, volumes=tuple(await self.volumes(machine)), names=await self._names(machine), owner=owner
+            vm=machine, volumes=tuple(await self.volumes_of(machine)), names=await self.names(machine), owner=owner
         )
         await asyncio.to_thread(place.write, held)
 
@@ -124,12 +124,12 @@ class Preparation:
             if link.is_symlink() and pathlib.PurePath(os.readlink(link)).name == machine.uid:
                 link.unlink(missing_ok=True)
 
-    async def plan(self, machine: vm.VM) -> engine.Plan:
-        """All that starting it needs to know; its files and wires are there when this returns."""
+    async def plan(self, machine: vm.VM, *, connect: bool = True) -> engine.Plan:
+        """All that starting it needs to know; its files and, with `connect`, its wires are there when this returns."""
         place = await self.place(machine)
         uid = self._uids.of(machine.uid, place.path, place.path.parent)
         chains = {}
-        for disk, volume in zip(machine.spec.disks, await self.volumes(machine), strict=True):
+        for disk, volume in zip(machine.spec.disks, await self.volumes_of(machine), strict=True):
             chains[disk.name] = await self._chain(volume, disk.name)
         runtime = self._ground.home.vm_runtime(machine.uid)
         return engine.Plan(
@@ -141,7 +141,7 @@ class Preparation:
             runtime=runtime,
             chains=chains,
             cds={cd.name: await self.image_path(machine, cd.image) for cd in machine.spec.cds},
-            nics=await self._wires.connect(machine, uid),
+            nics=await (self._wires.connect(machine, uid) if connect else self._wires.describe(machine)),
             accelerator=self._ground.accelerator,
             seed=place.seed if machine.spec.seed else None,
             process_uid=uid,
@@ -166,7 +166,7 @@ class Preparation:
 
     async def has_room(self, machine: vm.VM) -> bool:
         """Whether a VM that met a full storage can go on: 64 MiB are free again wherever its disks lie."""
-        roots = {await self._ground.storage_root(volume.spec.storage) for volume in await self.volumes(machine)}
+        roots = {await self._ground.storage_root(volume.spec.storage) for volume in await self.volumes_of(machine)}
         return all(space.free(root) >= _ROOM_TO_GO_ON for root in roots)
 
     async def grow(
@@ -205,8 +205,12 @@ class Preparation:
     async def _extents(self, machine: vm.VM) -> list[rooms.Extent]:
         return [
             rooms.Extent(volume.spec.storage, await self.volume_path(volume), volume.spec.size)
-            for volume in await self.volumes(machine)
+            for volume in await self.volumes_of(machine)
         ]
+
+    async def layers(self, volume: ground.Volume, disk: str) -> list[volumes.Layer]:
+        """A volume's chain as the storage's tools take it, its own file first."""
+        return [volumes.Layer(file.path, file.format) for file in await self._chain(volume, disk)]
 
     async def _make_volume(self, volume: ground.Volume, disk: str, uid: int | None) -> None:
         path = await self.volume_path(volume)
@@ -274,7 +278,8 @@ class Preparation:
                     return path
         return None
 
-    async def _names(self, machine: vm.VM) -> dict[str, str]:
+    async def names(self, machine: vm.VM) -> dict[str, str]:
+        """What it refers to is called so now, by uid: for those who read its definition elsewhere."""
         names: dict[str, str] = {}
         project = machine.metadata.project
         wanted: list[tuple[type[base.Resource[Any, Any]], str | None, str]] = [

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from bocage import errors, words
 from bocage.model import base, vm
-from bocage.node import clock, notes, tasks, trash
+from bocage.node import clock, edits, notes, tasks, trash
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 from bocage.planner import lifecycle
@@ -52,6 +52,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     await preparation.check_room(machine)
     plan = await preparation.plan(machine)
     await define(standing, preparation, machine)
+    edits.note_started(plan.runtime, machine)
     place = await preparation.place(machine)
     saved = place.saved if place.saved.exists() else None
     paused = machine.spec.power is vm.Power.PAUSED

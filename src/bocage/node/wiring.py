@@ -60,6 +60,18 @@ class Wires:
                 backends[nic.name] = await self._plug_in(machine, nic, net, process_uid)
         return backends
 
+    async def describe(self, machine: vm.VM) -> dict[str, engine.Backend]:
+        """What carries each NIC, without making anything."""
+        backends: dict[str, engine.Backend] = {}
+        for nic in machine.spec.nics:
+            net = await self._ground.resources.get(ground.Network, machine.metadata.project, nic.network)
+            backends[nic.name] = (
+                engine.UserMode(publish=nic.publish)
+                if net.spec.kind == "user"
+                else engine.Tap(name=tap.name_for(machine.uid, nic.name))
+            )
+        return backends
+
     async def disconnect(self, machine: vm.VM) -> None:
         """Take away what carried a VM's NICs; what it reserved stays while the VM is there."""
         for nic in machine.spec.nics:

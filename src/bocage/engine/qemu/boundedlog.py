@@ -10,7 +10,7 @@ import os
 import pathlib
 import stat
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
@@ -73,7 +73,7 @@ def tail_lines(path: pathlib.Path, count: int, *, start: int = 0) -> list[str]:
     return data.decode(errors="replace").splitlines()[-count:] if count > 0 else []
 
 
-async def follow(path: pathlib.Path, offset: int) -> AsyncIterator[Piece]:
+async def follow(path: pathlib.Path, offset: int) -> AsyncGenerator[Piece, None]:
     """What is in the log from `offset` on and whatever comes after it, for ever.
 
     When another file takes the name, that one's bytes follow, from offset 0. Raises OSError when

@@ -50,7 +50,7 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Take in a file of this host, what was uploaded, or what lies at a URL."""
     asked = requests.ImageAdd.model_validate(run.params["request"])
     storage = await node.ground.resources.find(ground.Storage, None, asked.storage)
-    shelf = library.Library(pathlib.Path(storage.spec.path))
+    shelf = node.library(storage)
     uid = base.new_uid()
     project = run.task.metadata.project or "default"
     wanted = library.Wanted(
@@ -82,7 +82,6 @@ async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Build an image from the distribution's packages and take it in."""
     asked = requests.ImageBuild.model_validate(run.params["request"])
     storage = await node.ground.resources.find(ground.Storage, None, asked.storage)
-    root = pathlib.Path(storage.spec.path)
     project = run.task.metadata.project or "default"
 
     def report(step: words.Message, fraction: float) -> None:
@@ -99,7 +98,7 @@ async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
             await debian.build(made, release=asked.release, cache=cache, report=report)
         origin = f"built:{asked.what}" if asked.what == "tiny" else f"built:{asked.what}/{asked.release}"
         wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": base.new_uid()})
-        taken = await library.Library(root).add(made, wanted)
+        taken = await node.library(storage).add(made, wanted)
     image = await _register(node, project, asked.name, taken, storage.uid, origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
@@ -124,7 +123,7 @@ async def delete(node: Node, run: tasks.Run) -> None:
     transaction.delete(image)
     await node.ground.resources.commit(transaction)
     storage = await node.ground.resources.get(ground.Storage, None, image.spec.storage)
-    shelf = library.Library(pathlib.Path(storage.spec.path))
+    shelf = node.library(storage)
     try:
         if others:
             await shelf.rename(image.spec.sha256, {f"{one.metadata.project}/{one.name}": one.uid for one in others})

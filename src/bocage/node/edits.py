@@ -1,0 +1,79 @@
+"""How a VM differs from what the store says: edits by hand, and changes that wait for a cold start."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from bocage import errors
+from bocage.model import vm as model
+from bocage.node.directory import Directory, Error, Held, parse
+from bocage.words import N_
+
+
+class NotEdited(Error, errors.Conflict):
+    """There is no hand edit to take."""
+
+    type = "vm-yaml-not-edited"
+    text = N_("{path} was not edited by hand")
+    path: str
+
+
+def edited(place: Directory) -> Held:
+    """The definition that a person edited; raises NotEdited, Unreadable."""
+    found = place.hand_edit()
+    if found is None:
+        raise NotEdited(path=str(place.definition))
+    path, content = found
+    return parse(content, path)
+
+
+def differences(place: Directory, machine: model.VM) -> list[dict[str, Any]]:
+    """Where a hand edit differs from the store: path, what the store says, what the edit says. Raises Unreadable."""
+    found = place.hand_edit()
+    if found is None:
+        return []
+    theirs = parse(found[1], found[0]).vm
+    keep: Any = {"metadata": {"name", "title", "notes", "tags", "protected"}, "spec": True}
+    return list(
+        _differ("", machine.model_dump(mode="json", include=keep), theirs.model_dump(mode="json", include=keep))
+    )
+
+
+def _differ(path: str, ours: Any, theirs: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in dict.fromkeys([*ours, *theirs]):
+            yield from _differ(f"{path}.{key}" if path else key, ours.get(key), theirs.get(key))
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from _differ(f"{path}[{index}]", one, other)
+    elif ours != theirs:
+        yield {"path": path, "is": ours, "edited": theirs}
+
+
+_COLD = ("cpus", "memory", "disks", "cds", "nics", "hardware")  # what a running machine was built with
+
+
+def note_started(runtime: pathlib.Path, machine: model.VM) -> None:
+    """Keep what the machine is started with, for as long as it can run."""
+    runtime.mkdir(parents=True, exist_ok=True)
+    (runtime / "started.json").write_text(machine.spec.model_dump_json())
+
+
+def started_with(runtime: pathlib.Path) -> model.VMSpec | None:
+    """The spec that the running machine was started with."""
+    try:
+        return model.VMSpec.model_validate_json((runtime / "started.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def pending(started: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:
+    """What of the spec waits for a cold start: path, what runs, what is wanted."""
+    running, wanted = (spec.model_dump(mode="json", include=set(_COLD)) for spec in (started, machine.spec))
+    return [
+        {"path": one["path"], "running": one["is"], "wanted": one["edited"]}
+        for one in _differ("", running, wanted)
+        if not one["path"].endswith(".image")
+    ]

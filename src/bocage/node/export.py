@@ -1,0 +1,84 @@
+"""A VM as one archive: its definition, its disks flat or with their chain, firmware variables, seed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import secrets
+from collections.abc import AsyncIterator
+
+from bocage import errors, files
+from bocage.model import ground, vm
+from bocage.node import directory
+from bocage.node.preparation import Preparation
+from bocage.storage import archive, half_made, volumes
+from bocage.words import N_
+
+
+class Error(errors.Problem):
+    """A VM cannot be exported."""
+
+
+class Running(Error, errors.Conflict):
+    type = "export-while-running"
+    text = N_("{name} is running: its disks change while they would be read")
+    hint = N_("'bocage vm stop {name}' or 'bocage vm save {name}' first")
+    name: str
+
+
+async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool, running: bool) -> AsyncIterator[bytes]:
+    """The archive, piece by piece. Raises Running before the first one."""
+    if running:
+        raise Running(name=machine.name)
+    async with (
+        _laid_out(preparation, machine, chain=chain) as parts,
+        contextlib.aclosing(archive.packed(parts)) as pieces,
+    ):
+        async for piece in pieces:
+            yield piece
+
+
+async def started(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same stream once its first piece is there, so that what is refused is refused before the answer begins."""
+    first = await anext(pieces)
+
+    async def rest() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return rest()
+
+
+@contextlib.asynccontextmanager
+async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncIterator[dict[str, pathlib.Path]]:
+    """The files of the archive by their names in it; what was made for it goes at the end."""
+    place = await preparation.place(machine)
+    scratch = place.path / f".export.{secrets.token_hex(4)}{half_made.SUFFIX}"
+    await asyncio.to_thread(scratch.mkdir, mode=0o700)
+    try:
+        parts: dict[str, pathlib.Path] = {}
+        kept: list[ground.Volume] = []
+        for disk, volume in zip(machine.spec.disks, await preparation.volumes_of(machine), strict=True):
+            layers = await preparation.layers(volume, disk.name)
+            own = layers[0].path
+            if volume.spec.linked and chain:
+                parts[f"images/{layers[1].path.name}"] = layers[1].path
+            elif volume.spec.linked:
+                own = scratch / own.name
+                await volumes.convert(layers, own, image_format=volume.spec.format)
+                volume = volume.model_copy(
+                    update={"spec": volume.spec.model_copy(update={"linked": False, "image": None})}
+                )
+            parts[f"disks/{layers[0].path.name}"] = own
+            kept.append(volume)
+        for extra in (place.firmware_variables, place.seed, place.saved):
+            if await asyncio.to_thread(extra.exists):
+                parts[extra.name] = extra
+        held = directory.Held(vm=machine, volumes=tuple(kept), names=await preparation.names(machine), owner=None)
+        definition = scratch / "vm.yaml"
+        await asyncio.to_thread(files.write_durably, definition, directory.render(held))
+        yield {"vm.yaml": definition, **parts}
+    finally:
+        await asyncio.to_thread(files.remove_tree, scratch)

@@ -1,0 +1,257 @@
+"""The node's own interface, on a Unix socket for the API alone: what is a stream and no state.
+
+Logs, consoles, screens, keys, uploads, definitions: all by the VM's uid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import pathlib
+import shlex
+import tempfile
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from bocage import errors, serving, words
+from bocage.engine import base as engine
+from bocage.engine.qemu import boundedlog
+from bocage.engine.qemu import console as serial
+from bocage.model import ground, requests, vm
+from bocage.node import directory, doctor, edits, export, tasks
+from bocage.node.agent import Node
+from bocage.store import resources
+
+_PIECE = 256 << 10
+
+
+class Interface:
+    """The routes, over one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/vms/{uid}/log", self.log),
+            Route("/vms/{uid}/expect", self.expect, methods=["POST"]),
+            Route("/vms/{uid}/screenshot", self.screenshot),
+            Route("/vms/{uid}/keys", self.keys, methods=["POST"]),
+            Route("/vms/{uid}/command", self.command),
+            Route("/vms/{uid}/yaml", self.yaml),
+            Route("/vms/{uid}/diff", self.diff),
+            Route("/vms/{uid}/edited", self.edited),
+            Route("/vms/{uid}/export", self.export),
+            Route("/uploads/{key}", self.upload_offset, methods=["GET", "HEAD"]),
+            Route("/uploads/{key}", self.upload, methods=["PATCH"]),
+            Route("/uploads/{key}", self.upload_discard, methods=["DELETE"]),
+            Route("/doctor", self.doctor),
+            WebSocketRoute("/vms/{uid}/console", self.console),
+        ]
+        return Starlette(routes=routes, exception_handlers={errors.Problem: _problem, OSError: _os_problem})
+
+    async def log(self, request: Request) -> Response:
+        """A log from `offset` (its tail without one), and with `follow` whatever comes after."""
+        _, place = await self._machine(request)
+        path = place.qemu_log if request.query_params.get("source") == "qemu" else place.serial_log
+        follow = request.query_params.get("follow") in ("true", "1")
+        first = await asyncio.to_thread(boundedlog.start_offset, path)
+        offset = max(int(request.query_params.get("offset") or first), first)
+        body = _follow(path, offset) if follow else _read_all(path, offset)
+        return StreamingResponse(body, media_type="text/plain; charset=utf-8", headers={"Bocage-Offset": str(offset)})
+
+    async def expect(self, request: Request) -> Response:
+        """Send a line, perhaps, and wait for one that matches."""
+        asked = await request.json()
+        machine, place = await self._machine(request)
+        line = await self._console(machine, place).expect(
+            pattern=asked["pattern"], send=asked.get("send"), within=float(asked["timeout"])
+        )
+        return JSONResponse({"line": line})
+
+    async def console(self, socket: WebSocket) -> None:
+        """The serial line, both ways: binary frames."""
+        await socket.accept()
+        try:
+            machine, place = await self._machine(socket)
+            await _converse(
+                socket,
+                self._console(machine, place),
+                write=socket.query_params.get("write") != "false",
+                take=socket.query_params.get("take") == "true",
+            )
+        except errors.Problem as problem:
+            await socket.close(code=4000 + problem.status, reason=words.say(problem)[:120])
+
+    async def screenshot(self, request: Request) -> Response:
+        """The screen as PNG."""
+        machine, _ = await self._machine(request)
+        with tempfile.TemporaryDirectory(dir=self._node.ground.home.cache) as scratch:
+            path = pathlib.Path(scratch) / "screen.png"
+            await self._running(machine).screenshot(path)
+            content = await asyncio.to_thread(path.read_bytes)
+        return Response(content, media_type="image/png")
+
+    async def keys(self, request: Request) -> Response:
+        """Press keys together."""
+        asked = requests.SendKeys.model_validate(await request.json())
+        machine, _ = await self._machine(request)
+        await self._running(machine).send_keys(asked.keys)
+        return Response(status_code=204)
+
+    async def command(self, request: Request) -> Response:
+        """The line that starts it by hand."""
+        machine, _ = await self._machine(request)
+        argv = self._node.ground.engine.command(await self._node.preparation.plan(machine, connect=False))
+        return JSONResponse({"command": argv, "line": shlex.join(argv)})
+
+    async def yaml(self, request: Request) -> Response:
+        """Its definition, as the file says it."""
+        _, place = await self._machine(request)
+        return PlainTextResponse(await asyncio.to_thread(place.definition.read_text))
+
+    async def diff(self, request: Request) -> Response:
+        """What waits for a cold start, and what was edited by hand."""
+        machine, place = await self._machine(request)
+        edited = await asyncio.to_thread(edits.differences, place, machine)
+        return JSONResponse({"pending": await self._pending(machine), "edited": edited})
+
+    async def edited(self, request: Request) -> Response:
+        """The definition as a person edited it."""
+        _, place = await self._machine(request)
+        held = await asyncio.to_thread(edits.edited, place)
+        document = {
+            "metadata": held.vm.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
+            "spec": held.vm.spec.model_dump(mode="json"),
+        }
+        return JSONResponse({"api": "bocage/1", "kind": "VM", **document})
+
+    async def export(self, request: Request) -> Response:
+        """The whole VM as one archive."""
+        machine, _ = await self._machine(request)
+        chain = request.query_params.get("chain") in ("true", "1")
+        stream = export.stream(self._node.preparation, machine, chain=chain, running=self._is_running(machine))
+        return StreamingResponse(await export.started(stream), media_type="application/zstd")
+
+    async def upload_offset(self, request: Request) -> Response:
+        """How much of an upload is here."""
+        shelf = self._node.library(await self._storage(request))
+        return Response(headers={"Upload-Offset": str(shelf.intake.offset(request.path_params["key"]))})
+
+    async def upload(self, request: Request) -> Response:
+        """Take the next part of an upload."""
+        shelf = self._node.library(await self._storage(request))
+        offset = int(request.headers["Upload-Offset"])
+        reached = await shelf.intake.append(request.path_params["key"], offset, request.stream())
+        return Response(status_code=204, headers={"Upload-Offset": str(reached)})
+
+    async def upload_discard(self, request: Request) -> Response:
+        """Forget an upload."""
+        await self._node.library(await self._storage(request)).intake.discard(request.path_params["key"])
+        return Response(status_code=204)
+
+    async def doctor(self, request: Request) -> Response:
+        """The checks of this machine."""
+        return JSONResponse(await doctor.examine(self._node))
+
+    async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
+        """Where the running machine differs from the spec: what it was started with lies beside its record."""
+        actor = self._node.actor_of(machine.uid)
+        if actor is None or actor.standing.machine is None:
+            return []
+        started = await asyncio.to_thread(edits.started_with, self._node.ground.home.vm_runtime(machine.uid))
+        return edits.pending(started, machine) if started else []
+
+    async def _storage(self, request: Request) -> ground.Storage:
+        name = request.query_params.get("storage") or "local"
+        return await self._node.ground.resources.find(ground.Storage, None, name)
+
+    async def _machine(self, request: Request | WebSocket) -> tuple[vm.VM, directory.Directory]:
+        uid = request.path_params["uid"]
+        actor = self._node.actor_of(uid)
+        if actor is None:
+            raise resources.Missing(kind="vm", name=uid)
+        machine = await actor.standing.read()
+        return machine, await self._node.preparation.place(machine)
+
+    def _is_running(self, machine: vm.VM) -> bool:
+        actor = self._node.actor_of(machine.uid)
+        return actor is not None and actor.standing.machine is not None
+
+    def _running(self, machine: vm.VM) -> engine.Machine:
+        actor = self._node.actor_of(machine.uid)
+        if actor is None or actor.standing.machine is None:
+            raise engine.NotRunning(name=machine.name)
+        return actor.standing.machine
+
+    def _console(self, machine: vm.VM, place: directory.Directory) -> serial.Console:
+        return serial.Console.of(machine.name, place.path, self._node.ground.home.vm_runtime(machine.uid))
+
+
+@contextlib.asynccontextmanager
+async def serve(node: Node, path: pathlib.Path) -> AsyncIterator[None]:
+    """Answer on a Unix socket, for this user alone."""
+    async with serving.unix(Interface(node).app(), path, mode=0o600):
+        yield
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.Problem)
+    content = {"type": error.type, "params": error.params, "status": error.status}
+    return Response(json.dumps(content, default=str), error.status, media_type="application/problem+json")
+
+
+async def _os_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    return await _problem(request, tasks.from_os(error))
+
+
+async def _read_all(path: pathlib.Path, offset: int) -> AsyncIterator[bytes]:
+    end = (await asyncio.to_thread(path.stat)).st_size
+    while offset < end:
+        piece = await asyncio.to_thread(boundedlog.read, path, offset, min(_PIECE, end - offset))
+        if not piece.data:
+            return
+        yield piece.data
+        offset = piece.offset + len(piece.data)
+
+
+async def _follow(path: pathlib.Path, offset: int) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(boundedlog.follow(path, offset)) as pieces:
+        async for piece in pieces:
+            yield piece.data
+
+
+async def _converse(socket: WebSocket, line: serial.Console, *, write: bool, take: bool) -> None:
+    """Carry bytes both ways until either side ends."""
+
+    async def show() -> None:
+        async with contextlib.aclosing(line.watch()) as pieces:
+            async for piece in pieces:
+                await socket.send_bytes(piece)
+
+    async def listen() -> None:
+        if not write:
+            while True:
+                await socket.receive()
+        async with line.writer(take_over=take) as type_:
+            while True:
+                await type_(await socket.receive_bytes())
+
+    both = [asyncio.create_task(show()), asyncio.create_task(listen())]
+    try:
+        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                one.result()
+    finally:
+        for one in both:
+            one.cancel()
+        await asyncio.wait(both)

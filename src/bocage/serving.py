@@ -1,0 +1,67 @@
+"""The one way to serve HTTP inside the daemon's loop: no signals taken, streams ended at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+
+_START_BOUND = 10.0  # seconds
+_STOP_BOUND = 5.0
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the daemon's."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def on(listener: socket.socket, app: Any, **options: Any) -> AsyncIterator[None]:
+    """Serve `app` on a bound socket until the end of the block; `options` are uvicorn's."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, **options
+    )
+    server = _Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with asyncio.timeout(_START_BOUND):
+            while not server.started:
+                if running.done():
+                    running.result()
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait([running], timeout=_STOP_BOUND)
+        running.cancel()
+        listener.close()
+
+
+@contextlib.asynccontextmanager
+async def unix(app: Any, path: pathlib.Path, *, mode: int, **options: Any) -> AsyncIterator[None]:
+    """Serve `app` on a Unix socket that has `mode` from its first moment. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    _remove(path)
+    before = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(os.fspath(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    async with on(listener, app, **options):
+        yield
+    _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    path.unlink(missing_ok=True)
