@@ -9,6 +9,7 @@ import re
 from bocage.storage import threads
 
 _PIECE = 4 << 20
+_ZEROS = bytes(1 << 20)
 
 
 def is_digest(text: str) -> bool:
@@ -34,3 +35,11 @@ def running(job: threads.Job, descriptor: int, length: int) -> hashlib._Hash:
         hashed.update(buffer[:count])
         at += count
     return hashed
+
+
+def add_zeros(job: threads.Job, hashed: hashlib._Hash, count: int) -> None:
+    """Feed a hash the zeros of a hole; blocking."""
+    while count > 0:
+        job.check()
+        hashed.update(_ZEROS if count >= len(_ZEROS) else _ZEROS[:count])
+        count -= len(_ZEROS)

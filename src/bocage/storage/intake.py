@@ -16,8 +16,6 @@ from bocage.storage import digests, half_made, space, sparse, threads
 from bocage.words import N_
 
 _BATCH = 2 << 20  # bytes written at once
-_BLOCK = 64 << 10  # bytes; a block of zeros of this size becomes a hole
-_ZEROS = bytes(_BLOCK)
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -211,10 +209,7 @@ def _write(path: pathlib.Path, partial: _Partial, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
     try:
-        for start in range(0, len(data), _BLOCK):
-            block = data[start : start + _BLOCK]
-            if block != _ZEROS[: len(block)]:
-                sparse.write_all(descriptor, block, partial.offset + start)
+        sparse.write_thin(descriptor, data, partial.offset)
         os.ftruncate(descriptor, partial.offset + len(data))
         partial.hash.update(data)
         partial.offset += len(data)

@@ -18,7 +18,7 @@ class Full(storage.Error, errors.Unavailable):
     type = "storage-full"
     status = 507
     text = N_("there is no room left in {directory} ({free:size} free)")
-    hint = N_("make room, or choose another storage; nothing half made was left")
+    hint = N_("make room, or choose another storage")
     directory: str
     free: int
 

@@ -12,6 +12,8 @@ from bocage.storage import half_made, threads
 
 _FICLONE = 0x40049409  # linux/fs.h; shares the blocks of another file (btrfs, xfs)
 _PIECE = 8 << 20  # bytes between two looks whether to stop
+_BLOCK = 64 << 10  # bytes; a block of zeros of this size is left out
+_ZEROS = bytes(_BLOCK)
 
 
 def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
@@ -99,3 +101,14 @@ def write_all(writing: int, data: bytes | memoryview, at: int) -> int:
     while done < len(view):
         done += os.pwrite(writing, view[done:], at + done)
     return done
+
+
+def write_thin(writing: int, data: bytes, at: int) -> None:
+    """Write `data` at `at` where nothing was written before, leaving out blocks of zeros.
+
+    The file's size is the caller's to set.
+    """
+    for start in range(0, len(data), _BLOCK):
+        block = data[start : start + _BLOCK]
+        if block != _ZEROS[: len(block)]:
+            write_all(writing, block, at + start)

@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+"""Called in the event loop with the bytes done and the bytes in all."""
 
 
 _long = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="storage")
@@ -35,10 +35,14 @@ class Job:
 
     def step(self, done: int, total: int) -> None:
         """Tell the progress in bytes. Raises Stopped when the caller was cancelled."""
-        if self._stop.is_set():
-            raise Stopped
+        self.check()
         if self._progress:
             self._loop.call_soon_threadsafe(self._progress, done, total)
+
+    def check(self) -> None:
+        """Raises Stopped when the caller was cancelled."""
+        if self._stop.is_set():
+            raise Stopped
 
     def stop(self) -> None:
         """Make the next `step` raise."""
