@@ -154,7 +154,7 @@ class Actor:
         elif world.ready and not world.trashed and not world.deleted:
             await steps.define(self.standing, self._preparation, machine)
         machine = await self._show(machine, step)
-        await self._settle(machine)
+        await self._settle(machine, trashed=world.trashed)
         if step.do is not Do.NOTHING:
             return step.again or 0
         if await self._operate(machine):
@@ -248,12 +248,12 @@ class Actor:
         self._cancelled.clear()
         return machine
 
-    async def _settle(self, machine: vm.VM) -> None:
+    async def _settle(self, machine: vm.VM, *, trashed: bool) -> None:
         """End the tasks whose goal is reached, and those that were overtaken."""
         for run in list(self.standing.runs):
             if run.action in operations.HANDLERS:
                 continue
-            if goal_reached(run.action, machine, running=self.standing.machine is not None):
+            if goal_reached(run.action, machine, running=self.standing.machine is not None, trashed=trashed):
                 self.standing.runs.remove(run)
                 await run.done(state=machine.status.state.value)
             elif overtaken(run.action, machine):
@@ -296,7 +296,7 @@ class Actor:
         return True
 
 
-def goal_reached(action: str, machine: vm.VM, *, running: bool) -> bool:
+def goal_reached(action: str, machine: vm.VM, *, running: bool, trashed: bool) -> bool:
     """Whether what the task wanted is so."""
     status, power = machine.status, machine.spec.power
     match action:
@@ -314,9 +314,9 @@ def goal_reached(action: str, machine: vm.VM, *, running: bool) -> bool:
         case "vm.save":
             return status.state is vm.State.SAVED
         case "vm.delete":
-            return machine.metadata.deleted is not None and not running
+            return machine.metadata.deleted is not None and trashed
         case "vm.undelete":
-            return machine.metadata.deleted is None and status.ready
+            return machine.metadata.deleted is None and not trashed
         case _:
             return False
 
