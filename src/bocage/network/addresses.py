@@ -71,6 +71,7 @@ def allocate(
 ) -> ipaddress.IPv4Address:
     """The address for the card `mac`: always the same one, unless it is `taken`.
 
+    `taken` are the other cards' reservations, and their leases: the server gives no address that is leased.
     The gateway's and the dynamic range are never given. Raises AddressesExhausted.
     """
     dynamic = dynamic_range(subnet)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import ipaddress
 import os
 import secrets
-import struct
 
-from bocage.network import addresses, base, bridge, kernel, rules
-
-_TUNSETIFF = 0x400454CA
-_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+from bocage.network import addresses, base, bridge, kernel, rules, tap
 
 
 async def check(kind: base.Kind, *, subnet: ipaddress.IPv4Network | None = None, uid: str = "") -> None:
@@ -52,11 +47,7 @@ async def _try_bridge() -> None:
 
 def _try_tap() -> None:
     try:
-        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", b"bcgp%d", _IFF_TAP | _IFF_NO_PI))
-        finally:
-            os.close(descriptor)  # and the tap is gone
+        os.close(tap.open_queue("bcgp%d"))  # the kernel numbers it, and drops it with its last descriptor
     except OSError as error:
         raise base.KernelLacks(what="taps (/dev/net/tun)", said=error.strerror or str(error)) from error
 

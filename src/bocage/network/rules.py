@@ -80,10 +80,7 @@ def _input(network: base.Bridge) -> str:
         return _chain(
             "input",
             "type filter hook input priority 0",
-            [
-                f'iifname "{bridge}" ct status dnat accept',
-                f'iifname "{bridge}" ip daddr 127.0.0.0/8 drop',
-            ],
+            [f'iifname "{bridge}" ip daddr 127.0.0.0/8 ct state new,invalid,untracked drop'],
         )
     return _chain(
         "input",

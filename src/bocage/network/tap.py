@@ -52,7 +52,7 @@ async def remove(name: str) -> None:
 
 
 async def present(bridge: str | None = None) -> list[str]:
-    """The names of the taps of ours that are there: all on this machine, or those plugged into `bridge`."""
+    """The names of Bocage's taps: all on this machine (other daemons' too), or those plugged into `bridge`."""
     return [
         link.name
         for link in await kernel.links()
@@ -61,7 +61,10 @@ async def present(bridge: str | None = None) -> list[str]:
 
 
 def open_queue(name: str) -> int:
-    """A descriptor of an existing tap to hand to QEMU (`-netdev tap,fd=`). The caller closes it. Raises OSError."""
+    """A descriptor of the tap to hand to QEMU (`-netdev tap,fd=`), whose user may not open /dev/net/tun itself.
+
+    The caller closes it. A tap that is not there is made, for as long as the descriptor is open. Raises OSError.
+    """
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)

@@ -1,9 +1,10 @@
 """User-mode networking, for which nobody needs root: passt where it is installed, else QEMU's own (slirp).
 
-Both give the guest the same addresses. With passt, QEMU listens (`server`) and passt is handed a connected
-descriptor: then a passt that died is started anew on a second connection, and the guest keeps its lease.
-QEMU 7.2 cannot do that the other way round (no `reconnect` for `-netdev stream`). passt runs as the VM's
-own user: as `nobody`, which it chooses when root starts it, its socket could not be opened by that VM.
+passt is started as the VM's own user: started as root it would choose `nobody`, and that VM could not open
+its socket. Either it listens for QEMU (`-netdev stream,server=off`): then a VM whose passt dies runs on, but
+without this card until its next start, since QEMU knows `reconnect` from 8.0 on only. Or QEMU listens
+(`server=on`) and passt is handed a connected descriptor: then a passt that died is started anew on a second
+connection, and the guest keeps its lease (tried with QEMU 7.2).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import pathlib
 import socket
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from bocage import errors, words
 from bocage.network import base, kernel
@@ -100,15 +101,17 @@ class Plan:
         return self.subnet[2]
 
 
-async def plan(publish: Sequence[base.Publish] = (), *, card: int = 0, passt: str | None = "") -> Plan:
+async def plan(
+    publish: Sequence[base.Publish] = (), *, card: int = 0, passt: str | None = "", low_ports: bool = False
+) -> Plan:
     """Decide for passt or QEMU's own, and see that every port can be had. Asked again at each start.
 
     `card` numbers the VM's user-mode cards, whose subnets differ (10.0.2.0/24 and on). `passt` is its path,
-    None for without, "" for the one installed. Raises PortTaken, PortPrivileged, AddressAbsent,
-    PublishedTwice, PublishNeedsPasst.
+    None for without, "" for the one installed. `low_ports`: it will be started as root (`run_as`), and may
+    take ports below 1024. Raises PortTaken, PortPrivileged, AddressAbsent, PublishedTwice, PublishNeedsPasst.
     """
     program = base.find("passt") if passt == "" else passt
-    await asyncio.to_thread(check_ports, publish, keeps_root=program is not None and os.geteuid() == 0)
+    await asyncio.to_thread(check_ports, publish, low_ports=low_ports and program is not None)
     subnet = ipaddress.IPv4Network(f"10.0.{2 + card}.0/24")
     if program is None:
         if six := next((one for one in publish if ":" in one.host_address), None):
@@ -126,31 +129,21 @@ async def plan(publish: Sequence[base.Publish] = (), *, card: int = 0, passt: st
     )
 
 
-def netdev(plan: Plan, *, name: str, listen: pathlib.Path | None = None) -> dict[str, Any]:
-    """QEMU's network back end `name`, as `-netdev` (in JSON) and `netdev_add` take it.
-
-    `listen` is the Unix socket on which QEMU waits for passt, 107 bytes at most.
-    """
-    if plan.backend == "passt":
-        assert listen is not None
-        return {"type": "stream", "id": name, "server": True, "addr": {"type": "unix", "path": os.fspath(listen)}}
-    forwards = [
-        {"str": f"{one.protocol}:{one.host_address}:{one.host_port}-{plan.guest}:{one.guest_port}"}
-        for one in plan.publish
-    ]
-    network = {"net": str(plan.subnet), "dhcpstart": str(plan.guest)}
-    return {"type": "user", "id": name, **network, **({"hostfwd": forwards} if forwards else {})}
-
-
 def passt_command(
-    plan: Plan, *, descriptor: int, run_as: tuple[int, int] | None = None, log: pathlib.Path | None = None
+    plan: Plan,
+    serve: pathlib.Path | int,
+    *,
+    run_as: tuple[int, int] | None = None,
+    log: pathlib.Path | None = None,
 ) -> list[str]:
-    """The command that serves the connected socket `descriptor`; it ends by itself when QEMU is gone.
+    """The command that serves one QEMU, and ends by itself within a second or two of it.
 
-    Started as root it is told whom to `run_as` (user id, group id), which must be able to write `log`; it
-    keeps none of root's rights but that to low ports.
+    `serve` is the Unix socket to listen on (it must not be there yet), or a descriptor that is connected.
+    Started as root, it is told whom to `run_as` (user id, group id), and then keeps none of root's rights
+    but that to low ports. That user must be able to write `log`.
     """
-    command = [plan.program, "--foreground", "--quiet", "--one-off", "--fd", str(descriptor)]
+    command = [plan.program, "--foreground", "--quiet", "--one-off"]
+    command += ["--fd", str(serve)] if isinstance(serve, int) else ["--socket", os.fspath(serve)]
     if run_as is not None:
         command += ["--runas", f"{run_as[0]}:{run_as[1]}"]
     command += ["--log-file", os.fspath(log)] if log is not None else ["--stderr"]
@@ -189,8 +182,8 @@ async def connect(listen: pathlib.Path, *, within: float) -> socket.socket:
     return connection
 
 
-def check_ports(publish: Sequence[base.Publish], *, keeps_root: bool) -> None:
-    """Try each port: bind it, and let it go. `keeps_root`: what will listen may take ports below 1024.
+def check_ports(publish: Sequence[base.Publish], *, low_ports: bool) -> None:
+    """Try each port: bind it, and let it go. `low_ports`: what will listen may take those below 1024.
 
     Raises PortTaken, PortPrivileged, AddressAbsent, PublishedTwice. Someone may still be faster.
     """
@@ -202,7 +195,7 @@ def check_ports(publish: Sequence[base.Publish], *, keeps_root: bool) -> None:
             if key in seen:
                 raise PublishedTwice(port=one.host_port, protocol=one.protocol)
             seen.add(key)
-            if one.host_port < lowest and not keeps_root:
+            if one.host_port < lowest and not low_ports:
                 raise PortPrivileged(port=one.host_port, protocol=one.protocol, lowest=lowest)
             _bind(one, held)
 
