@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from bocage.model import ground, keys, vm, work
-from bocage.node import actor, clock, jobs, tasks
+from bocage.node import actor, clock, jobs, tasks, upkeep
 from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.wiring import Wires
@@ -43,10 +43,13 @@ class Node:
 
     async def run(self) -> None:
         """Work until cancelled. VMs are never touched by that: they go on."""
+        caring: asyncio.Task[None] | None = None
         try:
             while True:
                 revision = await self._catch_up()
                 self.ready.set()
+                if caring is None:
+                    caring = self._spawn(upkeep.Upkeep(self).run())
                 try:
                     async with contextlib.aclosing(
                         self.ground.resources.store.watch(keys.ROOT, since=revision)
@@ -64,6 +67,10 @@ class Node:
         if storage.uid not in self._libraries:
             self._libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
         return self._libraries[storage.uid]
+
+    def running(self) -> list[actor.Actor]:
+        """The actors whose VM has a process."""
+        return [one for one in self._actors.values() if one.standing.machine is not None]
 
     def actor_of(self, uid: str) -> actor.Actor | None:
         """The actor of a VM of this host."""

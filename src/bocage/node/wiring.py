@@ -104,6 +104,14 @@ class Wires:
                     found[nic.name] = (str(leases[nic.mac]),)
         return found
 
+    async def carriers(self, machine: vm.VM) -> dict[str, str]:
+        """By NIC name: what carries it, for people."""
+        names: dict[str, str] = {}
+        for nic in machine.spec.nics:
+            net = await self._ground.resources.get(ground.Network, machine.metadata.project, nic.network)
+            names[nic.name] = net.status.bridge or net.status.backend
+        return names
+
     async def _made(self, wanted: ground.Network) -> ground.NetworkStatus:
         await surroundings.check(wanted.spec.kind)
         if wanted.spec.kind == "user":

@@ -1,0 +1,148 @@
+"""What is done from time to time: measure, trim logs, raise and clear alarms, forget what is old."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from bocage import errors
+from bocage.engine.qemu import boundedlog
+from bocage.model import base, ground, keys, vm, work
+from bocage.node import clock, tasks, trash
+from bocage.node.jobs import storages
+from bocage.planner import alarms
+from bocage.store import resources
+
+if TYPE_CHECKING:
+    from bocage.node.agent import Node
+
+log = logging.getLogger(__name__)
+
+EVERY = 15.0  # seconds between two rounds
+LOG_KEPT = 4 << 20  # bytes of each log
+_SELDOM = 40  # rounds: ten minutes
+
+
+class Upkeep:
+    """The rounds of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._wall = time.time() - clock.boottime()
+
+    async def run(self) -> None:
+        """Go round until cancelled; one thing's failure keeps none of the others from being done."""
+        rounds = 0
+        while True:
+            for duty in (self.measure, self.trim_logs, self.find_addresses, self.look_for_alarms):
+                await _safely(duty)
+            if rounds % _SELDOM == 0:
+                for duty in (self.empty_trash, self.forget_tasks, self._node.ground.events.prune):
+                    await _safely(duty)
+            rounds += 1
+            await asyncio.sleep(EVERY)
+
+    async def measure(self) -> None:
+        """Write how full the storages are."""
+        listing = await self._node.ground.resources.list(ground.Storage)
+        for storage in listing.items:
+            if storage.spec.host == self._node.ground.uid and storage.status.state != "pending":
+                await storages.measure(self._node, storage)
+
+    async def trim_logs(self) -> None:
+        """Keep the end of each running VM's logs."""
+        for actor in self._node.running():
+            with contextlib.suppress(resources.Missing, FileNotFoundError):
+                place = await self._node.preparation.place(await actor.standing.read())
+                for path in (place.serial_log, place.qemu_log):
+                    await asyncio.to_thread(boundedlog.trim, path, LOG_KEPT)
+
+    async def find_addresses(self) -> None:
+        """Write the addresses that running guests are reached by."""
+        for actor in self._node.running():
+            with contextlib.suppress(resources.Missing, errors.TimedOut):
+                await self._find_addresses(await actor.standing.read())
+
+    async def _find_addresses(self, machine: vm.VM) -> None:
+        actor = self._node.actor_of(machine.uid)
+        if actor is None or actor.standing.machine is None:
+            return
+        leased = await self._node.wires.addresses(machine)
+        told = await actor.standing.machine.guest_addresses()
+        carried = await self._node.wires.carriers(machine)
+        nics = tuple(
+            vm.NicStatus(
+                name=nic.name,
+                mac=nic.mac,
+                addresses=told.get(nic.mac) or leased.get(nic.name, ()),
+                backend=carried.get(nic.name, ""),
+            )
+            for nic in machine.spec.nics
+        )
+        await actor.standing.show(nics=nics)
+
+    async def look_for_alarms(self) -> None:
+        """Raise what holds and is not raised, clear what is raised and no longer holds."""
+        kept = self._node.ground.resources
+        world = alarms.World(
+            now=base.now(),
+            host=await kept.get(ground.Host, None, self._node.ground.uid),
+            storages=tuple((await kept.list(ground.Storage)).items),
+            vms=tuple((await kept.list(vm.VM)).items),
+            tasks=tuple((await kept.list(work.Task)).items),
+            clock_moved=time.time() - clock.boottime() - self._wall,
+        )
+        holding = {raised.uid: raised for raised in alarms.conditions(world)}
+        present = {alarm.uid: alarm for alarm in (await kept.list(work.Alarm)).items}
+        for uid in present.keys() - holding.keys():
+            transaction = resources.Transaction()
+            transaction.delete(present[uid])
+            await kept.commit(transaction)
+        for uid in holding.keys() - present.keys():
+            await self._raise(holding[uid])
+
+    async def _raise(self, raised: alarms.Raised) -> None:
+        project = raised.subject.project if raised.subject and raised.subject.project else "default"
+        alarm = work.Alarm(
+            metadata=base.Metadata(uid=raised.uid, name=raised.condition.type, project=project),
+            spec=work.AlarmSpec(
+                said=base.Saying.of(raised.condition),
+                severity=raised.severity,
+                subject=raised.subject,
+                raised=base.now(),
+            ),
+        )
+        await self._node.ground.resources.create(alarm)
+        await self._node.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
+
+    async def empty_trash(self) -> None:
+        """Purge what has lain in the trash for its time."""
+        kept = self._node.ground.resources
+        for machine in (await kept.list(vm.VM, trash=True)).items:
+            deleted = machine.metadata.deleted
+            if not deleted or machine.status.host != self._node.ground.uid:
+                continue
+            if base.now() - deleted > datetime.timedelta(seconds=trash.KEPT):
+                await trash.purge(kept, machine, await self._node.preparation.trash(machine))
+
+    async def forget_tasks(self) -> None:
+        """Forget ended tasks beyond the newest that are kept."""
+        kept = self._node.ground.resources
+        ended = [task for task in (await kept.list(work.Task)).items if task.status.state.ended]
+        for task in ended[: max(len(ended) - tasks.KEPT, 0)]:
+            place = (task.kind, task.metadata.project, task.uid)
+            await kept.store.apply(deletes=[keys.spec(*place), keys.status(*place)])
+
+
+async def _safely(duty: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await duty()
+    except (errors.Problem, OSError) as error:
+        log.warning("%s: %s", getattr(duty, "__name__", duty), error)
+    except Exception:  # the next round comes all the same
+        log.exception("%s failed", getattr(duty, "__name__", duty))

@@ -1,0 +1,181 @@
+"""Which conditions need a person: pure, so that what is raised and what is cleared can be replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Iterator
+
+from bocage import words
+from bocage.model import base, ground, vm, work
+from bocage.words import N_
+
+STORAGE_ALMOST_FULL = 0.80  # of its size
+STORAGE_CRITICAL = 0.95
+CLOCK_STEP = 60.0  # seconds that the wall clock moved against the boot clock
+_SPACE = uuid.UUID("8b0f3f0e-2a5f-4c0e-9d1c-6f7a1b6a5a10")
+
+
+class Condition(words.Message):
+    """Something that needs a person until it is over."""
+
+
+class StorageAlmostFull(Condition):
+    type = "alarm-storage-full"
+    text = N_("storage {name} is {percent} % full ({free:size} free)")
+    hint = N_("make room: 'bocage volume list', 'bocage image list', 'bocage vm list --trash'")
+    name: str
+    percent: int
+    free: int
+
+
+class StorageUnavailable(Condition):
+    type = "alarm-storage-unavailable"
+    text = N_("storage {name} is not there: {reason}")
+    hint = N_("is its file system mounted? Nothing is written there meanwhile")
+    name: str
+    reason: str
+
+
+class CrashLoop(Condition):
+    type = "alarm-crash-loop"
+    text = N_("{name} ended by itself {count} times in a row")
+    hint = N_("'bocage why {name}', then 'bocage vm log {name} --qemu'")
+    name: str
+    count: int
+
+
+class StaysDown(Condition):
+    type = "alarm-stays-down"
+    text = N_("{name} should run and does not")
+    hint = N_("'bocage why {name}' says why")
+    name: str
+
+
+class WaitsForStorage(Condition):
+    type = "alarm-waits-for-storage"
+    text = N_("{name} is paused: its storage has no room or fails")
+    hint = N_("make room on the storage; it goes on by itself")
+    name: str
+
+
+class MonitorSilent(Condition):
+    type = "alarm-monitor-silent"
+    text = N_("QEMU of {name} does not answer")
+    hint = N_("'bocage vm kill {name}' ends it")
+    name: str
+
+
+class TaskFailed(Condition):
+    type = "alarm-task-failed"
+    text = N_("{action} of {name} failed: {reason}")
+    hint = N_("'bocage task show {task}'; 'bocage alarm ack' when it is dealt with")
+    action: str
+    name: str
+    reason: str
+    task: str
+
+
+class ClockMoved(Condition):
+    type = "alarm-clock-moved"
+    text = N_("the clock of this host was moved by {span:seconds}")
+    hint = N_("keep it right with a time service: 'apt install systemd-timesyncd'")
+    span: float
+
+
+class QemuMissing(Condition):
+    type = "alarm-qemu-missing"
+    text = N_("no VM can be started: {reason}")
+    hint = N_("'bocage doctor' says what to install")
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """What is looked at. `clock_moved`: seconds that the wall clock was set by since the daemon began."""
+
+    now: datetime.datetime
+    host: ground.Host
+    storages: tuple[ground.Storage, ...] = ()
+    vms: tuple[vm.VM, ...] = ()
+    tasks: tuple[work.Task, ...] = ()
+    clock_moved: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Raised:
+    """A condition that holds now. `uid` is the same for the same condition of the same subject."""
+
+    uid: str
+    condition: Condition
+    severity: base.Severity
+    subject: base.Ref | None
+
+
+def conditions(world: World) -> list[Raised]:
+    """All that holds now."""
+    found = [*_of_host(world), *_of_storage(world), *_of_vms(world), *_of_tasks(world)]
+    return [
+        Raised(str(uuid.uuid5(_SPACE, f"{condition.type}/{key}")), condition, severity, subject)
+        for condition, severity, subject, key in found
+    ]
+
+
+_Found = tuple[Condition, base.Severity, base.Ref | None, str]
+
+
+def _of_host(world: World) -> Iterator[_Found]:
+    host = world.host
+    if host.status.problem:
+        yield QemuMissing(reason=host.status.problem.text), base.Severity.ERROR, host.ref, host.uid
+    if abs(world.clock_moved) >= CLOCK_STEP:
+        yield ClockMoved(span=round(world.clock_moved)), base.Severity.WARNING, host.ref, host.uid
+
+
+def _of_storage(world: World) -> Iterator[_Found]:
+    for storage in world.storages:
+        status = storage.status
+        if status.state == "unavailable":
+            reason = status.reason.text if status.reason else ""
+            yield StorageUnavailable(name=storage.name, reason=reason), base.Severity.ERROR, storage.ref, storage.uid
+        elif status.total_bytes:
+            used = 1 - status.free_bytes / status.total_bytes
+            if used > STORAGE_ALMOST_FULL:
+                severity = base.Severity.ERROR if used > STORAGE_CRITICAL else base.Severity.WARNING
+                told = StorageAlmostFull(name=storage.name, percent=int(used * 100), free=status.free_bytes)
+                yield told, severity, storage.ref, storage.uid
+
+
+def _of_vms(world: World) -> Iterator[_Found]:
+    for machine in world.vms:
+        status = machine.status
+        if machine.metadata.deleted:
+            continue
+        waits = status.reason is not None and status.reason.type in ("vm-storage-full", "vm-storage-failed")
+        if status.state is vm.State.UNKNOWN:
+            yield MonitorSilent(name=machine.name), base.Severity.ERROR, machine.ref, machine.uid
+        elif status.state is vm.State.PAUSED and waits:
+            yield WaitsForStorage(name=machine.name), base.Severity.ERROR, machine.ref, machine.uid
+        elif status.restarts >= 3:
+            told: Condition = CrashLoop(name=machine.name, count=status.restarts)
+            yield told, base.Severity.ERROR, machine.ref, machine.uid
+        elif status.state is vm.State.CRASHED and status.next_try is None:
+            yield StaysDown(name=machine.name), base.Severity.ERROR, machine.ref, machine.uid
+
+
+def _of_tasks(world: World) -> Iterator[_Found]:
+    """Failed tasks of the last hour that nobody stood waiting for would go unseen; each until its hour is over."""
+    for task in world.tasks:
+        status = task.status
+        if status.state is not work.TaskState.FAILED or not status.ended or not status.problem:
+            continue
+        if (world.now - status.ended).total_seconds() < 3600.0:
+            subject = task.spec.subject
+            told = TaskFailed(
+                action=task.spec.action,
+                name=subject.name if subject else "",
+                reason=status.problem.text,
+                task=task.uid,
+            )
+            yield told, base.Severity.WARNING, subject, task.uid
