@@ -12,7 +12,7 @@ from bocage import errors, files
 from bocage.model import ground, vm
 from bocage.node import directory
 from bocage.node.preparation import Preparation
-from bocage.storage import archive, half_made, volumes
+from bocage.storage import archive, half_made, image_record, volumes
 from bocage.words import N_
 
 
@@ -51,6 +51,12 @@ async def started(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return rest()
 
 
+def _is_as_given(image: pathlib.Path) -> bool:
+    """Whether an image is stored as the file whose digest it is named by: only then can others check it."""
+    record = image_record.read(image.parent, image.stem)
+    return record is not None and record.given_format == record.format
+
+
 @contextlib.asynccontextmanager
 async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncIterator[dict[str, pathlib.Path]]:
     """The files of the archive by their names in it; what was made for it goes at the end."""
@@ -63,7 +69,7 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
         for disk, volume in zip(machine.spec.disks, await preparation.volumes_of(machine), strict=True):
             layers = await preparation.layers(volume, disk.name)
             own = layers[0].path
-            if volume.spec.linked and chain:
+            if volume.spec.linked and chain and await asyncio.to_thread(_is_as_given, layers[1].path):
                 parts[f"images/{layers[1].path.name}"] = layers[1].path
             elif volume.spec.linked:
                 own = scratch / own.name

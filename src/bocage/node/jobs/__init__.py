@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from bocage.node import tasks
-from bocage.node.jobs import images, networks, storages, volumes
+from bocage.node.jobs import adopt, images, networks, storages, volumes
 
 if TYPE_CHECKING:
     from bocage.node.agent import Node
@@ -24,4 +24,6 @@ HANDLERS: dict[str, Job] = {
     "storage.delete": storages.delete,
     "network.create": networks.create,
     "network.delete": networks.delete,
+    "adopt": adopt.adopt,
+    "vm.import": adopt.import_,
 }

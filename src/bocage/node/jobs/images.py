@@ -67,7 +67,7 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
         taken = await shelf.finish(asked.upload, wanted, progress)
     else:
         taken = await _download(shelf, asked.url or "", wanted, run)
-    image = await _register(node, project, asked.name, taken, storage.uid, wanted.origin)
+    image = await register(node, project, asked.name, taken, storage.uid, wanted.origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
@@ -99,7 +99,7 @@ async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
         origin = f"built:{asked.what}" if asked.what == "tiny" else f"built:{asked.what}/{asked.release}"
         wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": base.new_uid()})
         taken = await node.library(storage).add(made, wanted)
-    image = await _register(node, project, asked.name, taken, storage.uid, origin)
+    image = await register(node, project, asked.name, taken, storage.uid, origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
@@ -147,7 +147,7 @@ async def _users(node: Node, image: ground.Image) -> list[str]:
     return sorted(users)
 
 
-async def _register(
+async def register(
     node: Node, project: str, name: str, taken: image_record.Image, storage: str, origin: str
 ) -> ground.Image:
     """Enter an image of the library into the store; doing it twice is doing it once."""
