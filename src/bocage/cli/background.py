@@ -1,0 +1,117 @@
+"""The daemon as a process in the background: found by its socket, started, stopped, its log read.
+
+Its pid is not taken from a file: the kernel says who listens on the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+from bocage import errors
+from bocage import home as homes
+from bocage.cli import daemon
+from bocage.client import connection, rest
+
+_SAID = 15  # lines of its log that a failed start shows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    pid: int
+
+
+def find() -> Found | None:
+    """The daemon of this home, by who listens on its socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(homes.Home.from_environment().socket))
+        except OSError:
+            return None
+        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Found(pid) if pid > 0 else None
+
+
+def answers(found: Found | None = None, *, within: float = 5.0) -> bool:
+    """Whether the API answers on the home's socket."""
+    address = connection.Address(socket=str(homes.Home.from_environment().socket))
+    try:
+        with rest.connect(address) as api:
+            api.version(within=within)
+    except errors.Problem:
+        return False
+    return True
+
+
+def start(*, within: float) -> Found:
+    """Start it, detached, its output in its log; returns when it answers.
+
+    Raises daemon.DidNotStart with the last it said, and home.Unusable.
+    """
+    home = homes.Home.from_environment()
+    home.prepare()
+    with home.log.open("ab") as log:
+        before = log.tell()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bocage", "daemon", "run"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    bound = time.monotonic() + within
+    while time.monotonic() < bound:
+        if (found := find()) and answers(within=max(0.1, bound - time.monotonic())):
+            return found
+        if child.poll() is not None:
+            if (other := find()) and answers():
+                return other  # somebody else's start was faster
+            raise _did_not_start(home, before, f"exit code {child.returncode}")
+        time.sleep(0.03)
+    child.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(10)
+    raise _did_not_start(home, before, f"no answer within {within:g} s")
+
+
+def _did_not_start(home: homes.Home, before: int, how: str) -> daemon.DidNotStart:
+    said = tail(home.log, lines=_SAID, after=before).rstrip() or "nothing"
+    return daemon.DidNotStart(how=how, said=said, log=str(home.log))
+
+
+def stop(found: Found, *, within: float) -> None:
+    """Ask it to end and wait until it has; raises daemon.DidNotStop."""
+    try:
+        handle = os.pidfd_open(found.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if find() != found:  # the pid was taken over between the two looks
+            return
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if not select.select([handle], [], [], within)[0]:
+            raise daemon.DidNotStop(pid=found.pid, bound=within)
+    except PermissionError as error:
+        raise daemon.NotYours(pid=found.pid) from error
+    finally:
+        os.close(handle)
+
+
+def tail(path: pathlib.Path, *, lines: int, after: int = 0) -> str:
+    """The last lines of a file, of what lies behind the byte `after`."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(min(after, end), end - 400 * max(lines, 1)))
+        kept = file.read().decode(errors="replace").splitlines(keepends=True)
+    return "".join(kept[-lines:]) if lines else ""

@@ -1,0 +1,149 @@
+"""`bocage daemon`: the program behind the API, on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from bocage.cli import failure, lazy, options, output
+from bocage.words import N_
+
+Within = Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long to wait for it.")]
+
+
+class NotRunning(failure.Error):
+    type = "daemon-not-running"
+    text = N_("no daemon runs for {home}")
+    hint = N_("'bocage daemon start' starts it")
+    home: str
+
+
+class DidNotStart(failure.Error):
+    type = "daemon-did-not-start"
+    text = N_("the daemon did not start ({how}); the last it said:\n{said}")
+    hint = N_("all of it is in {log}")
+    how: str
+    said: str
+    log: str
+
+
+class DidNotStop(failure.Error):
+    type = "daemon-did-not-stop"
+    text = N_("the daemon (pid {pid}) has not stopped within {bound:seconds}")
+    hint = N_("'bocage daemon log' may say what holds it; VMs go on whatever becomes of it")
+    pid: int
+    bound: float
+
+
+class NotYours(failure.Error):
+    type = "daemon-not-yours"
+    status = 403
+    text = N_("the daemon (pid {pid}) belongs to another user")
+    hint = N_("stop it as that user, or as root")
+    pid: int
+
+
+def run(
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="BOCAGE_LISTEN, or 127.0.0.1:8480.")] = None,
+) -> None:
+    """Run the daemon here, until it is stopped (for systemd and for debugging)."""
+    from bocage import daemon as program
+    from bocage import home
+
+    program.run(home.Home.from_environment(), listen or home.listen_address())
+
+
+def start(within: Within = 60, json: options.Json = False) -> None:
+    """Start the daemon in the background; returns when it answers. Good also when it runs already."""
+    from bocage.cli import background
+
+    found = background.find()
+    already = found is not None and background.answers(found)
+    if not already:
+        found = background.start(within=within)
+    assert found
+    if json:
+        output.document(_document(found, running=True))
+    else:
+        output.line(f"the daemon {'runs already' if already else 'is running'}, pid {found.pid}")
+
+
+def stop(within: Within = 60, json: options.Json = False) -> None:
+    """Stop the daemon; the VMs go on."""
+    from bocage.cli import background
+
+    found = background.find()
+    if found:
+        background.stop(found, within=within)
+    if json:
+        output.document(_document(found, running=False))
+    else:
+        output.line("the daemon is stopped; the VMs go on" if found else "no daemon was running")
+
+
+def status(json: options.Json = False) -> None:
+    """Say whether the daemon runs; exit code 6 when it does not."""
+    from bocage import home
+    from bocage.cli import background
+
+    found = background.find()
+    answers = found is not None and background.answers(found)
+    if json:
+        output.document({**_document(found, running=found is not None), "answers": answers})
+    elif found and answers:
+        output.line(f"running, pid {found.pid}, at {home.Home.from_environment().path}")
+    elif found:
+        output.line(f"pid {found.pid} has the socket and does not answer: 'bocage daemon log' may say why")
+    if not found and not json:
+        problem = NotRunning(home=str(home.Home.from_environment().path))
+        failure.tell(problem)
+    if not answers:
+        raise typer.Exit(failure.UNREACHABLE)
+
+
+def _document(found: Any, *, running: bool) -> dict[str, Any]:
+    from bocage import home
+
+    at = home.Home.from_environment()
+    return {
+        "running": running,
+        "pid": found.pid if found and running else None,
+        "home": str(at.path),
+        "socket": str(at.socket),
+        "log": str(at.log),
+    }
+
+
+def log(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="So many of the last.")] = 100,
+) -> None:
+    """Print the daemon's log."""
+    from bocage import home
+    from bocage.cli import background
+
+    path = home.Home.from_environment().log
+    if not path.exists():
+        raise NotRunning(home=str(path.parent))
+    sys.stdout.write(background.tail(path, lines=lines))
+    sys.stdout.flush()
+    if follow:
+        os.execvp("tail", ["tail", "-n", "0", "-F", str(path)])  # noqa: S606 - it does just this, and follows a rotation
+
+
+NOUN = lazy.Group(
+    "daemon",
+    help="The daemon: the program behind the API, on this machine.",
+    verbs={
+        "Daemon": {
+            "start": "daemon:start",
+            "stop": "daemon:stop",
+            "status": "daemon:status",
+            "log": "daemon:log",
+            "run": "daemon:run",
+        }
+    },
+)

@@ -1,0 +1,104 @@
+"""How a command says that it did not work: the sentence, its faults, the hint, once, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+
+from bocage import client, errors, words
+from bocage.words import N_
+
+DONE, FAILED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNREACHABLE = range(7)
+
+
+class Error(errors.Problem):
+    """What the command line itself finds wrong."""
+
+
+class Usage(Error, errors.Invalid):
+    """An option or an argument that says nothing sensible."""
+
+    type = "bad-usage"
+    text = N_("{option}: {wrong}")
+    hint = N_("{right}")
+    option: str
+    wrong: str
+    right: str = ""
+
+
+class TaskFailed(Error):
+    """A task came to its end without being done; its sentence is the task's own."""
+
+    type = "task-ended-badly"
+    text = N_("{sentence}")
+    hint = N_("{advice}")
+    sentence: str
+    advice: str
+    http_status: int
+
+
+class Surprise(Error):
+    type = "command-line-fault"
+    text = N_("something went wrong inside the command line: {name}: {said}")
+    hint = N_("BOCAGE_DEBUG=1 shows where; please report it")
+    name: str
+    said: str
+
+
+def code(problem: errors.Problem) -> int:
+    """The exit code that stands for a problem."""
+    if isinstance(problem, client.Unreachable):
+        return UNREACHABLE
+    return code_of_status(getattr(problem, "http_status", problem.status))
+
+
+def code_of_status(status: int) -> int:
+    if status in (400, 413, 415, 422):
+        return USAGE
+    if status in (404, 410):
+        return NOT_FOUND
+    if status in (409, 412, 428):
+        return CONFLICT
+    if status in (401, 403):
+        return NOT_ALLOWED
+    return FAILED
+
+
+def tell(problem: errors.Problem) -> int:
+    """Say what went wrong on standard error; returns the exit code."""
+    if os.environ.get("BOCAGE_DEBUG"):
+        traceback.print_exception(problem)
+    say(words.say(problem), words.advise(problem), getattr(problem, "faults", []))
+    return code(problem)
+
+
+def say(sentence: str, hint: str = "", faults: list[dict[str, Any]] | None = None) -> None:
+    lines = [f"bocage: {sentence}"]
+    for fault in faults or []:
+        right = f" ({fault['right']})" if fault.get("right") else ""
+        path = fault.get("path")
+        lines.append(f"  {path + ': ' if path else ''}{fault.get('wrong', '')}{right}")
+    if hint:
+        lines.append(f"  {hint}")
+    sys.stdout.flush()
+    print("\n".join(lines), file=sys.stderr)
+
+
+def tell_usage(error: typer.TyperException) -> int:
+    """Say what a command line lacks or has too much; with no arguments at all, its help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        return USAGE
+    said = " ".join(error.format_message().split()).rstrip(".")
+    hint = f"'{context.command_path} --help' shows how it is used" if context else ""
+    say(said[:1].lower() + said[1:], hint)
+    return int(error.exit_code)
+
+
+def tell_surprise(error: Exception) -> int:
+    return tell(Surprise(name=type(error).__name__, said=str(error)))

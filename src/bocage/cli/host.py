@@ -1,0 +1,99 @@
+"""`bocage host`: the machines that VMs run on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bocage.cli import complete, lazy, options, output, people, session, table
+from bocage.client import rest
+
+_COLUMNS = (
+    table.Column("NAME", least=16),
+    table.Column("CPUS", right=True),
+    table.Column("MEMORY", right=True),
+    table.Column("RUNS ON"),
+    table.Column("QEMU"),
+    table.Column("BOCAGE"),
+    table.Column("SEEN"),
+)
+
+
+def list_hosts(json: options.Json = False) -> None:
+    """List the hosts."""
+    with session.connect() as api:
+        found = api.hosts.list()
+    if json:
+        output.document(found)
+    else:
+        output.line(table.render(_COLUMNS, [_row(one) for one in found["items"]]))
+
+
+def _row(host: rest.Document) -> tuple[str, ...]:
+    status = host["status"]
+    return (
+        output.named(host),
+        str(status["cpus"]),
+        people.size(status["memory_bytes"]),
+        status.get("accelerator") or "?",
+        status.get("qemu") or "none",
+        status.get("version") or "?",
+        people.ago(status.get("seen")),
+    )
+
+
+def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="The host; the only one when not given.", autocompletion=complete.hosts),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Show a host: what it has, which accelerator VMs run on, and why."""
+    with session.connect() as api:
+        host = api.hosts.get(name) if name else _the_only(api)
+    if json:
+        output.document(host)
+        return
+    status, about = host["status"], host["metadata"]
+    output.line(
+        table.facts(
+            [
+                ("name", about["name"]),
+                ("title", about.get("title")),
+                ("uid", about["uid"]),
+                ("problem", people.saying(status.get("problem"))),
+                ("accelerator", status.get("accelerator")),
+                ("because", people.saying(status.get("accelerator_reason"))),
+                ("qemu", status.get("qemu") or "none is installed"),
+                ("machines", ", ".join(f"{alias}: {full}" for alias, full in (status.get("machines") or {}).items())),
+                ("CPU model", status.get("cpu_model")),
+                ("firmware", ", ".join(status.get("firmware") or ())),
+                ("CPUs", status.get("cpus")),
+                ("memory", people.size(status.get("memory_bytes"))),
+                ("kernel", status.get("kernel")),
+                ("runs as root", people.yes(status.get("privileged"))),
+                ("home", status.get("home")),
+                ("bocage", status.get("version")),
+                ("seen", people.ago(status.get("seen"))),
+            ]
+        )
+    )
+
+
+def _the_only(api: rest.Client) -> rest.Document:
+    hosts = api.hosts.list()["items"]
+    if len(hosts) == 1:
+        return dict(hosts[0])
+    from bocage.cli import failure
+
+    names = ", ".join(output.named(host) for host in hosts)
+    raise failure.Usage(option="NAME", wrong=f"there are {len(hosts)} hosts", right=f"name one of {names}")
+
+
+NOUN = lazy.Group(
+    "host",
+    help="Hosts: the machines that VMs run on.",
+    verbs={"Hosts": {"list": "host:list_hosts", "show": "host:show"}},
+)

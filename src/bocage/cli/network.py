@@ -1,0 +1,116 @@
+"""`bocage network`: what NICs are plugged into."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bocage.cli import complete, lazy, options, output, people, session, table, waiting
+from bocage.client import rest
+
+NetworkName = Annotated[str, typer.Argument(metavar="NAME", help="The network.", autocompletion=complete.networks)]
+_COLUMNS = (
+    table.Column("NAME", least=16),
+    table.Column("KIND"),
+    table.Column("STATE"),
+    table.Column("SUBNET", least=14),
+    table.Column("BRIDGE"),
+    table.Column("CARRIED BY"),
+)
+
+
+def list_networks(project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
+    """List the networks."""
+    with session.connect(project) as api:
+        found = api.networks.list()
+    if json:
+        output.document(found)
+    else:
+        output.line(table.render(_COLUMNS, [_row(one) for one in found["items"]]))
+
+
+def _row(network: rest.Document) -> tuple[str, ...]:
+    spec, status = network["spec"], network["status"]
+    return (
+        output.named(network),
+        spec["kind"],
+        status["state"],
+        status.get("subnet") or spec.get("subnet") or people.NOTHING,
+        status.get("bridge") or people.NOTHING,
+        status.get("backend") or people.NOTHING,
+    )
+
+
+def show(name: NetworkName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
+    """Show one network."""
+    with session.connect(project) as api:
+        network = api.networks.get(name)
+    if json:
+        output.document(network)
+        return
+    spec, status, about = network["spec"], network["status"], network["metadata"]
+    output.line(
+        table.facts(
+            [
+                ("name", about["name"]),
+                ("title", about.get("title")),
+                ("uid", about["uid"]),
+                ("state", status["state"]),
+                ("reason", people.saying(status.get("reason"))),
+                ("kind", spec["kind"]),
+                ("subnet", status.get("subnet") or spec.get("subnet")),
+                ("dhcp", people.yes(spec["dhcp"])),
+                ("bridge", status.get("bridge")),
+                ("carried by", status.get("backend")),
+            ]
+        )
+    )
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="user|nat|isolated", help="user needs no rights; nat and isolated need root."),
+    ] = None,
+    subnet: Annotated[str | None, typer.Option(metavar="CIDR", help="10.80.1.0/24; chosen when not given.")] = None,
+    dhcp: Annotated[bool, typer.Option("--dhcp/--no-dhcp", help="Give addresses.")] = True,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a network.
+
+    Examples:
+      bocage network create lan --kind nat
+      bocage network create lab --kind isolated --subnet 10.80.7.0/24
+    """
+    request = rest.given(name=name, kind=kind, subnet=subnet, dhcp=None if dhcp else False)
+    with session.connect(project) as api:
+        waiting.finish(api, api.networks.create(request), wait=wait, json=json, said=f"network {name} is ready")
+
+
+def delete(
+    name: NetworkName,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Delete a network; refused while a VM has a NIC on it."""
+    with session.connect(project) as api:
+        waiting.finish(api, api.networks.delete(name), wait=wait, json=json, said=f"network {name} is gone")
+
+
+NOUN = lazy.Group(
+    "network",
+    help="Networks: what NICs are plugged into.",
+    verbs={
+        "Networks": {
+            "list": "network:list_networks",
+            "show": "network:show",
+            "create": "network:create",
+            "delete": "network:delete",
+        }
+    },
+)

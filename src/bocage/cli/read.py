@@ -1,0 +1,136 @@
+"""Reading the values of options: `sockets=1,cores=2`, `2222:22`, keys, files.
+
+Only their shape is looked at here; whether a value holds is said by the API, for all its clients alike.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import sys
+from typing import Any
+
+from bocage.cli import failure
+
+_CPU_PARTS = ("sockets", "cores", "threads")
+_DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
+_SMBIOS_PARTS = ("uuid", "manufacturer", "product", "version", "serial", "sku", "family")
+_LARGEST_TEXT = 1 << 20
+
+
+def cpus(text: str, *, option: str = "--cpus") -> dict[str, int]:
+    """`2` (cores of one socket), or `sockets=1,cores=2,threads=2`."""
+    right = "write a number such as 2, or sockets=1,cores=2,threads=2"
+    if text.isascii() and text.isdigit():
+        return {"cores": int(text[:9])}
+    parts = pairs(text, option=option, known=_CPU_PARTS, right=right)
+    try:
+        return {key: int(value) for key, value in parts.items()}
+    except ValueError as error:
+        raise failure.Usage(option=option, wrong=f"'{text}' counts no vCPUs", right=right) from error
+
+
+def disk(text: str, *, option: str = "--disk") -> dict[str, Any]:
+    """`20G`, or `size=20G,bus=sata,cache=none`, or `volume=NAME`."""
+    if "=" not in text:
+        return {"size": text}
+    right = "write a size such as 20G, or size=20G,bus=sata,cache=none, or volume=NAME"
+    found: dict[str, Any] = pairs(text, option=option, known=_DISK_PARTS, right=right)
+    if "preallocated" in found:
+        found["preallocated"] = found["preallocated"] in ("yes", "true", "on", "1")
+    return found
+
+
+def nic(text: str, *, option: str = "--network") -> dict[str, Any]:
+    """`default`, or `default,model=e1000,mac=52:54:00:12:34:56`."""
+    network, _, rest = text.partition(",")
+    right = "write a network's name, or NAME,model=e1000,mac=52:54:00:12:34:56"
+    more = pairs(rest, option=option, known=("model", "mac"), right=right) if rest else {}
+    return {"network": network, **{key: value.lower() for key, value in more.items()}}
+
+
+def publish(text: str, *, option: str = "--publish") -> dict[str, Any]:
+    """`2222:22`, `0.0.0.0:2222:22`, `5353:53/udp`."""
+    match = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[0-9.]+):)?(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?", text)
+    right = "write HOST_PORT:GUEST_PORT such as 2222:22, with an address before it (0.0.0.0:8080:80) or /udp behind"
+    if not match:
+        raise failure.Usage(option=option, wrong=f"'{text}' names no two ports", right=right)
+    where, outside, inside, protocol = match.groups()
+    found: dict[str, Any] = {"host_port": int(outside), "guest_port": int(inside)}
+    if where:
+        try:
+            found["host_address"] = str(ipaddress.ip_address(where.strip("[]")))
+        except ValueError as error:
+            raise failure.Usage(option=option, wrong=f"'{where}' is no IP address", right=right) from error
+    if protocol:
+        found["protocol"] = protocol
+    return found
+
+
+def address(text: str, *, option: str = "--address") -> dict[str, Any]:
+    """`10.0.0.5/24,gateway=10.0.0.1,dns=10.0.0.1,nic=nic0`."""
+    first, _, rest = text.partition(",")
+    right = "write 10.0.0.5/24, or 10.0.0.5/24,gateway=10.0.0.1,dns=10.0.0.1"
+    more = pairs(rest, option=option, known=("gateway", "dns", "nic"), right=right) if rest else {}
+    found: dict[str, Any] = {"nic": more.get("nic", "nic0"), "address": first}
+    if "gateway" in more:
+        found["gateway"] = more["gateway"]
+    if "dns" in more:
+        found["dns"] = more["dns"].split("+")
+    return found
+
+
+def smbios(texts: list[str], *, option: str = "--smbios") -> dict[str, Any]:
+    """`uuid=…`, `serial=…`; `oem=…` as often as wanted."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in (*_SMBIOS_PARTS, "oem"):
+            known = ", ".join((*_SMBIOS_PARTS, "oem"))
+            raise failure.Usage(
+                option=option, wrong=f"'{text}' is not KEY=VALUE with a known key", right=f"keys: {known}"
+            )
+        if key == "oem":
+            found.setdefault("oem_strings", []).append(value)
+        else:
+            found[key] = value.lower() if key == "uuid" else value
+    return found
+
+
+def pairs(text: str, *, option: str, known: tuple[str, ...], right: str) -> dict[str, str]:
+    """`key=value,key=value` with known keys, each once; raises failure.Usage."""
+    found: dict[str, str] = {}
+    for piece in text.split(","):
+        key, equals, value = piece.partition("=")
+        if not equals or not value or key not in known or key in found:
+            raise failure.Usage(option=option, wrong=f"'{piece}' in '{text}' is not understood", right=right)
+        found[key] = value
+    return found
+
+
+def several(texts: list[str]) -> list[str]:
+    """Values that were given one by one or with commas between them."""
+    return [piece for text in texts for piece in text.split(",") if piece]
+
+
+def ssh_keys(text: str, *, option: str = "--ssh-key") -> list[str]:
+    """A public key as it is, or those in a file."""
+    if " " in text.strip() and not os.path.exists(text):
+        return [text.strip()]
+    content = text_file(option, text)
+    if "PRIVATE KEY" in content:
+        raise failure.Usage(option=option, wrong=f"{text} is a private key", right=f"give the public one, {text}.pub")
+    return [line.strip() for line in content.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def text_file(option: str, path: str) -> str:
+    """A text file's content; `-` is standard input. Raises failure.Usage."""
+    try:
+        if path == "-":
+            return sys.stdin.read(_LARGEST_TEXT)
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            return file.read(_LARGEST_TEXT)
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise failure.Usage(option=option, wrong=f"{path} cannot be read: {said}") from error

@@ -1,0 +1,105 @@
+"""`bocage storage`: where images and volumes lie."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from bocage.cli import complete, lazy, options, output, people, session, table, waiting
+from bocage.client import rest
+
+StorageName = Annotated[str, typer.Argument(metavar="NAME", help="The storage.", autocompletion=complete.storage)]
+_COLUMNS = (
+    table.Column("NAME", least=12),
+    table.Column("KIND"),
+    table.Column("STATE"),
+    table.Column("SIZE", right=True),
+    table.Column("FREE", right=True),
+    table.Column("TAKEN", right=True),
+    table.Column("PROMISED", right=True),
+    table.Column("PATH", least=12),
+)
+
+
+def list_storage(json: options.Json = False) -> None:
+    """List the storage: its size, what is free, taken by VMs and images, and promised to them."""
+    with session.connect() as api:
+        found = api.storage.list()
+    if json:
+        output.document(found)
+    else:
+        output.line(table.render(_COLUMNS, [_row(one) for one in found["items"]]))
+
+
+def _row(storage: rest.Document) -> tuple[str, ...]:
+    spec, status = storage["spec"], storage["status"]
+    sizes = (status.get(f"{what}_bytes") for what in ("total", "free", "allocated", "provisioned"))
+    return (output.named(storage), spec["kind"], status["state"], *(people.size(one) for one in sizes), spec["path"])
+
+
+def show(name: StorageName, json: options.Json = False) -> None:
+    """Show one storage."""
+    with session.connect() as api:
+        storage = api.storage.get(name)
+    if json:
+        output.document(storage)
+        return
+    spec, status, about = storage["spec"], storage["status"], storage["metadata"]
+    output.line(
+        table.facts(
+            [
+                ("name", about["name"]),
+                ("title", about.get("title")),
+                ("uid", about["uid"]),
+                ("state", status["state"]),
+                ("reason", people.saying(status.get("reason"))),
+                ("kind", spec["kind"]),
+                ("path", spec["path"]),
+                ("size", people.size(status.get("total_bytes"))),
+                ("free", f"{people.size(status.get('free_bytes'))}, {spec['reserve_percent']} % are kept back"),
+                ("taken", people.size(status.get("allocated_bytes"))),
+                ("promised", people.size(status.get("provisioned_bytes"))),
+                ("overcommit", "VMs may start that could fill it together" if spec.get("overcommit") else ""),
+            ]
+        )
+    )
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
+    path: Annotated[str, typer.Option(metavar="DIRECTORY", help="Where on the host.")],
+    reserve: Annotated[int | None, typer.Option(metavar="PERCENT", help="What VMs may never fill: 5 percent.")] = None,
+    overcommit: Annotated[
+        bool, typer.Option("--overcommit", help="VMs may start that could fill it together.")
+    ] = False,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a storage of a directory."""
+    where = os.path.abspath(os.path.expanduser(path))
+    request = rest.given(name=name, path=where, reserve_percent=reserve, overcommit=overcommit or None)
+    with session.connect() as api:
+        waiting.finish(api, api.storage.create(request), wait=wait, json=json, said=f"storage {name} is ready")
+
+
+def delete(name: StorageName, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Forget a storage; refused while something lies on it."""
+    with session.connect() as api:
+        waiting.finish(api, api.storage.delete(name), wait=wait, json=json, said=f"storage {name} is gone")
+
+
+NOUN = lazy.Group(
+    "storage",
+    help="Storage: where images and volumes lie.",
+    verbs={
+        "Storage": {
+            "list": "storage:list_storage",
+            "show": "storage:show",
+            "create": "storage:create",
+            "delete": "storage:delete",
+        }
+    },
+    examples="bocage storage create fast --path /srv/nvme",
+)

@@ -1,0 +1,88 @@
+"""The person's own terminal as a guest's: raw mode, an escape key, and all put back at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+
+from bocage import errors
+from bocage.cli import output
+from bocage.client import console
+
+ESCAPE = b"\x1d"  # Ctrl-]
+
+
+def converse(attached: console.Console, *, called: str, write: bool) -> None:
+    """Pass bytes between the terminal and the guest until the escape key, the end of input or of the console."""
+    keys = sys.stdin.fileno()
+    person = os.isatty(keys)
+    mode = "" if write else " (read only)"
+    if person:
+        output.complain(f"Console of {called}{mode}; Ctrl-] leaves it, and the guest goes on.")
+    ended_read, ended_write = os.pipe()
+    refusals: list[errors.Problem] = []
+    reader = threading.Thread(target=_show, args=(attached, ended_write, refusals), daemon=True)
+    try:
+        with _raw(keys) if person else contextlib.nullcontext():
+            reader.start()
+            _type(attached, keys, ended_read, write=write, person=person)
+    finally:
+        attached.close()
+        reader.join(5)
+        os.close(ended_read)
+        os.close(ended_write)
+    if refusals:
+        raise refusals[0]
+    if person:
+        output.complain(f"\r\nLeft the console of {called}.")
+
+
+def _show(attached: console.Console, ended: int, refusals: list[errors.Problem]) -> None:
+    try:
+        while (data := attached.receive()) is not None:
+            _write_all(1, data)
+    except errors.Problem as problem:
+        refusals.append(problem)
+    with contextlib.suppress(OSError):
+        os.write(ended, b".")
+
+
+def _type(attached: console.Console, keys: int, ended: int, *, write: bool, person: bool) -> None:
+    watched = [keys, ended]
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if ended in ready:
+            return
+        data = os.read(keys, 4096)
+        if not data:
+            if person:
+                return
+            watched.remove(keys)  # a script's input has ended: what the guest says is still shown
+            continue
+        before, escape, _ = data.partition(ESCAPE) if person else (data, b"", b"")
+        if before and write and not attached.send(before):
+            return
+        if escape:
+            return
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

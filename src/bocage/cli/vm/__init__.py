@@ -1,0 +1,55 @@
+"""`bocage vm`: virtual machines."""
+
+from __future__ import annotations
+
+from bocage.cli import lazy
+
+NOUN = lazy.Group(
+    "vm",
+    help="Virtual machines.",
+    verbs={
+        "Look": {
+            "list": "vm.look:list_vms",
+            "show": "vm.look:show",
+            "log": "vm.console:log",
+            "console": "vm.console:console",
+            "screenshot": "vm.console:screenshot",
+            "sendkey": "vm.console:sendkey",
+            "command": "vm.look:command",
+        },
+        "Run": {
+            "start": "vm.power:start",
+            "stop": "vm.power:stop",
+            "kill": "vm.power:kill",
+            "reboot": "vm.power:reboot",
+            "reset": "vm.power:reset",
+            "pause": "vm.power:pause",
+            "resume": "vm.power:resume",
+            "save": "vm.power:save",
+        },
+        "Make and remove": {
+            "create": "vm.create:create",
+            "clone": "vm.life:clone",
+            "rename": "vm.life:rename",
+            "delete": "vm.life:delete",
+            "undelete": "vm.life:undelete",
+            "export": "vm.carry:export",
+            "import": "vm.carry:import_",
+            "migrate": "vm.life:migrate",
+        },
+        "Change": {
+            "set": "vm.change:set_",
+            "edit": "vm.change:edit",
+            "apply": "vm.change:apply",
+            "diff": "vm.change:diff",
+            "disk": "vm.devices:DISK",
+            "cd": "vm.devices:CD",
+        },
+    },
+    examples="""
+    bocage vm create web1 --image tiny --cpus 2 --memory 512M --disk 4G --start
+    bocage vm list
+    bocage vm console web1
+    bocage vm stop web1
+    """,
+)

@@ -1,0 +1,188 @@
+"""Changing what a VM is: by options, in an editor, from a file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bocage.cli import failure, options, output, people, read, session
+from bocage.client import rest
+
+_START = "Starting and ending"
+
+
+def set_(
+    name: options.VMName,
+    cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="1G.")] = None,
+    boot: Annotated[list[str] | None, typer.Option(metavar="DEVICE,…", help="Boot order: cd0,disk0.")] = None,
+    boot_once: Annotated[str | None, typer.Option(metavar="DEVICE", help="The next start only.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
+    notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Its tags from now on; '' for none.")] = None,
+    protected: Annotated[
+        bool | None, typer.Option("--protected/--unprotected", help="Whether it cannot be deleted.")
+    ] = None,
+    restart: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="never, on-crash, always.", rich_help_panel=_START)
+    ] = None,
+    restart_limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Tries in a row.", rich_help_panel=_START)
+    ] = None,
+    autostart: Annotated[
+        bool | None, typer.Option("--autostart/--no-autostart", help="Start with the host.", rich_help_panel=_START)
+    ] = None,
+    autostart_order: Annotated[
+        int | None, typer.Option(metavar="N", help="Lower starts earlier.", rich_help_panel=_START)
+    ] = None,
+    autostart_delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Wait before it.", rich_help_panel=_START)
+    ] = None,
+    stop_within: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="The guest's time to stop.", rich_help_panel=_START)
+    ] = None,
+    stop_then: Annotated[
+        str | None, typer.Option(metavar="leave|kill", help="At that bound.", rich_help_panel=_START)
+    ] = None,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Change a VM; what needs a cold start waits for one.
+
+    Examples:
+      bocage vm set web1 --memory 1G --cpus 4
+      bocage vm set web1 --autostart --restart always
+    """
+    whole = rest.given(
+        cpus=read.cpus(cpus) if cpus is not None else None,
+        memory=memory,
+        title=title,
+        notes=notes,
+        tags=[one for one in tag if one] if tag else None,
+        protected=protected,
+    )
+    parts = {
+        "boot": rest.given(order=read.several(boot) if boot else None, once=boot_once),
+        "restart": rest.given(policy=restart, limit=restart_limit),
+        "autostart": rest.given(enabled=autostart, order=autostart_order, delay=autostart_delay),
+        "stop": rest.given(within=stop_within, then=stop_then),
+    }
+    parts = {key: value for key, value in parts.items() if value}
+    if not whole and not parts:
+        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--memory 1G, --cpus 2, …")
+    with session.connect(project) as api:
+        etag = None
+        if parts:
+            vm = api.vms.get(name)
+            etag = vm["metadata"]["revision"]
+            whole |= {key: {**vm["spec"][key], **value} for key, value in parts.items()}
+        changed = api.vms.change(name, whole, etag=etag)
+        _tell_changed(api, changed, json=json)
+
+
+def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
+    if json:
+        output.document(vm)
+        return
+    name = output.named(vm)
+    waiting = api.vms.diff(name)["pending"] if vm["status"]["state"] in ("running", "paused") else []
+    output.line(f"{name} is changed")
+    if waiting:
+        paths = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
+        output.complain(f"{paths}: from the next cold start on ('bocage vm reboot {name}')")
+
+
+def edit(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
+    """Edit a VM in $EDITOR; it is checked before it is taken."""
+    from bocage.cli import documents, editing
+
+    with session.connect(project) as api:
+        vm = api.vms.get(name)
+        before = documents.write(documents.editable(vm))
+
+        def take(text: str) -> rest.Document:
+            found = documents.read(text, where="what you wrote")
+            if len(found) != 1:
+                raise documents.NotYaml(where="what you wrote", reason=f"one document is expected, not {len(found)}")
+            return api.vms.replace(name, found[0], etag=vm["metadata"]["revision"])
+
+        changed = editing.edit(before, name=name, take=take)
+        if changed is None:
+            output.complain("nothing was changed")
+        else:
+            _tell_changed(api, changed, json=json)
+
+
+def apply(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Take the hand edit of this VM's vm.yaml.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="Take this file; '-' is standard input.")
+    ] = None,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Take a hand edit of vm.yaml, or make VMs be what a file says.
+
+    A file holds a VM as 'bocage vm edit' shows it, or the fields of a new VM (name,
+    image, cpus, memory, …); several are set apart by '---'.
+
+    Examples:
+      bocage vm apply -f web1.yaml
+      bocage vm apply web1
+    """
+    if (name is None) == (file is None):
+        raise failure.Usage(option="NAME, -f FILE", wrong="one of them is needed, and not both")
+    with session.connect(project) as api:
+        if name is not None:
+            _tell_changed(api, api.vms.take_edit(name), json=json)
+            return
+        from bocage.cli import documents
+
+        assert file is not None
+        where = "standard input" if file == "-" else file
+        found = documents.read(read.text_file("--file", file), where=where)
+        if not found:
+            raise documents.NotYaml(where=where, reason="it is empty")
+        for document in found:
+            _apply(api, document, where=where, wait=wait, json=json)
+
+
+def _apply(api: rest.Client, document: dict[str, Any], *, where: str, wait: bool, json: bool) -> None:
+    from bocage.cli import documents, waiting
+
+    if "spec" not in document:
+        called = str(document.get("name", "it"))
+        waiting.finish(api, api.vms.create(document), wait=wait, json=json, said=f"{called} is made")
+        return
+    about = document.get("metadata")
+    if not isinstance(about, dict) or not isinstance(about.get("name"), str):
+        raise documents.NotYaml(where=where, reason="metadata.name is missing")
+    revision = api.vms.get(about["name"])["metadata"]["revision"]
+    _tell_changed(api, api.vms.replace(about["name"], document, etag=revision), json=json)
+
+
+def diff(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
+    """Show what waits for a cold start, and what was edited by hand in vm.yaml."""
+    with session.connect(project) as api:
+        found = api.vms.diff(name)
+    if json:
+        output.document(found)
+        return
+    for one in found["pending"]:
+        output.line(f"{one['path']}: runs with {_plain(one['running'])}, wanted is {_plain(one['wanted'])}")
+    for one in found["edited"]:
+        output.line(f"{one['path']}: is {_plain(one['is'])}, vm.yaml says {_plain(one['edited'])}")
+    if found["pending"]:
+        output.complain(f"'bocage vm reboot {name}' makes it so")
+    if found["edited"]:
+        output.complain(f"'bocage vm apply {name}' takes what vm.yaml says")
+    if not found["pending"] and not found["edited"]:
+        output.complain("no difference")
+
+
+def _plain(value: Any) -> str:
+    import json
+
+    return people.NOTHING if value is None else value if isinstance(value, str) else json.dumps(value)

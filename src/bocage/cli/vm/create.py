@@ -1,0 +1,191 @@
+"""Making a VM."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bocage.cli import complete, options, read, session, waiting
+from bocage.client import rest
+
+_ASK = "-"
+_GUEST = "Inside the guest (cloud-init)"
+_BOARD = "The machine"
+_POLICY = "What becomes of it"
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called: web1, db-2.")],
+    image: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="What its disk is made from.", autocompletion=complete.images)
+    ] = None,
+    cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="512M when not given.")] = None,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE",
+            help="The system disk's size; once more for each further disk: 20G, or size=20G,bus=sata,cache=none.",
+        ),
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="A NIC on it: default, or default,model=e1000,mac=52:54:00:12:34:56; 'none' for no NIC.",
+            autocompletion=complete.networks,
+        ),
+    ] = None,
+    publish: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:GUEST", help="A port of the host that leads inside: 2222:22.")
+    ] = None,
+    cd: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE", help="A CD in a drive of its own.", autocompletion=complete.images),
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it, too.")] = False,
+    storage: Annotated[
+        str | None, typer.Option(metavar="STORAGE", help="Where it lies: local.", autocompletion=complete.storage)
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="A full copy of the image in place of a link.")] = False,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
+    notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; as often as wanted.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A user to make, with sudo.", rich_help_panel=_GUEST)
+    ] = None,
+    ssh_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A public key, or the file it is in.", rich_help_panel=_GUEST),
+    ] = None,
+    password: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="The user's; '-' asks for it. Only its hash is kept.", rich_help_panel=_GUEST
+        ),
+    ] = None,
+    user_data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="cloud-init user data.", rich_help_panel=_GUEST)
+    ] = None,
+    hostname: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="NAME when not given.", rich_help_panel=_GUEST)
+    ] = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IP/BITS",
+            help="A static address: 10.0.0.5/24,gateway=10.0.0.1,dns=10.0.0.1 (nic=nic1 for another NIC).",
+            rich_help_panel=_GUEST,
+        ),
+    ] = None,
+    firmware: Annotated[str | None, typer.Option(metavar="bios|uefi", help="bios.", rich_help_panel=_BOARD)] = None,
+    machine: Annotated[
+        str | None, typer.Option(metavar="q35|pc", help="q35; pc for old systems.", rich_help_panel=_BOARD)
+    ] = None,
+    cpu_model: Annotated[str | None, typer.Option(metavar="MODEL", help="QEMU's name.", rich_help_panel=_BOARD)] = None,
+    boot: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE,…", help="Order: cd0,disk0.", rich_help_panel=_BOARD)
+    ] = None,
+    smbios: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An identity to keep: uuid=…, serial=….", rich_help_panel=_BOARD),
+    ] = None,
+    restart: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="When it ends unasked: never, on-crash, always.", rich_help_panel=_POLICY),
+    ] = None,
+    autostart: Annotated[
+        bool, typer.Option("--autostart", help="Start with the host.", rich_help_panel=_POLICY)
+    ] = False,
+    protected: Annotated[
+        bool, typer.Option("--protected", help="It cannot be deleted while it is.", rich_help_panel=_POLICY)
+    ] = False,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a VM: from an image, or blank for an installation from CD.
+
+    Examples:
+      bocage vm create web1 --image tiny --cpus 2 --memory 512M --disk 4G --start
+      bocage vm create web2 --image debian --ssh-key key.pub --publish 2222:22
+      bocage vm create win --cd windows --cd drivers --disk 80G --memory 4G --start
+    """
+    disks = [read.disk(one) for one in disk or ()]
+    request = rest.given(
+        name=name,
+        image=image,
+        full=full or None,
+        storage=storage,
+        cpus=read.cpus(cpus) if cpus is not None else None,
+        memory=memory,
+        cds=cd,
+        nics=_nics(network, publish),
+        firmware=firmware,
+        machine=machine,
+        cpu_model=cpu_model,
+        boot=read.several(boot) if boot else None,
+        smbios=read.smbios(smbios) if smbios else None,
+        title=title,
+        notes=notes,
+        tags=tag,
+        protected=protected or None,
+        restart={"policy": restart} if restart else None,
+        autostart={"enabled": True} if autostart else None,
+        seed=_seed(
+            user=user, ssh_key=ssh_key, password=password, user_data=user_data, hostname=hostname, address=address
+        ),
+        start=start or None,
+    )
+    request |= _disks(disks)
+    with session.connect(project) as api:
+        task = api.vms.create(request)
+        said = f"{name} is made and running" if start else f"{name} is made; 'bocage vm start {name}' starts it"
+        waiting.finish(api, task, wait=wait, json=json, said=said)
+
+
+def _disks(disks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first is the system disk when only its size was said; else each stands for itself."""
+    if not disks:
+        return {}
+    first, *others = disks
+    return (
+        {"disk": first["size"], **({"disks": others} if others else {})} if set(first) == {"size"} else {"disks": disks}
+    )
+
+
+def _nics(networks: list[str] | None, publish: list[str] | None) -> list[dict[str, Any]] | None:
+    ports = [read.publish(one) for one in publish or ()]
+    if networks == ["none"] and not ports:
+        return []
+    if not networks and not ports:
+        return None
+    nics = [read.nic(one) for one in networks or ["default"]]
+    if ports:
+        nics[0]["publish"] = ports
+    return nics
+
+
+def _asked() -> str:
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+def _seed(
+    *,
+    user: str | None,
+    ssh_key: list[str] | None,
+    password: str | None,
+    user_data: str | None,
+    hostname: str | None,
+    address: list[str] | None,
+) -> dict[str, Any] | None:
+    seed = rest.given(
+        user=user,
+        hostname=hostname,
+        password=_asked() if password == _ASK else password,
+        ssh_keys=[key for one in ssh_key for key in read.ssh_keys(one)] if ssh_key else None,
+        user_data=read.text_file("--user-data", user_data) if user_data else None,
+        network=[read.address(one) for one in address] if address else None,
+    )
+    return seed or None

@@ -1,0 +1,117 @@
+"""A VM's disks and CDs: attach, detach, grow; insert, eject."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bocage.cli import complete, failure, lazy, options, session, waiting
+from bocage.client import rest
+
+DiskName = Annotated[str, typer.Argument(metavar="DISK", help="The disk, as 'bocage vm show' calls it: disk1.")]
+
+
+def attach(
+    name: options.VMName,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="A new, blank disk of this size.")] = None,
+    volume: Annotated[
+        str | None, typer.Option(metavar="VOLUME", help="A volume that is there.", autocompletion=complete.volumes)
+    ] = None,
+    bus: Annotated[str | None, typer.Option(metavar="virtio|scsi|sata|ide")] = None,
+    cache: Annotated[str | None, typer.Option(metavar="MODE", help="writeback, none, writethrough, …")] = None,
+    format_: Annotated[str | None, typer.Option("--format", metavar="qcow2|raw")] = None,
+    preallocated: Annotated[bool, typer.Option("--preallocated", help="Take all its room now.")] = False,
+    serial: Annotated[str | None, typer.Option(metavar="TEXT", help="Its serial number; made when not given.")] = None,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Attach a disk: a new one of a size, or a volume. The VM may run.
+
+    Examples:
+      bocage vm disk attach web1 --size 20G
+      bocage vm disk attach web1 --volume data1 --bus scsi
+    """
+    if (size is None) == (volume is None):
+        raise failure.Usage(option="--size, --volume", wrong="one of them is needed, and not both", right="--size 20G")
+    request = rest.given(
+        size=size,
+        volume=volume,
+        bus=bus,
+        cache=cache,
+        format=format_,
+        preallocated=preallocated or None,
+        serial=serial,
+    )
+    with session.connect(project) as api:
+        task = api.vms.attach(name, request)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{name} has the disk")
+
+
+def detach(
+    name: options.VMName,
+    disk: DiskName,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Take a disk away from a VM; its volume stays ('bocage volume list'). The VM may run."""
+    with session.connect(project) as api:
+        task = api.vms.detach(name, disk)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{name} no longer has {disk}")
+
+
+def grow(
+    name: options.VMName,
+    disk: DiskName,
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="Its new size: 40G.")],
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a disk larger. The VM may run; its file system is grown inside."""
+    with session.connect(project) as api:
+        task = api.vms.grow(name, disk, size)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{disk} of {name} has {size}")
+
+
+def insert(
+    name: options.VMName,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An ISO image.", autocompletion=complete.images)],
+    drive: Annotated[str, typer.Option(metavar="DRIVE", help="Which drive.")] = "cd0",
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Put a CD into a drive."""
+    with session.connect(project) as api:
+        task = api.vms.change_cd(name, drive, image)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{image} is in {drive} of {name}")
+
+
+def eject(
+    name: options.VMName,
+    drive: Annotated[str, typer.Option(metavar="DRIVE", help="Which drive.")] = "cd0",
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Empty a CD drive."""
+    with session.connect(project) as api:
+        task = api.vms.change_cd(name, drive, None)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{drive} of {name} is empty")
+
+
+DISK = lazy.Group(
+    "vm disk",
+    help="A VM's disks.",
+    verbs={
+        "Disks": {"attach": "vm.devices:attach", "detach": "vm.devices:detach", "grow": "vm.devices:grow"},
+    },
+)
+CD = lazy.Group(
+    "vm cd",
+    help="A VM's CD drives.",
+    verbs={"CDs": {"insert": "vm.devices:insert", "eject": "vm.devices:eject"}},
+)

@@ -1,0 +1,211 @@
+"""Looking at VMs: the list, one in full, the QEMU command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bocage.cli import options, output, people, session, table
+from bocage.client import rest
+
+_COLUMNS = (
+    table.Column("NAME", least=20),
+    table.Column("STATE"),
+    table.Column("CPUS", right=True),
+    table.Column("MEMORY", right=True),
+    table.Column("ADDRESSES", least=15),
+    table.Column("SINCE"),
+)
+
+
+def list_vms(
+    state: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only those in this state: running, stopped, …")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this tag.")] = None,
+    trash: Annotated[bool, typer.Option("--trash", help="Those in the trash.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Names only.")] = False,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """List the VMs.
+
+    Examples:
+      bocage vm list --state running
+      bocage vm list --json | jq -r '.items[].metadata.name'
+    """
+    with session.connect(project) as api:
+        found = api.vms.list(state=state, tag=tag, trash=trash or None)
+    if json:
+        output.document(found)
+    elif quiet:
+        for vm in found["items"]:
+            output.line(output.named(vm))
+    elif not found["items"]:
+        output.complain("the trash is empty" if trash else "no VM yet: 'bocage vm create --help' shows how one is made")
+    else:
+        output.line(table.render(_COLUMNS, [_row(vm) for vm in found["items"]]))
+        _tell_problems(found["items"])
+
+
+def _row(vm: rest.Document) -> tuple[str, ...]:
+    status, spec = vm["status"], vm["spec"]
+    deleted = vm["metadata"].get("deleted")
+    return (
+        output.named(vm),
+        "deleted" if deleted else state_of(vm),
+        str(people.vcpus(spec["cpus"])),
+        str(spec["memory"]),
+        " ".join(addresses(vm)) or people.NOTHING,
+        people.ago(deleted or status.get("since")),
+    )
+
+
+def state_of(vm: rest.Document) -> str:
+    """Its state, marked with `!` when something keeps it from being what it should be."""
+    return str(vm["status"]["state"]) + ("!" if vm["status"].get("problem") else "")
+
+
+def addresses(vm: rest.Document) -> list[str]:
+    """Its IP addresses, those that reach no further than the link left out."""
+    found = [one for nic in vm["status"].get("nics") or () for one in nic.get("addresses") or ()]
+    return [one for one in found if not one.lower().startswith("fe80:")]
+
+
+def _tell_problems(vms: list[rest.Document]) -> None:
+    troubled = [output.named(vm) for vm in vms if vm["status"].get("problem")]
+    if troubled:
+        more = f" (and {len(troubled) - 1} more)" if len(troubled) > 1 else ""
+        output.complain(f"! something is wrong: 'bocage why {troubled[0]}' says what{more}")
+
+
+def show(
+    name: options.VMName,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Its vm.yaml, as it lies in its directory.")] = False,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Show one VM: what was asked for, what it is made of, what it does."""
+    with session.connect(project) as api:
+        if yaml:
+            output.line(api.vms.yaml(name).rstrip("\n"))
+            return
+        vm = api.vms.get(name)
+        if json:
+            output.document(vm)
+            return
+        volumes, images = session.look_up(api.volumes.list()), session.look_up(api.images.list())
+        networks, hosts = session.look_up(api.networks.list()), session.look_up(api.hosts.list())
+    output.line(table.facts([*_identity(vm), *_state(vm, hosts), *_machine(vm)]))
+    for title, lines in (
+        ("Disks", [_disk(disk, volumes) for disk in vm["spec"]["disks"]]),
+        ("CDs", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
+        ("Network", [_nic(nic, vm, networks) for nic in vm["spec"]["nics"]]),
+    ):
+        if lines:
+            output.line(f"\n{title}\n" + _grid(lines))
+
+
+def _grid(lines: list[tuple[str, ...]]) -> str:
+    blank = [table.Column("", least=8) for _ in lines[0]]
+    drawn = table.render(blank, lines, within=table.width() - 2)
+    return "\n".join("  " + line for line in drawn.splitlines()[1:])
+
+
+def _identity(vm: rest.Document) -> list[tuple[str, object]]:
+    about = vm["metadata"]
+    return [
+        ("name", about["name"]),
+        ("title", about.get("title")),
+        ("notes", about.get("notes")),
+        ("tags", " ".join(about.get("tags") or ())),
+        ("uid", about["uid"]),
+        ("created", people.ago(about["created"])),
+        ("protected", "yes: it cannot be deleted" if about.get("protected") else ""),
+        ("deleted", people.ago(about["deleted"]) if about.get("deleted") else ""),
+    ]
+
+
+def _state(vm: rest.Document, hosts: dict[str, rest.Document]) -> list[tuple[str, object]]:
+    status, spec = vm["status"], vm["spec"]
+    should = "" if spec["power"] == status["state"] else f", should be {spec['power']}"
+    since = f", {people.ago(status['since'])}" if status.get("since") else ""
+    host = hosts.get(status.get("host") or "")
+    qemu = status.get("qemu") or {}
+    waits = status.get("applied_generation") and status["applied_generation"] < vm["metadata"]["generation"]
+    return [
+        ("state", f"{status['state']}{since}{should}"),
+        ("reason", people.saying(status.get("reason"))),
+        ("problem", people.saying(status.get("problem"))),
+        ("pending", f"changes wait for a cold start: 'bocage vm reboot {output.named(vm)}'" if waits else ""),
+        ("host", output.named(host) if host else ""),
+        ("accelerator", status.get("accelerator")),
+        ("qemu", _qemu(qemu)),
+        ("pid", status.get("pid")),
+        ("isolation", _isolation(status.get("isolation") or {})),
+        ("directory", status.get("directory")),
+    ]
+
+
+def _qemu(qemu: dict[str, Any]) -> str:
+    running, installed = qemu.get("running"), qemu.get("installed")
+    if running and installed and running != installed:
+        return f"{running} (installed is {installed}: the next cold start takes it)"
+    return running or installed or ""
+
+
+def _isolation(isolation: dict[str, Any]) -> str:
+    parts = ", ".join(isolation.get("parts") or ())
+    missing = [people.saying(one) for one in isolation.get("missing") or ()]
+    return "\n".join([parts, *(f"missing: {one}" for one in missing)]) if parts or missing else ""
+
+
+def _machine(vm: rest.Document) -> list[tuple[str, object]]:
+    spec = vm["spec"]
+    hardware, boot = spec["hardware"], spec["boot"]
+    once = f"; the next start from {boot['once']}" if boot.get("once") else ""
+    restart, autostart = spec["restart"], spec["autostart"]
+    return [
+        ("vCPUs", people.cpus(spec["cpus"])),
+        ("memory", spec["memory"]),
+        ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
+        ("boot", ", ".join(boot.get("order") or ()) + once),
+        ("restart", f"{restart['policy']}, {restart['limit']} tries in a row"),
+        ("with host", f"starts, order {autostart['order']}" if autostart["enabled"] else ""),
+    ]
+
+
+def _disk(disk: dict[str, Any], volumes: dict[str, rest.Document]) -> tuple[str, ...]:
+    volume = volumes.get(disk["volume"])
+    if volume is None:
+        return (disk["name"], "?", "", disk["bus"], disk["serial"])
+    taken = people.size(volume["status"].get("allocated_bytes"))
+    kind = volume["spec"]["format"] + (", linked" if volume["spec"].get("linked") else "")
+    return (disk["name"], f"{volume['spec']['size']} ({taken} taken)", kind, disk["bus"], disk["serial"])
+
+
+def _cd(cd: dict[str, Any], images: dict[str, rest.Document]) -> tuple[str, ...]:
+    if not cd.get("image"):
+        return (cd["name"], "empty", cd["bus"])
+    image = images.get(cd["image"])
+    return (cd["name"], output.named(image) if image else cd["image"], cd["bus"])
+
+
+def _nic(nic: dict[str, Any], vm: rest.Document, networks: dict[str, rest.Document]) -> tuple[str, ...]:
+    network = networks.get(nic["network"])
+    now: dict[str, Any] = next((one for one in vm["status"].get("nics") or () if one["name"] == nic["name"]), {})
+    ports = " ".join(f"{one['host_port']}→{one['guest_port']}/{one['protocol']}" for one in nic.get("publish") or ())
+    found = " ".join(now.get("addresses") or ()) or people.NOTHING
+    where = output.named(network) if network else "?"
+    return (nic["name"], where, nic["model"], nic["mac"], found, ports)
+
+
+def command(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
+    """Print the QEMU command line; it starts the VM by hand when Bocage is gone."""
+    with session.connect(project) as api:
+        answer = api.vms.command(name)
+    if json:
+        output.document(answer)
+    else:
+        output.line(answer["line"])

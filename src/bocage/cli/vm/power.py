@@ -1,0 +1,142 @@
+"""Running VMs: start, stop, kill, reboot, reset, pause, resume, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from bocage import errors
+from bocage.cli import failure, options, session, waiting
+from bocage.client import rest
+
+
+def each(
+    names: list[str],
+    ask: Callable[[rest.Client, str], rest.Document],
+    said: str,
+    *,
+    project: str,
+    wait: bool,
+    json: bool,
+) -> None:
+    """Ask for a task for each name, then wait for them all; with the exit code of the first that failed."""
+    worst = failure.DONE
+    with session.connect(project) as api:
+        asked = []
+        for name in names:
+            try:
+                asked.append((name, ask(api, name)))
+            except errors.Problem as problem:
+                if len(names) == 1:
+                    raise
+                worst = worst or failure.tell(problem)
+        for name, task in asked:
+            try:
+                waiting.finish(api, task, wait=wait, json=json, said=said.format(name=name))
+            except errors.Problem as problem:
+                if len(names) == 1:
+                    raise
+                worst = worst or failure.tell(problem)
+    if worst:
+        raise typer.Exit(worst)
+
+
+def start(
+    names: options.VMNames,
+    boot: Annotated[str | None, typer.Option(metavar="DEVICE", help="Boot from it, this once: cd0, disk0.")] = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Hold it before its first instruction.")] = False,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Start VMs; one that was saved resumes where it was."""
+    said = "{name} is paused before its first instruction" if paused else "{name} is running"
+    each(
+        names,
+        lambda api, name: api.vms.start(name, boot=boot, paused=paused),
+        said,
+        project=project,
+        wait=wait,
+        json=json,
+    )
+
+
+def stop(
+    names: options.VMNames,
+    within: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="The guest's time; else as its stop policy says.")
+    ] = None,
+    then_kill: Annotated[bool, typer.Option("--kill", help="Pull the plug when that time is over.")] = False,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Ask the guest to shut down, in order; 'bocage vm kill' pulls the plug."""
+    ask = lambda api, name: api.vms.stop(name, within=within, kill=then_kill)  # noqa: E731
+    each(names, ask, "{name} is stopped", project=project, wait=wait, json=json)
+
+
+def kill(
+    names: options.VMNames,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Pull the plug: at once, whatever the guest is doing."""
+    each(names, _act("kill"), "{name} is off", project=project, wait=wait, json=json)
+
+
+def reboot(
+    names: options.VMNames,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Ask the guest to reboot; a cold start when changes wait for one."""
+    each(names, _act("reboot"), "{name} has rebooted", project=project, wait=wait, json=json)
+
+
+def reset(
+    names: options.VMNames,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Press the reset button: the guest is not asked."""
+    each(names, _act("reset"), "{name} was reset", project=project, wait=wait, json=json)
+
+
+def pause(
+    names: options.VMNames,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Halt the vCPUs; memory stays in RAM."""
+    each(names, _act("pause"), "{name} is paused", project=project, wait=wait, json=json)
+
+
+def resume(
+    names: options.VMNames,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Go on after a pause."""
+    each(names, _act("resume"), "{name} is running", project=project, wait=wait, json=json)
+
+
+def save(
+    names: options.VMNames,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Write the memory to a file and free the RAM; the next start resumes."""
+    each(names, _act("save"), "{name} is saved", project=project, wait=wait, json=json)
+
+
+def _act(verb: str) -> Callable[[rest.Client, str], rest.Document]:
+    return lambda api, name: api.vms.act(name, verb)

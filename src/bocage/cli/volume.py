@@ -1,0 +1,145 @@
+"""`bocage volume`: disks, with a VM or by themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bocage.cli import complete, lazy, options, output, people, session, table, waiting
+from bocage.client import rest
+
+VolumeName = Annotated[str, typer.Argument(metavar="NAME", help="The volume.", autocompletion=complete.volumes)]
+_COLUMNS = (
+    table.Column("NAME", least=20),
+    table.Column("SIZE", right=True),
+    table.Column("TAKEN", right=True),
+    table.Column("FORMAT"),
+    table.Column("STATE"),
+    table.Column("VM", least=10),
+    table.Column("STORAGE", least=8),
+)
+
+
+def list_volumes(
+    storage: Annotated[
+        str | None, typer.Option(metavar="STORAGE", help="Only those on it.", autocompletion=complete.storage)
+    ] = None,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """List the volumes."""
+    with session.connect(project) as api:
+        found = api.volumes.list()
+        pools = session.look_up(api.storage.list())
+        vms = session.look_up(api.vms.list()) if not json else {}
+    if storage:
+        uid = next((uid for uid, pool in pools.items() if output.named(pool) == storage), None)
+        found["items"] = [one for one in found["items"] if one["spec"]["storage"] == uid]
+    if json:
+        output.document(found)
+    elif not found["items"]:
+        output.complain("no volume: 'bocage volume create --help' shows how one is made")
+    else:
+        output.line(table.render(_COLUMNS, [_row(one, pools, vms) for one in found["items"]]))
+
+
+def _row(volume: rest.Document, pools: dict[str, rest.Document], vms: dict[str, rest.Document]) -> tuple[str, ...]:
+    spec, status = volume["spec"], volume["status"]
+    pool, vm = pools.get(spec["storage"]), vms.get(spec.get("vm") or "")
+    return (
+        output.named(volume),
+        str(spec["size"]),
+        people.size(status.get("allocated_bytes")),
+        spec["format"],
+        status["state"],
+        output.named(vm) if vm else people.NOTHING,
+        output.named(pool) if pool else "?",
+    )
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
+    size: Annotated[str, typer.Option(metavar="SIZE", help="20G.")],
+    storage: Annotated[
+        str | None, typer.Option(metavar="STORAGE", help="Where it lies: local.", autocompletion=complete.storage)
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--format", metavar="qcow2|raw", help="qcow2.")] = None,
+    preallocated: Annotated[bool, typer.Option("--preallocated", help="Take all its room now.")] = False,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a blank volume; 'bocage vm disk attach NAME --volume V' gives it to a VM."""
+    request = rest.given(name=name, size=size, storage=storage, format=format_, preallocated=preallocated or None)
+    with session.connect(project) as api:
+        waiting.finish(api, api.volumes.create(request), wait=wait, json=json, said=f"volume {name} is made")
+
+
+def show(name: VolumeName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
+    """Show one volume."""
+    with session.connect(project) as api:
+        volume = api.volumes.get(name)
+        pools = session.look_up(api.storage.list()) if not json else {}
+        vms = session.look_up(api.vms.list()) if not json else {}
+    if json:
+        output.document(volume)
+        return
+    spec, status, about = volume["spec"], volume["status"], volume["metadata"]
+    pool, vm = pools.get(spec["storage"]), vms.get(spec.get("vm") or "")
+    output.line(
+        table.facts(
+            [
+                ("name", about["name"]),
+                ("title", about.get("title")),
+                ("uid", about["uid"]),
+                ("state", status["state"]),
+                ("problem", people.saying(status.get("problem"))),
+                ("size", f"{spec['size']} ({people.size(status.get('allocated_bytes'))} taken)"),
+                ("format", spec["format"] + (", preallocated" if spec.get("preallocated") else "")),
+                ("image", (spec.get("image") or "") + (" (linked)" if spec.get("linked") else "")),
+                ("vm", output.named(vm) if vm else spec.get("vm")),
+                ("storage", output.named(pool) if pool else spec["storage"]),
+                ("path", status.get("path")),
+                ("created", people.ago(about["created"])),
+            ]
+        )
+    )
+
+
+def grow(
+    name: VolumeName,
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="Its new size: 40G.")],
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a volume larger."""
+    with session.connect(project) as api:
+        waiting.finish(api, api.volumes.grow(name, size), wait=wait, json=json, said=f"volume {name} has {size}")
+
+
+def delete(
+    name: VolumeName,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Delete a volume and what is on it; refused while a VM has it."""
+    with session.connect(project) as api:
+        waiting.finish(api, api.volumes.delete(name), wait=wait, json=json, said=f"volume {name} is gone")
+
+
+NOUN = lazy.Group(
+    "volume",
+    help="Volumes: the disks of VMs, and those that no VM has.",
+    verbs={
+        "Volumes": {
+            "list": "volume:list_volumes",
+            "show": "volume:show",
+            "create": "volume:create",
+            "grow": "volume:grow",
+            "delete": "volume:delete",
+        }
+    },
+)

@@ -1,0 +1,279 @@
+"""The API's nouns and verbs. Answers are plain documents, as the API sends them; `typed` turns them into the model.
+
+What takes long answers with its task's document: `client.tasks.wait(task)` waits for its end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bocage.client.connection import ANSWER_WITHIN, Address, Connection, segment
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Document = dict[str, Any]
+Documents = list[Document]
+Request: TypeAlias = "Mapping[str, Any] | BaseModel"
+_PAGE = 500
+
+
+def connect(address: Address | None = None, *, project: str = "default", language: str = "") -> Client:
+    """A client for `address`, or for what the environment says (`BOCAGE_URL`, `BOCAGE_HOME`)."""
+    return Client(Connection(address or Address.from_environment(), language=language), project=project)
+
+
+class Nouns:
+    """The resources of one kind."""
+
+    def __init__(self, connection: Connection, path: str) -> None:
+        self.connection = connection
+        self.path = path
+
+    def list(self, *, limit: int | None = None, within: float = ANSWER_WITHIN, **filters: Any) -> Document:
+        """All of them under `items`, fetched page after page at one `revision`; `limit` bounds how many."""
+        whole: Document = {"items": []}
+        after: str | None = None
+        while True:
+            left = _PAGE if limit is None else limit - len(whole["items"])
+            query = {**filters, "limit": min(left, _PAGE), "after": after}
+            answer = self.connection.request("GET", self.path, query=query, within=within).document
+            answer["items"] = [*whole["items"], *answer["items"]]
+            whole, after = answer, answer.get("after")
+            if not after or (limit is not None and len(whole["items"]) >= limit):
+                return whole
+
+    def get(self, name: str) -> Document:
+        document: Document = self._get(self._of(name))
+        return document
+
+    def create(self, request: Request) -> Document:
+        return self._post(self.path, request)
+
+    def delete(self, name: str) -> Document:
+        return self._send("DELETE", self._of(name))
+
+    def _of(self, name: str, *rest: str) -> str:
+        return "/".join((self.path, segment(name), *rest))
+
+    def _get(self, path: str, **query: Any) -> Any:
+        return self.connection.request("GET", path, query=query).document
+
+    def _post(self, path: str, request: Request | None = None) -> Document:
+        return self._send("POST", path, request)
+
+    def _send(
+        self, method: str, path: str, request: Request | None = None, *, etag: int | None = None, **query: Any
+    ) -> Document:
+        headers = {} if etag is None else {"If-Match": f'"{etag}"'}
+        body = None if request is None else plain(request)
+        answer = self.connection.request(method, path, query=query, document=body, headers=headers)
+        document: Document = answer.document or {}
+        return document
+
+
+class VMs(Nouns):
+    def start(self, name: str, *, boot: str | None = None, paused: bool = False) -> Document:
+        return self._post(self._of(name, "start"), given(boot=boot, paused=paused or None))
+
+    def stop(self, name: str, *, within: float | None = None, kill: bool = False) -> Document:
+        """Ask the guest to shut down; `within` is its time in seconds, `kill` pulls the plug at that bound."""
+        return self._post(self._of(name, "stop"), given(within=within, kill=kill or None))
+
+    def act(self, name: str, verb: str) -> Document:
+        """`kill`, `reboot`, `reset`, `pause`, `resume`, `save` or `undelete`."""
+        return self._post(self._of(name, verb), {})
+
+    def clone(self, name: str, copy: str, *, start: bool = False) -> Document:
+        return self._post(self._of(name, "clone"), {"name": copy, "start": start})
+
+    def move(self, name: str, *, storage: str) -> Document:
+        """Move the disks of a stopped VM to another storage."""
+        return self._post(self._of(name, "move"), {"storage": storage})
+
+    def rename(self, name: str, to: str) -> Document:
+        return self._post(self._of(name, "rename"), {"name": to})
+
+    def remove(self, name: str, *, force: bool = False, purge: bool = False) -> Document:
+        """Delete: into the trash, or at once with `purge`; with `force` also while it runs."""
+        return self._send("DELETE", self._of(name), force=force, purge=purge)
+
+    def change(self, name: str, changes: Request, *, etag: int | None = None) -> Document:
+        return self._send("PATCH", self._of(name), changes, etag=etag)
+
+    def replace(self, name: str, document: Request, *, etag: int | None = None) -> Document:
+        return self._send("PUT", self._of(name), document, etag=etag)
+
+    def why(self, name: str) -> Documents:
+        chain: Documents = self._get(self._of(name, "why"))["chain"]
+        return chain
+
+    def command(self, name: str) -> Document:
+        answer: Document = self._get(self._of(name, "command"))
+        return answer
+
+    def diff(self, name: str) -> Document:
+        answer: Document = self._get(self._of(name, "diff"))
+        return answer
+
+    def yaml(self, name: str) -> str:
+        return self.connection.request("GET", self._of(name, "yaml")).body.decode()
+
+    def take_edit(self, name: str) -> Document:
+        """Take the hand edit of the VM's `vm.yaml`."""
+        return self._post(self._of(name, "apply"))
+
+    def attach(self, name: str, disk: Request) -> Document:
+        return self._post(self._of(name, "disks"), disk)
+
+    def detach(self, name: str, disk: str) -> Document:
+        return self._send("DELETE", self._of(name, "disks", segment(disk)))
+
+    def grow(self, name: str, disk: str, size: str) -> Document:
+        return self._post(self._of(name, "disks", segment(disk), "grow"), {"size": size})
+
+    def change_cd(self, name: str, cd: str, image: str | None) -> Document:
+        return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})
+
+    def screenshot(self, name: str) -> bytes:
+        """The screen as PNG."""
+        return self.connection.request("GET", self._of(name, "screenshot")).body
+
+    def send_keys(self, name: str, keys: tuple[str, ...]) -> None:
+        self._post(self._of(name, "keys"), {"keys": keys})
+
+    def expect(self, name: str, pattern: str, *, timeout: float, send: str | None = None) -> str:
+        """Wait for a line of the serial console that matches, and return it; a problem `expect-timed-out` else."""
+        answer = self.connection.request(
+            "POST",
+            self._of(name, "expect"),
+            document={"send": send, "pattern": pattern, "timeout": timeout},
+            within=timeout + 30,
+        )
+        return str(answer.document["line"])
+
+    def take_import(self, request: Request) -> Document:
+        return self._post(self.path + "/import", request)
+
+
+class Images(Nouns):
+    def build(self, request: Request) -> Document:
+        return self._post(self.path + "/build", request)
+
+
+class Volumes(Nouns):
+    def grow(self, name: str, size: str) -> Document:
+        return self._post(self._of(name, "grow"), {"size": size})
+
+
+class Tasks(Nouns):
+    def get(self, name: str, *, wait: float | None = None) -> Document:
+        """A task by its uid; with `wait`, as it is when it ended or after so many seconds."""
+        path = "/tasks/" + segment(name)
+        answer = self.connection.request("GET", path, query={"wait": wait}, within=60 + (wait or 0))
+        document: Document = answer.document
+        return document
+
+    def cancel(self, name: str) -> Document:
+        return self._post(f"/tasks/{segment(name)}/cancel")
+
+    def wait(
+        self,
+        task: Document,
+        *,
+        on_progress: Callable[[Document], None] | None = None,
+        every: float = 20.0,
+        timeout: float | None = None,
+    ) -> Document:
+        """The task as it ended, or as it is after `timeout` seconds.
+
+        `on_progress` is called with it at least each `every` seconds.
+        """
+        bound = None if timeout is None else time.monotonic() + timeout
+        while not ended(task):
+            left = every if bound is None else min(every, bound - time.monotonic())
+            if left <= 0:
+                break
+            task = self.get(task["metadata"]["uid"], wait=left)
+            if on_progress:
+                on_progress(task)
+        return task
+
+
+class Alarms(Nouns):
+    def acknowledge(self, uid: str) -> Document:
+        return self._post(self._of(uid, "acknowledge"))
+
+
+class Client:
+    """The whole API, as one project sees it."""
+
+    def __init__(self, connection: Connection, *, project: str = "default") -> None:
+        self.connection = connection
+        self.project = project
+        inside = f"/projects/{segment(project)}"
+        self.vms = VMs(connection, inside + "/vms")
+        self.images = Images(connection, inside + "/images")
+        self.volumes = Volumes(connection, inside + "/volumes")
+        self.networks = Nouns(connection, inside + "/networks")
+        self.tasks = Tasks(connection, inside + "/tasks")
+        self.all_tasks = Tasks(connection, "/tasks")
+        self.hosts = Nouns(connection, "/hosts")
+        self.storage = Nouns(connection, "/storage")
+        self.events = Nouns(connection, "/events")
+        self.alarms = Alarms(connection, "/alarms")
+        self.tokens = Nouns(connection, "/tokens")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def version(self, *, within: float = 10.0) -> Document:
+        document: Document = self.connection.request("GET", "/version", within=within).document
+        return document
+
+    def extensions(self) -> list[str]:
+        names: list[str] = self.connection.request("GET", "/extensions").document
+        return names
+
+    def whoami(self) -> Document:
+        document: Document = self.connection.request("GET", "/whoami").document
+        return document
+
+    def doctor(self) -> Any:
+        return self.connection.request("GET", "/doctor").document
+
+    def adopt(self, request: Request) -> Document:
+        document: Document = self.connection.request("POST", "/adopt", document=plain(request)).document
+        return document
+
+
+def ended(task: Document) -> bool:
+    """Whether a task's document says that it came to its end."""
+    return task["status"]["state"] in ("done", "failed", "cancelled")
+
+
+def given(**values: Any) -> Document:
+    """What of `values` is not None."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def plain(request: Request) -> Any:
+    """A request as JSON holds it; of a model only what was set."""
+    if isinstance(request, Mapping):
+        return request
+    return request.model_dump(mode="json", exclude_unset=True)
+
+
+def language_of_environment() -> str:
+    """The reader's language by the POSIX locale variables, as an HTTP `Accept-Language`."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if value := os.environ.get(name):
+            tag = value.partition(".")[0].partition("@")[0]
+            return "" if tag in ("C", "POSIX") else tag.replace("_", "-")
+    return ""
