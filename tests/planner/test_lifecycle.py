@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bocage.model import vm
+from bocage.planner import lifecycle
+from bocage.planner.lifecycle import Do, Process, Step, World
+
+
+def world(power: vm.Power = vm.Power.RUNNING, process: Process = Process.NONE, **fields: object) -> World:
+    return World(power=power, now=1000.0, process=process, **fields)  # type: ignore[arg-type]
+
+
+def test_a_vm_that_should_run_and_does_not_is_started():
+    assert lifecycle.decide(world()).do is Do.START
+
+
+def test_a_vm_that_is_as_it_should_be_is_left_alone():
+    assert lifecycle.decide(world(process=Process.RUNNING)) == Step(Do.NOTHING)
+    assert lifecycle.decide(world(vm.Power.STOPPED)) == Step(Do.NOTHING)
+    assert lifecycle.decide(world(vm.Power.PAUSED, Process.PAUSED)) == Step(Do.NOTHING)
+    assert lifecycle.decide(world(vm.Power.SAVED, saved=True)) == Step(Do.NOTHING)
+
+
+def test_disks_are_made_before_anything_else():
+    assert lifecycle.decide(world(ready=False)).do is Do.PREPARE
+
+
+def test_a_crash_is_noted_before_it_is_mended():
+    assert lifecycle.decide(world(ended=True)).do is Do.NOTE_CRASH
+
+
+def test_a_guest_that_switches_itself_off_stays_off():
+    assert lifecycle.decide(world(ended=True, orderly=True)).do is Do.NOTE_SWITCHED_OFF
+
+
+def test_a_guest_that_switches_itself_off_comes_back_when_the_policy_says_always():
+    always = vm.Restart(policy="always")
+    assert lifecycle.decide(world(ended=True, orderly=True, policy=always)).do is Do.NOTE_CRASH
+
+
+def test_a_restart_waits_for_its_back_off_and_doubles_it():
+    policy = vm.Restart(delay=2.0)
+    waiting = lifecycle.decide(world(failed=999.0, policy=policy))
+    assert (waiting.do, waiting.again, waiting.waits) == (Do.NOTHING, 1.0, lifecycle.BackOff)
+    assert lifecycle.decide(world(failed=998.0, policy=policy)).do is Do.START
+    assert lifecycle.backoff(policy, 3) == 16.0
+    assert lifecycle.backoff(policy, 1000) == lifecycle.LONGEST_BACKOFF
+
+
+def test_a_restart_ends_at_its_limit_until_a_person_starts_it():
+    policy = vm.Restart(limit=2)
+    worn = world(failed=0.0, restarts=2, policy=policy)
+    assert lifecycle.decide(worn).waits is lifecycle.GaveUp
+    assert lifecycle.decide(dataclasses.replace(worn, asked_to_start=True)).do is Do.START
+
+
+def test_without_a_restart_policy_it_stays_down():
+    assert lifecycle.decide(world(failed=0.0, policy=vm.Restart(policy="never"))).waits is lifecycle.NoRestart
+
+
+def test_the_power_button_is_pressed_again_since_some_systems_ignore_the_first():
+    stopping = world(vm.Power.STOPPED, Process.RUNNING, stopping=990.0, presses=1)
+    assert lifecycle.decide(stopping) == Step(Do.NOTHING, again=10.0)
+    assert lifecycle.decide(dataclasses.replace(stopping, stopping=980.0)).do is Do.ASK_TO_STOP
+    assert lifecycle.decide(dataclasses.replace(stopping, stopping=980.0, presses=2)).do is Do.NOTHING
+
+
+@pytest.mark.parametrize(("then", "wanted"), [("leave", Do.GIVE_UP_STOPPING), ("kill", Do.KILL)])
+def test_at_the_bound_of_a_stop_its_policy_says_what_happens(then: str, wanted: Do):
+    policy = vm.StopPolicy.model_validate({"within": 30.0, "then": then})
+    late = world(vm.Power.STOPPED, Process.RUNNING, stopping=970.0, presses=2, stop=policy)
+    assert lifecycle.decide(late).do is wanted
+
+
+def test_a_paused_guest_is_woken_to_be_able_to_switch_off():
+    assert lifecycle.decide(world(vm.Power.STOPPED, Process.PAUSED)).do is Do.RESUME
+
+
+def test_a_guest_on_a_full_storage_goes_on_when_there_is_room():
+    full = world(process=Process.FULL, room=False)
+    assert lifecycle.decide(full) == Step(Do.NOTHING, again=2.0)
+    assert lifecycle.decide(dataclasses.replace(full, room=True)).do is Do.RESUME
+
+
+def test_a_silent_monitor_is_waited_for_and_only_a_person_pulls_the_plug():
+    silent = world(process=Process.SILENT)
+    assert lifecycle.decide(silent).do is Do.NOTHING
+    assert lifecycle.decide(dataclasses.replace(silent, kill=True)).do is Do.KILL
+
+
+def test_a_deleted_vm_is_killed_then_lies_in_the_trash():
+    assert lifecycle.decide(world(process=Process.RUNNING, deleted=True)).do is Do.KILL
+    assert lifecycle.decide(world(deleted=True)).do is Do.TRASH
+    assert lifecycle.decide(world(deleted=True, trashed=True)) == Step(Do.NOTHING)
+    assert lifecycle.decide(world(trashed=True)).do is Do.UNTRASH
+
+
+worlds = st.builds(
+    World,
+    power=st.sampled_from(vm.Power),
+    now=st.just(1000.0),
+    process=st.sampled_from(Process),
+    saved=st.booleans(),
+    ready=st.booleans(),
+    deleted=st.booleans(),
+    trashed=st.booleans(),
+    kill=st.booleans(),
+    asked_to_start=st.booleans(),
+    ended=st.booleans(),
+    orderly=st.booleans(),
+    policy=st.builds(vm.Restart, policy=st.sampled_from(["never", "on-crash", "always"]), limit=st.integers(1, 9)),
+    stop=st.builds(vm.StopPolicy, within=st.floats(1, 300), then=st.sampled_from(["leave", "kill"])),
+    restarts=st.integers(0, 10),
+    failed=st.none() | st.floats(0, 1000),
+    stopping=st.none() | st.floats(0, 1000),
+    presses=st.integers(0, 5),
+    room=st.booleans(),
+)
+
+
+@given(worlds)
+def test_from_every_state_the_steps_lead_to_rest(start: World):
+    """Play the steps in a world where each does what it should, and time passes when only that helps."""
+    if start.ended:
+        start = dataclasses.replace(start, process=Process.NONE)
+    present = start
+    for _ in range(60):
+        step = lifecycle.decide(present)
+        if step.do is Do.NOTHING and step.again is None:
+            break
+        present = _after(present, step)
+    else:
+        assert present.process in (Process.SILENT, Process.FULL, Process.FAILED_STORAGE), (start, present)
+        return
+    if present.deleted:
+        assert present.trashed
+        assert present.process is Process.NONE
+    elif present.power is vm.Power.STOPPED:
+        assert (present.process, present.saved) == (Process.NONE, False)
+    elif present.power is vm.Power.SAVED:
+        assert present.saved
+        assert present.process is Process.NONE
+    elif present.process is Process.NONE:
+        assert step.waits in (lifecycle.GaveUp, lifecycle.NoRestart)
+    else:
+        assert present.process.value == present.power.value
+
+
+def _after(present: World, step: Step) -> World:
+    off = {"process": Process.NONE, "ended": False, "stopping": None, "presses": 0, "kill": False}
+    effects: dict[Do, dict[str, object]] = {
+        Do.NOTHING: {"now": present.now + (step.again or 0.0)},
+        Do.PREPARE: {"ready": True},
+        Do.START: {"process": Process.RUNNING, "saved": False, "failed": None},
+        Do.START_PAUSED: {"process": Process.PAUSED, "saved": False, "failed": None},
+        Do.ASK_TO_STOP: {
+            "presses": present.presses + 1,
+            "stopping": present.stopping if present.stopping is not None else present.now,
+        },
+        Do.QUIT: {"process": Process.NONE, "ended": True, "orderly": True},
+        Do.KILL: off,
+        Do.GIVE_UP_STOPPING: {"power": vm.Power.RUNNING, "stopping": None, "presses": 0},
+        Do.PAUSE: {"process": Process.PAUSED},
+        Do.RESUME: {"process": Process.RUNNING},
+        Do.SAVE: {**off, "saved": True},
+        Do.DROP_SAVED: {"saved": False},
+        Do.NOTE_SWITCHED_OFF: {**off, "power": _follows(present.power)},
+        Do.NOTE_CRASH: {**off, "failed": present.now, "restarts": present.restarts + 1},
+        Do.NOTHING_TO_SAVE: {"power": vm.Power.STOPPED},
+        Do.TRASH: {"trashed": True},
+        Do.UNTRASH: {"trashed": False},
+    }
+    return dataclasses.replace(present, **effects[step.do])  # type: ignore[arg-type]
+
+
+def _follows(power: vm.Power) -> vm.Power:
+    return vm.Power.STOPPED if power in (vm.Power.RUNNING, vm.Power.PAUSED) else power
