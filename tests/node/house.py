@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from bocage import daemon, home
 from bocage.cluster import leader
+from bocage.engine.qemu import console
 from bocage.model import base, ground, requests, vm, work
 from bocage.node import agent
 from bocage.planner import definition, parts
@@ -43,9 +45,7 @@ class House:
 
     async def ask(self, action: str, subject: base.Resource[Any, Any] | None = None, **params: Any) -> work.Task:
         """Write a task, with the wish it stands for, and wait for its end."""
-        task = work.task(
-            action, subject=subject.ref if subject else None, host=self.node.ground.uid, **params
-        )
+        task = work.task(action, subject=subject.ref if subject else None, host=self.node.ground.uid, **params)
         transaction = resources.Transaction()
         transaction.create(task)
         wish = _WISHES.get(action)
@@ -61,7 +61,9 @@ class House:
 
     async def ended(self, uid: str) -> work.Task:
         """A task once it has ended."""
-        return await self.until(lambda: self.resources.get(work.Task, "default", uid), lambda one: one.status.state.ended)
+        return await self.until(
+            lambda: self.resources.get(work.Task, "default", uid), lambda one: one.status.state.ended
+        )
 
     async def create(self, name: str = "box", **request: Any) -> vm.VM:
         """Define a VM and wait until it is made (and runs, with `start`)."""
@@ -73,6 +75,40 @@ class House:
         ended = await self.ended(task.uid)
         assert ended.status.state is work.TaskState.DONE, ended.status
         return await self.vm(made.vm)
+
+    async def add_image(self, path: pathlib.Path, name: str = "tiny") -> None:
+        """Take in an image file."""
+        request = {"name": name, "path": str(path)}
+        ended = await self.ask("image.add", request=request)
+        assert ended.status.state is work.TaskState.DONE, ended.status.problem
+
+    def console(self, machine: vm.VM) -> console.Console:
+        """Its serial line."""
+        directory = self.homes.local_storage / "vms" / machine.uid
+        return console.Console.of(machine.name, directory, self.homes.vm_runtime(machine.uid))
+
+    async def says(self, machine: vm.VM, pattern: str, *, send: str | None = None) -> str:
+        """A line that the guest says; with `send` only after that was typed."""
+        return await self.console(machine).expect(pattern=pattern, within=BOUND, send=send)
+
+    async def undelete(self, which: vm.VM) -> work.Task:
+        """Bring it back from the trash under its name."""
+        present = await self.vm(which)
+        task = work.task("vm.undelete", subject=present.ref, host=self.node.ground.uid)
+        transaction = resources.Transaction()
+        transaction.create(task)
+        back = resources.with_metadata(present, deleted=None)
+        transaction.update(back)
+        transaction.take_name(back)
+        await self.resources.commit(transaction)
+        return await self.ended(task.uid)
+
+    async def all_events(self) -> list[work.Event]:
+        return (await self.resources.list(work.Event)).items
+
+    async def events(self) -> list[str]:
+        """The types of all events, the oldest first."""
+        return [event.spec.said.type for event in (await self.resources.list(work.Event)).items]
 
     async def vm(self, which: vm.VM) -> vm.VM:
         return await self.resources.get(vm.VM, "default", which.uid)

@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from bocage import errors, words
-from bocage.guest import debian, tiny
+from bocage.guest import tiny
 from bocage.model import base, ground, requests, vm
 from bocage.model.units import Size
 from bocage.node import tasks
@@ -90,13 +90,15 @@ async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
 
     node.ground.home.cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=node.ground.home.cache) as scratch:
-        made = pathlib.Path(scratch) / f"{asked.name}.{tiny.FORMAT if asked.what == 'tiny' else debian.FORMAT}"
         cache = node.ground.home.cache / "packages"
         if asked.what == "tiny":
+            made, origin = pathlib.Path(scratch) / f"{asked.name}.{tiny.FORMAT}", "built:tiny"
             await tiny.build(made, cache=cache, report=report)
         else:
+            from bocage.guest import debian  # late: it is seldom used
+
+            made, origin = pathlib.Path(scratch) / f"{asked.name}.{debian.FORMAT}", f"built:debian/{asked.release}"
             await debian.build(made, release=asked.release, cache=cache, report=report)
-        origin = f"built:{asked.what}" if asked.what == "tiny" else f"built:{asked.what}/{asked.release}"
         wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": base.new_uid()})
         taken = await node.library(storage).add(made, wanted)
     image = await register(node, project, asked.name, taken, storage.uid, origin)

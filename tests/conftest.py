@@ -1,0 +1,46 @@
+"""What all tests share: the `tiny` image, built once for each state of its sources, and a printed seed for faults."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pathlib
+import random
+
+import pytest
+
+from bocage.guest import tiny
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bocage-test"
+SEED = os.environ.get("BOCAGE_TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
+
+
+def pytest_report_header() -> str:
+    return f"seed: {SEED} (BOCAGE_TEST_SEED)"
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    """Chance for one test: another with each run, the same with the same seed."""
+    return random.Random(f"{SEED}/{request.node.nodeid}")
+
+
+@pytest.fixture(scope="session")
+def packages_cache() -> pathlib.Path:
+    return CACHE / "packages"
+
+
+@pytest.fixture(scope="session")
+def tiny_image(packages_cache: pathlib.Path) -> pathlib.Path:
+    sources = hashlib.sha256()
+    room = pathlib.Path(tiny.__file__).parent
+    for path in sorted(path for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        sources.update(path.relative_to(room).as_posix().encode() + b"\0" + path.read_bytes())
+    image = CACHE / f"tiny-{sources.hexdigest()[:16]}.raw"
+    if not image.exists():
+        beside = image.with_suffix(f".{os.getpid()}")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        asyncio.run(tiny.build(beside, cache=packages_cache, report=lambda step, fraction: None))
+        beside.rename(image)
+    return image

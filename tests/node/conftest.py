@@ -1,0 +1,58 @@
+"""A host for each test, in the test's own process; nothing of it is left afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from bocage import home
+from bocage.engine.qemu import cgroup, processes
+from tests.node import house as houses
+
+
+@pytest.fixture
+def homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[home.Home]:
+    path = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-", dir="/var/tmp"))
+    path.chmod(0o711)
+    monkeypatch.setenv("BOCAGE_HOME", str(path))
+    made = home.Home.from_environment()
+    try:
+        yield made
+    finally:
+        clear(made)
+
+
+def clear(made: home.Home) -> None:
+    """End every process of a home, and remove all its files."""
+    for found in processes.find(made.runtime):
+        with contextlib.suppress(processes.Gone):
+            processes.send(found.identity, signal.SIGKILL)
+    if place := cgroup.place():
+        for name in place.names(made.runtime.name):
+            group = place.group(made.runtime.name, name)
+            group.kill()
+    shutil.rmtree(made.runtime, ignore_errors=True)
+    shutil.rmtree(made.path, ignore_errors=True)
+
+
+@pytest.fixture
+async def house(homes: home.Home) -> AsyncIterator[houses.House]:
+    """A running host without an image."""
+    opened = await houses.House(homes).open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def tiny_house(house: houses.House, tiny_image: pathlib.Path) -> houses.House:
+    """A running host with the image `tiny`."""
+    await house.add_image(tiny_image)
+    return house
