@@ -7,11 +7,16 @@ import os
 import pathlib
 import sqlite3
 import urllib.parse
+import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from bocage import errors, files
 from bocage.store import contract
 from bocage.words import N_
+
+MALFORMED = "database disk image is malformed"  # SQLite's words
+_LEAST_BYTES = 512  # one page
 
 APPLICATION = 0x626F6361  # SQLite's application_id of our databases
 
@@ -64,16 +69,23 @@ def _first(connection: sqlite3.Connection) -> None:
     # `change` is the history, appended to and never updated, and holds each value once. Its id is the
     # revision times 256 plus the place in the transaction, so that ids are in the order of revisions.
     # A delete has `created` 0 and no value. SQLite keeps the id as the last column of the index.
-    connection.execute(
-        "CREATE TABLE change (id INTEGER PRIMARY KEY, key TEXT NOT NULL, created INTEGER NOT NULL, value BLOB) STRICT"
-    )
+    connection.execute("""
+        CREATE TABLE change (
+            id INTEGER PRIMARY KEY, key TEXT NOT NULL, created INTEGER NOT NULL, checksum INTEGER NOT NULL, value BLOB
+        ) STRICT""")
     connection.execute("CREATE INDEX change_by_key ON change (key)")
     # What stands now: the newest change of each key that is there.
-    connection.execute(
-        "CREATE TABLE live (key TEXT PRIMARY KEY, id INTEGER NOT NULL, created INTEGER NOT NULL) STRICT, WITHOUT ROWID"
-    )
+    connection.execute("""
+        CREATE TABLE live (
+            key TEXT PRIMARY KEY, id INTEGER NOT NULL, created INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""")
     connection.execute("CREATE TABLE compacted (revision INTEGER NOT NULL) STRICT")
     connection.execute("INSERT INTO compacted VALUES (0)")
+
+
+def checksum(row: int, key: str, created: int, value: bytes | None) -> int:
+    """CRC-32 of one change: SQLite finds damage in its own structures, not in what they hold."""
+    return zlib.crc32(value or b"", zlib.crc32(f"{row} {created} {key}".encode()))
 
 
 MIGRATIONS: tuple[Migration, ...] = (_first,)
@@ -107,6 +119,11 @@ def connect(path: pathlib.Path, *, mode: str = "rw") -> sqlite3.Connection:
     )
 
 
+def code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 when the error is Python's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def copy(source: pathlib.Path, destination: pathlib.Path) -> None:
     """A durable copy of a database as it stands, also while it is in use; replaces `destination`."""
     with _beside(destination) as part:
@@ -115,9 +132,15 @@ def copy(source: pathlib.Path, destination: pathlib.Path) -> None:
         _install(part, destination)
 
 
+def _wal_size(path: pathlib.Path) -> int:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _create(path: pathlib.Path) -> None:
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
+    if _wal_size(path):
         raise Orphaned(path=os.fspath(path))
     with _beside(path) as part:
         with contextlib.closing(connect(part)) as connection:
@@ -129,25 +152,41 @@ def _create(path: pathlib.Path) -> None:
 
 def _verify(path: pathlib.Path) -> int:
     """The version of a sound database of ours, of which nothing is written."""
-    if path.stat().st_size == 0:  # SQLite would take it for a new one
-        raise Damaged(path=os.fspath(path), reason="0 B")
+    name, size, has_log = os.fspath(path), path.stat().st_size, bool(_wal_size(path))
+    if size < _LEAST_BYTES:  # SQLite would take it for a new one
+        raise Damaged(path=name, reason=MALFORMED)
     try:
-        # Read-only, since the last connection to close would else write the log into the file.
-        with contextlib.closing(connect(path, mode="ro")) as connection:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        # Read-only, since the last connection to close would else write the log into the file; "immutable"
+        # where there is no log, since SQLite would make one.
+        with contextlib.closing(connect(path, mode="ro" if has_log else "ro&immutable=1")) as connection:
+            application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
             if application != APPLICATION or version < 1:
-                raise Foreign(path=os.fspath(path))
+                raise Foreign(path=name)
             if version > len(MIGRATIONS):
-                raise Newer(path=os.fspath(path), found=version, known=len(MIGRATIONS))
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                raise Newer(path=name, found=version, known=len(MIGRATIONS))
+            torn = not has_log and size % _pragma(connection, "page_size")
+            verdict = MALFORMED if torn else _pragma(connection, "integrity_check(1)")
+            if verdict == "ok" and not _is_consistent(connection):
+                verdict = MALFORMED
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise Damaged(path=os.fspath(path), reason=str(error)) from error
+        if code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Damaged(path=name, reason=str(error)) from error
         raise
     if verdict != "ok":
-        raise Damaged(path=os.fspath(path), reason=verdict.splitlines()[-1])
+        raise Damaged(path=name, reason=verdict.splitlines()[-1])
     return int(version)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> Any:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _is_consistent(connection: sqlite3.Connection) -> bool:
+    """Whether each key that is there has its change, as it was written."""
+    held = connection.execute(
+        "SELECT checksum, live.id, live.key, live.created, value FROM live LEFT JOIN change USING (id)"
+    )
+    return all(found == checksum(*change) for found, *change in held)
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:

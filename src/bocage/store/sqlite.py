@@ -26,6 +26,7 @@ BATCH_JOBS = 128  # transactions of one COMMIT
 BATCH_BYTES = 4 << 20
 CHECKPOINT_BYTES = 4 << 20  # written since the last one
 TRANSACTION_BYTES = 8 << 10  # pages that a transaction changes beside its values, about
+STRANGERS_MILLISECONDS = 100  # for another program that has the database locked
 
 
 class InUse(contract.Error, errors.Conflict):
@@ -198,8 +199,8 @@ class SqliteStore:
         await self._checkpoint(sum(job.size for job in jobs))
 
     async def _undo(self, error: sqlite3.Error) -> None:
-        # A full disk cuts the log short of its commit mark; after any other fault the mark may be there.
-        self._suspect = self._suspect or error.sqlite_errorcode != sqlite3.SQLITE_FULL
+        # A full disk cuts the log short of its commit mark; after most other faults the mark may be there.
+        self._suspect = self._suspect or schema.code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
         with contextlib.suppress(sqlite3.Error):
             await self._in_thread(self._mend if self._suspect else lambda: _roll_back(self._writer))
 
@@ -316,6 +317,8 @@ def _open(path: pathlib.Path) -> _Opened:
             reader.execute("PRAGMA query_only = ON")
             reader.execute("PRAGMA cache_size = -8000")
             tables.horizon(reader)
+            for connection in (writer, reader):  # only a stranger can hold us up, and the event loop must not wait
+                connection.execute(f"PRAGMA busy_timeout = {STRANGERS_MILLISECONDS}")
         except (sqlite3.Error, OSError) as error:
             raise contract.Failed(reason=str(error)) from error
         undo.pop_all()

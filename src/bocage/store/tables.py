@@ -7,17 +7,19 @@ import itertools
 import sqlite3
 from collections.abc import Mapping
 
-from bocage.store import contract
+from bocage.store import contract, schema
 
 # Text sorts before any blob, so an empty blob as `past` bounds nothing. `+key` keeps to the order of ids.
-_GET = "SELECT live.id, live.created, live.key, value FROM live JOIN change USING (id) WHERE live.key = ?"
+_GET = """
+SELECT change.id, change.key, change.created, value, checksum FROM live JOIN change USING (id)
+WHERE live.key = ?"""
 _LIST = """
-SELECT live.id, live.created, live.key, value FROM live CROSS JOIN change USING (id)
+SELECT change.id, change.key, change.created, value, checksum FROM live CROSS JOIN change USING (id)
 WHERE live.key >= :low AND live.key < :past ORDER BY live.key LIMIT :limit"""
 _LIVED = "SELECT max(id) FROM change WHERE key >= :low AND key < :past AND id < :before GROUP BY key ORDER BY key"
-_ONE = "SELECT id, created, key, value FROM change WHERE id = ? AND created > 0"
+_ONE = "SELECT id, key, created, value, checksum FROM change WHERE id = ? AND created > 0"
 _CHANGES = """
-SELECT id, created, key, value FROM change
+SELECT id, key, created, value, checksum FROM change
 WHERE id >= :first AND +key >= :low AND +key < :past ORDER BY id LIMIT :limit"""
 # After a compaction each key has one change at most up to and with that revision. So what the changes
 # since then replaced goes, and deletes before the new revision; that revision itself stays whole.
@@ -160,7 +162,8 @@ class Batch:
                 self._do("DELETE FROM live WHERE key = ?", (key,))
             else:
                 continue
-            self._do("INSERT INTO change VALUES (?, ?, ?, ?)", (row, key, created, value))
+            checksum = schema.checksum(row, key, created, value)
+            self._do("INSERT INTO change VALUES (?, ?, ?, ?, ?)", (row, key, created, checksum, value))
             self.newest = revision
             self.keys.add(key)
             row += 1
@@ -180,9 +183,12 @@ def _past(prefix: str) -> str | bytes:
     return b"" if past is None else past
 
 
-def _entry(row: int, created: int, key: str, value: bytes) -> contract.Entry:
+def _entry(row: int, key: str, created: int, value: bytes, checksum: int) -> contract.Entry:
+    if checksum != schema.checksum(row, key, created, value):
+        raise sqlite3.DatabaseError(f"{schema.MALFORMED}: {key}")
     return contract.Entry(key, value, _revision(row), created)
 
 
-def _change(row: int, created: int, key: str, value: bytes) -> contract.Change:
-    return contract.Change(key, _revision(row), _entry(row, created, key, value) if created else None)
+def _change(row: int, key: str, created: int, value: bytes, checksum: int) -> contract.Change:
+    entry = _entry(row, key, created, value, checksum)
+    return contract.Change(key, entry.revision, entry if created else None)
