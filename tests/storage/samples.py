@@ -199,3 +199,15 @@ def luks(directory: pathlib.Path) -> pathlib.Path:
     made = directory / "secret.img"
     qemu_img("create", "--object", "secret,id=s,data=abc", "-f", "luks", "-o", "key-secret=s,iter-time=10", made, "1M")
     return made
+
+
+def listing(directory: pathlib.Path) -> list[str]:
+    """The names in a directory, sorted."""
+    return sorted(os.listdir(directory))
+
+
+def noise(path: pathlib.Path, size: int) -> pathlib.Path:
+    """A file of `size` random bytes, whole MiB."""
+    with open(path, "wb") as file:
+        file.writelines(os.urandom(MIB) for _ in range(size // MIB))
+    return path

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import re
 import struct
 
 from bocage.storage import reader, refusals
 
 _SECTOR = 512
+_GUID_BLOCK_TABLE = bytes.fromhex("6677c22d23f600429d64115e9bfd4a08")
 _GUID_METADATA_REGION = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 _GUID_FILE_PARAMETERS = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
 _GUID_VIRTUAL_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
@@ -120,37 +122,49 @@ def vhdx(source: reader.Reader) -> int:
     if signature != b"regi" or count > 2047:
         raise source.malformed(f"its region table has {count} entries")
     table = source.read(192 << 10, 16 + 32 * count)
-    metadata_at, metadata_length = 0, 0
+    regions: dict[bytes, tuple[int, int]] = {}
     for at in range(16, len(table), 32):
         region_at, length, _ = struct.unpack_from("<QII", table, at + 16)
         source.must_hold(region_at + length)
-        if table[at : at + 16] == _GUID_METADATA_REGION:
-            metadata_at, metadata_length = region_at, length
-    if metadata_at < 1 << 20:
-        raise source.malformed("no metadata region")
-    return _vhdx_metadata(source, metadata_at, metadata_length)
+        if region_at < 1 << 20:
+            raise source.malformed(f"a region at {region_at:#x}")
+        regions[table[at : at + 16]] = region_at, length
+    if _GUID_METADATA_REGION not in regions or _GUID_BLOCK_TABLE not in regions:
+        raise source.malformed("no metadata region, or no block allocation table")
+    size, block = _vhdx_metadata(source, *regions[_GUID_METADATA_REGION])
+    _vhdx_blocks(source, *regions[_GUID_BLOCK_TABLE], size, block)
+    return size
 
 
-def _vhdx_metadata(source: reader.Reader, start: int, length: int) -> int:
+def _vhdx_metadata(source: reader.Reader, start: int, length: int) -> tuple[int, int]:
     signature, count = source.unpack("<8s2xH", start)
     if signature != b"metadata" or count > 2047 or 32 + 32 * count > length:
         raise source.malformed(f"its metadata table has {count} entries")
     table = source.read(start, 32 + 32 * count)
-    size = None
+    size = block = 0
     for at in range(32, len(table), 32):
         (item_at,) = struct.unpack_from("<I", table, at + 16)
-        match table[at : at + 16]:
-            case guid if guid == _GUID_PARENT_LOCATOR:
-                raise refusals.BackingFile(file=source.name, backing="parent of a differencing disk")
-            case guid if guid == _GUID_FILE_PARAMETERS:
-                _, flags = source.unpack("<II", start + item_at)
-                if flags & 2:
-                    raise refusals.BackingFile(file=source.name, backing="parent of a differencing disk")
-            case guid if guid == _GUID_VIRTUAL_SIZE:
-                (size,) = source.unpack("<Q", start + item_at)
-    if size is None:
-        raise source.malformed("no virtual disk size")
-    return int(size)
+        guid = table[at : at + 16]
+        if guid == _GUID_FILE_PARAMETERS:
+            block, flags = source.unpack("<II", start + item_at)
+        if guid == _GUID_PARENT_LOCATOR or (guid == _GUID_FILE_PARAMETERS and flags & 2):
+            raise refusals.BackingFile(file=source.name, backing="parent of a differencing disk")
+        if guid == _GUID_VIRTUAL_SIZE:
+            (size,) = source.unpack("<Q", start + item_at)
+    if size == 0 or not 1 << 20 <= block <= 256 << 20 or block & (block - 1):
+        raise source.malformed(f"virtual disk size is {size}, block size {block}")
+    return size, block
+
+
+def _vhdx_blocks(source: reader.Reader, start: int, length: int, size: int, block: int) -> None:
+    """Raise Truncated when a block that should be there lies beyond the end; QEMU would read zeros."""
+    if -(-size // block) * 8 > length:
+        raise source.malformed(f"its block allocation table of {length} bytes is too small")
+    for at in range(start, start + length, 1 << 20):
+        entries = array.array("Q", source.read(at, min(1 << 20, start + length - at) & ~7))
+        last = max((entry >> 20 for entry in entries if entry & 7 in (6, 7)), default=None)
+        if last is not None:
+            source.must_hold((last << 20) + block)
 
 
 def vdi(source: reader.Reader) -> int:

@@ -237,23 +237,25 @@ class Library:
         """Write the image as it will be stored to `made`, reading the very file that was inspected."""
         descriptor = given.source.descriptor
         same = pathlib.Path(f"/proc/self/fd/{descriptor}")
-        if into != found.format:
-            try:
+        if given.own and into == found.format:
+            await threads.run(half_made.finish, given.own, made, _READ_ONLY)
+        elif into == found.format:
+            async with half_made.made_whole(made, mode=_READ_ONLY) as beside:
+                await threads.run_job(sparse.copy_opened, progress, descriptor, beside)
+        try:
+            # a file cut short is no error to QEMU when it copies: what is missing would become zeros
+            if found.format not in ("raw", "iso"):
+                health = await qcow2.check(same, driver=found.driver, pass_fds=[descriptor])
+                if health.corruptions:
+                    raise refusals.Malformed(file=given.source.name, fault="errors in its tables")
+            if into != found.format:
                 await volumes.convert(
                     [volumes.Layer(same, found.format)], made, image_format=into, mode=_READ_ONLY,
                     limit=wanted.limit, pass_fds=[descriptor], size=found.virtual_size, progress=progress,
                 )  # fmt: skip
-            except process.Failed as error:
-                fault = error.output.strip().splitlines()[-1:] or [error.status_words]
-                raise refusals.Unreadable(file=given.source.name, fault=fault[0]) from error
-            return
-        if given.own:
-            await threads.run(half_made.finish, given.own, made, _READ_ONLY)
-        else:
-            async with half_made.made_whole(made, mode=_READ_ONLY) as beside:
-                await threads.run_job(sparse.copy_opened, progress, descriptor, beside)
-        if into == "qcow2" and (await qcow2.check(made)).corruptions:
-            raise refusals.Malformed(file=given.source.name, fault="errors in its tables")
+        except process.Failed as error:
+            fault = error.output.strip().splitlines()[-1:] or [error.status_words]
+            raise refusals.Unreadable(file=given.source.name, fault=fault[0]) from error
 
     async def _settle(
         self, digest: str, made: pathlib.Path, found: inspect.Inspected, into: str, wanted: Wanted

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 from bocage import errors, process, storage
 from bocage.storage import half_made, reader, refusals, space
@@ -66,6 +67,13 @@ class Health:
 
     leaks: bool
     corruptions: bool
+
+
+_CHECK_ANSWERS = {
+    "exit code 2": Health(leaks=False, corruptions=True),
+    "exit code 3": Health(leaks=True, corruptions=False),
+    "exit code 63": Health(leaks=False, corruptions=False),
+}
 
 
 def parse(source: reader.Reader) -> Header:
@@ -228,18 +236,21 @@ def plain(path: pathlib.Path) -> str:
     return os.path.abspath(path)
 
 
-def alone(path: pathlib.Path) -> str:
-    """A name for QEMU's tools that opens this qcow2 file and nothing behind it, whatever its header says."""
-    file = {"driver": "file", "filename": plain(path)}
-    return "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": file})
+async def check(path: pathlib.Path, *, driver: str = "qcow2", pass_fds: Sequence[int] = ()) -> Health:
+    """Let `qemu-img check` go through an image's tables; a backing file is not opened. Changes nothing.
 
-
-async def check(path: pathlib.Path) -> Health:
-    """Let `qemu-img check` go through the image's tables; its backing file is not opened. Changes nothing."""
+    `driver` is QEMU's name of the format; one that has no tables to check is taken for healthy.
+    """
+    node: dict[str, object] = {"driver": driver, "file": {"driver": "file", "filename": plain(path)}}
+    if driver == "qcow2":
+        node["backing"] = None
     try:
-        await process.run("qemu-img", "check", "-q", "--output=json", alone(path), within=_CHECK_BOUND)
+        await process.run(
+            "qemu-img", "check", "-q", "--output=json", "json:" + json.dumps(node),
+            within=_CHECK_BOUND, pass_fds=pass_fds,
+        )  # fmt: skip
     except process.Failed as error:
-        if error.status_words not in ("exit code 2", "exit code 3"):
+        if error.status_words not in _CHECK_ANSWERS:
             raise
-        return Health(leaks=error.status_words == "exit code 3", corruptions=error.status_words == "exit code 2")
+        return _CHECK_ANSWERS[error.status_words]
     return Health(leaks=False, corruptions=False)
