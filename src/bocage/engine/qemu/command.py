@@ -27,7 +27,7 @@ def command(plan: base.Plan) -> list[str]:
         PROGRAM,
         *(
             "-name",
-            _joined(f"guest={_safe(plan.name)}", f"process={_safe(f'vm:{plan.name}'[:15])}", "debug-threads=on"),
+            _joined(f"guest={escaped(plan.name)}", f"process={escaped(f'vm:{plan.name}'[:15])}", "debug-threads=on"),
         ),
         *("-uuid", plan.spec.hardware.smbios.uuid),
         *("-nodefaults", "-no-user-config"),
@@ -37,7 +37,7 @@ def command(plan: base.Plan) -> list[str]:
         *("-rtc", "base=utc"),
         *("-action", "panic=pause"),
         *("-display", "none"),
-        *("-vnc", f"unix:{_safe(at.vnc)}"),
+        *("-vnc", f"unix:{escaped(at.vnc)}"),
         *_channels(at),
         *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
         *_devices(plan.spec.hardware),
@@ -91,7 +91,7 @@ def _smbios(identity: model.Smbios) -> list[str]:
     ]
     arguments: list[str] = []
     for number, fields in tables:
-        if given := [f"{key}={_safe(value)}" for key, value in fields if value]:
+        if given := [f"{key}={escaped(value)}" for key, value in fields if value]:
             arguments += ["-smbios", _joined(f"type={number}", *given)]
     return arguments
 
@@ -111,7 +111,7 @@ def _firmware(board: model.Hardware, at: paths.Paths) -> list[str]:
 
 
 def _channels(at: paths.Paths) -> list[str]:
-    log = (f"logfile={_safe(at.serial_log)}", "logappend=on")
+    log = (f"logfile={escaped(at.serial_log)}", "logappend=on")
     arguments: list[str] = []
     for name, path, more in (
         ("qmp", at.qmp, ()),
@@ -121,7 +121,7 @@ def _channels(at: paths.Paths) -> list[str]:
     ):
         arguments += [
             "-chardev",
-            _joined("socket", f"id={name}", f"path={_safe(path)}", "server=on", "wait=off", *more),
+            _joined("socket", f"id={name}", f"path={escaped(path)}", "server=on", "wait=off", *more),
         ]
     arguments += ["-mon", "chardev=qmp,mode=control", "-mon", "chardev=hmp,mode=readline"]
     return [*arguments, "-serial", "chardev:tty"]
@@ -167,6 +167,11 @@ def _nics(plan: base.Plan) -> list[str]:
     return arguments
 
 
+def escaped(value: object) -> str:
+    """A value as it stands within an option of the form `key=value,…`, where a comma is written twice."""
+    return str(value).replace(",", ",,")
+
+
 def netdev(name: str, backend: base.Backend, *, number: int = 0) -> dict[str, Any]:
     """What carries a NIC, as `-netdev` and `netdev_add` take it; `number` tells user-mode networks apart."""
     match backend:
@@ -195,8 +200,3 @@ def _json(value: dict[str, Any]) -> str:
 
 def _joined(*parts: str) -> str:
     return ",".join(parts)
-
-
-def _safe(value: object) -> str:
-    """A value within an option of the form `key=value,…`, where a comma is written twice."""
-    return str(value).replace(",", ",,")

@@ -113,7 +113,7 @@ class QemuEngine:
 
     async def _search(self, uid: str, name: str, at: paths.Paths, cgroup: str) -> records.Record | None:
         """Look for the process among all, by the path of its monitor: its record is lost, or of an earlier one."""
-        for found in processes.find(at.qmp, among=await self._processes()):
+        for found in processes.find(command.escaped(at.qmp), among=await self._processes()):
             if pathlib.PurePath(found.arguments[0]).name != command.PROGRAM or not processes.alive(found.identity):
                 continue
             log = next(filter(None, map(_LOGFILE.search, found.arguments)), None)

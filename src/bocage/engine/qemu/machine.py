@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import secrets
 import signal
+import stat
 from collections.abc import Callable, Sequence
 
 from bocage import errors
@@ -34,6 +36,7 @@ _KILL_BOUND = 10.0
 _FIRST_LOOK = 1.0
 _TRIM_EVERY = 30.0
 _LOG_KEPT = 4 << 20  # bytes of each log
+_SCREEN_LIMIT = 64 << 20  # bytes of a picture
 _HAPPENINGS = {"RESET": "reset", "BALLOON_CHANGE": "balloon", "DEVICE_DELETED": "device-removed"}
 
 
@@ -64,6 +67,7 @@ class QemuMachine:
         )
         self._agent = agent.Agent(self._paths.agent)
         self._tasks: list[asyncio.Task[None]] = []
+        self._noted: asyncio.Task[None] | None = None
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
 
     @property
@@ -101,7 +105,7 @@ class QemuMachine:
     def keep(self) -> None:
         """Begin what goes on for as long as it is held."""
         self.link.keep()
-        self._tasks.append(asyncio.create_task(self._note_version()))
+        self._noted = asyncio.create_task(self._note_version())
         self._tasks.append(asyncio.create_task(self._trim()))
 
     async def ended(self) -> base.Ended:
@@ -160,15 +164,13 @@ class QemuMachine:
         await hotplug.change_cd(self.link, name, image)
 
     async def screenshot(self, to: pathlib.Path) -> None:
-        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # Not a passed descriptor: QEMU 7.2 keeps an entry for each that it was ever given for a screen.
+        beside = self._paths.io / f"screen-{secrets.token_hex(4)}"
         try:
-            path = await self.link.add_descriptor(descriptor)
+            await self.link.execute("screendump", {"filename": str(beside), "format": "png"})
+            await asyncio.to_thread(_copy, beside, to)
         finally:
-            os.close(descriptor)
-        try:
-            await self.link.execute("screendump", {"filename": path, "format": "png"})
-        finally:
-            await hotplug.take_back(self.link, path)
+            beside.unlink(missing_ok=True)
 
     async def send_keys(self, keys: Sequence[str]) -> None:
         pressed = [{"type": "qcode", "data": key} for key in keys]
@@ -186,6 +188,8 @@ class QemuMachine:
             return {}
 
     async def detach(self) -> None:
+        if self._noted:
+            await asyncio.wait([self._noted])
         for task in (*self._tasks, self._end):
             task.cancel()
         await asyncio.wait([*self._tasks, self._end])
@@ -241,6 +245,13 @@ class QemuMachine:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _copy(source: pathlib.Path, to: pathlib.Path) -> None:
+    # The process may write this directory: neither a link nor a pipe that it left there is opened.
+    with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            to.write_bytes(file.read(_SCREEN_LIMIT))
 
 
 def group_of(place: cgroup.Place | None, name: str) -> cgroup.Directories | None:

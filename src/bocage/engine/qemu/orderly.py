@@ -24,6 +24,7 @@ _REASONS = (  # ShutdownCause of QEMU's qapi/run-state.json, in its order
     "snapshot-load",
 )
 _RESETS = frozenset({"none", "host-qmp-system-reset", "guest-reset", "subsystem-reset", "snapshot-load"})
+_SIGNALLED = ": terminating on signal "  # what it says of itself then; that is not traced
 _TRACED = re.compile(rf"{command.SHUTDOWN_TRACE} reason=(\d+)")
 
 
@@ -55,6 +56,8 @@ _ORDERLY: dict[str, words.Message] = {"guest-shutdown": SwitchedOff(), "host-qmp
 def traced(lines: Sequence[str]) -> str:
     """The reason of the last shutdown that QEMU's log tells of; empty when it tells of none."""
     for line in reversed(lines):
+        if _SIGNALLED in line:
+            return "host-signal"
         if (found := _TRACED.search(line)) and int(found[1]) < len(_REASONS):
             reason = _REASONS[int(found[1])]
             if reason not in _RESETS:

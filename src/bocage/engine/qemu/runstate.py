@@ -34,7 +34,8 @@ def after(seen: Seen, event: str, data: Mapping[str, Any]) -> Seen:
         case "RESUME":
             return dataclasses.replace(seen, run=Run.RUNNING, stopped_for=None)
         case "STOP":
-            return dataclasses.replace(seen, run=seen.stopped_for or Run.PAUSED)
+            halted = Run.SHUT_DOWN if seen.run is Run.SHUT_DOWN else Run.PAUSED
+            return dataclasses.replace(seen, run=seen.stopped_for or halted)
         case "BLOCK_IO_ERROR" if data.get("action") == "stop":
             why = Run.STORAGE_FULL if data.get("nospace") else Run.STORAGE_FAILED
             # Of several disks that stop it, the failed one needs more than room.
