@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from bocage.store import contract, sqlite
+from bocage.store import contract, sqlite, tables
 
 
 @pytest.fixture
@@ -197,3 +197,42 @@ async def test_another_program_that_holds_the_write_lock_is_told_of_and_does_no_
         other.execute("ROLLBACK")
     assert await store.apply(puts={"a": b"1"}) == 1
     await store.close()
+
+
+async def test_a_fault_of_ours_ends_the_store_and_leaves_nobody_waiting(path, monkeypatch):
+    def fault(*_: object) -> None:
+        raise RuntimeError("fault")
+
+    store = await sqlite.open(path)
+    await store.apply(puts={"a": b"1"})
+    waiting = asyncio.ensure_future(anext(store.watch("", since=1)))
+    monkeypatch.setattr(tables.Batch, "_change", fault)
+    outcomes = await asyncio.gather(*(store.apply(puts={"a": b"2"}) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(outcome, contract.Closed) for outcome in outcomes)
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+    with pytest.raises(RuntimeError, match="fault"):
+        await store.close()
+    monkeypatch.undo()
+    again = await sqlite.open(path)
+    assert await again.get("a") == contract.Entry("a", b"1", 1, 1)
+    await again.close()
+
+
+def test_a_loop_that_is_torn_down_lets_go_of_the_database(path):
+    async def opened_and_left() -> None:
+        store = await sqlite.open(path)
+        await store.apply(puts={"a": b"1"})
+        asyncio.ensure_future(store.apply(puts={"b": b"1"}))  # noqa: RUF006 - left behind on purpose
+        await asyncio.sleep(0)
+
+    async def opened_again() -> None:
+        store = await sqlite.open(path)
+        assert await store.get("a")
+        await store.close()
+
+    asyncio.run(opened_and_left())
+    for thread in threading.enumerate():
+        if thread.name.startswith("store"):
+            thread.join(10)
+    asyncio.run(opened_again())

@@ -120,8 +120,6 @@ class SqliteStore:
         """See contract.Store."""
         self._closed = True
         self._wanted.set()
-        for watch in self._watches:
-            watch.wake.set()
         await asyncio.shield(self._task)
 
     @contextlib.contextmanager
@@ -157,6 +155,8 @@ class SqliteStore:
             self._closed = True
             for job in self._jobs:
                 job.tell(contract.Closed())
+            for watch in self._watches:
+                watch.wake.set()
             released = self._thread.submit(self._opened.close)
             self._thread.shutdown(wait=False)
         await asyncio.wrap_future(released)
@@ -187,9 +187,13 @@ class SqliteStore:
             for job in jobs:
                 job.tell(contract.Failed(reason=str(error)))
             return
-        except BaseException:
+        except asyncio.CancelledError:
             for job in jobs:
                 job.answer.cancel()  # nobody knows whether it was written
+            raise
+        except BaseException:  # a fault of ours: the store ends, and what was begun is rolled back
+            for job in jobs:
+                job.tell(contract.Closed())
             raise
         self._horizon = tables.Horizon(batch.newest, batch.oldest)
         for job, answer in zip(jobs, answers, strict=True):
