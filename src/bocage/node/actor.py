@@ -135,7 +135,9 @@ class Actor:
         if self._stumbles >= 3 or not isinstance(problem, errors.TimedOut):
             await self.standing.fail(problem, *waiting)
         with contextlib.suppress(errors.Problem, OSError):
-            await self.standing.show(problem=base.Saying.of(problem))
+            machine = await self.standing.show(problem=base.Saying.of(problem))
+            if self.standing.machine and await self.standing.machine.look() is engine.Run.UNKNOWN:
+                await self._show(machine, lifecycle.Step(Do.NOTHING))
         return float(min(_RETRY * 2 ** (self._stumbles - 1), _LONGEST_RETRY))
 
     async def _round(self) -> float | None:

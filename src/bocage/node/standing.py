@@ -10,7 +10,7 @@ from typing import Any
 
 from bocage import errors, words
 from bocage.engine import base as engine
-from bocage.model import base, vm
+from bocage.model import base, vm, work
 from bocage.node import tasks
 from bocage.node.ground import Ground
 from bocage.store import resources
@@ -93,9 +93,24 @@ class Standing:
 
     async def show(self, **fields: Any) -> vm.VM:
         """Write fields of the status; nothing is written when they are so already."""
+        return await self._write(fields)
+
+    async def _write(self, fields: Mapping[str, Any], *events: work.Event) -> vm.VM:
         return await self.ground.resources.change_status(
-            vm.VM, self.project, self.uid, lambda present: present.status.model_copy(update=fields)
+            vm.VM, self.project, self.uid, lambda present: present.status.model_copy(update=fields), also=events
         )
+
+    async def turn(
+        self,
+        machine: vm.VM,
+        state: vm.State,
+        note: words.Message,
+        severity: base.Severity = base.Severity.INFO,
+        **more: Any,
+    ) -> vm.VM:
+        """Write a new state, and the event that tells of it, in one."""
+        fields = {"state": state, "since": base.now(), "reason": base.Saying.of(note), **more}
+        return await self._write(fields, work.event(note, severity=severity, subject=machine.ref))
 
     async def set_state(
         self,

@@ -80,10 +80,11 @@ async def _could_not_start(standing: Standing, machine: vm.VM, problem: errors.P
     note = notes.StartFailed(name=machine.name, reason=words.say(problem))
     await standing.tell(machine, note, base.Severity.ERROR)
     said = base.Saying.of(problem)
-    if await standing.fail(problem, *_STARTS):
+    if standing.asked(*_STARTS):
         standing.failed = None
         await standing.change(lambda _: {"power": vm.Power.STOPPED})
         await standing.set_state(vm.State.STOPPED, reason=note, problem=said)
+        await standing.fail(problem, *_STARTS)
     else:
         await standing.set_state(vm.State.CRASHED, reason=note, problem=said)
 
@@ -125,6 +126,7 @@ async def give_up_stopping(standing: Standing, preparation: Preparation, machine
     span = clock.boottime() - (standing.stopping or 0.0)
     standing.stopping, standing.presses = None, 0
     await standing.change(lambda _: {"power": vm.Power.RUNNING})
+    await standing.set_state(vm.State.RUNNING)
     await standing.fail(WouldNotStop(what=machine.name, bound=span, name=machine.name), "vm.stop")
     await standing.tell(machine, notes.WouldNotStop(name=machine.name, span=span), base.Severity.WARNING)
 
@@ -231,8 +233,7 @@ async def _is_off(
     """The process is gone: take its wires down, forget how it was stopped, say it."""
     standing.ended, standing.stopping, standing.presses, standing.failed = None, None, 0, None
     await preparation.disconnect(machine)
-    await standing.set_state(state, reason=note, pid=None, restarts=restarts, ready=ready)
-    await standing.tell(machine, note, severity)
+    await standing.turn(machine, state, note, severity, pid=None, restarts=restarts, ready=ready)
 
 
 Doer = Callable[[Standing, Preparation, vm.VM], Awaitable[None]]

@@ -19,6 +19,7 @@ from bocage.planner import alarms
 from bocage.store import resources
 
 if TYPE_CHECKING:
+    from bocage.node import actor as actors
     from bocage.node.agent import Node
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Upkeep:
         """Go round until cancelled; one thing's failure keeps none of the others from being done."""
         rounds = 0
         while True:
-            for duty in (self.measure, self.trim_logs, self.find_addresses, self.look_for_alarms):
+            for duty in (self.measure, self.look_after, self.trim_logs, self.find_addresses, self.look_for_alarms):
                 await _safely(duty)
             if rounds % _SELDOM == 0:
                 for duty in (self.empty_trash, self.forget_tasks, self._node.ground.events.prune):
@@ -53,6 +54,18 @@ class Upkeep:
         for storage in listing.items:
             if storage.spec.host == self._node.ground.uid and storage.status.state != "pending":
                 await storages.measure(self._node, storage)
+
+    async def look_after(self) -> None:
+        """Ask each machine whether it still answers; one that hangs holds up none of the others."""
+        await asyncio.gather(*[self._look_after(actor) for actor in self._node.running()])
+
+    async def _look_after(self, actor: actors.Actor) -> None:
+        machine = actor.standing.machine
+        if machine is not None:
+            before = machine.run
+            with contextlib.suppress(errors.Problem):
+                if await machine.look() is not before:
+                    actor.wake()
 
     async def trim_logs(self) -> None:
         """Keep the end of each running VM's logs."""

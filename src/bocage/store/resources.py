@@ -248,9 +248,18 @@ class Resources:
         raise errors.TimedOut(what=f"{cls.kind} {uid}", bound=0.0)
 
     async def change_status(
-        self, cls: type[R], project: str | None, uid: str, how: Callable[[R], base.Part | None]
+        self,
+        cls: type[R],
+        project: str | None,
+        uid: str,
+        how: Callable[[R], base.Part | None],
+        *,
+        also: Iterable[base.Resource[Any, Any]] = (),
     ) -> R:
-        """Read, make the new status, write; repeated when others were in between. Raises Missing."""
+        """Read, make the new status, write; repeated when others were in between. Raises Missing.
+
+        `also` is created with it: what tells of the change, such as an event.
+        """
         for _ in range(_TRIES):
             present = await self.get(cls, project, uid)
             status = how(present)
@@ -258,6 +267,8 @@ class Resources:
                 return present
             transaction = Transaction()
             transaction.set_status(present, status)
+            for resource in also:
+                transaction.create(resource)
             try:
                 revision = await self.commit(transaction)
             except Changed:
