@@ -104,7 +104,7 @@ class Unfit(Fault):
 
 class NoUnit(Fault):
     type = "fault-size"
-    text = N_("{given} is no size: {said}")
+    text = N_("{given}: {said}")
     hint = N_("a number with a unit, such as 512M, 2G or 1.5T")
     given: str
     said: str

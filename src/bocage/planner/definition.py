@@ -1,0 +1,241 @@
+"""From the short request to the full definition of a VM, and from one definition to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bocage.model import base, faults, ground, requests
+from bocage.model import vm as model
+from bocage.planner import hardware, parts
+
+_FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
+_SET_ELSEWHERE = ("created", "deleted", "generation", "revision", "status_revision")  # read with it, never taken
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Definition:
+    """A VM and the volumes that are to be made for it."""
+
+    vm: model.VM
+    volumes: tuple[ground.Volume, ...] = ()
+
+
+def define(
+    request: requests.VMCreate,
+    facts: parts.Facts,
+    *,
+    project: str,
+    uid: str | None = None,
+    password_hash: str | None = None,
+) -> Definition:
+    """The full definition of a new VM.
+
+    `uid` is a fresh one when it is not given. Raises the errors of `parts` and `hardware`, and errors.InvalidFields.
+    """
+    uid = uid or base.new_uid()
+    storage = _storage(facts, request.storage)
+    board = _board(request, facts)
+    cds = parts.cds(request.cds, board, facts)
+    made = parts.Parts(uid=uid, name=request.name, project=project, board=board, storage=storage)
+    made.units = {(cd.bus, cd.unit) for cd in cds}
+    made.system_disk(request, facts)
+    for disk in request.disks:
+        made.disk(disk, facts)
+    nics = tuple(made.nic(nic, facts) for nic in request.nics)
+    spec = _spec(
+        storage=storage.uid,
+        power=model.Power.RUNNING if request.start else model.Power.STOPPED,
+        cpus=request.cpus,
+        memory=request.memory,
+        disks=tuple(made.disks),
+        cds=cds,
+        nics=nics,
+        boot={"order": request.boot or _boot_order(request, made.disks, cds)},
+        seed=_seed(request, password_hash),
+        restart=request.restart,
+        autostart=request.autostart,
+        stop=request.stop,
+        hardware=board,
+    )
+    hardware.check(spec)
+    metadata = base.Metadata(uid=uid, project=project, **request.model_dump(include={"name", *_FOR_PEOPLE}))
+    return Definition(model.VM(metadata=metadata, spec=spec), tuple(made.volumes))
+
+
+def attach(vm: model.VM, request: requests.DiskRequest, facts: parts.Facts, *, storage: ground.Storage) -> Definition:
+    """The VM with one more disk. Raises the errors of `parts` and `hardware`, and errors.InvalidFields."""
+    made = parts.Parts(
+        uid=vm.uid, name=vm.name, project=vm.metadata.project or "", board=vm.spec.hardware, storage=storage
+    )
+    made.disks = list(vm.spec.disks)
+    made.names = {device.name for device in vm.spec.devices}
+    made.addresses = set(hardware.used_addresses(vm.spec))
+    made.units = {(bus, unit) for bus in model.Bus for unit in hardware.used_units(vm.spec, bus)}
+    made.disk(request, facts)
+    changed = _with_spec(vm, disks=tuple(made.disks))
+    hardware.check(changed.spec)
+    return Definition(changed, tuple(made.volumes))
+
+
+def change_cd(vm: model.VM, name: str, image: ground.Image | None) -> model.VM:
+    """The VM with another image in its drive `name`; None empties it. Raises NoSuch and NotACd."""
+    if name not in {cd.name for cd in vm.spec.cds}:
+        raise parts.NoSuch(kind="cd", name=name)
+    if image:
+        parts.check_cd(image)
+    content = image.uid if image else None
+    cds = (cd.model_copy(update={"image": content}) if cd.name == name else cd for cd in vm.spec.cds)
+    return _with_spec(vm, cds=tuple(cds))
+
+
+def boot_once(vm: model.VM, device: str) -> model.Boot:
+    """The boot order, with `device` first at the next start. Raises NoSuch."""
+    if device not in {one.name for one in vm.spec.devices}:
+        raise parts.NoSuch(kind="device", name=device)
+    return vm.spec.boot.model_copy(update={"once": device})
+
+
+def change(vm: model.VM, patch: requests.VMPatch) -> model.VM:
+    """The VM with the fields of `patch` that are set. Raises errors.InvalidFields."""
+    given = {name: getattr(patch, name) for name in patch.model_fields_set if getattr(patch, name) is not None}
+    for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
+    changed = _with_spec(vm, **given) if given else vm
+    if not for_people:
+        return changed
+    return changed.model_copy(update={"metadata": changed.metadata.model_copy(update=for_people)})
+
+
+def replace(vm: model.VM, document: requests.Document) -> model.VM:
+    """The VM as an edited document says. Its identity and its name are not changed this way.
+
+    Raises errors.InvalidFields and the errors of `hardware`.
+    """
+    wanted = {**document.metadata}
+    found = [
+        faults.At(f"metadata.{field}", faults.Fixed(given=str(wanted[field]), present=str(present)))
+        for field, present in (("uid", vm.uid), ("name", vm.name), ("project", vm.metadata.project))
+        if field in wanted and wanted[field] != present
+    ]
+    storage = document.spec.get("storage", vm.spec.storage)
+    if storage != vm.spec.storage:
+        found.append(faults.At("spec.storage", faults.Fixed(given=str(storage), present=vm.spec.storage)))
+    for field in ("uid", "name", "project", *_SET_ELSEWHERE):
+        wanted.pop(field, None)
+    kept = vm.metadata.model_dump(exclude=set(_FOR_PEOPLE))
+    if found:
+        raise faults.problem(found)
+    metadata = parts.validated(base.Metadata, {**kept, **wanted}, "metadata")
+    spec = parts.validated(model.VMSpec, document.spec, "spec")
+    hardware.check(spec)
+    return vm.model_copy(update={"metadata": metadata, "spec": spec})
+
+
+def clone(
+    vm: model.VM,
+    volumes: Mapping[str, ground.Volume],
+    *,
+    name: str,
+    start: bool = False,
+    uid: str | None = None,
+    macs: Collection[str] = (),
+) -> tuple[Definition, dict[str, str]]:
+    """A copy with an identity of its own: uid, SMBIOS uuid and serial, MAC addresses, disk serials.
+
+    `volumes` are its disks' by uid, `macs` the addresses that are taken. Also returns which volume each of
+    the new ones is a copy of. Raises NoSuch.
+    """
+    uid = uid or base.new_uid()
+    copies: dict[str, str] = {}
+    made: list[ground.Volume] = []
+    disks: list[model.Disk] = []
+    for disk in vm.spec.disks:
+        if disk.volume not in volumes:
+            raise parts.NoSuch(kind="volume", name=disk.volume)
+        source = volumes[disk.volume].spec
+        spec = source.model_copy(
+            update={"storage": vm.spec.storage, "vm": uid, "name": disk.name, "image": None, "linked": False}
+        )
+        volume = parts.new_volume(spec, vm_name=name, project=vm.metadata.project)
+        made.append(volume)
+        copies[volume.uid] = disk.volume
+        disks.append(disk.model_copy(update={"volume": volume.uid, "serial": hardware.serial(volume.uid)}))
+    taken = set(macs)
+    nics: list[model.Nic] = []
+    for nic in vm.spec.nics:
+        mac = hardware.mac(uid, nic.name, taken)
+        taken.add(mac)
+        nics.append(nic.model_copy(update={"mac": mac, "publish": ()}))  # a port leads to one guest
+    identity = base.new_uid()
+    smbios = vm.spec.hardware.smbios.model_copy(update={"uuid": identity, "serial": identity})
+    copied = _with_spec(
+        vm,
+        power=model.Power.RUNNING if start else model.Power.STOPPED,
+        disks=tuple(disks),
+        nics=tuple(nics),
+        boot=vm.spec.boot.model_copy(update={"once": None}),
+        seed=vm.spec.seed.model_copy(update={"hostname": name}) if vm.spec.seed else None,
+        hardware=vm.spec.hardware.model_copy(update={"smbios": smbios}),
+    )
+    about = vm.metadata
+    metadata = base.Metadata(
+        uid=uid, name=name, project=about.project, title=about.title, notes=about.notes, tags=about.tags
+    )
+    return Definition(model.VM(metadata=metadata, spec=copied.spec), tuple(made)), copies
+
+
+def _board(request: requests.VMCreate, facts: parts.Facts) -> model.Hardware:
+    host = facts.host.status
+    cpu_model = request.cpu_model or host.cpu_model
+    if not host.machines or not cpu_model:
+        raise parts.HostNotReady(host=facts.host.name)
+    if request.firmware is model.Firmware.UEFI and model.Firmware.UEFI not in host.firmware:
+        raise parts.FirmwareMissing(firmware=request.firmware, known=list(host.firmware) or ["bios"])
+    return hardware.lay_out(
+        alias=request.machine,
+        machines=host.machines,
+        cpu_model=cpu_model,
+        smbios=_smbios(request.smbios, facts),
+        firmware=request.firmware,
+    )
+
+
+def _smbios(request: requests.SmbiosRequest, facts: parts.Facts) -> model.Smbios:
+    given = request.model_dump(exclude_none=True)
+    identity = str(given.setdefault("uuid", base.new_uid())).lower()
+    given["uuid"] = identity
+    given.setdefault("serial", identity)
+    if by := facts.smbios_uuids.get(identity):
+        raise parts.IdentityTaken(uuid=identity, by=by)
+    return parts.validated(model.Smbios, given, "smbios")
+
+
+def _storage(facts: parts.Facts, name: str) -> ground.Storage:
+    storage = parts.named(facts.storage, "storage", name)
+    if storage.status.state == "unavailable":
+        raise parts.StorageUnavailable(storage=name)
+    return storage
+
+
+def _seed(request: requests.VMCreate, password_hash: str | None) -> dict[str, Any] | None:
+    if request.seed is None:
+        return None
+    given = request.seed.model_dump(exclude={"password"})
+    return {**given, "hostname": request.seed.hostname or request.name, "password_hash": password_hash}
+
+
+def _boot_order(
+    request: requests.VMCreate, disks: Collection[model.Disk], cds: Collection[model.Cd]
+) -> tuple[str, ...]:
+    """An image boots from its disk; an installation from its first CD, later, when the CD has gone, from the disk."""
+    first_disk, first_cd = [disk.name for disk in disks][:1], [cd.name for cd in cds][:1]
+    return (*first_disk, *first_cd) if request.image else (*first_cd, *first_disk)
+
+
+def _spec(**values: Any) -> model.VMSpec:
+    return parts.validated(model.VMSpec, values, "")
+
+
+def _with_spec(vm: model.VM, **values: Any) -> model.VM:
+    return vm.model_copy(update={"spec": _spec(**{**dict(vm.spec), **values})})
