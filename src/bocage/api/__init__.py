@@ -1,0 +1,1 @@
+"""REST, events, authentication: what programs and people ask, answered from the store and by the node."""

@@ -1,0 +1,176 @@
+"""The application: all routers under /api/v1, behind one gate, with one description of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import bocage
+from bocage import errors
+from bocage.api import (
+    adopt,
+    alarms,
+    answers,
+    auth,
+    calls,
+    disks,
+    events,
+    gate,
+    hosts,
+    images,
+    index,
+    meta,
+    networks,
+    nodes,
+    problems,
+    routing,
+    storages,
+    streams,
+    tasks,
+    tokens,
+    uploads,
+    verbs,
+    views,
+    vms,
+    volumes,
+)
+from bocage.store import resources
+
+_EVERYWHERE = {
+    401: "A token is needed, or this one is not known.",
+    403: "This asker may not do it.",
+    422: "Something in the request does not hold.",
+    500: "A fault of the program itself.",
+    503: "It cannot be done now.",
+}
+_WITH_BODY = {413: "The body is too large.", 415: "The body is not of a kind that is taken."}
+_METHODS = ("get", "put", "post", "patch", "delete", "head")
+
+
+def create(
+    kept: resources.Resources,
+    *,
+    node_socket: pathlib.Path,
+    host: str | None = None,
+    allowed_uids: Collection[int] | None = None,
+) -> FastAPI:
+    """The application over a store, and over the node behind a socket.
+
+    `host` is the uid of the host that it runs on. `allowed_uids` may ask over the Unix socket; root and the
+    daemon's own user when it is not given. Close `app.state.api` at the end.
+    """
+    allowed = {0, os.geteuid()} if allowed_uids is None else allowed_uids
+    app = FastAPI(
+        title="Bocage",
+        version=bocage.__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        exception_handlers={
+            errors.Problem: problems.on_problem,
+            RequestValidationError: problems.on_invalid,
+            HTTPException: problems.on_refused,
+        },
+    )
+    closing = asyncio.Event()
+    app.state.api = calls.Api(
+        resources=kept,
+        index=index.Index(kept.store),
+        views=views.Views(kept.store),
+        node=nodes.Node(node_socket, closing),
+        host=host,
+        closing=closing,
+    )
+    app.add_middleware(gate.Gate, authentication=auth.Authentication(kept, allowed_uids=allowed))
+    app.include_router(_routes(), generate_unique_id_function=_operation_id)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _routes() -> APIRouter:
+    whole = APIRouter(prefix=answers.BASE)
+    described = routing.router("meta", "")
+    described.add_api_route("/openapi.json", _openapi, name="openapi", response_model=dict[str, Any])
+    for router in (
+        vms.router,
+        uploads.imports,
+        verbs.router,
+        disks.router,
+        streams.router,
+        images.router,
+        volumes.router,
+        networks.router,
+        storages.router,
+        hosts.router,
+        tasks.router,
+        tasks.in_project,
+        events.router,
+        alarms.router,
+        tokens.router,
+        uploads.router,
+        adopt.router,
+        meta.router,
+        described,
+    ):
+        whole.include_router(router)
+    return whole
+
+
+async def _openapi(request: Request) -> Response:
+    """This description (OpenAPI 3.1)."""
+    return answers.json(await asyncio.to_thread(_description, request.app))
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"{route.tags[0]}_{route.name}" if route.tags else route.name
+
+
+def _description(app: FastAPI) -> bytes:
+    import pydantic_core
+
+    return pydantic_core.to_json(app.openapi())
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title=app.title,
+            version=app.version,
+            openapi_version="3.1.0",
+            summary="Virtual machines on one host or many.",
+            routes=app.routes,
+            separate_input_output_schemas=False,
+        )
+        _complete(described)
+        app.openapi_schema = described
+    return app.openapi_schema
+
+
+def _complete(described: dict[str, Any]) -> None:
+    """What every route has: problems, and who may ask."""
+    schemas = described["components"]["schemas"]
+    schemas["Problem"] = problems.Document.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= schemas["Problem"].pop("$defs", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"token": []}]
+    for path in described["paths"].values():
+        for method, operation in path.items():
+            if method in _METHODS:
+                said = _EVERYWHERE | (_WITH_BODY if "requestBody" in operation else {})
+                for status, description in said.items():
+                    operation["responses"][str(status)] = routing.problem_response(description)

@@ -1,0 +1,96 @@
+"""The disks and CDs of a VM, plugged in and out while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import Field
+from starlette.responses import Response
+
+from bocage.api import calls, facts, machines, routing, verbs, volumes
+from bocage.model import base, ground, requests, vm
+from bocage.model.work import Task
+from bocage.planner import definition, parts
+from bocage.store import resources
+
+router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
+
+Changing = Annotated[calls.Call, calls.may("vm:change")]
+Device = Annotated[str, Path(description="The device's name in the VM.", examples=["disk1"])]
+_PROBLEMS = routing.problem_responses(404, 409)
+
+
+class Insert(base.Part):
+    """What lies in a CD drive."""
+
+    image: base.Name | None = Field(description="An image; null empties the drive.")
+
+
+@router.post("/disks", name="attach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def attach(project: calls.Project, name: calls.Name, request: requests.DiskRequest, call: Changing) -> Response:
+    """Add a disk; a running VM gets it at once."""
+    async with call.api.index.claim if request.volume is not None else contextlib.nullcontext():
+        machine = await call.resources.find(vm.VM, project, name)
+        machines.check_not_in_trash(machine)
+        known = await facts.for_disk(call, machine, request)
+        made = definition.attach(machine, request, known, storage=next(iter(known.storage.values())))
+        transaction = resources.Transaction()
+        transaction.update(resources.bumped(machine, made.vm))
+        for volume in made.volumes:
+            transaction.create(volume)
+        disk = made.vm.spec.disks[-1]
+        host = await machines.host_of(call, machine)
+        task = call.task("vm.disk-attach", subject=machine.ref, host=host, disk=disk.name, volume=disk.volume)
+        return await call.accept(task, transaction=transaction)
+
+
+@router.delete("/disks/{disk}", name="detach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def detach(project: calls.Project, name: calls.Name, disk: Device, call: Changing) -> Response:
+    """Take a disk out of it; its volume stays."""
+    machine, found = await _disk(call, project, name, disk)
+    host = await machines.host_of(call, machine)
+    return await call.accept(
+        call.task("vm.disk-detach", subject=machine.ref, host=host, disk=found.name, volume=found.volume)
+    )
+
+
+@router.post("/disks/{disk}/grow", name="grow_disk", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def grow(
+    project: calls.Project, name: calls.Name, disk: Device, request: requests.Grow, call: Changing
+) -> Response:
+    """Make a disk larger, while it runs or not."""
+    machine, found = await _disk(call, project, name, disk)
+    volume = await call.resources.get(ground.Volume, project, found.volume)
+    size = volumes.larger(volume, request.size)
+    host = await machines.host_of(call, machine)
+    return await call.accept(
+        call.task("vm.disk-grow", subject=machine.ref, host=host, disk=found.name, volume=found.volume, size=str(size))
+    )
+
+
+@router.put("/cds/{cd}", name="change_cd", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def change_cd(project: calls.Project, name: calls.Name, cd: Device, request: Insert, call: Changing) -> Response:
+    """Put another image in a CD drive, or none."""
+    image = None
+    if request.image is not None:
+        try:
+            image = await call.resources.find(ground.Image, project, request.image)
+        except resources.Missing as error:
+            raise parts.NoSuch(kind="image", name=request.image) from error
+
+    def wanted(machine: vm.VM) -> vm.VM:
+        machines.check_not_in_trash(machine)
+        return definition.change_cd(machine, cd, image)
+
+    return await verbs.ask(call, project, name, "vm.cd-change", wanted, cd=cd, image=image.uid if image else None)
+
+
+async def _disk(call: calls.Call, project: str, name: str, disk: str) -> tuple[vm.VM, vm.Disk]:
+    machine = await call.resources.find(vm.VM, project, name)
+    machines.check_not_in_trash(machine)
+    for one in machine.spec.disks:
+        if one.name == disk:
+            return machine, one
+    raise parts.NoSuch(kind="disk", name=disk[:80])

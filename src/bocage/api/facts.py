@@ -1,0 +1,82 @@
+"""What the planner needs to know for one request: only what the request names is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from bocage.api import calls
+from bocage.model import base, ground, requests, vm
+from bocage.planner import parts
+from bocage.store import resources
+
+R = TypeVar("R", bound=base.Resource[Any, Any])
+
+
+async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> parts.Facts:
+    """For a new VM. What is not there is left out, for the planner to say so."""
+    storage = await _named(call, ground.Storage, None, [request.storage])
+    host = await host_of(call, storage.get(request.storage))
+    index = await call.api.index.fresh()
+    return parts.Facts(
+        host=host,
+        storage=storage,
+        images=await _named(
+            call, ground.Image, project, [*request.cds, *([request.image] if request.image is not None else [])]
+        ),
+        networks=await _named(call, ground.Network, project, (nic.network for nic in request.nics)),
+        volumes=await _volumes(call, project, request.disks),
+        macs=index.macs,
+        smbios_uuids=index.smbios_uuids,
+        users=index.users,
+    )
+
+
+async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskRequest) -> parts.Facts:
+    """For one more disk."""
+    storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
+    index = await call.api.index.fresh()
+    return parts.Facts(
+        host=await host_of(call, storage),
+        storage={storage.name: storage},
+        volumes=await _volumes(call, machine.metadata.project or "", [request]),
+        users=index.users,
+    )
+
+
+async def host_of(call: calls.Call, storage: ground.Storage | None) -> ground.Host:
+    """The host that reaches a storage; this one when there is none. Raises resources.Missing."""
+    if storage is None:
+        return await call.api.this_host()
+    return await call.resources.get(ground.Host, None, storage.spec.host)
+
+
+async def storage_named(call: calls.Call, name: str) -> ground.Storage:
+    """A storage that a request names. Raises parts.NoSuch and parts.StorageUnavailable."""
+    storage = parts.named(await _named(call, ground.Storage, None, [name]), "storage", name)
+    if storage.status.state == "unavailable":
+        raise parts.StorageUnavailable(storage=name)
+    return storage
+
+
+def only_one_may_have(request: requests.VMCreate) -> bool:
+    """Whether it asks for something that no other VM may have."""
+    return (
+        request.smbios.uuid is not None
+        or any(nic.mac for nic in request.nics)
+        or any(disk.volume is not None for disk in request.disks)
+    )
+
+
+async def _volumes(call: calls.Call, project: str, disks: Iterable[requests.DiskRequest]) -> dict[str, ground.Volume]:
+    return await _named(call, ground.Volume, project, (disk.volume for disk in disks if disk.volume is not None))
+
+
+async def _named(call: calls.Call, cls: type[R], project: str | None, names: Iterable[str]) -> dict[str, R]:
+    found: dict[str, R] = {}
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = await call.resources.find(cls, project, name)
+        except resources.Missing:
+            continue
+    return found

@@ -1,0 +1,26 @@
+"""Hosts: the machines that VMs run on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from starlette.responses import Response
+
+from bocage.api import answers, calls, paging, routing
+from bocage.model import ground
+
+router = routing.router("host", "/hosts")
+
+Reading = Annotated[calls.Call, calls.may("host:read")]
+
+
+@router.get("", name="list", response_model=answers.Listed[ground.Host], responses=routing.problem_responses(410))
+async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = None) -> Response:
+    """All hosts."""
+    return await call.api.views.page(ground.Host, None, limit=limit, after=after)
+
+
+@router.get("/{name}", name="get", response_model=ground.Host, responses=routing.problem_responses(404))
+async def get(name: calls.Name, call: Reading) -> Response:
+    """One host: its machine, its QEMU, its accelerator and why it is that one."""
+    return answers.one(await call.resources.find(ground.Host, None, name))

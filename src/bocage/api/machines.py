@@ -1,0 +1,178 @@
+"""What several routes do with a VM: find it, tell its state, write it with its volumes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from bocage import errors, words
+from bocage.api import calls, problems
+from bocage.model import base, ground, requests, vm, work
+from bocage.planner import definition, references, why
+from bocage.store import resources
+from bocage.words import N_
+
+R = TypeVar("R", bound=base.Resource[Any, Any])
+
+_UP = (vm.State.STARTING, vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING)
+_EVENTS_LOOKED_AT = 200
+
+
+class InTrash(problems.Error, errors.Conflict):
+    type = "vm-in-trash"
+    text = N_("{name} is in the trash")
+    hint = N_("'bocage vm undelete {name}' brings it back")
+    name: str
+
+
+class NotInTrash(problems.Error, errors.Conflict):
+    type = "vm-not-in-trash"
+    text = N_("{name} is not in the trash")
+    name: str
+
+
+class NotUp(problems.Error, errors.Conflict):
+    type = "vm-not-up"
+    text = N_("{name} is {state}")
+    hint = N_("'bocage vm start {name}' first")
+    name: str
+    state: str
+
+
+class NotDown(problems.Error, errors.Conflict):
+    type = "vm-not-down"
+    text = N_("{name} is {state}; its disks are in use")
+    hint = N_("'bocage vm stop {name}' first")
+    name: str
+    state: str
+
+
+class SavedMemory(problems.Error, errors.Conflict):
+    """An orderly stop needs a guest that runs."""
+
+    type = "vm-has-saved-memory"
+    text = N_("the memory of {name} is saved: there is no guest to ask to stop")
+    hint = N_("'bocage vm start {name}' goes on from there; 'bocage vm kill {name}' throws the memory away")
+    name: str
+
+
+async def find(call: calls.Call, project: str, name: str, *, in_trash: bool = False) -> vm.VM:
+    """A VM by name or uid; with `in_trash`, also the newest of that name in the trash. Raises resources.Missing."""
+    try:
+        return await call.resources.find(vm.VM, project, name)
+    except resources.Missing:
+        if not in_trash:
+            raise
+        listing = await call.resources.list(vm.VM, project, trash=True)
+        gone = [one for one in listing.items if one.metadata.deleted and one.name == name]
+        if not gone:
+            raise
+        return max(gone, key=lambda one: one.metadata.deleted or one.metadata.created)
+
+
+async def host_of(call: calls.Call, machine: vm.VM) -> str:
+    """The uid of the host that does what is asked of a VM: its owner, else the one that reaches its storage."""
+    if machine.status.host:
+        return machine.status.host
+    return (await call.resources.get(ground.Storage, None, machine.spec.storage)).spec.host
+
+
+def creation(made: definition.Definition) -> resources.Transaction:
+    """A transaction that enters a VM and its volumes.
+
+    Their uids are fresh and their status is the default one, so that neither has to be compared or written:
+    even 32 disks fit into one transaction.
+    """
+    transaction = resources.Transaction()
+    made_now: list[base.Resource[Any, Any]] = [made.vm, *made.volumes]
+    for resource in made_now:
+        transaction.create(resource)
+        stem = f"{resource.kind}/{resource.metadata.project}/{resource.uid}/"
+        for key in [key for key in transaction.puts if key.endswith(stem + "status")]:
+            del transaction.puts[key]
+        for key in [key for key in transaction.compare if key.endswith(stem + "spec")]:
+            del transaction.compare[key]
+    return transaction
+
+
+def is_up(machine: vm.VM) -> bool:
+    """Whether it has a process, or is about to."""
+    return machine.status.state in _UP or (
+        machine.status.state is vm.State.CRASHED and machine.status.next_try is not None
+    )
+
+
+def check_up(machine: vm.VM) -> None:
+    """Raises NotUp unless it runs, pauses, or is meant to."""
+    check_not_in_trash(machine)
+    if not is_up(machine) and machine.spec.power not in (vm.Power.RUNNING, vm.Power.PAUSED):
+        raise NotUp(name=machine.name, state=machine.status.state)
+
+
+def check_down(machine: vm.VM) -> None:
+    """Raises NotDown unless nothing uses its disks and nothing is about to."""
+    check_not_in_trash(machine)
+    meant = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
+    if is_up(machine) or machine.status.state in (vm.State.SAVED, vm.State.UNKNOWN) or meant:
+        state = machine.status.state if machine.status.state is not vm.State.STOPPED else vm.State.STARTING
+        raise NotDown(name=machine.name, state=state)
+
+
+def check_not_in_trash(machine: vm.VM) -> None:
+    """Raises InTrash."""
+    if machine.metadata.deleted:
+        raise InTrash(name=machine.name)
+
+
+async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *, expected: int | None) -> vm.VM:
+    """Write what a document says. Raises errors.InvalidFields, resources.Changed and the planner's errors."""
+    check_not_in_trash(machine)
+    async with call.api.index.claim:
+        wanted = definition.replace(machine, document)
+        references.check(wanted.spec, await _known(call, machine, wanted.spec))
+        return await call.resources.change(
+            vm.VM,
+            machine.metadata.project,
+            machine.uid,
+            lambda _: wanted,
+            expected=machine.metadata.revision if expected is None else expected,
+        )
+
+
+async def causes(call: calls.Call, machine: vm.VM) -> list[words.Message]:
+    """Why it is as it is."""
+    storage = await _there(call, ground.Storage, None, machine.spec.storage)
+    volumes = [await _there(call, ground.Volume, machine.metadata.project, disk.volume) for disk in machine.spec.disks]
+    networks = [await _there(call, ground.Network, machine.metadata.project, nic.network) for nic in machine.spec.nics]
+    tasks = await call.api.views.newest(work.Task, machine.metadata.project, limit=_EVENTS_LOOKED_AT)
+    events = await call.api.views.newest(work.Event, machine.metadata.project, limit=_EVENTS_LOOKED_AT)
+    host = machine.status.host and await _there(call, ground.Host, None, machine.status.host)
+    return why.why(
+        machine,
+        host=host or None,
+        storage=storage,
+        volumes=[volume for volume in volumes if volume],
+        networks=[network for network in networks if network],
+        tasks=[task for task in tasks if task.spec.subject and task.spec.subject.uid == machine.uid],
+        events=[event for event in events if event.spec.subject and event.spec.subject.uid == machine.uid],
+    )
+
+
+async def _known(call: calls.Call, machine: vm.VM, spec: vm.VMSpec) -> references.Known:
+    project, index = machine.metadata.project, await call.api.index.fresh()
+    images = {cd.image for cd in spec.cds if cd.image}
+    networks = {nic.network for nic in spec.nics}
+    return references.Known(
+        volumes=index.volumes,
+        images={uid for uid in images if await _there(call, ground.Image, project, uid)},
+        networks={uid for uid in networks if await _there(call, ground.Network, project, uid)},
+        macs=references.of_others(index.macs, (nic.mac for nic in machine.spec.nics)),
+        users=references.of_others(index.users, (disk.volume for disk in machine.spec.disks)),
+        smbios_uuids=references.of_others(index.smbios_uuids, [machine.spec.hardware.smbios.uuid]),
+    )
+
+
+async def _there(call: calls.Call, cls: type[R], project: str | None, uid: str) -> R | None:
+    try:
+        return await call.resources.get(cls, project, uid)
+    except resources.Missing:
+        return None

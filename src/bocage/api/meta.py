@@ -1,0 +1,71 @@
+"""What this API is: its version, its extensions, who asks."""
+
+from __future__ import annotations
+
+import platform
+from typing import Annotated, Any
+
+import pydantic_core
+from pydantic import BaseModel
+from starlette.responses import Response
+
+import bocage
+from bocage.api import answers, calls, routing
+
+API = 1
+EXTENSIONS = (
+    "adopt",
+    "console-expect",
+    "events-stream",
+    "idempotency-keys",
+    "image-build",
+    "task-wait",
+    "uploads-resumable",
+    "vm-clone",
+    "vm-disk-hotplug",
+    "vm-export",
+    "vm-hand-edit",
+    "vm-save",
+    "vm-trash",
+    "vm-why",
+)
+"""What this server can do beside the plain verbs, by name; names are added and never taken away."""
+
+router = routing.router("meta", "")
+
+
+class Version(BaseModel):
+    version: str
+    api: int
+    python: str
+    kernel: str
+
+
+class Whoami(BaseModel):
+    name: str
+    local: bool
+
+
+@router.get("/version", name="version", response_model=Version)
+async def version(call: Annotated[calls.Call, calls.may("meta:read")]) -> Response:
+    """Which Bocage this is."""
+    said = Version(version=bocage.__version__, api=API, python=platform.python_version(), kernel=platform.release())
+    return answers.json(said.model_dump_json())
+
+
+@router.get("/extensions", name="extensions", response_model=list[str])
+async def extensions(call: Annotated[calls.Call, calls.may("meta:read")]) -> Response:
+    """What this server can do, by name: ask this instead of guessing by version."""
+    return answers.json(pydantic_core.to_json(EXTENSIONS))
+
+
+@router.get("/whoami", name="whoami", response_model=Whoami)
+async def whoami(call: Annotated[calls.Call, calls.may("meta:read")]) -> Response:
+    """Who the asker is taken for."""
+    return answers.json(Whoami(name=call.asker.name, local=call.asker.local).model_dump_json())
+
+
+@router.get("/doctor", name="doctor", response_model=Any, responses=routing.problem_responses(502, 504))
+async def doctor(call: Annotated[calls.Call, calls.may("host:read")]) -> Response:
+    """The checks of this machine, each with what to do."""
+    return await call.api.node.forward("GET", "/doctor", within=300.0)

@@ -1,0 +1,70 @@
+"""Networks: what NICs are plugged into."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from starlette.responses import Response
+
+from bocage import errors
+from bocage.api import answers, calls, paging, problems, routing
+from bocage.model import base, ground, requests
+from bocage.model.work import Task
+from bocage.store import resources
+from bocage.words import N_
+
+router = routing.router("network", routing.IN_PROJECT + "/networks")
+
+Reading = Annotated[calls.Call, calls.may("network:read")]
+
+
+class InUse(problems.Error, errors.Conflict):
+    type = "network-in-use"
+    text = N_("the network {name} is in use by {users}")
+    hint = N_("move their NICs to another network first ('bocage vm edit')")
+    name: str
+    users: list[str]
+
+
+@router.get(
+    "", name="list", response_model=answers.Listed[ground.Network], responses=routing.problem_responses(404, 410)
+)
+async def list_(
+    project: calls.Project, call: Reading, limit: paging.Limit = 100, after: paging.After = None
+) -> Response:
+    """The networks of a project."""
+    return await call.api.views.page(ground.Network, project, limit=limit, after=after)
+
+
+@router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
+async def create(
+    project: calls.Project, request: requests.NetworkCreate, call: Annotated[calls.Call, calls.may("network:create")]
+) -> Response:
+    """Make a network; what the machine lacks for it is said by the task."""
+    spec = ground.NetworkSpec.model_validate(request.model_dump(exclude={"name"}))
+    network = ground.Network(metadata=base.Metadata(name=request.name, project=project), spec=spec)
+    host = await call.api.this_host()
+    transaction = resources.Transaction()
+    transaction.create(network)
+    task = call.task("network.create", subject=network.ref, host=host.uid)
+    return await call.accept(task, transaction=transaction, location=answers.path(network))
+
+
+@router.get("/{name}", name="get", response_model=ground.Network, responses=routing.problem_responses(404))
+async def get(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """One network."""
+    return answers.one(await call.resources.find(ground.Network, project, name))
+
+
+@router.delete(
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+)
+async def delete(
+    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("network:delete")]
+) -> Response:
+    """Take down a network that no VM has a NIC on."""
+    network = await call.resources.find(ground.Network, project, name)
+    if users := (await call.api.index.fresh()).users_of_network(network.uid):
+        raise InUse(name=network.name, users=sorted(users)[:10])
+    host = await call.api.this_host()
+    return await call.accept(call.task("network.delete", subject=network.ref, host=host.uid))

@@ -1,0 +1,150 @@
+"""The API on its Unix socket, and on an address of the network, inside the daemon's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from bocage import errors, serving
+from bocage import home as homes_
+from bocage.api import app as application
+from bocage.api import problems
+from bocage.store import resources
+from bocage.words import N_
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+_LONGEST_HEAD = 64 << 10  # bytes of the request line and the headers
+_BACKLOG = 2048
+_OPTIONS: dict[str, Any] = {
+    "ws_max_size": 1 << 20,
+    "ws_per_message_deflate": False,
+    "proxy_headers": False,  # a header must never say who asks
+    "server_header": False,
+    "backlog": _BACKLOG,
+    "timeout_keep_alive": 75,
+}
+
+
+class Error(problems.Error):
+    """The API cannot be served."""
+
+
+class BadAddress(Error, errors.Invalid):
+    type = "listen-address-invalid"
+    text = N_("'{listen}' is no address to listen on")
+    hint = N_("BOCAGE_LISTEN is HOST:PORT, such as 127.0.0.1:8480 or [::1]:8480")
+    listen: str
+
+
+class AddressTaken(Error, errors.Conflict):
+    type = "listen-address-taken"
+    text = N_("{listen} cannot be listened on: {reason}")
+    hint = N_("set BOCAGE_LISTEN to another HOST:PORT; 'ss -ltnp' shows who has this one")
+    listen: str
+    reason: str
+
+
+class SocketUnusable(Error, errors.Unavailable):
+    type = "api-socket-unusable"
+    text = N_("the socket {path} cannot be made: {reason}")
+    path: str
+    reason: str
+
+
+class _Bounded(HttpToolsProtocol):
+    """HTTP with a bound on a request's head."""
+
+    _head = 0
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, more: int) -> None:
+        self._head += more
+        if self._head > _LONGEST_HEAD:
+            raise ValueError("the head of the request is too long")
+
+
+class _KnownPeer(_Bounded):
+    """The same over a Unix socket: `scope["client"]` is `("unix", uid)`."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.client = ("unix", peer(transport))
+
+
+class _KnownPeerSocket(WebSocketsSansIOProtocol):
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.client = ("unix", peer(transport))
+
+
+def peer(transport: Any) -> int:
+    """The uid of who is at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
+    end: socket.socket = transport.get_extra_info("socket")
+    _, uid, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    kept: resources.Resources, *, homes: homes_.Home, host: str | None = None, listen: str | None = None
+) -> AsyncIterator[Any]:
+    """Serve the API until the end of the block; gives the application.
+
+    `listen` is `HOST:PORT`; None: the Unix socket alone. Raises BadAddress, AddressTaken and SocketUnusable.
+    """
+    app = application.create(kept, node_socket=homes.node_socket, host=host)
+    async with contextlib.AsyncExitStack() as undo:
+        listener = bind(listen) if listen else None
+        if listener:
+            undo.callback(listener.close)
+        try:
+            await undo.enter_async_context(
+                serving.unix(app, homes.socket, mode=0o600, http=_KnownPeer, ws=_KnownPeerSocket, **_OPTIONS)
+            )
+        except OSError as error:
+            raise SocketUnusable(path=str(homes.socket), reason=error.strerror or str(error)) from error
+        if listener:
+            await undo.enter_async_context(
+                serving.on(listener, app, http=_Bounded, ws=WebSocketsSansIOProtocol, **_OPTIONS)
+            )
+        undo.push_async_callback(app.state.api.close)  # first of all: streams end, so that the servers can
+        yield app
+
+
+def bind(listen: str) -> socket.socket:
+    """A socket that listens on `HOST:PORT`. Raises BadAddress and AddressTaken."""
+    name, _, port = listen.rpartition(":")
+    if not name or not port.isascii() or not port.isdigit() or not int(port) < 1 << 16:
+        raise BadAddress(listen=listen)
+    try:
+        found = socket.getaddrinfo(name.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise BadAddress(listen=listen) from error
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise AddressTaken(listen=listen, reason=error.strerror or str(error)) from error
+    return listener

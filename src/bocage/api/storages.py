@@ -1,0 +1,84 @@
+"""Storage: where disks and images lie."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from starlette.responses import Response
+
+from bocage import errors
+from bocage.api import answers, calls, paging, problems, routing
+from bocage.model import base, ground, requests
+from bocage.model.work import Task
+from bocage.store import resources
+from bocage.words import N_
+
+router = routing.router("storage", "/storage")
+
+Reading = Annotated[calls.Call, calls.may("storage:read")]
+
+
+class InUse(problems.Error, errors.Conflict):
+    type = "storage-in-use"
+    text = N_("the storage {name} holds {users}")
+    hint = N_("move them elsewhere or delete them first")
+    name: str
+    users: list[str]
+
+
+class Overlaps(problems.Error, errors.Conflict):
+    """Two storages in one place would take each other's files for their own."""
+
+    type = "storage-overlaps"
+    text = N_("{path} lies within the storage {name} ({other}), or the other way round")
+    hint = N_("choose a directory of its own")
+    path: str
+    name: str
+    other: str
+
+
+@router.get("", name="list", response_model=answers.Listed[ground.Storage], responses=routing.problem_responses(410))
+async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = None) -> Response:
+    """All storage."""
+    return await call.api.views.page(ground.Storage, None, limit=limit, after=after)
+
+
+@router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
+async def create(request: requests.StorageCreate, call: Annotated[calls.Call, calls.may("storage:create")]) -> Response:
+    """Take a directory into use."""
+    host = await call.api.this_host()
+    for other in (await call.resources.list(ground.Storage)).items:
+        if other.spec.host == host.uid and _overlap(request.path, other.spec.path):
+            raise Overlaps(path=request.path, name=other.name, other=other.spec.path)
+    spec = ground.StorageSpec.model_validate({**request.model_dump(exclude={"name"}), "host": host.uid})
+    storage = ground.Storage(metadata=base.Metadata(name=request.name), spec=spec)
+    transaction = resources.Transaction()
+    transaction.create(storage)
+    task = call.task("storage.create", subject=storage.ref, host=host.uid)
+    return await call.accept(task, transaction=transaction, location=answers.path(storage))
+
+
+@router.get("/{name}", name="get", response_model=ground.Storage, responses=routing.problem_responses(404))
+async def get(name: calls.Name, call: Reading) -> Response:
+    """One storage."""
+    return answers.one(await call.resources.find(ground.Storage, None, name))
+
+
+@router.delete(
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+)
+async def delete(name: calls.Name, call: Annotated[calls.Call, calls.may("storage:delete")]) -> Response:
+    """Forget a storage that holds nothing of ours; the directory stays."""
+    storage = await call.resources.find(ground.Storage, None, name)
+    users = (await call.api.index.fresh()).users_of_storage(storage.uid)
+    on_it = [
+        image.name for image in (await call.resources.list(ground.Image)).items if image.spec.storage == storage.uid
+    ]
+    if held := [*users, *on_it]:
+        raise InUse(name=storage.name, users=sorted(held)[:10])
+    return await call.accept(call.task("storage.delete", subject=storage.ref, host=storage.spec.host))
+
+
+def _overlap(one: str, other: str) -> bool:
+    first, second = ("/" + "/".join(part for part in path.split("/") if part) + "/" for path in (one, other))
+    return first.startswith(second) or second.startswith(first)

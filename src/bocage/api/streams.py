@@ -1,0 +1,180 @@
+"""What is no state: consoles, logs, screens, exports, all passed through from the VM's node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, WebSocket
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from bocage import errors
+from bocage.api import answers, calls, machines, problems, routing
+from bocage.model import base, requests, vm
+from bocage.words import N_
+
+router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
+
+Reading = Annotated[calls.Call, calls.may("vm:read")]
+Console = Annotated[calls.Call, calls.may("vm:console")]
+_PROBLEMS = routing.problem_responses(404, 409, 502, 504)
+_LONGEST = 86_400.0  # seconds that a console is waited on
+
+
+class NoEdit(problems.Error, errors.Conflict):
+    type = "vm-not-edited"
+    text = N_("the vm.yaml of {name} was not edited by hand")
+    name: str
+
+
+class Expect(base.Part):
+    """What to wait for on the serial line."""
+
+    send: Annotated[str, Field(max_length=65_536)] | None = None
+    """Sent first, with Enter; then only what comes after it counts."""
+    pattern: Annotated[str, Field(min_length=1, max_length=4096)]
+    """A regular expression that a whole line is searched for."""
+    timeout: Annotated[float, Field(gt=0, le=_LONGEST)] = 60.0
+    """Seconds."""
+
+
+class Expected(BaseModel):
+    line: str
+
+
+class Command(BaseModel):
+    command: list[str]
+    line: str
+
+
+class Differences(BaseModel):
+    """What waits for a cold start, and what was edited in `vm.yaml` by hand."""
+
+    pending: list[dict[str, Any]]
+    edited: list[dict[str, Any]]
+
+
+@router.get(
+    "/log",
+    name="log",
+    response_class=Response,
+    responses={**routing.binary("text/plain", "The log, from `Bocage-Offset` on."), **_PROBLEMS},
+)
+async def log(
+    project: calls.Project,
+    name: calls.Name,
+    call: Console,
+    source: Annotated[Literal["serial", "qemu"], Query(description="The serial line's, or QEMU's own.")] = "serial",
+    follow: Annotated[bool, Query(description="Go on with what is said from now on.")] = False,
+    offset: Annotated[int | None, Query(ge=0, le=(1 << 63) - 1, description="Bytes from its beginning.")] = None,
+) -> Response:
+    """What the VM, or its QEMU, has said."""
+    return await _pass(call, project, name, "log", query={"source": source, "follow": follow, "offset": offset})
+
+
+@router.websocket("/console", name="console")
+async def console(
+    socket: WebSocket, project: str, name: str, call: Console, write: bool = True, take: bool = False
+) -> None:
+    """The serial line: binary frames both ways. One writes, several watch; `take` takes the writing over."""
+    machine = await call.resources.find(vm.VM, project, name)
+    await call.api.node.converse(socket, f"/vms/{machine.uid}/console", {"write": write, "take": take})
+
+
+@router.post("/expect", name="expect", response_model=Expected, responses=_PROBLEMS)
+async def expect(project: calls.Project, name: calls.Name, request: Expect, call: Console) -> Response:
+    """Wait for a line on the serial line; 504 `expect-timed-out` when none has come."""
+    return await _pass(call, project, name, "expect", method="POST", body=request, within=request.timeout + 30.0)
+
+
+@router.get(
+    "/screenshot",
+    name="screenshot",
+    response_class=Response,
+    responses={**routing.binary("image/png", "The screen."), **_PROBLEMS},
+)
+async def screenshot(project: calls.Project, name: calls.Name, call: Console) -> Response:
+    """The screen as PNG."""
+    return await _pass(call, project, name, "screenshot")
+
+
+@router.post("/keys", name="send_keys", status_code=204, responses=_PROBLEMS)
+async def keys(project: calls.Project, name: calls.Name, request: requests.SendKeys, call: Console) -> Response:
+    """Press keys together."""
+    return await _pass(call, project, name, "keys", method="POST", body=request)
+
+
+@router.get("/command", name="command", response_model=Command, responses=_PROBLEMS)
+async def command(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """The QEMU line that starts it by hand when Bocage is gone."""
+    return await _pass(call, project, name, "command")
+
+
+@router.get(
+    "/yaml",
+    name="yaml",
+    response_class=Response,
+    responses={**routing.binary("text/plain", "The definition."), **_PROBLEMS},
+)
+async def yaml(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """Its definition as it lies in its directory."""
+    return await _pass(call, project, name, "yaml")
+
+
+@router.get("/diff", name="diff", response_model=Differences, responses=_PROBLEMS)
+async def diff(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """What waits for a cold start, and what was edited by hand."""
+    return await _pass(call, project, name, "diff")
+
+
+@router.post("/apply", name="apply", response_model=vm.VM, responses=_PROBLEMS)
+async def apply(
+    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("vm:change")]
+) -> Response:
+    """Take the hand edit of its `vm.yaml`."""
+    machine = await call.resources.find(vm.VM, project, name)
+    held = await call.api.node.document("GET", f"/vms/{machine.uid}/edited")
+    if not held:
+        raise NoEdit(name=machine.name)
+    document = requests.Document.model_validate(held)
+    return answers.one(await machines.take(call, machine, document, expected=None))
+
+
+@router.get(
+    "/export",
+    name="export",
+    response_class=Response,
+    responses={**routing.binary("application/zstd", "The VM, as an archive."), **_PROBLEMS},
+)
+async def export(
+    project: calls.Project,
+    name: calls.Name,
+    call: Annotated[calls.Call, calls.may("vm:export")],
+    form: Annotated[Literal["archive"], Query(description="What it is packed as.")] = "archive",
+    chain: Annotated[bool, Query(description="Linked disks with their image, not flat.")] = False,
+) -> Response:
+    """The whole VM as one stream, with checksums."""
+    return await _pass(call, project, name, "export", query={"form": form, "chain": chain}, within=None)
+
+
+async def _pass(
+    call: calls.Call,
+    project: str,
+    name: str,
+    what: str,
+    *,
+    method: str = "GET",
+    query: Mapping[str, Any] | None = None,
+    body: BaseModel | None = None,
+    within: float | None = 60.0,
+) -> Response:
+    machine = await call.resources.find(vm.VM, project, name)
+    return await call.api.node.forward(
+        method,
+        f"/vms/{machine.uid}/{what}",
+        query=query,
+        content=None if body is None else body.model_dump_json().encode(),
+        headers={} if body is None else {"content-type": "application/json"},
+        within=within,
+    )

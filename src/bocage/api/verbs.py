@@ -1,0 +1,171 @@
+"""What is asked of a VM: each verb writes what should be and its task in one transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Body
+from starlette.responses import Response
+
+from bocage import errors
+from bocage.api import answers, calls, facts, machines, routing
+from bocage.model import ground, requests, vm
+from bocage.model.work import Task
+from bocage.planner import definition
+from bocage.store import resources
+
+router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
+
+Power = Annotated[calls.Call, calls.may("vm:power")]
+Changing = Annotated[calls.Call, calls.may("vm:change")]
+_PROBLEMS = routing.problem_responses(404, 409)
+_TRIES = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb without parameters of its own."""
+
+    name: str
+    said: str
+    power: vm.Power | None = None
+    must_be_up: bool = True
+
+
+VERBS = (
+    Verb("kill", "Pull the plug, at once; saved memory is thrown away.", vm.Power.STOPPED, must_be_up=False),
+    Verb("reboot", "Restart the guest in an orderly way; a cold start when changes wait."),
+    Verb("reset", "Press the reset button."),
+    Verb("pause", "Hold its vCPUs.", vm.Power.PAUSED),
+    Verb("resume", "Let its vCPUs go on.", vm.Power.RUNNING),
+    Verb("save", "Keep its memory in a file and end its process; the next start goes on from there.", vm.Power.SAVED),
+)
+
+
+@router.post("/start", name="start", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def start(
+    project: calls.Project, name: calls.Name, call: Power, request: Annotated[requests.Start | None, Body()] = None
+) -> Response:
+    """Start it, or let it go on from its saved memory."""
+    asked = request or requests.Start()
+    power = vm.Power.PAUSED if asked.paused else vm.Power.RUNNING
+
+    def wanted(machine: vm.VM) -> vm.VM:
+        machines.check_not_in_trash(machine)
+        boot = machine.spec.boot
+        if asked.boot is not None:
+            boot = definition.boot_once(machine, asked.boot)
+        return resources.with_spec(machine, power=power, boot=boot)
+
+    return await ask(call, project, name, "vm.start", wanted, boot=asked.boot, paused=asked.paused)
+
+
+@router.post("/stop", name="stop", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def stop(
+    project: calls.Project, name: calls.Name, call: Power, request: Annotated[requests.Stop | None, Body()] = None
+) -> Response:
+    """Ask the guest to switch off; what happens at the bound says the request, else the VM's stop policy."""
+    asked = request or requests.Stop()
+
+    def wanted(machine: vm.VM) -> vm.VM:
+        machines.check_not_in_trash(machine)
+        if machine.status.state is vm.State.SAVED:
+            raise machines.SavedMemory(name=machine.name)
+        return resources.with_spec(machine, power=vm.Power.STOPPED)
+
+    return await ask(call, project, name, "vm.stop", wanted, within=asked.within, kill=asked.kill)
+
+
+def _add(verb: Verb) -> None:
+    def wanted(machine: vm.VM) -> vm.VM:
+        if verb.must_be_up:
+            machines.check_up(machine)
+        machines.check_not_in_trash(machine)
+        return machine if verb.power is None else resources.with_spec(machine, power=verb.power)
+
+    async def act(project: calls.Project, name: calls.Name, call: Power) -> Response:
+        return await ask(call, project, name, f"vm.{verb.name}", wanted)
+
+    router.post(
+        f"/{verb.name}",
+        name=verb.name,
+        status_code=202,
+        response_model=Task,
+        responses=_PROBLEMS,
+        description=verb.said,
+        summary=verb.name.capitalize(),
+    )(act)
+
+
+for one in VERBS:
+    _add(one)
+
+
+@router.post("/undelete", name="undelete", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def undelete(
+    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("vm:delete")]
+) -> Response:
+    """Bring it back from the trash; of several with one name the one that was deleted last."""
+    machine = await machines.find(call, project, name, in_trash=True)
+    if machine.metadata.deleted is None:
+        raise machines.NotInTrash(name=machine.name)
+    host = await machines.host_of(call, machine)
+    return await call.accept(call.task("vm.undelete", subject=machine.ref, host=host))
+
+
+@router.post("/clone", name="clone", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def clone(
+    project: calls.Project,
+    name: calls.Name,
+    request: requests.Clone,
+    call: Annotated[calls.Call, calls.may("vm:create")],
+) -> Response:
+    """Make a full copy of a stopped VM, with an identity of its own."""
+    machine = await call.resources.find(vm.VM, project, name)
+    machines.check_down(machine)
+    volumes = {}
+    for disk in machine.spec.disks:
+        volume = await call.resources.get(ground.Volume, project, disk.volume)
+        volumes[volume.uid] = volume
+    index = await call.api.index.fresh()
+    made, copies = definition.clone(machine, volumes, name=request.name, start=request.start, macs=index.macs)
+    host = await machines.host_of(call, machine)
+    task = call.task("vm.clone", subject=made.vm.ref, host=host, source=machine.uid, volumes=copies)
+    return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
+
+
+@router.post("/move", name="move", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def move(project: calls.Project, name: calls.Name, request: requests.MoveDisks, call: Changing) -> Response:
+    """Move the disks of a stopped VM to another storage."""
+    machine = await call.resources.find(vm.VM, project, name)
+    machines.check_down(machine)
+    storage = await facts.storage_named(call, request.storage)
+    host = await machines.host_of(call, machine)
+    return await call.accept(call.task("vm.move", subject=machine.ref, host=host, storage=storage.uid))
+
+
+async def ask(
+    call: calls.Call,
+    project: str,
+    name: str,
+    action: str,
+    wanted: Callable[[vm.VM], vm.VM],
+    **params: Any,
+) -> Response:
+    """Write what a VM should be, and the task, in one transaction; repeated when others were in between."""
+    machine = await call.resources.find(vm.VM, project, name)
+    host = await machines.host_of(call, machine)
+    for _ in range(_TRIES):
+        changed = wanted(machine)
+        transaction = resources.Transaction()
+        if changed is not machine and (changed.spec != machine.spec):
+            transaction.update(resources.bumped(machine, changed))
+        try:
+            return await call.accept(
+                call.task(action, subject=machine.ref, host=host, **params), transaction=transaction
+            )
+        except resources.Changed:
+            machine = await call.resources.get(vm.VM, project, machine.uid)
+    raise errors.TimedOut(what=f"vm {name}", bound=0.0)

@@ -1,0 +1,179 @@
+"""VMs: made, read, changed, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated, Any
+
+from fastapi import Body, Query
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from bocage import errors
+from bocage.api import answers, calls, etags, examples, facts, machines, paging, problems, routing, views
+from bocage.guest import password
+from bocage.model import base, requests, vm
+from bocage.model.work import Task
+from bocage.planner import definition
+from bocage.store import resources
+from bocage.words import N_
+
+router = routing.router("vm", routing.IN_PROJECT + "/vms")
+
+Reading = Annotated[calls.Call, calls.may("vm:read")]
+Changing = Annotated[calls.Call, calls.may("vm:change")]
+
+
+class Protected(problems.Error, errors.Conflict):
+    type = "vm-protected"
+    text = N_("{name} is protected from being deleted")
+    hint = N_("'bocage vm set {name} --no-protected' takes that away")
+    name: str
+
+
+class Running(problems.Error, errors.Conflict):
+    type = "vm-running"
+    text = N_("{name} is {state}")
+    hint = N_("'bocage vm stop {name}' first, or force it")
+    name: str
+    state: str
+
+
+class Reason(BaseModel):
+    """One link of a chain of causes."""
+
+    type: str
+    params: dict[str, Any]
+    text: str
+    hint: str
+
+
+class Why(BaseModel):
+    chain: list[Reason]
+
+
+@router.get("", name="list", response_model=answers.Listed[vm.VM], responses=routing.problem_responses(404, 410))
+async def list_(
+    project: calls.Project,
+    call: Reading,
+    limit: paging.Limit = 100,
+    after: paging.After = None,
+    name: Annotated[str | None, Query(max_length=63, description="Only the one of this name.")] = None,
+    tag: Annotated[str | None, Query(max_length=63, description="Only those with this tag.")] = None,
+    state: Annotated[vm.State | None, Query(description="Only those in this state.")] = None,
+    trash: Annotated[bool, Query(description="Those in the trash, too.")] = False,
+) -> Response:
+    """The VMs of a project, by uid."""
+
+    def keep(view: views.View) -> bool:
+        return (
+            (trash or not view.deleted)
+            and (name is None or view.name == name)
+            and (tag is None or tag in view.tags)
+            and (state is None or view.state == state)
+        )
+
+    return await call.api.views.page(vm.VM, project, limit=limit, after=after, keep=keep)
+
+
+@router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
+async def create(
+    project: calls.Project,
+    request: Annotated[requests.VMCreate, Body(openapi_examples=examples.VM_CREATE)],
+    call: Annotated[calls.Call, calls.may("vm:create")],
+) -> Response:
+    """Define a VM and make it; with `start` it is started as soon as it is made."""
+    hashed = None
+    if request.seed and request.seed.password is not None:
+        hashed = await asyncio.to_thread(password.hash_password, request.seed.password)
+    async with call.api.index.claim if facts.only_one_may_have(request) else contextlib.nullcontext():
+        known = await facts.for_vm(call, project, request)
+        made = definition.define(request, known, project=project, password_hash=hashed)
+        task = call.task("vm.create", subject=made.vm.ref, host=known.host.uid)
+        return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
+
+
+@router.get("/{name}", name="get", response_model=vm.VM, responses=routing.problem_responses(404))
+async def get(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """One VM."""
+    return answers.one(await call.resources.find(vm.VM, project, name))
+
+
+@router.patch("/{name}", name="change", response_model=vm.VM, responses=routing.problem_responses(404, 409, 412))
+async def change(
+    project: calls.Project,
+    name: calls.Name,
+    patch: Annotated[requests.VMPatch, Body(openapi_examples=examples.VM_PATCH)],
+    call: Changing,
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Change some fields (RFC 7396). What a running VM cannot take waits for its next cold start."""
+    machine = await call.resources.find(vm.VM, project, name)
+    changed = await call.resources.change(
+        vm.VM,
+        project,
+        machine.uid,
+        lambda present: definition.change(present, patch),
+        expected=etags.expected(if_match),
+    )
+    return answers.one(changed)
+
+
+@router.put("/{name}", name="replace", response_model=vm.VM, responses=routing.problem_responses(404, 409, 412, 428))
+async def replace(
+    project: calls.Project,
+    name: calls.Name,
+    document: Annotated[requests.Document, Body(openapi_examples=examples.DOCUMENT)],
+    call: Changing,
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Take an edited definition. Needs the revision that it was made from: If-Match, or `metadata.revision`."""
+    read = document.metadata.get("revision")
+    expected = etags.expected(if_match)
+    if expected is None and if_match is None:
+        if type(read) is not int:
+            raise etags.Needed
+        expected = read
+    machine = await call.resources.find(vm.VM, project, name)
+    return answers.one(await machines.take(call, machine, document, expected=expected))
+
+
+@router.delete(
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+)
+async def delete(
+    project: calls.Project,
+    name: calls.Name,
+    call: Annotated[calls.Call, calls.may("vm:delete")],
+    force: Annotated[bool, Query(description="Also while it runs: the plug is pulled first.")] = False,
+    purge: Annotated[bool, Query(description="At once, not by way of the trash.")] = False,
+) -> Response:
+    """Move it to the trash, from where `undelete` brings it back; with `purge` for good."""
+    machine = await machines.find(call, project, name, in_trash=purge)
+    if machine.metadata.protected:
+        raise Protected(name=machine.name)
+    if not force and machines.is_up(machine):
+        raise Running(name=machine.name, state=machine.status.state)
+    host = await machines.host_of(call, machine)
+    return await call.accept(call.task("vm.delete", subject=machine.ref, host=host, force=force, purge=purge))
+
+
+@router.post("/{name}/rename", name="rename", response_model=vm.VM, responses=routing.problem_responses(404, 409))
+async def rename(project: calls.Project, name: calls.Name, request: requests.Rename, call: Changing) -> Response:
+    """Give it another name; its identity stays."""
+    machine = await call.resources.find(vm.VM, project, name)
+    machines.check_not_in_trash(machine)
+    transaction = resources.Transaction()
+    transaction.rename(machine, request.name)
+    revision = await call.resources.commit(transaction)
+    return answers.one(resources.with_metadata(machine, name=request.name, revision=revision))
+
+
+@router.get("/{name}/why", name="why", response_model=Why, responses=routing.problem_responses(404))
+async def why(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """Why it is as it is: one chain of causes, each with what helps."""
+    machine = await call.resources.find(vm.VM, project, name)
+    chain = [base.Saying.of(message) for message in await machines.causes(call, machine)]
+    told = [Reason(type=one.type, params=one.params, text=one.text, hint=one.hint) for one in chain]
+    return answers.json(Why(chain=told).model_dump_json())
