@@ -232,7 +232,4 @@ def test_a_loop_that_is_torn_down_lets_go_of_the_database(path):
         await store.close()
 
     asyncio.run(opened_and_left())
-    for thread in threading.enumerate():
-        if thread.name.startswith("store"):
-            thread.join(10)
     asyncio.run(opened_again())

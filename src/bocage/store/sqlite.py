@@ -159,7 +159,7 @@ class SqliteStore:
                 watch.wake.set()
             released = self._thread.submit(self._opened.close)
             self._thread.shutdown(wait=False)
-        await asyncio.wrap_future(released)
+            await asyncio.wrap_future(released)
 
     def _take(self) -> Sequence[_Job]:
         jobs: collections.deque[_Job] = collections.deque()
