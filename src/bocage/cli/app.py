@@ -51,7 +51,8 @@ NOUNS = lazy.Group(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
-    lazy.offer_completion(NOUNS)
+    if not arguments or arguments[0].startswith("-"):
+        lazy.offer_completion(NOUNS)
     try:
         code = NOUNS.main(args=list(arguments), prog_name="bocage", standalone_mode=False)
         sys.stdout.flush()

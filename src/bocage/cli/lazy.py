@@ -105,8 +105,26 @@ def load(verb: str, place: str) -> Any:
     app.command(verb, cls=Verb, help=text.strip(), no_args_is_help=False)(found)
     command = typer.main.get_command(app)
     assert isinstance(command, Verb)
+    for param in command.params:
+        _take_text_as_it_is(param)
     command.examples = textwrap.dedent(examples).strip()
     return command
+
+
+def _take_text_as_it_is(param: Any) -> None:
+    """Spare the conversion of what is text already, or not given: Typer's imports pydantic, which takes 70 ms."""
+    convert, kind = param.process_value, getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    several = param.multiple or param.nargs == -1
+
+    def process(ctx: Any, value: Any) -> Any:
+        if value is None and not param.required and param.callback is None:
+            return () if several else None
+        text = (
+            isinstance(value, str) if kind is str else kind == list[str] and isinstance(value, (list, tuple)) and value
+        )
+        return value if text and param.callback is None else convert(ctx, value)
+
+    param.process_value = process
 
 
 def _write_examples(examples: str, formatter: Any) -> None:
@@ -117,6 +135,6 @@ def _write_examples(examples: str, formatter: Any) -> None:
 
 
 def offer_completion(group: Group) -> None:
-    """Let the shell ask for completions, and a person install them."""
+    """Let a person install completion: two options more."""
     if not group.params:
         group.params.extend(typer.main.get_install_completion_arguments())
