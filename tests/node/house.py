@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from bocage import daemon, home
 from bocage.cluster import leader
 from bocage.engine.qemu import console
-from bocage.model import base, ground, requests, vm, work
+from bocage.model import base, ground, requests, work
+from bocage.model import vm as vm
 from bocage.node import agent
 from bocage.planner import definition, parts
 from bocage.store import resources, sqlite
 
+T = TypeVar("T")
 BOUND = 120.0  # seconds for anything that a test waits for
 
 
@@ -43,9 +45,16 @@ class House:
     async def close(self) -> None:
         await self._stack.aclose()
 
-    async def ask(self, action: str, subject: base.Resource[Any, Any] | None = None, **params: Any) -> work.Task:
+    async def ask(
+        self, action: str, subject: base.Resource[Any, Any] | base.Ref | None = None, **params: Any
+    ) -> work.Task:
         """Write a task, with the wish it stands for, and wait for its end."""
-        task = work.task(action, subject=subject.ref if subject else None, host=self.node.ground.uid, **params)
+        task = work.task(
+            action,
+            subject=subject.ref if isinstance(subject, base.Resource) else subject,
+            host=self.node.ground.uid,
+            **params,
+        )
         transaction = resources.Transaction()
         transaction.create(task)
         wish = _WISHES.get(action)
@@ -74,12 +83,13 @@ class House:
         await self.resources.create(made.vm, *made.volumes, task)
         ended = await self.ended(task.uid)
         assert ended.status.state is work.TaskState.DONE, ended.status
-        return await self.vm(made.vm)
+        return await self.read(made.vm)
 
     async def add_image(self, path: pathlib.Path, name: str = "tiny") -> None:
         """Take in an image file."""
-        request = {"name": name, "path": str(path)}
-        ended = await self.ask("image.add", request=request)
+        storage = await self.resources.find(ground.Storage, None, "local")
+        subject = base.Ref(kind="image", uid=base.new_uid(), project="default", name=name)
+        ended = await self.ask("image.add", subject, name=name, path=str(path), storage=storage.uid)
         assert ended.status.state is work.TaskState.DONE, ended.status.problem
 
     def console(self, machine: vm.VM) -> console.Console:
@@ -93,7 +103,7 @@ class House:
 
     async def undelete(self, which: vm.VM) -> work.Task:
         """Bring it back from the trash under its name."""
-        present = await self.vm(which)
+        present = await self.read(which)
         task = work.task("vm.undelete", subject=present.ref, host=self.node.ground.uid)
         transaction = resources.Transaction()
         transaction.create(task)
@@ -103,6 +113,11 @@ class House:
         await self.resources.commit(transaction)
         return await self.ended(task.uid)
 
+    async def adopt_local(self, **params: Any) -> work.Task:
+        """Take in all that lies in the storage `local`."""
+        storage = await self.resources.find(ground.Storage, None, "local")
+        return await self.ask("adopt", storage=storage.uid, **params)
+
     async def all_events(self) -> list[work.Event]:
         return (await self.resources.list(work.Event)).items
 
@@ -110,14 +125,14 @@ class House:
         """The types of all events, the oldest first."""
         return [event.spec.said.type for event in (await self.resources.list(work.Event)).items]
 
-    async def vm(self, which: vm.VM) -> vm.VM:
+    async def read(self, which: vm.VM) -> vm.VM:
         return await self.resources.get(vm.VM, "default", which.uid)
 
     async def becomes(self, which: vm.VM, *states: vm.State) -> vm.VM:
         """The VM once it is in one of these states."""
-        return await self.until(lambda: self.vm(which), lambda one: one.status.state in states)
+        return await self.until(lambda: self.read(which), lambda one: one.status.state in states)
 
-    async def until(self, read: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
+    async def until(self, read: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
         """What `read` gives once it holds; looked at after every change of the store."""
         async with asyncio.timeout(BOUND):
             since = await self.resources.store.revision()

@@ -46,10 +46,10 @@ async def test_paused_saved_and_resumed_it_goes_on_where_it_was(tiny_house: Hous
     await tiny_house.says(made, "^tiny: ready")
     await tiny_house.says(made, "count 3$", send="tiny count")
     await tiny_house.ask("vm.pause", made)
-    assert (await tiny_house.vm(made)).status.state is vm.State.PAUSED
+    assert (await tiny_house.read(made)).status.state is vm.State.PAUSED
     await tiny_house.ask("vm.resume", made)
     await tiny_house.ask("vm.save", made)
-    saved = await tiny_house.vm(made)
+    saved = await tiny_house.read(made)
     assert (saved.status.state, saved.status.pid) == (vm.State.SAVED, None)
     await tiny_house.ask("vm.start", made)
     line = await asyncio.wait_for(anext(aiter_lines(tiny_house, made)), 60)
@@ -58,7 +58,7 @@ async def test_paused_saved_and_resumed_it_goes_on_where_it_was(tiny_house: Hous
     assert not place.saved.exists()
 
 
-async def aiter_lines(house: House, made: vm.VM):  # type: ignore[no-untyped-def]
+async def aiter_lines(house: House, made: vm.VM):
     pending = b""
     async for piece in house.console(made).watch():
         *lines, pending = (pending + piece).split(b"\n")
@@ -72,7 +72,7 @@ async def test_an_orderly_stop_is_the_guests_own_and_start_brings_it_back(tiny_h
     await tiny_house.says(made, "^tiny: ready")
     stopped = await tiny_house.ask("vm.stop", made)
     assert stopped.status.state is work.TaskState.DONE
-    assert (await tiny_house.vm(made)).status.state is vm.State.STOPPED
+    assert (await tiny_house.read(made)).status.state is vm.State.STOPPED
     again = await tiny_house.ask("vm.start", made)
     assert again.status.state is work.TaskState.DONE
     await tiny_house.says(made, "^tiny: ready")
@@ -82,11 +82,11 @@ async def test_a_guest_that_ignores_the_power_button_is_left_running_and_said_so
     made = await tiny_house.create(start=True, memory="128M", disk="64M")  # a blank disk: the firmware is deaf
     ended = await tiny_house.ask("vm.stop", made, within=1.5)
     assert failed(ended) == "vm-did-not-stop"
-    now = await tiny_house.vm(made)
+    now = await tiny_house.read(made)
     assert (now.status.state, now.spec.power) == (vm.State.RUNNING, vm.Power.RUNNING)
     pulled = await tiny_house.ask("vm.stop", made, within=1.5, kill=True)
     assert pulled.status.state is work.TaskState.DONE
-    assert (await tiny_house.vm(made)).status.state is vm.State.STOPPED
+    assert (await tiny_house.read(made)).status.state is vm.State.STOPPED
 
 
 async def test_a_guest_that_switches_itself_off_stays_off(tiny_house: House):
@@ -110,7 +110,7 @@ async def test_reset_and_reboot_bring_the_guest_up_again(tiny_house: House):
         await asyncio.wait_for(ready, 60)
 
 
-async def next_ready(console) -> None:  # type: ignore[no-untyped-def]
+async def next_ready(console) -> None:
     said = b""
     async for piece in console.watch():
         said += piece
@@ -144,11 +144,11 @@ async def test_purged_nothing_of_it_is_left(tiny_house: House):
 @pytest.mark.fault
 async def test_qemu_killed_is_told_and_started_again(tiny_house: House):
     made = await tiny_house.create(start=True, restart={"policy": "on-crash", "delay": 0}, **SMALL)
-    before = (await tiny_house.vm(made)).status.pid
+    before = (await tiny_house.read(made)).status.pid
     assert before
     os.kill(before, signal.SIGKILL)
     after = await tiny_house.until(
-        lambda: tiny_house.vm(made),
+        lambda: tiny_house.read(made),
         lambda one: one.status.state is vm.State.RUNNING and one.status.pid != before,
     )
     assert after.status.restarts == 1
@@ -159,7 +159,7 @@ async def test_qemu_killed_is_told_and_started_again(tiny_house: House):
 @pytest.mark.fault
 async def test_a_qemu_that_hangs_is_shown_as_unknown_and_can_be_killed_and_holds_up_no_other(tiny_house: House):
     hung = await tiny_house.create("hung", start=True, **SMALL)
-    pid = (await tiny_house.vm(hung)).status.pid
+    pid = (await tiny_house.read(hung)).status.pid
     assert pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -169,7 +169,7 @@ async def test_a_qemu_that_hangs_is_shown_as_unknown_and_can_be_killed_and_holds
         await tiny_house.becomes(hung, vm.State.UNKNOWN)
         killed = await tiny_house.ask("vm.kill", hung)
         assert killed.status.state is work.TaskState.DONE
-        assert (await tiny_house.vm(hung)).status.state is vm.State.STOPPED
+        assert (await tiny_house.read(hung)).status.state is vm.State.STOPPED
         assert (await stopping).status.state in (work.TaskState.FAILED, work.TaskState.CANCELLED)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -181,7 +181,7 @@ async def test_a_daemon_that_comes_back_finds_its_vms_running_untouched(tiny_hou
     made = await tiny_house.create(start=True, **SMALL)
     await tiny_house.says(made, "^tiny: ready")
     await tiny_house.says(made, "count 2$", send="tiny count")
-    pid = (await tiny_house.vm(made)).status.pid
+    pid = (await tiny_house.read(made)).status.pid
     await tiny_house.close()
     again = await House(tiny_house.homes).open()
     try:
@@ -197,14 +197,14 @@ async def test_a_daemon_that_comes_back_finds_its_vms_running_untouched(tiny_hou
 @pytest.mark.fault
 async def test_a_vm_whose_qemu_died_while_the_daemon_was_away_is_told_and_mended(tiny_house: House):
     made = await tiny_house.create(start=True, restart={"policy": "on-crash", "delay": 0}, **SMALL)
-    pid = (await tiny_house.vm(made)).status.pid
+    pid = (await tiny_house.read(made)).status.pid
     assert pid
     await tiny_house.close()
     os.kill(pid, signal.SIGKILL)
     again = await House(tiny_house.homes).open()
     try:
         back = await again.until(
-            lambda: again.vm(made), lambda one: one.status.state is vm.State.RUNNING and one.status.pid != pid
+            lambda: again.read(made), lambda one: one.status.state is vm.State.RUNNING and one.status.pid != pid
         )
         assert back.status.restarts == 1
         assert "vm-crashed" in await again.events()
@@ -216,19 +216,19 @@ async def test_a_vm_whose_qemu_died_while_the_daemon_was_away_is_told_and_mended
 async def test_the_database_lost_every_vm_is_adopted_running_ones_untouched(tiny_house: House):
     running = await tiny_house.create("running", start=True, **SMALL)
     stopped = await tiny_house.create("stopped", **SMALL)
-    pid = (await tiny_house.vm(running)).status.pid
+    pid = (await tiny_house.read(running)).status.pid
     await tiny_house.close()
     for path in tiny_house.homes.path.glob("bocage.db*"):
         path.unlink()
     again = await House(tiny_house.homes).open()
     try:
         assert (await again.resources.list(vm.VM)).items == []
-        ended = await again.ask("adopt", request={"storage": "local"})
+        ended = await again.adopt_local()
         assert ended.status.state is work.TaskState.DONE, ended.status
         assert sorted(ended.status.result["adopted"]) == ["running", "stopped"]
         found = await again.becomes(running, vm.State.RUNNING)
         assert found.status.pid == pid
-        assert (await again.vm(stopped)).status.state is vm.State.STOPPED
+        assert (await again.read(stopped)).status.state is vm.State.STOPPED
         started = await again.ask("vm.start", stopped)
         assert started.status.state is work.TaskState.DONE, started.status
     finally:

@@ -11,6 +11,7 @@ from bocage import errors
 from bocage.api import answers, calls, examples, facts, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
+from bocage.planner import usage
 from bocage.store import resources
 from bocage.words import N_
 
@@ -18,14 +19,6 @@ router = routing.router("image", routing.IN_PROJECT + "/images")
 
 Reading = Annotated[calls.Call, calls.may("image:read")]
 Adding = Annotated[calls.Call, calls.may("image:add")]
-
-
-class InUse(problems.Error, errors.Conflict):
-    type = "image-in-use"
-    text = N_("the image {name} is in use by {users}")
-    hint = N_("disks that are linked to it need it; 'bocage volume list' shows them")
-    name: str
-    users: list[str]
 
 
 class OnlyLocally(problems.Error, errors.Forbidden):
@@ -81,7 +74,7 @@ async def delete(
     """Delete an image that nothing is linked to."""
     image = await call.resources.find(ground.Image, project, name)
     if users := (await call.api.index.fresh()).users_of_image(image):
-        raise InUse(name=image.name, users=sorted(users)[:10])
+        raise usage.ImageInUse(name=image.name, users=sorted(users)[:10])
     storage = await call.resources.get(ground.Storage, None, image.spec.storage)
     return await call.accept(call.task("image.delete", subject=image.ref, host=storage.spec.host))
 

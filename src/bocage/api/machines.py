@@ -176,3 +176,22 @@ async def _there(call: calls.Call, cls: type[R], project: str | None, uid: str) 
         return await call.resources.get(cls, project, uid)
     except resources.Missing:
         return None
+
+
+def deletion(machine: vm.VM) -> resources.Transaction:
+    """What sends a VM to the trash: its name is free at once."""
+    transaction = resources.Transaction()
+    if machine.metadata.deleted is None:
+        transaction.release_name(machine)
+        gone = resources.with_spec(machine, power=vm.Power.STOPPED)
+        transaction.update(resources.bumped(machine, resources.with_metadata(gone, deleted=base.now())))
+    return transaction
+
+
+def undeletion(machine: vm.VM) -> resources.Transaction:
+    """What brings it back under its name, which must be free."""
+    transaction = resources.Transaction()
+    back = resources.with_metadata(machine, deleted=None)
+    transaction.update(back)
+    transaction.take_name(back)
+    return transaction

@@ -6,24 +6,15 @@ from typing import Annotated
 
 from starlette.responses import Response
 
-from bocage import errors
-from bocage.api import answers, calls, paging, problems, routing
+from bocage.api import answers, calls, paging, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
+from bocage.planner import usage
 from bocage.store import resources
-from bocage.words import N_
 
 router = routing.router("network", routing.IN_PROJECT + "/networks")
 
 Reading = Annotated[calls.Call, calls.may("network:read")]
-
-
-class InUse(problems.Error, errors.Conflict):
-    type = "network-in-use"
-    text = N_("the network {name} is in use by {users}")
-    hint = N_("move their NICs to another network first ('bocage vm edit')")
-    name: str
-    users: list[str]
 
 
 @router.get(
@@ -65,6 +56,6 @@ async def delete(
     """Take down a network that no VM has a NIC on."""
     network = await call.resources.find(ground.Network, project, name)
     if users := (await call.api.index.fresh()).users_of_network(network.uid):
-        raise InUse(name=network.name, users=sorted(users)[:10])
+        raise usage.NetworkInUse(name=network.name, users=sorted(users)[:10])
     host = await call.api.this_host()
     return await call.accept(call.task("network.delete", subject=network.ref, host=host.uid))

@@ -57,6 +57,16 @@ class SocketUnusable(Error, errors.Unavailable):
     reason: str
 
 
+class Malformed(Error, errors.Invalid):
+    """It is no HTTP, or its head is larger than any request's."""
+
+    type = "request-malformed"
+    status = 400
+    text = N_("this is no HTTP request that can be read")
+    hint = N_("the request line and the headers have {most:size} at most")
+    most: int
+
+
 class _Bounded(HttpToolsProtocol):
     """HTTP with a bound on a request's head."""
 
@@ -78,6 +88,12 @@ class _Bounded(HttpToolsProtocol):
         self._head += more
         if self._head > _LONGEST_HEAD:
             raise ValueError("the head of the request is too long")
+
+    def send_400_response(self, msg: str) -> None:
+        answer = problems.response(Malformed(most=_LONGEST_HEAD))
+        head = [b"HTTP/1.1 400 Bad Request", *(b"%s: %s" % pair for pair in answer.raw_headers), b"connection: close"]
+        self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + bytes(answer.body))
+        self.transport.close()
 
 
 class _KnownPeer(_Bounded):

@@ -10,20 +10,13 @@ from bocage import errors
 from bocage.api import answers, calls, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
+from bocage.planner import usage
 from bocage.store import resources
 from bocage.words import N_
 
 router = routing.router("storage", "/storage")
 
 Reading = Annotated[calls.Call, calls.may("storage:read")]
-
-
-class InUse(problems.Error, errors.Conflict):
-    type = "storage-in-use"
-    text = N_("the storage {name} holds {users}")
-    hint = N_("move them elsewhere or delete them first")
-    name: str
-    users: list[str]
 
 
 class Overlaps(problems.Error, errors.Conflict):
@@ -75,7 +68,7 @@ async def delete(name: calls.Name, call: Annotated[calls.Call, calls.may("storag
         image.name for image in (await call.resources.list(ground.Image)).items if image.spec.storage == storage.uid
     ]
     if held := [*users, *on_it]:
-        raise InUse(name=storage.name, users=sorted(held)[:10])
+        raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     return await call.accept(call.task("storage.delete", subject=storage.ref, host=storage.spec.host))
 
 

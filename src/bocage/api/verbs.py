@@ -112,7 +112,8 @@ async def undelete(
     if machine.metadata.deleted is None:
         raise machines.NotInTrash(name=machine.name)
     host = await machines.host_of(call, machine)
-    return await call.accept(call.task("vm.undelete", subject=machine.ref, host=host))
+    task = call.task("vm.undelete", subject=machine.ref, host=host)
+    return await call.accept(task, transaction=machines.undeletion(machine))
 
 
 @router.post("/clone", name="clone", status_code=202, response_model=Task, responses=_PROBLEMS)
@@ -130,9 +131,9 @@ async def clone(
         volume = await call.resources.get(ground.Volume, project, disk.volume)
         volumes[volume.uid] = volume
     index = await call.api.index.fresh()
-    made, copies = definition.clone(machine, volumes, name=request.name, start=request.start, macs=index.macs)
+    made, _ = definition.clone(machine, volumes, name=request.name, start=request.start, macs=index.macs)
     host = await machines.host_of(call, machine)
-    task = call.task("vm.clone", subject=made.vm.ref, host=host, source=machine.uid, volumes=copies)
+    task = call.task("vm.clone", subject=made.vm.ref, host=host)
     return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
 
 

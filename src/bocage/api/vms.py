@@ -156,7 +156,8 @@ async def delete(
     if not force and machines.is_up(machine):
         raise Running(name=machine.name, state=machine.status.state)
     host = await machines.host_of(call, machine)
-    return await call.accept(call.task("vm.delete", subject=machine.ref, host=host, force=force, purge=purge))
+    task = call.task("vm.delete", subject=machine.ref, host=host, purge=purge)
+    return await call.accept(task, transaction=machines.deletion(machine))
 
 
 @router.post("/{name}/rename", name="rename", response_model=vm.VM, responses=routing.problem_responses(404, 409))

@@ -90,6 +90,8 @@ class VolumeSpec(Part):
     preallocated: bool = False
     image: Sha256 | None = None
     """The image that its first content comes from."""
+    source: Uid | None = None
+    """The volume that its first content is copied from."""
     linked: bool = False
     """Whether it keeps that image as its backing file, or has a full copy."""
     vm: Uid | None = None

@@ -148,7 +148,7 @@ class Actor:
         machine = await self._drop_cancelled(machine)
         world = await self._world(machine)
         step = lifecycle.decide(world)
-        if step.do in (Do.START, Do.START_PAUSED) and (wait := self.hold_until - clock.boottime()) > 0:
+        if step.do in (Do.START, Do.START_PAUSED) and (wait := self._holds(machine)) > 0:
             return wait
         if step.do is not Do.NOTHING:
             await steps.DOERS[step.do](self.standing, self._preparation, machine)
@@ -162,6 +162,12 @@ class Actor:
         if await self._operate(machine):
             return 0
         return step.again
+
+    def _holds(self, machine: vm.VM) -> float:
+        """Seconds for which a start must wait: for those that start first, and while its disks are being copied."""
+        if self._preparation.is_copied(machine.uid):
+            return 1.0
+        return self.hold_until - clock.boottime()
 
     async def _world(self, machine: vm.VM) -> lifecycle.World:
         standing = self.standing
@@ -302,7 +308,7 @@ def goal_reached(action: str, machine: vm.VM, *, running: bool, trashed: bool) -
     """Whether what the task wanted is so."""
     status, power = machine.status, machine.spec.power
     match action:
-        case "vm.create":
+        case "vm.create" | "vm.clone":
             wants_running = power is vm.Power.RUNNING
             return status.ready and (status.state is vm.State.RUNNING) == wants_running
         case "vm.start" | "vm.resume":

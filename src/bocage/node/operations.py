@@ -12,7 +12,7 @@ from typing import Any
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
-from bocage.node import clock, copies, notes, tasks
+from bocage.node import clock, moving, notes, tasks
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 from bocage.planner import lifecycle
@@ -170,6 +170,5 @@ HANDLERS: dict[str, Handler] = {
     "vm.disk-detach": detach_disk,
     "vm.disk-grow": grow_disk,
     "vm.cd-change": change_cd,
-    "vm.clone": copies.clone,
-    "vm.move": copies.move,
+    "vm.move": moving.move,
 }

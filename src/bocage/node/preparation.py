@@ -6,6 +6,8 @@ Every step looks first at what is there, so that it can be cut off anywhere and 
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -37,6 +39,13 @@ class ImageMissing(Error, errors.Unavailable):
     disk: str
 
 
+class CopyWhileRunning(Error, errors.Conflict):
+    type = "copy-while-running"
+    text = N_("{name} is running: its disks change while they would be copied")
+    hint = N_("'bocage vm stop {name}' first")
+    name: str
+
+
 class VolumeMissing(Error, errors.Unavailable):
     type = "volume-file-missing"
     text = N_("the file {path} of disk {disk} is gone")
@@ -53,6 +62,7 @@ class Preparation:
         self._wires = wires
         self._uids = uids.Uids()
         self._rooms = rooms.Rooms(ground)
+        self._copied: collections.Counter[str] = collections.Counter()  # VMs whose disks are read for a copy
 
     async def place(self, machine: vm.VM) -> directory.Directory:
         """Where the VM's directory lies."""
@@ -90,7 +100,7 @@ class Preparation:
             image = await asyncio.to_thread(seeds.build, _seed(machine, machine.spec.seed))
             await asyncio.to_thread(files.write_durably, place.seed, image, mode=0o444)
         if machine.spec.hardware.firmware is vm.Firmware.UEFI:
-            await asyncio.to_thread(starting.make_firmware_variables, place.firmware_variables)
+            await self._firmware_variables(machine, place)
         await self.write_definition(machine)
         await self.link(machine)
 
@@ -235,6 +245,9 @@ class Preparation:
         spec = volume.spec
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
         await self._rooms.check_growth(spec.storage, now=spec.size if spec.preallocated else 0)
+        if spec.source:
+            await self._copy(volume, path)
+            return
         if spec.image is None:
             await volumes.create(path, image_format=spec.format, size=spec.size, preallocate=spec.preallocated)
             return
@@ -248,6 +261,39 @@ class Preparation:
             return
         await volumes.convert([volumes.Layer(image, image_format)], path, image_format=spec.format)
         await volumes.grow(path, image_format=spec.format, size=spec.size)
+
+    async def _copy(self, volume: ground.Volume, path: pathlib.Path) -> None:
+        """Fill a volume from another one, which nobody may write meanwhile."""
+        assert volume.spec.source
+        project = volume.metadata.project
+        source = await self._ground.resources.get(ground.Volume, project, volume.spec.source)
+        machines = (await self._ground.resources.list(vm.VM, project)).items
+        users = [one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)]
+        with contextlib.ExitStack() as undo:
+            for user in users:
+                self._copied[user.uid] += 1
+                undo.callback(self._copied.subtract, [user.uid])
+                if user.status.pid is not None:
+                    raise CopyWhileRunning(name=user.name)
+            await volumes.convert(await self.layers(source, source.name), path, image_format=volume.spec.format)
+            await volumes.grow(path, image_format=volume.spec.format, size=volume.spec.size)
+
+    def is_copied(self, vm_uid: str) -> bool:
+        """Whether a VM's disks are being read for a copy just now, so that it must not start."""
+        return self._copied[vm_uid] > 0
+
+    async def _firmware_variables(self, machine: vm.VM, place: directory.Directory) -> None:
+        """The copy's are those of the VM it was copied from; else the firmware's own."""
+        for volume in await self.volumes_of(machine):
+            if volume.spec.source and not place.firmware_variables.exists():
+                with contextlib.suppress(resources.Missing, FileNotFoundError):
+                    source = await self._ground.resources.get(
+                        ground.Volume, machine.metadata.project, volume.spec.source
+                    )
+                    old = (await self.volume_path(source)).parent.parent / place.firmware_variables.name
+                    content = await asyncio.to_thread(old.read_bytes)
+                    await asyncio.to_thread(files.write_durably, place.firmware_variables, content, mode=0o600)
+        await asyncio.to_thread(starting.make_firmware_variables, place.firmware_variables)
 
     async def _chain(self, volume: ground.Volume, disk: str) -> tuple[engine.File, ...]:
         path = await self.volume_path(volume)

@@ -53,8 +53,7 @@ class Wires:
         for nic in machine.spec.nics:
             net = await self._ground.resources.get(ground.Network, machine.metadata.project, nic.network)
             if net.spec.kind == "user":
-                await user.plan(_published(nic), card=cards, passt=None)
-                backends[nic.name] = engine.UserMode(publish=nic.publish)
+                backends[nic.name] = self._carried(machine, nic, await user.plan(_published(nic), card=cards))
                 cards += 1
             else:
                 backends[nic.name] = await self._plug_in(machine, nic, net, process_uid)
@@ -63,14 +62,21 @@ class Wires:
     async def describe(self, machine: vm.VM) -> dict[str, engine.Backend]:
         """What carries each NIC, without making anything."""
         backends: dict[str, engine.Backend] = {}
+        cards = 0
         for nic in machine.spec.nics:
             net = await self._ground.resources.get(ground.Network, machine.metadata.project, nic.network)
-            backends[nic.name] = (
-                engine.UserMode(publish=nic.publish)
-                if net.spec.kind == "user"
-                else engine.Tap(name=tap.name_for(machine.uid, nic.name))
-            )
+            if net.spec.kind == "user":
+                backends[nic.name] = self._carried(machine, nic, await user.plan(card=cards))
+                cards += 1
+            else:
+                backends[nic.name] = engine.Tap(name=tap.name_for(machine.uid, nic.name))
         return backends
+
+    def _carried(self, machine: vm.VM, nic: vm.Nic, planned: user.Plan) -> engine.Backend:
+        if planned.backend == "slirp":
+            return engine.UserMode(publish=nic.publish)
+        socket = self._ground.home.vm_runtime(machine.uid) / "io" / nic.name
+        return engine.Passt(socket=socket, command=tuple(user.passt_command(planned, socket)))
 
     async def disconnect(self, machine: vm.VM) -> None:
         """Take away what carried a VM's NICs; what it reserved stays while the VM is there."""
@@ -115,7 +121,7 @@ class Wires:
     async def _made(self, wanted: ground.Network) -> ground.NetworkStatus:
         await surroundings.check(wanted.spec.kind)
         if wanted.spec.kind == "user":
-            return ground.NetworkStatus(state="ready", backend="slirp")
+            return ground.NetworkStatus(state="ready", backend=(await user.plan()).backend)
         async with self._lock:
             subnet = await self._subnet(wanted)
             made = self._bridge(wanted.model_copy(update={"status": ground.NetworkStatus(subnet=subnet)}))

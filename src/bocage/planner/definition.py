@@ -155,7 +155,14 @@ def clone(
             raise parts.NoSuch(kind="volume", name=disk.volume)
         source = volumes[disk.volume].spec
         spec = source.model_copy(
-            update={"storage": vm.spec.storage, "vm": uid, "name": disk.name, "image": None, "linked": False}
+            update={
+                "storage": vm.spec.storage,
+                "vm": uid,
+                "name": disk.name,
+                "image": None,
+                "linked": False,
+                "source": disk.volume,
+            }
         )
         volume = parts.new_volume(spec, vm_name=name, project=vm.metadata.project)
         made.append(volume)

@@ -42,12 +42,12 @@ class NoneAdopted(adoption.Error, errors.Conflict):
 
 async def adopt(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Take in directories, or all that a storage has; one that is refused keeps no other out."""
-    asked = requests.Adopt.model_validate(run.params["request"])
+    asked = requests.Adopt.model_validate({**run.params, "storage": None})
     terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity)
     storages = (await node.ground.resources.list(ground.Storage)).items
     wanted: list[tuple[ground.Storage, pathlib.Path]] = []
     for storage in storages:
-        if asked.storage in (storage.name, storage.uid):
+        if storage.uid == run.params.get("storage"):
             await adoption.take_images(node, storage)
             wanted += [(storage, path) for path in await adoption.unknown_directories(node, storage)]
     for path in map(pathlib.Path, asked.directories):
@@ -72,7 +72,7 @@ async def adopt(node: Node, run: tasks.Run) -> dict[str, Any]:
 
 async def import_(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Unpack an uploaded archive beside the other VMs, and take it in."""
-    storage = await node.ground.resources.find(ground.Storage, None, run.params.get("storage") or "local")
+    storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
     root = pathlib.Path(storage.spec.path)
     uploaded = node.library(storage).intake.path(run.params["upload"])
     landing = root / "vms" / f"import-{run.uid}{half_made.SUFFIX}"

@@ -12,6 +12,7 @@ from bocage.guest import tiny
 from bocage.model import base, ground, requests, vm
 from bocage.model.units import Size
 from bocage.node import tasks
+from bocage.planner import usage
 from bocage.storage import image_record
 from bocage.storage import images as library
 from bocage.store import resources
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
 
 class Error(errors.Problem):
     """Anything that goes wrong with images on this host."""
-
-
-class InUse(Error, errors.Conflict):
-    type = "image-in-use"
-    text = N_("the image {name} is in use by {users}")
-    hint = N_("a VM made from it can be freed of it with a full copy: 'bocage vm clone'")
-    name: str
-    users: list[str]
 
 
 class Added(words.Message):
@@ -48,10 +41,9 @@ class Deleted(words.Message):
 
 async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Take in a file of this host, what was uploaded, or what lies at a URL."""
-    asked = requests.ImageAdd.model_validate(run.params["request"])
-    storage = await node.ground.resources.find(ground.Storage, None, asked.storage)
+    asked = requests.ImageAdd.model_validate({**run.params, "storage": "local"})
+    storage, uid = await _place(node, run)
     shelf = node.library(storage)
-    uid = base.new_uid()
     project = run.task.metadata.project or "default"
     wanted = library.Wanted(
         file_name=asked.file_name or os.path.basename(asked.path or asked.url or "") or asked.name,
@@ -71,6 +63,13 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
+async def _place(node: Node, run: tasks.Run) -> tuple[ground.Storage, str]:
+    """The storage that an image goes to, and the uid that was chosen for it when it was asked for."""
+    assert run.task.spec.subject
+    storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
+    return storage, run.task.spec.subject.uid
+
+
 async def _download(shelf: library.Library, url: str, wanted: library.Wanted, run: tasks.Run) -> image_record.Image:
     from bocage.storage import download  # late: it brings the HTTP client
 
@@ -80,8 +79,8 @@ async def _download(shelf: library.Library, url: str, wanted: library.Wanted, ru
 
 async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Build an image from the distribution's packages and take it in."""
-    asked = requests.ImageBuild.model_validate(run.params["request"])
-    storage = await node.ground.resources.find(ground.Storage, None, asked.storage)
+    asked = requests.ImageBuild.model_validate({**run.params, "storage": "local"})
+    storage, uid = await _place(node, run)
     project = run.task.metadata.project or "default"
 
     def report(step: words.Message, fraction: float) -> None:
@@ -99,7 +98,7 @@ async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
 
             made, origin = pathlib.Path(scratch) / f"{asked.name}.{debian.FORMAT}", f"built:debian/{asked.release}"
             await debian.build(made, release=asked.release, cache=cache, report=report)
-        wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": base.new_uid()})
+        wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": uid})
         taken = await node.library(storage).add(made, wanted)
     image = await register(node, project, asked.name, taken, storage.uid, origin)
     return {"image": image.name, "sha256": image.spec.sha256}
@@ -113,8 +112,9 @@ async def delete(node: Node, run: tasks.Run) -> None:
         image = await node.ground.resources.get(ground.Image, subject.project, subject.uid)
     except resources.Missing:
         return
-    if users := await _users(node, image):
-        raise InUse(name=image.name, users=users)
+    machines = (await node.ground.resources.list(vm.VM, trash=True)).items
+    if users := usage.of_image(image, (await node.ground.resources.list(ground.Volume)).items, machines):
+        raise usage.ImageInUse(name=image.name, users=users)
     everywhere = await node.ground.resources.list(ground.Image)
     others = [
         one
@@ -134,19 +134,6 @@ async def delete(node: Node, run: tasks.Run) -> None:
     except library.NoSuchImage:
         pass
     await node.ground.events.record(Deleted(name=image.name), subject=image.ref)
-
-
-async def _users(node: Node, image: ground.Image) -> list[str]:
-    volumes = await node.ground.resources.list(ground.Volume)
-    machines = await node.ground.resources.list(vm.VM, trash=True)
-    names = {machine.uid: machine.name for machine in machines.items}
-    users = {
-        names.get(volume.spec.vm or "", volume.name)
-        for volume in volumes.items
-        if volume.spec.linked and volume.spec.image == image.spec.sha256 and volume.spec.storage == image.spec.storage
-    }
-    users |= {machine.name for machine in machines.items if any(cd.image == image.uid for cd in machine.spec.cds)}
-    return sorted(users)
 
 
 async def register(

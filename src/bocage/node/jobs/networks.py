@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from bocage import errors
 from bocage.model import ground, vm
 from bocage.node import tasks
+from bocage.planner import usage
 from bocage.store import resources
-from bocage.words import N_
 
 if TYPE_CHECKING:
     from bocage.node.agent import Node
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
 class Error(errors.Problem):
     """Anything that goes wrong with networks on this host."""
-
-
-class InUse(Error, errors.Conflict):
-    type = "network-in-use"
-    text = N_("the network {name} is in use by {users}")
-    hint = N_("delete those VMs or give them another network first")
-    name: str
-    users: list[str]
 
 
 async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
@@ -43,10 +35,9 @@ async def delete(node: Node, run: tasks.Run) -> None:
         network = await _subject(node, run)
     except resources.Missing:
         return
-    machines = await node.ground.resources.list(vm.VM, network.metadata.project, trash=True)
-    users = [one.name for one in machines.items if any(nic.network == network.uid for nic in one.spec.nics)]
-    if users:
-        raise InUse(name=network.name, users=sorted(users))
+    machines = (await node.ground.resources.list(vm.VM, network.metadata.project, trash=True)).items
+    if users := usage.of_network(network, machines):
+        raise usage.NetworkInUse(name=network.name, users=users)
     await _drop(node, network)
 
 

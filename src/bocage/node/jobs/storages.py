@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bocage import errors
 from bocage.model import base, ground, vm
 from bocage.node import tasks
+from bocage.planner import usage
 from bocage.storage import directory
 from bocage.store import resources
-from bocage.words import N_
 
 if TYPE_CHECKING:
     from bocage.node.agent import Node
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 class Error(errors.Problem):
     """Anything that goes wrong with storage on this host."""
-
-
-class InUse(Error, errors.Conflict):
-    type = "storage-in-use"
-    text = N_("the storage {name} holds {users}")
-    hint = N_("move or delete them first")
-    name: str
-    users: list[str]
 
 
 async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
@@ -53,7 +45,7 @@ async def delete(node: Node, run: tasks.Run) -> None:
         listing = await node.ground.resources.list(kind, trash=True)
         held += [f"{one.kind} {one.name}" for one in listing.items if one.spec.storage == storage.uid]
     if held:
-        raise InUse(name=storage.name, users=sorted(held)[:10])
+        raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     transaction = resources.Transaction()
     transaction.delete(storage)
     await node.ground.resources.commit(transaction)

@@ -1,4 +1,4 @@
-"""Operations that copy a whole VM that is not running: clone it, move it to another storage."""
+"""Carries a whole VM that is not running to another storage."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ from typing import Any
 from bocage import errors, files, words
 from bocage.model import ground, vm
 from bocage.node import directory, notes, tasks
+from bocage.node import preparation as preparing
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
-from bocage.planner import definition
 from bocage.storage import half_made, volumes
 from bocage.store import resources
 from bocage.words import N_
 
 
 class Error(errors.Problem):
-    """A VM cannot be copied."""
-
-
-class WhileRunning(Error, errors.Conflict):
-    type = "copy-while-running"
-    text = N_("{name} is running: its disks change while they would be copied")
-    hint = N_("'bocage vm stop {name}' first")
-    name: str
+    """A VM cannot be moved."""
 
 
 class Moved(words.Message):
@@ -36,50 +29,10 @@ class Moved(words.Message):
     storage: str
 
 
-class Cloned(words.Message):
-    type = "vm-cloned"
-    text = N_("{name} is a copy of {source}")
-    name: str
-    source: str
-
-
-async def clone(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> dict[str, Any]:
-    """Make a full copy with an identity of its own; its resources appear when its files are whole."""
-    if standing.machine:
-        raise WhileRunning(name=machine.name)
-    kept = standing.ground.resources
-    present = await preparation.volumes_of(machine)
-    macs = {nic.mac for other in (await kept.list(vm.VM, trash=True)).items for nic in other.spec.nics}
-    made, copies = definition.clone(
-        machine,
-        {volume.uid: volume for volume in present},
-        name=str(run.params["name"]),
-        start=bool(run.params.get("start")),
-        uid=str(run.params["uid"]),
-        macs=macs,
-    )
-    place = directory.Directory((await preparation.place(machine)).path.parent / made.vm.uid)
-    await asyncio.to_thread(files.remove_tree, place.path)
-    try:
-        await asyncio.to_thread(place.make)
-        sources = {volume.uid: volume for volume in present}
-        for volume in made.volumes:
-            await _copy(preparation, sources[copies[volume.uid]], volume, run)
-        old = await preparation.place(machine)
-        await asyncio.to_thread(_copy_plain, old.firmware_variables, place.firmware_variables)
-        ready = [volume.model_copy(update={"status": ground.VolumeStatus(state="ready")}) for volume in made.volumes]
-        await kept.create(made.vm, *ready)
-    except BaseException:
-        await asyncio.to_thread(files.remove_tree, place.path)
-        raise
-    await standing.tell(made.vm, Cloned(name=made.vm.name, source=machine.name))
-    return {"vm": made.vm.name, "uid": made.vm.uid}
-
-
 async def move(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> dict[str, Any]:
     """Carry the directory to another storage of this host; the old one goes when the new one counts."""
     if standing.machine:
-        raise WhileRunning(name=machine.name)
+        raise preparing.CopyWhileRunning(name=machine.name)
     kept = standing.ground.resources
     target = await kept.get(ground.Storage, None, str(run.params["storage"]))
     if target.uid == machine.spec.storage:

@@ -1,0 +1,54 @@
+"""What still uses an image, a network or a storage, and so keeps it from being deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bocage import errors
+from bocage.model import ground, vm
+from bocage.words import N_
+
+
+class Error(errors.Problem):
+    """Something is still needed."""
+
+
+class ImageInUse(Error, errors.Conflict):
+    type = "image-in-use"
+    text = N_("the image {name} is in use by {users}")
+    hint = N_("disks that are linked to it need it; 'bocage volume list' shows them")
+    name: str
+    users: list[str]
+
+
+class NetworkInUse(Error, errors.Conflict):
+    type = "network-in-use"
+    text = N_("the network {name} is in use by {users}")
+    hint = N_("move their NICs to another network first ('bocage vm edit')")
+    name: str
+    users: list[str]
+
+
+class StorageInUse(Error, errors.Conflict):
+    type = "storage-in-use"
+    text = N_("the storage {name} holds {users}")
+    hint = N_("move or delete them first")
+    name: str
+    users: list[str]
+
+
+def of_image(image: ground.Image, volumes: Iterable[ground.Volume], machines: Iterable[vm.VM]) -> list[str]:
+    """The VMs, those in the trash too, and the volumes that rest on an image or have it in a tray."""
+    known = {machine.uid: machine for machine in machines}
+    users = {
+        known[volume.spec.vm].name if volume.spec.vm in known else volume.name
+        for volume in volumes
+        if volume.spec.linked and (volume.spec.image, volume.spec.storage) == (image.spec.sha256, image.spec.storage)
+    }
+    users |= {one.name for one in known.values() if any(cd.image == image.uid for cd in one.spec.cds)}
+    return sorted(users)
+
+
+def of_network(network: ground.Network, machines: Iterable[vm.VM]) -> list[str]:
+    """The VMs that have a NIC on a network."""
+    return sorted({one.name for one in machines if any(nic.network == network.uid for nic in one.spec.nics)})
