@@ -17,9 +17,10 @@ function crc32(text,  i, value) {
   return xor(value, 4294967295)
 }
 
-function head(number,  start) {
+function head(number,  start, checksum) {
   start = "tiny-log " number
-  return sprintf("%s %08x ", start, crc32(start))
+  checksum = crc32(start)
+  return sprintf("%s %04x%04x ", start, int(checksum / 65536), checksum % 65536) # %x knows 31 bits only
 }
 
 function record(number, size,  start, filler) {
