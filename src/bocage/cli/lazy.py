@@ -12,7 +12,6 @@ import typer
 import typer.core
 import typer.main
 
-from bocage.cli import unknown
 from bocage.cli.options import EVERYWHERE
 
 _ORDER = {"Arguments": 0, "Options": 1, EVERYWHERE: 3}  # others stand between
@@ -23,6 +22,9 @@ class Verb(typer.core.TyperCommand):
     """A command whose help shows its options by panel, and examples at its end."""
 
     examples = ""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _take_text_as_it_is(super().get_help_option(ctx))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
@@ -57,6 +59,9 @@ class Group(typer.core.TyperGroup):
         self.examples = textwrap.dedent(examples).strip()
         self._places = {verb: place for section in verbs.values() for verb, place in section.items()}
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return _take_text_as_it_is(super().get_help_option(ctx))
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self._places)
 
@@ -68,6 +73,8 @@ class Group(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]
         if self.get_command(ctx, word) is None and not word.startswith("-") and not ctx.resilient_parsing:
+            from bocage.cli import unknown
+
             raise unknown.verb(self.name or "", args, list(self._places))
         return super().resolve_command(ctx, args)
 
@@ -111,20 +118,23 @@ def load(verb: str, place: str) -> Any:
     return command
 
 
-def _take_text_as_it_is(param: Any) -> None:
+def _take_text_as_it_is(param: Any) -> Any:
     """Spare the conversion of what is text already, or not given: Typer's imports pydantic, which takes 70 ms."""
+    if param is None or "process_value" in vars(param):
+        return param
     convert, kind = param.process_value, getattr(getattr(param, "type_descriptor", None), "annotation", None)
     several = param.multiple or param.nargs == -1
 
     def process(ctx: Any, value: Any) -> Any:
-        if value is None and not param.required and param.callback is None:
-            return () if several else None
-        text = (
-            isinstance(value, str) if kind is str else kind == list[str] and isinstance(value, (list, tuple)) and value
-        )
-        return value if text and param.callback is None else convert(ctx, value)
+        text = isinstance(value, str) if kind is str else kind == list[str] and isinstance(value, (list, tuple))
+        if value is None and not param.required:
+            value = () if several else None
+        elif not (text and value):
+            return convert(ctx, value)
+        return param.callback(ctx, param, value) if param.callback else value
 
     param.process_value = process
+    return param
 
 
 def _write_examples(examples: str, formatter: Any) -> None:
