@@ -81,7 +81,7 @@ async def follow(path: pathlib.Path, offset: int) -> AsyncGenerator[Piece, None]
     """
     with contextlib.ExitStack() as stack:
         changes = stack.enter_context(_Changes(path))
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open(path)
         try:
             while True:
                 changes.watch(descriptor)
@@ -99,14 +99,20 @@ async def follow(path: pathlib.Path, offset: int) -> AsyncGenerator[Piece, None]
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    # A VM's process may write its directory: neither a link nor a pipe that it left there is opened.
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = _open(path, flags)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open(path: pathlib.Path, flags: int = os.O_RDONLY) -> int:
+    # A VM's process may write its directory: neither a link nor a pipe that it left there is opened.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def _first(descriptor: int) -> int:
@@ -125,7 +131,7 @@ def _read(descriptor: int, offset: int, limit: int) -> Piece:
 
 def _replacement(path: pathlib.Path, descriptor: int) -> int | None:
     with contextlib.suppress(OSError):
-        newer = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        newer = _open(path)
         if not os.path.sameopenfile(newer, descriptor):
             return newer
         os.close(newer)

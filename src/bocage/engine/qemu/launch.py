@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pathlib
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,8 +150,13 @@ def _spawn(order: Order, log: int, beginning: int) -> tuple[subprocess.Popen[byt
 
 
 def _open(path: pathlib.Path, flags: int) -> int:
-    # The directory may be the process's own: a link that it left there is not followed.
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o640)
+    # The directory may be the process's own: neither a link nor a pipe that it left there is opened.
+    always = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, always | flags, 0o640)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def _kill(pidfd: int) -> None:
