@@ -155,21 +155,24 @@ def _bubblewrap() -> list[str]:
 
 def _mounts(view: View) -> list[str]:
     """Arguments of bubblewrap: the system read-only, no /proc and no /sys, then the process's own files."""
-    bound = {pathlib.PurePath("/usr"), pathlib.PurePath("/dev")}
+    there = {pathlib.PurePath(path) for path in ("/", "/usr", "/dev", "/etc", "/tmp")}  # noqa: S108
+    bound: set[pathlib.PurePath] = set()
     arguments = ["--ro-bind", "/usr", "/usr", *_system(), "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
     kinds = (("--ro-bind", view.read_only), ("--bind", view.read_write), ("--dev-bind", view.devices))
     for option, paths in kinds:
         for path in map(pathlib.PurePath, paths):
-            arguments += [*_parents(path, bound), option, str(path), str(path)]
+            arguments += [*_parents(path, there, bound), option, str(path), str(path)]
             bound.add(path)
     return [*arguments, "--remount-ro", "/"]
 
 
-def _parents(path: pathlib.PurePath, bound: Iterable[pathlib.PurePath]) -> Iterator[str]:
-    """Make the directories above a bound path; bubblewrap alone would close some to others than root."""
+def _parents(path: pathlib.PurePath, there: set[pathlib.PurePath], bound: Iterable[pathlib.PurePath]) -> Iterator[str]:
+    """Make the directories above a path to bind; bubblewrap alone would close some to others than root."""
     for parent in reversed(path.parents):
-        if parent != pathlib.PurePath("/") and not any(parent.is_relative_to(one) for one in bound):
+        # What lies in a bound directory is there already, and would be made outside if it were not.
+        if parent not in there and not any(parent.is_relative_to(one) for one in bound):
             yield from ("--perms", "0755", "--dir", str(parent))
+        there.add(parent)
 
 
 @functools.cache
