@@ -19,6 +19,7 @@ from bocage.words import N_
 _OURS = "bocage"
 _USED = ("freezer", "memory", "cpu", "cpuacct", "blkio", "pids")
 _ROUNDS = 20  # of killing, against a process that forks meanwhile
+_NAME = re.compile(r"\w[\w.-]*")
 _PAUSE = 0.002  # seconds between two attempts to remove a group that is about to be empty
 
 
@@ -75,10 +76,10 @@ class Place:
     legacy: Mapping[str, pathlib.Path]  # by controller
 
     def group(self, home: str, name: str) -> Directories:
-        """The group of one VM of one home; it is there when `make` was called."""
+        """The group of one VM of one home; it is there when `make` was called. Raises ValueError."""
+        if not (_NAME.fullmatch(home) and _NAME.fullmatch(name)):
+            raise ValueError(f"no name of a control group: {home!r}, {name!r}")
         below = pathlib.PurePath(_OURS, home, name)
-        if ".." in below.parts or len(below.parts) != 3:
-            raise ValueError(name)
         legacy = {controller: path / below for controller, path in self.legacy.items()}
         return Directories(str(below), self.unified / below if self.unified else None, legacy)
 
