@@ -223,8 +223,8 @@ def _remembered(cache: pathlib.Path | None, key: str) -> dict[str, Any] | None:
 
 
 def _remember(cache: pathlib.Path, key: str, facts: dict[str, Any]) -> None:
-    kept = {}
-    with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(cache.read_bytes())
-    same = {other: known for other, known in kept.items() if other.split(" ", 1)[0] != key.split(" ", 1)[0]}
-    files.write_durably(cache, json.dumps({**same, key: facts}, separators=(",", ":")))
+    kept = {key: facts}
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        others = json.loads(cache.read_bytes()).items()
+        kept |= {other: known for other, known in others if other.split(" ", 1)[0] != key.split(" ", 1)[0]}
+    files.write_durably(cache, json.dumps(kept, separators=(",", ":")))
