@@ -32,13 +32,13 @@ def one(resource: base.Resource[Any, Any], status: int = 200, *, location: str |
     headers = {"etag": etags.of(resource.metadata.revision)}
     if location:
         headers["location"] = location
-    return json(resource.model_dump_json(), status, headers)
+    return json(resource.model_dump_json(context=base.WORDS), status, headers)
 
 
 def accepted(task: work.Task, *, location: str | None = None) -> Response:
     """202: it is under way; the task tells how far. `location` is what comes of it, else the task."""
     return json(
-        task.model_dump_json(), 202, {"location": location or f"{BASE}/tasks/{task.uid}", "bocage-task": task.uid}
+        task.model_dump_json(context=base.WORDS), 202, {"location": location or f"{BASE}/tasks/{task.uid}", "bocage-task": task.uid}
     )
 
 

@@ -114,7 +114,7 @@ def _make(resource: base.Resource[Any, Any], revisions: tuple[int, ...]) -> View
     about = resource.metadata
     return View(
         revisions=revisions,
-        content=resource.model_dump_json().encode(),
+        content=resource.model_dump_json(context=base.WORDS).encode(),
         name=about.name,
         tags=about.tags,
         deleted=about.deleted is not None,

@@ -9,7 +9,16 @@ import time
 import uuid
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from bocage import words
 
@@ -25,6 +34,10 @@ Uid = Annotated[
 ]
 Tag = Annotated[str, StringConstraints(pattern=r"^[\w.:/=-]{1,63}$")]
 Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+WORDS: dict[str, Any] = {"words": True}
+"""The context in which resources are dumped for people: `model_dump_json(context=WORDS)`."""
 
 
 def new_uid() -> str:
@@ -51,10 +64,27 @@ class Part(BaseModel):
 
 
 class Saying(Part):
-    """A message as it is kept: its type and parameters. The sentence is made when it is shown."""
+    """A message as it is kept: its type and parameters. The sentence is made when it is shown.
+
+    Dumped for people (the context WORDS), it has `text` and `hint` in the reader's language beside them.
+    """
 
     type: str
     params: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_words(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: part for key, part in value.items() if key not in ("text", "hint")}
+        return value
+
+    @model_serializer(mode="wrap")
+    def _with_words(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if info.context is WORDS:
+            content |= {"text": self.text, "hint": self.hint}
+        return content
 
     @classmethod
     def of(cls, message: words.Message) -> Saying:
