@@ -114,6 +114,25 @@ async def test_qemu_runs_behind_all_hedges(start, ground):
     assert (await said(ground, process)).exit_code == 0
 
 
+async def test_an_ordinary_users_qemu_runs_in_a_mount_namespace(ground):
+    order = running.order(ground, *running.qemu(ground, "-sandbox", "on,spawn=deny"), mounts=True)
+    for path in (ground, ground / "vm"):
+        os.chown(path, running.USER, running.USER)
+
+    async def work():
+        refused = await isolation.mounts_refused()
+        process = await launch.start(order)
+        async with await qmp.connect(ground / "vm" / "qmp", within=20) as monitor:
+            status = _status(process.identity.pid, running.USER)
+            apart = os.readlink(f"/proc/{process.identity.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+            await monitor.execute("quit")
+        await processes.wait_exit(process.pidfd, within=10)
+        return refused, status["Seccomp"], status["CapBnd"], apart, await ending.ended_how(ground / "status")
+
+    refused, seccomp, capabilities, apart, how = running.result(running.in_child(work, user=running.USER))
+    assert (refused, seccomp, capabilities, apart, how.exit_code) == (None, "2", "0" * 16, True, 0)
+
+
 def test_what_applies_is_stated_and_what_does_not_has_its_reason():
     sandboxed = ["qemu", "-sandbox", "on,spawn=deny"]
     full = isolation.state(argv=sandboxed, owner=OWN, mounts=None, cgroup=True)

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -6,9 +7,10 @@ import subprocess
 import time
 
 import pytest
+import uvloop
 
 from bocage import errors, words
-from bocage.engine.qemu import cgroup, ending, isolation, launch, processes
+from bocage.engine.qemu import boundedlog, cgroup, ending, isolation, launch, processes
 from tests.engine.qemu import running
 
 ENCLOSED = pytest.mark.parametrize("mounts", [True, False], ids=["bubblewrap", "shell"])
@@ -267,6 +269,31 @@ async def test_an_ordinary_user_can_start_one_too(ground):
     how = running.result(running.in_child(work, user=running.USER))
     assert how.exit_code == 5
     assert how.last_lines == (str(running.USER),)
+
+
+async def test_it_works_on_the_loop_of_the_daemon_too(ground):
+    async def work():
+        process = await launch.start(running.order(ground, "sh", "-c", "echo words; exit 3", mounts=True))
+        async with contextlib.aclosing(boundedlog.follow(ground / "log", 0)) as pieces:
+            said = await anext(pieces)
+        await processes.wait_exit(process.pidfd, within=10)
+        how = await ending.ended_how(ground / "status")
+        os.close(process.pidfd)
+        await running.eventually(lambda: not processes.find(ground))
+        return said.data, how.exit_code
+
+    def run():
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work())
+
+    assert await asyncio.to_thread(run) == (b"words\n", 3)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.mkdir()], ids=["pipe", "directory"])
+async def test_only_a_regular_file_is_taken_for_the_log(ground, make):
+    make(ground / "log")
+    with pytest.raises(OSError, match=r"not a regular file|No such device|Is a directory"):
+        await asyncio.wait_for(launch.start(running.order(ground, "true")), 5)
 
 
 def test_starting_behind_all_hedges_costs_little(ground):

@@ -5,6 +5,7 @@ import signal
 import socket
 
 import pytest
+import uvloop
 
 from bocage import errors
 from bocage.engine.qemu import processes, qmp
@@ -183,8 +184,6 @@ async def test_a_stranger_on_the_socket_is_no_monitor(ground):
 
 async def test_it_works_on_the_loop_of_the_daemon_too(ground, start):
     """Passing a descriptor and watching a pidfd touch what uvloop does in its own way."""
-    import uvloop
-
     await start(*running.qemu(ground))
 
     async def work():
