@@ -14,6 +14,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -31,6 +32,14 @@ while True:
     client, _ = server.accept()
     client.sendall(f"HELLO {sys.argv[3]}\\n".encode())
     client.close()
+"""
+_LISTENER = """
+import socket, sys
+listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+listener.bind(("0.0.0.0", int(sys.argv[1])))
+listener.settimeout(10)
+print("listening", flush=True)
+print(listener.recv(100).decode(), flush=True)
 """
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,15 +60,14 @@ def namespace() -> Iterator[None]:
 
 
 @pytest.fixture
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """A directory for networks which the DHCP server can reach; its servers are ended after the test."""
-    with contextlib.ExitStack() as opened:
-        directory = tmp_path_factory.mktemp("networks")
-        for above in (directory, *directory.parents):
-            mode = above.stat().st_mode & 0o777
-            if not mode & 0o001:
-                opened.callback(above.chmod, mode)
-                above.chmod(mode | 0o001)
+def state() -> Iterator[pathlib.Path]:
+    """A directory for networks, not pytest's own, which the DHCP server could not enter.
+
+    Servers that are left there are ended after the test.
+    """
+    with tempfile.TemporaryDirectory(prefix="bocage-networks-") as name:
+        directory = pathlib.Path(name)
+        directory.chmod(0o755)
         try:
             yield directory
         finally:
@@ -112,12 +120,30 @@ def connect(namespace: None, tmp_path: pathlib.Path) -> Iterator[Callable[..., M
 
 
 @pytest.fixture
+def listen(namespace: None) -> Iterator[Callable[..., Callable[[], str]]]:
+    """Have a machine listen to datagrams; the returned function gives the first that came, within 10 s."""
+    with contextlib.ExitStack() as undo:
+
+        def listened(machine: Machine, port: int) -> Callable[[], str]:
+            command = [*machine.entry, sys.executable, "-ISc", _LISTENER, str(port)]
+            listener = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+            undo.callback(listener.wait)
+            undo.callback(listener.kill)
+            assert listener.stdout
+            output = undo.enter_context(listener.stdout)
+            assert output.readline() == "listening\n"
+            return lambda: output.readline().strip()
+
+        yield listened
+
+
+@pytest.fixture
 def serve(namespace: None) -> Iterator[Callable[..., None]]:
     """Have a TCP service on a machine (None: in this namespace) that says HELLO and its name."""
     with contextlib.ExitStack() as undo:
 
         def served(machine: Machine | None, port: int, name: str, *, address: str = "0.0.0.0") -> None:
-            entry = [] if machine is None else ["nsenter", "-t", str(machine.pid), "-n", "--"]
+            entry = [] if machine is None else machine.entry
             command = [*entry, sys.executable, "-ISc", _SERVER, address, str(port), name]
             server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
             undo.callback(server.wait)

@@ -8,9 +8,16 @@ import dataclasses
 import os
 import pathlib
 import subprocess
+import sys
 from collections.abc import Callable
 
 _LEASER = os.fspath(pathlib.Path(__file__).with_name("leaser"))
+_SPEAKER = """
+import socket, sys
+speaker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+speaker.bind((sys.argv[4], 0))
+speaker.sendto(sys.argv[1].encode(), (sys.argv[2], int(sys.argv[3])))
+"""
 
 
 def run(*command: str, expect: int | None = 0, within: float = 20) -> str:
@@ -30,7 +37,16 @@ class Machine:
 
     def run(self, *command: str, expect: int | None = 0, within: float = 20) -> str:
         """Run a program there; its output."""
-        return run("nsenter", "-t", str(self.pid), "-n", "--", *command, expect=expect, within=within)
+        return run(*self.entry, *command, expect=expect, within=within)
+
+    @property
+    def entry(self) -> list[str]:
+        """What a command is preceded by to be run there."""
+        return ["nsenter", "-t", str(self.pid), "-n", "--"]
+
+    def says(self, text: str, address: str, port: int, *, source: str = "0.0.0.0") -> None:
+        """Send a datagram."""
+        self.run(sys.executable, "-ISc", _SPEAKER, text, address, str(port), source)
 
     def ask_lease(self, *options: str) -> str:
         """Ask for an address by DHCP and take it; what was said."""

@@ -17,6 +17,7 @@ from tests.network.machines import Machine, eventually, run
 Make = Callable[..., base.Bridge]
 Connect = Callable[..., Machine]
 Serve = Callable[..., None]
+Listen = Callable[..., Callable[[], str]]
 
 ALPHA, BETA = "52:54:00:aa:00:01", "52:54:00:aa:00:02"
 
@@ -135,6 +136,7 @@ async def half_of_it_gone(network: base.Bridge, what: str) -> None:
         case "server":
             for pid in pids(network):
                 os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: not pids(network))
         case "configuration":
             for path in network.state.glob("*.conf"):
                 path.write_text("port=0\n")
@@ -275,6 +277,7 @@ async def test_two_networks_do_not_reach_each_other(make: Make, connect: Connect
     one, two = make("one", "10.77.1.0/24"), make("two", "10.77.2.0/24")
     await bridge.ensure(one)
     await bridge.ensure(two)
+    await bridge.set_hosts(two, {BETA: host("10.77.2.20", "beta")})
     first, second = connect(one.interface, ALPHA), connect(two.interface, BETA)
     first.lease()
     address = second.lease()
@@ -283,8 +286,11 @@ async def test_two_networks_do_not_reach_each_other(make: Make, connect: Connect
     serve(second, 80, "second")
 
     assert neighbour.reaches(address, 80) == "HELLO second"
+    assert neighbour.resolve("beta.two.internal", str(two.gateway)) == address
     assert first.reaches(address, 80) == ""
-    assert first.resolve("anything", str(two.gateway)) == ""
+    assert first.resolve("beta.two.internal", str(two.gateway)) == ""
+    await rules.remove(two.uid)
+    assert first.reaches(address, 80) == "", "a network is not let into one whose own rules are gone"
     for network in (one, two):
         await bridge.remove(network.uid, network.state)
 
@@ -337,14 +343,69 @@ async def test_an_isolated_network_reaches_neither_the_world_nor_the_host_but_it
     await bridge.remove(network.uid, network.state)
 
 
-async def test_a_published_port_is_reached_from_where_it_was_published(
-    make: Make, connect: Connect, serve: Serve, world: Machine
+async def test_nothing_leaves_an_isolated_network_and_nothing_enters_it(
+    make: Make, connect: Connect, listen: Listen, world: Machine
+) -> None:
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    network = make(nat=False)
+    await bridge.ensure(network)
+    guest = connect(network.interface, ALPHA)
+    address = guest.lease()
+    guest.run("ip", "route", "replace", "default", "via", "10.77.1.1")
+    world.run("ip", "route", "add", "10.77.1.0/24", "via", "192.0.2.2")
+    here = Machine(os.getpid(), "lo")
+
+    outside = listen(world, 5000)
+    guest.says("from the isolated", "192.0.2.1", 5000)
+    here.says("from the host", "192.0.2.1", 5000)
+    inside = listen(guest, 5000)
+    world.says("from the world", address, 5000)
+    here.says("from the host", address, 5000)
+
+    assert outside() == "from the host"
+    assert inside() == "from the host"
+    await bridge.remove(network.uid, network.state)
+
+
+async def test_a_guest_with_an_address_of_its_own_invention_does_not_reach_the_world(
+    make: Make, connect: Connect, listen: Listen, world: Machine
 ) -> None:
     network = make()
     await bridge.ensure(network)
+    guest = connect(network.interface, ALPHA)
+    guest.lease()
+    guest.run("ip", "address", "add", "198.51.100.9/32", "dev", "eth0")
+
+    outside = listen(world, 5000)
+    guest.says("from 198.51.100.9", "192.0.2.1", 5000, source="198.51.100.9")
+    guest.says("from its own", "192.0.2.1", 5000)
+
+    assert outside() == "from its own"
+    await bridge.remove(network.uid, network.state)
+
+
+async def test_the_host_speaks_no_ipv6_on_a_network(make: Make, connect: Connect) -> None:
+    network = make()
+    await bridge.ensure(network)
+    connect(network.interface, ALPHA)
+    assert "inet6" not in run("ip", "address", "show", "dev", network.interface)
+    await bridge.remove(network.uid, network.state)
+
+
+@pytest.mark.parametrize("bridged_frames_pass_the_firewall", [0, 1])
+async def test_a_published_port_is_reached_from_where_it_was_published(
+    make: Make, connect: Connect, serve: Serve, world: Machine, bridged_frames_pass_the_firewall: int
+) -> None:
+    if kernel.sysctl("bridge/bridge-nf-call-iptables") is not None:
+        kernel.set_sysctl("bridge/bridge-nf-call-iptables", str(bridged_frames_pass_the_firewall))
+    network, other = make(), make("other", "10.77.2.0/24")
+    await bridge.ensure(network)
+    await bridge.ensure(other)
     guest, friend = connect(network.interface, ALPHA), connect(network.interface, BETA)
+    stranger = connect(other.interface, BETA)
     address = guest.lease()
     friend.lease()
+    stranger.lease()
     serve(guest, 22, "guest")
     await bridge.publish(network, [forward(address, 22, "127.0.0.1", 2222), forward(address, 22, "0.0.0.0", 2223)])
     here = Machine(os.getpid(), "lo")
@@ -356,11 +417,14 @@ async def test_a_published_port_is_reached_from_where_it_was_published(
     assert here.reaches("192.0.2.2", 2223) == "HELLO guest"
     assert world.reaches("192.0.2.2", 2223) == "HELLO guest"
     assert friend.reaches("192.0.2.2", 2223) == "HELLO guest"
+    assert stranger.reaches("192.0.2.2", 2223) == "HELLO guest"
+    assert stranger.reaches(address, 22) == ""
 
     await bridge.publish(network, [])
     assert world.reaches("192.0.2.2", 2223) == ""
     assert here.reaches("127.0.0.1", 2222) == ""
     await bridge.remove(network.uid, network.state)
+    await bridge.remove(other.uid, other.state)
 
 
 async def test_ports_published_on_loopback_do_not_open_the_hosts_loopback_to_guests(

@@ -103,9 +103,9 @@ def _forward(network: base.Bridge) -> str:
     else:
         rules = [
             within,
+            f'iifname "{bridge}" oifname "{PREFIX}*" ct status dnat accept',  # published is published
             f'iifname "{bridge}" oifname "{PREFIX}*" drop',
             f'iifname "{bridge}" ip saddr != {subnet} drop',
-            f'iifname "{bridge}" meta nfproto ipv6 drop',
             f'iifname "{bridge}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu',
             f'oifname "{bridge}" ct state established,related accept',
             f'oifname "{bridge}" ct status dnat accept',
