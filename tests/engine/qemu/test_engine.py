@@ -278,6 +278,20 @@ async def test_what_the_process_may_write_holds_nothing_that_is_believed(vms):
     await machine.quit()
 
 
+@pytest.mark.fault
+async def test_a_guest_that_panics_stands_still_and_is_said_to(vms):
+    plan = vms.plan("sata")
+    # mov dx, 0x505; mov al, 1; out dx, al; hlt: what a driver of the panic port does.
+    sector = bytes.fromhex("ba0505 b001 ee f4 ebfd").ljust(510, b"\0") + b"\x55\xaa"
+    disk = vms.root / "panics.raw"
+    disk.write_bytes(sector + bytes(1 << 20))
+    machine = await vms.start(dataclasses.replace(plan, chains={**plan.chains, "disk0": (base.File(disk, "raw"),)}))
+    await until(lambda: machine.run is base.Run.PANICKED)
+    assert await machine.look() is base.Run.PANICKED
+    await machine.reset()
+    await machine.resume()
+
+
 async def test_keys_are_known_by_name_and_a_wrong_one_is_refused(vms):
     machine = await vms.start(vms.plan())
     await machine.send_keys(["ctrl", "alt", "delete"])
