@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from bocage.model import ground, keys, vm, work
-from bocage.node import actor, clock, jobs, tasks, upkeep
+from bocage.node import actor, clock, jobs, memory, tasks, upkeep
 from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.wiring import Wires
@@ -166,6 +166,7 @@ class Node:
                     await tasks.carry_out(run, lambda run: handler(self, run))
         finally:
             self._jobs.pop(run.uid, None)
+            memory.give_back()
 
     def _cancel(self, uid: str) -> None:
         if job := self._jobs.get(uid):
