@@ -155,9 +155,10 @@ async def _once(
         length = response.headers.get("Content-Length", "")
         source.version = _version(response)
         source.size = offset + int(length) if length.isdecimal() else None
-        into.note(key, source.text())
         if limit is not None and source.size is not None and source.size > limit:
+            await into.discard(key)
             raise intake.OverLimit(key=key, limit=limit)
+        into.note(key, source.text())
 
         def told(count: int) -> None:
             if received:

@@ -42,6 +42,7 @@ def write(job: threads.Job, files: Mapping[str, pathlib.Path], to: pathlib.Path)
     for directory, _, _ in os.walk(beside):
         durable.sync_directory(pathlib.Path(directory))
     durable.rename_durably(beside, to)
+    job.step(total, total)
 
 
 def _note_contents(noted: journal.Journal, contents: bytes) -> writing.Packed:
@@ -52,7 +53,7 @@ def _note_contents(noted: journal.Journal, contents: bytes) -> writing.Packed:
 
 def _copy(job: threads.Job, name: str, source: pathlib.Path, to: pathlib.Path, told: int, total: int) -> writing.Packed:
     to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    reading = os.open(source, os.O_RDONLY | _NO_LINK)
+    reading = writing.open_plain(source, name)
     try:
         before = os.fstat(reading)
         digest = _copy_hashing(job, reading, to, told, total)

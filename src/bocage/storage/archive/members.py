@@ -165,7 +165,7 @@ def safe(name: str) -> str:
     elif any(part in ("", ".") or len(part.encode()) > 255 for part in parts) or len(parts) > 8:
         fault = "no plain path"
     elif not plain.isprintable() or "\\" in plain:
-        fault = "characters that no file of ours has"
+        fault = "a name with characters that no file of ours has"
     if fault:
         raise problems.Unsafe(member=name[:200], fault=fault)
     return plain

@@ -23,7 +23,7 @@ class Unsafe(Error, errors.Invalid, ValueError):
     """A member would leave the directory, or is something else than a plain file."""
 
     type = "archive-unsafe"
-    text = N_("the archive has a member that is not taken: '{member}' ({fault}); nothing was written")
+    text = N_("'{member}' cannot be part of an archive: it is {fault}")
     member: str
     fault: str
 

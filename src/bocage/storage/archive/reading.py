@@ -66,7 +66,7 @@ class Stream:
         if member is None:
             return None
         if member.name in self.names:
-            raise problems.Unsafe(member=member.name, fault="twice in the archive")
+            raise problems.Unsafe(member=member.name, fault="there twice")
         self.names.add(member.name)
         if len(self.names) > self._limit_files + 2:
             raise problems.TooMuch(kind="files", limit=self._limit_files)

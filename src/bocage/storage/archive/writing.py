@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator, Mapping
 
 import zstandard
@@ -86,7 +87,7 @@ def _write_file(
     told: int,
     total: int,
 ) -> Packed:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = open_plain(path, name)
     try:
         before = os.fstat(descriptor)
         extents = merged(sparse.extents(descriptor, before.st_size))
@@ -111,6 +112,16 @@ def _write_file(
         return Packed(name, hashed.hexdigest(), before.st_size, before.st_mtime_ns)
     finally:
         os.close(descriptor)
+
+
+def open_plain(path: pathlib.Path, name: str) -> int:
+    """Open a regular file to pack it as `name`. Raises problems.Unsafe and OSError."""
+    # O_NONBLOCK: a pipe must not hold us up before it is recognised as one
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise problems.Unsafe(member=name, fault="no plain file")
+    return descriptor
 
 
 def merged(extents: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
