@@ -7,11 +7,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from bocage.api import etags
+from bocage.api import etags, routing
 from bocage.model import base, work
 
 R = TypeVar("R")
-BASE = "/api/v1"
 
 
 class Listed(BaseModel, Generic[R]):
@@ -38,11 +37,13 @@ def one(resource: base.Resource[Any, Any], status: int = 200, *, location: str |
 def accepted(task: work.Task, *, location: str | None = None) -> Response:
     """202: it is under way; the task tells how far. `location` is what comes of it, else the task."""
     return json(
-        task.model_dump_json(context=base.WORDS), 202, {"location": location or f"{BASE}/tasks/{task.uid}", "bocage-task": task.uid}
+        task.model_dump_json(context=base.WORDS),
+        202,
+        {"location": location or f"{routing.BASE}/tasks/{task.uid}", "bocage-task": task.uid},
     )
 
 
 def path(resource: base.Resource[Any, Any]) -> str:
     """Where a resource is found."""
     inside = f"/projects/{resource.metadata.project}" if resource.in_project else ""
-    return f"{BASE}{inside}/{resource.plural}/{resource.name}"
+    return f"{routing.BASE}{inside}/{resource.plural}/{resource.name}"

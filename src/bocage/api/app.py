@@ -8,13 +8,13 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 import bocage
 from bocage import errors
@@ -95,16 +95,16 @@ def create(
         closing=closing,
     )
     app.add_middleware(gate.Gate, authentication=auth.Authentication(kept, allowed_uids=allowed))
-    app.include_router(_routes(), generate_unique_id_function=_operation_id)
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    routes = _routes()
+    app.router.routes.append(routing.Lanes(routes))
+    app.openapi = lambda: _describe(app, routes)  # type: ignore[method-assign]
     return app
 
 
-def _routes() -> APIRouter:
-    whole = APIRouter(prefix=answers.BASE)
+def _routes() -> list[BaseRoute]:
     described = routing.router("meta", "")
     described.add_api_route("/openapi.json", _openapi, name="openapi", response_model=dict[str, Any])
-    for router in (
+    routers = (
         vms.router,
         uploads.imports,
         verbs.router,
@@ -124,18 +124,13 @@ def _routes() -> APIRouter:
         adopt.router,
         meta.router,
         described,
-    ):
-        whole.include_router(router)
-    return whole
+    )
+    return [route for router in routers for route in router.routes]
 
 
 async def _openapi(request: Request) -> Response:
     """This description (OpenAPI 3.1)."""
     return answers.json(await asyncio.to_thread(_description, request.app))
-
-
-def _operation_id(route: APIRoute) -> str:
-    return f"{route.tags[0]}_{route.name}" if route.tags else route.name
 
 
 def _description(app: FastAPI) -> bytes:
@@ -144,14 +139,14 @@ def _description(app: FastAPI) -> bytes:
     return pydantic_core.to_json(app.openapi())
 
 
-def _describe(app: FastAPI) -> dict[str, Any]:
+def _describe(app: FastAPI, routes: list[BaseRoute]) -> dict[str, Any]:
     if app.openapi_schema is None:
         described = get_openapi(
             title=app.title,
             version=app.version,
             openapi_version="3.1.0",
             summary="Virtual machines on one host or many.",
-            routes=app.routes,
+            routes=routes,
             separate_input_output_schemas=False,
         )
         _complete(described)

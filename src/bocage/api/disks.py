@@ -9,7 +9,7 @@ from fastapi import Path
 from pydantic import Field
 from starlette.responses import Response
 
-from bocage.api import calls, facts, machines, routing, verbs, volumes
+from bocage.api import calls, facts, machines, routing, volumes
 from bocage.model import base, ground, requests, vm
 from bocage.model.work import Task
 from bocage.planner import definition, parts
@@ -33,17 +33,20 @@ async def attach(project: calls.Project, name: calls.Name, request: requests.Dis
     """Add a disk; a running VM gets it at once."""
     async with call.api.index.claim if request.volume is not None else contextlib.nullcontext():
         machine = await call.resources.find(vm.VM, project, name)
-        machines.check_not_in_trash(machine)
         known = await facts.for_disk(call, machine, request)
-        made = definition.attach(machine, request, known, storage=next(iter(known.storage.values())))
-        transaction = resources.Transaction()
-        transaction.update(resources.bumped(machine, made.vm))
-        for volume in made.volumes:
-            transaction.create(volume)
-        disk = made.vm.spec.disks[-1]
         host = await machines.host_of(call, machine)
-        task = call.task("vm.disk-attach", subject=machine.ref, host=host, disk=disk.name, volume=disk.volume)
-        return await call.accept(task, transaction=transaction)
+
+        async def once(present: vm.VM) -> Response:
+            machines.check_not_in_trash(present)
+            made = definition.attach(present, request, known, storage=next(iter(known.storage.values())))
+            transaction = machines.update(present, disks=made.vm.spec.disks)
+            for volume in made.volumes:
+                transaction.create(volume)
+            disk = made.vm.spec.disks[-1]
+            task = call.task("vm.disk-attach", subject=present.ref, host=host, disk=disk.name, volume=disk.volume)
+            return await call.accept(task, transaction=transaction)
+
+        return await machines.until_unchanged(call, machine, once)
 
 
 @router.delete("/disks/{disk}", name="detach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)
@@ -80,11 +83,13 @@ async def change_cd(project: calls.Project, name: calls.Name, cd: Device, reques
         except resources.Missing as error:
             raise parts.NoSuch(kind="image", name=request.image) from error
 
-    def wanted(machine: vm.VM) -> vm.VM:
+    def wanted(machine: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(machine)
-        return definition.change_cd(machine, cd, image)
+        return machines.update(machine, cds=definition.change_cd(machine, cd, image).spec.cds)
 
-    return await verbs.ask(call, project, name, "vm.cd-change", wanted, cd=cd, image=image.uid if image else None)
+    machine = await call.resources.find(vm.VM, project, name)
+    image_uid = image.uid if image else None
+    return await machines.ask(call, machine, "vm.cd-change", wanted, cd=cd, image=image_uid)
 
 
 async def _disk(call: calls.Call, project: str, name: str, disk: str) -> tuple[vm.VM, vm.Disk]:

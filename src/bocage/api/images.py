@@ -87,7 +87,7 @@ async def _accept(
     await _check_name_is_free(call, project, name)
     subject = base.Ref(kind=ground.Image.kind, uid=base.new_uid(), project=project, name=name)
     task = call.task(action, subject=subject, host=storage.spec.host, **params, storage=storage.uid)
-    return await call.accept(task, location=f"{answers.BASE}/projects/{project}/images/{name}")
+    return await call.accept(task, location=f"{routing.BASE}/projects/{project}/images/{name}")
 
 
 async def _check_name_is_free(call: calls.Call, project: str, name: str) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+
+from starlette.responses import Response
 
 from bocage import errors, words
 from bocage.api import calls, problems
-from bocage.model import base, ground, requests, vm, work
+from bocage.model import base, ground, keys, requests, vm, work
 from bocage.planner import definition, references, why
 from bocage.store import resources
 from bocage.words import N_
 
+T = TypeVar("T")
 R = TypeVar("R", bound=base.Resource[Any, Any])
 
 _UP = (vm.State.STARTING, vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING)
+_TRIES = 20
 _EVENTS_LOOKED_AT = 200
 
 
@@ -69,11 +74,49 @@ async def find(call: calls.Call, project: str, name: str, *, in_trash: bool = Fa
         return max(gone, key=lambda one: one.metadata.deleted or one.metadata.created)
 
 
+async def uid_of(call: calls.Call, project: str, name: str) -> str:
+    """A VM's uid by its name, or as it was given. Raises resources.Missing."""
+    entry = await call.resources.store.get(keys.name(vm.VM.kind, project, name))
+    return entry.value.decode() if entry else (await call.resources.find(vm.VM, project, name)).uid
+
+
 async def host_of(call: calls.Call, machine: vm.VM) -> str:
     """The uid of the host that does what is asked of a VM: its owner, else the one that reaches its storage."""
     if machine.status.host:
         return machine.status.host
     return (await call.resources.get(ground.Storage, None, machine.spec.storage)).spec.host
+
+
+async def until_unchanged(call: calls.Call, machine: vm.VM, once: Callable[[vm.VM], Awaitable[T]]) -> T:
+    """What reads a VM and writes it, repeated when others were in between. Raises what `once` raises."""
+    for _ in range(_TRIES):
+        try:
+            return await once(machine)
+        except resources.Changed:
+            machine = await call.resources.get(vm.VM, machine.metadata.project, machine.uid)
+    raise errors.TimedOut(what=f"vm {machine.name}", bound=0.0)
+
+
+async def ask(
+    call: calls.Call, machine: vm.VM, action: str, wanted: Callable[[vm.VM], resources.Transaction], **params: Any
+) -> Response:
+    """Write what a VM should be, and the task, in one transaction."""
+    host = await host_of(call, machine)
+
+    async def once(present: vm.VM) -> Response:
+        transaction = wanted(present)
+        return await call.accept(call.task(action, subject=present.ref, host=host, **params), transaction=transaction)
+
+    return await until_unchanged(call, machine, once)
+
+
+def update(machine: vm.VM, **fields: Any) -> resources.Transaction:
+    """A transaction that writes fields of its spec, when they are others than now."""
+    transaction = resources.Transaction()
+    changed = resources.with_spec(machine, **fields)
+    if changed.spec != machine.spec:
+        transaction.update(resources.bumped(machine, changed))
+    return transaction
 
 
 def creation(made: definition.Definition) -> resources.Transaction:
@@ -189,7 +232,9 @@ def deletion(machine: vm.VM) -> resources.Transaction:
 
 
 def undeletion(machine: vm.VM) -> resources.Transaction:
-    """What brings it back under its name, which must be free."""
+    """What brings it back under its name, which must be free. Raises NotInTrash."""
+    if machine.metadata.deleted is None:
+        raise NotInTrash(name=machine.name)
     transaction = resources.Transaction()
     back = resources.with_metadata(machine, deleted=None)
     transaction.update(back)

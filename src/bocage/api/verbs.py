@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body
 from starlette.responses import Response
 
-from bocage import errors
 from bocage.api import answers, calls, facts, machines, routing
 from bocage.model import ground, requests, vm
 from bocage.model.work import Task
@@ -21,7 +19,6 @@ router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
 Power = Annotated[calls.Call, calls.may("vm:power")]
 Changing = Annotated[calls.Call, calls.may("vm:change")]
 _PROBLEMS = routing.problem_responses(404, 409)
-_TRIES = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,14 +49,15 @@ async def start(
     asked = request or requests.Start()
     power = vm.Power.PAUSED if asked.paused else vm.Power.RUNNING
 
-    def wanted(machine: vm.VM) -> vm.VM:
+    def wanted(machine: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(machine)
         boot = machine.spec.boot
         if asked.boot is not None:
             boot = definition.boot_once(machine, asked.boot)
-        return resources.with_spec(machine, power=power, boot=boot)
+        return machines.update(machine, power=power, boot=boot)
 
-    return await ask(call, project, name, "vm.start", wanted, boot=asked.boot, paused=asked.paused)
+    machine = await call.resources.find(vm.VM, project, name)
+    return await machines.ask(call, machine, "vm.start", wanted, boot=asked.boot, paused=asked.paused)
 
 
 @router.post("/stop", name="stop", status_code=202, response_model=Task, responses=_PROBLEMS)
@@ -69,24 +67,26 @@ async def stop(
     """Ask the guest to switch off; what happens at the bound says the request, else the VM's stop policy."""
     asked = request or requests.Stop()
 
-    def wanted(machine: vm.VM) -> vm.VM:
+    def wanted(machine: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(machine)
         if machine.status.state is vm.State.SAVED:
             raise machines.SavedMemory(name=machine.name)
-        return resources.with_spec(machine, power=vm.Power.STOPPED)
+        return machines.update(machine, power=vm.Power.STOPPED)
 
-    return await ask(call, project, name, "vm.stop", wanted, within=asked.within, kill=asked.kill)
+    machine = await call.resources.find(vm.VM, project, name)
+    return await machines.ask(call, machine, "vm.stop", wanted, within=asked.within, kill=asked.kill)
 
 
 def _add(verb: Verb) -> None:
-    def wanted(machine: vm.VM) -> vm.VM:
+    def wanted(machine: vm.VM) -> resources.Transaction:
         if verb.must_be_up:
             machines.check_up(machine)
         machines.check_not_in_trash(machine)
-        return machine if verb.power is None else resources.with_spec(machine, power=verb.power)
+        return machines.update(machine, power=verb.power or machine.spec.power)
 
     async def act(project: calls.Project, name: calls.Name, call: Power) -> Response:
-        return await ask(call, project, name, f"vm.{verb.name}", wanted)
+        machine = await call.resources.find(vm.VM, project, name)
+        return await machines.ask(call, machine, f"vm.{verb.name}", wanted)
 
     router.post(
         f"/{verb.name}",
@@ -109,11 +109,7 @@ async def undelete(
 ) -> Response:
     """Bring it back from the trash; of several with one name the one that was deleted last."""
     machine = await machines.find(call, project, name, in_trash=True)
-    if machine.metadata.deleted is None:
-        raise machines.NotInTrash(name=machine.name)
-    host = await machines.host_of(call, machine)
-    task = call.task("vm.undelete", subject=machine.ref, host=host)
-    return await call.accept(task, transaction=machines.undeletion(machine))
+    return await machines.ask(call, machine, "vm.undelete", machines.undeletion)
 
 
 @router.post("/clone", name="clone", status_code=202, response_model=Task, responses=_PROBLEMS)
@@ -145,28 +141,3 @@ async def move(project: calls.Project, name: calls.Name, request: requests.MoveD
     storage = await facts.storage_named(call, request.storage)
     host = await machines.host_of(call, machine)
     return await call.accept(call.task("vm.move", subject=machine.ref, host=host, storage=storage.uid))
-
-
-async def ask(
-    call: calls.Call,
-    project: str,
-    name: str,
-    action: str,
-    wanted: Callable[[vm.VM], vm.VM],
-    **params: Any,
-) -> Response:
-    """Write what a VM should be, and the task, in one transaction; repeated when others were in between."""
-    machine = await call.resources.find(vm.VM, project, name)
-    host = await machines.host_of(call, machine)
-    for _ in range(_TRIES):
-        changed = wanted(machine)
-        transaction = resources.Transaction()
-        if changed is not machine and (changed.spec != machine.spec):
-            transaction.update(resources.bumped(machine, changed))
-        try:
-            return await call.accept(
-                call.task(action, subject=machine.ref, host=host, **params), transaction=transaction
-            )
-        except resources.Changed:
-            machine = await call.resources.get(vm.VM, project, machine.uid)
-    raise errors.TimedOut(what=f"vm {name}", bound=0.0)

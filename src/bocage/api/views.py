@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
+from bocage import words
 from bocage.api import answers, paging
 from bocage.model import base, keys
 from bocage.store import contract, resources
@@ -43,7 +44,7 @@ class Views:
 
     def __init__(self, store: contract.Store) -> None:
         self._store = store
-        self._made: collections.OrderedDict[str, View] = collections.OrderedDict()
+        self._made: collections.OrderedDict[tuple[str, str], View] = collections.OrderedDict()
 
     async def page(
         self,
@@ -97,14 +98,15 @@ class Views:
 
     def _view(self, cls: type[base.Resource[Any, Any]], stem: str, group: list[contract.Entry]) -> View | None:
         revisions = tuple(entry.revision for entry in group)
-        view = self._made.get(stem)
+        place = (stem, words.language.get())
+        view = self._made.get(place)
         if view is None or view.revisions != revisions:
             parts = _parts(group)
             if "spec" not in parts:
                 return None
             resource = resources.decode(cls, parts["spec"], parts.get("status"), parts.get("owner"))
             view = _make(resource, revisions)
-            self._made[stem] = view
+            self._made[place] = view
             if len(self._made) > _MOST:
                 self._made.popitem(last=False)
         return view

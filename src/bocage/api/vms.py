@@ -150,25 +150,30 @@ async def delete(
     purge: Annotated[bool, Query(description="At once, not by way of the trash.")] = False,
 ) -> Response:
     """Move it to the trash, from where `undelete` brings it back; with `purge` for good."""
+
+    def wanted(machine: vm.VM) -> resources.Transaction:
+        if machine.metadata.protected:
+            raise Protected(name=machine.name)
+        if not force and machines.is_up(machine):
+            raise Running(name=machine.name, state=machine.status.state)
+        return machines.deletion(machine)
+
     machine = await machines.find(call, project, name, in_trash=purge)
-    if machine.metadata.protected:
-        raise Protected(name=machine.name)
-    if not force and machines.is_up(machine):
-        raise Running(name=machine.name, state=machine.status.state)
-    host = await machines.host_of(call, machine)
-    task = call.task("vm.delete", subject=machine.ref, host=host, purge=purge)
-    return await call.accept(task, transaction=machines.deletion(machine))
+    return await machines.ask(call, machine, "vm.delete", wanted, purge=purge)
 
 
 @router.post("/{name}/rename", name="rename", response_model=vm.VM, responses=routing.problem_responses(404, 409))
 async def rename(project: calls.Project, name: calls.Name, request: requests.Rename, call: Changing) -> Response:
     """Give it another name; its identity stays."""
-    machine = await call.resources.find(vm.VM, project, name)
-    machines.check_not_in_trash(machine)
-    transaction = resources.Transaction()
-    transaction.rename(machine, request.name)
-    revision = await call.resources.commit(transaction)
-    return answers.one(resources.with_metadata(machine, name=request.name, revision=revision))
+
+    async def once(machine: vm.VM) -> Response:
+        machines.check_not_in_trash(machine)
+        transaction = resources.Transaction()
+        transaction.rename(machine, request.name)
+        revision = await call.resources.commit(transaction)
+        return answers.one(resources.with_metadata(machine, name=request.name, revision=revision))
+
+    return await machines.until_unchanged(call, await call.resources.find(vm.VM, project, name), once)
 
 
 @router.get("/{name}/why", name="why", response_model=Why, responses=routing.problem_responses(404))

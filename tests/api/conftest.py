@@ -1,0 +1,239 @@
+"""A store with one host, an application over it, and a node that is only as real as the API needs it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from bocage import home, serving
+from bocage.api import app as application
+from bocage.api import serve
+from bocage.model import base, ground, vm, work
+from bocage.store import resources, sqlite
+
+DIGEST = "ab" * 32
+VMS = "/projects/default/vms"
+
+
+@dataclasses.dataclass
+class World:
+    """What there is before anybody asks for anything."""
+
+    path: pathlib.Path
+    kept: resources.Resources
+    host: ground.Host
+    storage: ground.Storage
+    image: ground.Image
+    cd: ground.Image
+    network: ground.Network
+
+    @property
+    def home(self) -> home.Home:
+        return home.Home(self.path, self.path)
+
+    async def set_status(self, name: str, **values: Any) -> vm.VM:
+        """Be the node: write a VM's status."""
+        machine = await self.kept.find(vm.VM, "default", name)
+        return await self.kept.change_status(
+            vm.VM, "default", machine.uid, lambda one: one.status.model_copy(update=values)
+        )
+
+    async def tasks(self, action: str) -> list[work.Task]:
+        return [task for task in (await self.kept.list(work.Task)).items if task.spec.action == action]
+
+    async def end(self, task: work.Task, state: work.TaskState = work.TaskState.DONE, **more: Any) -> None:
+        """Be the node: end a task."""
+        status = work.TaskStatus(state=state, started=base.now(), ended=base.now(), **more)
+        await self.kept.change_status(work.Task, "default", task.uid, lambda _: status)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    store = await sqlite.open(tmp_path / "bocage.db")
+    kept = resources.Resources(store)
+    status = ground.HostStatus(
+        machines={"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}, cpu_model="qemu64", firmware=("bios", "uefi")
+    )
+    host = ground.Host(metadata=base.Metadata(name="here"), spec=ground.HostSpec(), status=status)
+    storage = ground.Storage(
+        metadata=base.Metadata(name="local"),
+        spec=ground.StorageSpec(host=host.uid, path="/srv/bocage"),
+        status=ground.StorageStatus(state="ready"),
+    )
+    image = ground.Image(
+        metadata=base.Metadata(name="tiny", project="default"),
+        spec=ground.ImageSpec(sha256=DIGEST, format="qcow2", virtual_size="20M", storage=storage.uid),
+    )
+    cd = ground.Image(
+        metadata=base.Metadata(name="windows", project="default"),
+        spec=ground.ImageSpec(sha256="cd" * 32, format="iso", virtual_size="600M", storage=storage.uid),
+    )
+    network = ground.Network(metadata=base.Metadata(name="default", project="default"), spec=ground.NetworkSpec())
+    await kept.create(host, storage, image, cd, network)
+    yield World(tmp_path, kept, host, storage, image, cd, network)
+    await store.close()
+
+
+@pytest.fixture
+async def app(world):
+    app = application.create(
+        world.kept, node_socket=world.home.node_socket, host=world.host.uid, allowed_uids=[0, 1000]
+    )
+    yield app
+    await app.state.api.close()
+
+
+def asking(app: Any, client: tuple[str, int] = ("unix", 0), **options: Any) -> httpx.AsyncClient:
+    """A client that asks an application without a server between."""
+    transport = httpx.ASGITransport(app, client=client)
+    return httpx.AsyncClient(transport=transport, base_url="http://bocage/api/v1", **options)
+
+
+@pytest.fixture
+async def client(app):
+    async with asking(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def served(world):
+    """The API on a real Unix socket."""
+    async with serve.serve(world.kept, homes=world.home, host=world.host.uid) as app:
+        yield app
+
+
+def over_socket(world: World, **options: Any) -> httpx.AsyncClient:
+    """A client on that socket."""
+    transport = httpx.AsyncHTTPTransport(uds=str(world.home.socket), limits=httpx.Limits(max_connections=None))
+    options.setdefault("timeout", 30)
+    return httpx.AsyncClient(transport=transport, base_url="http://bocage/api/v1", **options)
+
+
+class FakeNode:
+    """Answers as the node does; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.uploads: dict[str, bytearray] = {}
+        self.ended = asyncio.Event()  # a stream was left by its listener
+        self.edited: Any = None
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/vms/{uid}/log", self.log),
+                Route("/vms/{uid}/expect", self.expect, methods=["POST"]),
+                Route("/vms/{uid}/keys", self.keys, methods=["POST"]),
+                Route("/vms/{uid}/edited", self.edit),
+                Route("/vms/{uid}/command", self.command),
+                Route("/vms/{uid}/export", self.export),
+                Route("/uploads/{key}", self.offset, methods=["HEAD", "GET"]),
+                Route("/uploads/{key}", self.upload, methods=["PATCH"]),
+                Route("/doctor", self.doctor),
+                WebSocketRoute("/vms/{uid}/console", self.console),
+            ]
+        )
+
+    async def log(self, request: Request) -> Response:
+        self.asked.append(dict(request.query_params))
+
+        async def endless() -> AsyncIterator[bytes]:
+            try:
+                number = 0
+                while True:
+                    yield b"line %d\n" % number
+                    number += 1
+                    await asyncio.sleep(0.01)
+            finally:
+                self.ended.set()
+
+        if request.query_params["follow"] == "true":
+            return StreamingResponse(endless(), media_type="text/plain", headers={"Bocage-Offset": "7"})
+        return PlainTextResponse("all of it", headers={"Bocage-Offset": "7"})
+
+    async def expect(self, request: Request) -> Response:
+        asked = await request.json()
+        if asked["pattern"] == "never":
+            problem = {"type": "timed-out", "params": {"what": "the line", "bound": asked["timeout"]}, "status": 504}
+            return JSONResponse(problem, 504, media_type="application/problem+json")
+        if asked["pattern"] == "unknown":
+            return JSONResponse({"type": "brand-new", "params": {"said": "so"}, "status": 409}, 409)
+        return JSONResponse({"line": f"saw {asked['pattern']}"})
+
+    async def keys(self, request: Request) -> Response:
+        self.asked.append(await request.json())
+        return Response(status_code=204)
+
+    async def edit(self, request: Request) -> Response:
+        return JSONResponse(self.edited)
+
+    async def command(self, request: Request) -> Response:
+        return JSONResponse({"command": ["qemu", "-S"], "line": "qemu -S"})
+
+    async def export(self, request: Request) -> Response:
+        async def broken() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise OSError("disk gone")
+
+        return StreamingResponse(broken(), media_type="application/zstd")
+
+    async def offset(self, request: Request) -> Response:
+        return Response(headers={"Upload-Offset": str(len(self.uploads.get(request.path_params["key"], bytearray())))})
+
+    async def upload(self, request: Request) -> Response:
+        held = self.uploads.setdefault(request.path_params["key"], bytearray())
+        assert int(request.headers["upload-offset"]) == len(held)
+        with contextlib.suppress(Exception):
+            async for piece in request.stream():
+                held.extend(piece)
+        self.ended.set()
+        return Response(status_code=204, headers={"Upload-Offset": str(len(held))})
+
+    async def doctor(self, request: Request) -> Response:
+        return JSONResponse([{"check": "all", "well": True}])
+
+    async def console(self, socket: WebSocket) -> None:
+        await socket.accept()
+        self.asked.append(dict(socket.query_params))
+        try:
+            while (piece := await socket.receive_bytes()) != b"end":
+                await socket.send_bytes(b"<" + piece + b">")
+            await socket.close(4409, "somebody else writes")
+        except WebSocketDisconnect:
+            self.ended.set()
+
+
+@pytest.fixture
+async def node(world):
+    fake = FakeNode()
+    async with serving.unix(fake.app(), world.home.node_socket, mode=0o600):
+        yield fake
+
+
+async def create(client: httpx.AsyncClient, name: str = "web1", **more: Any) -> dict[str, Any]:
+    """Make a VM; returns its task."""
+    answer = await client.post(VMS, json={"name": name, "image": "tiny", **more})
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    """The problem that an answer must be."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = json.loads(answer.content)
+    assert document["type"] == f"urn:bocage:problem:{kind}", document
+    assert document["status"] == status
+    assert document["title"]
+    return dict(document)

@@ -1,0 +1,289 @@
+"""VMs over the API: made, read, changed, deleted, asked to do things."""
+
+import asyncio
+
+import pytest
+
+from bocage.model import base, ground, vm, work
+from tests.api.conftest import VMS, create, problem
+
+
+async def test_a_vm_is_made_with_its_volume_and_its_task_in_one_revision(client, world):
+    before = await world.kept.store.revision()
+    task = await create(client, memory="256M", disk="1G", start=True)
+
+    machine = await world.kept.find(vm.VM, "default", "web1")
+    volume = await world.kept.get(ground.Volume, "default", machine.spec.disks[0].volume)
+    assert await world.kept.store.revision() == before + 1
+    assert task["spec"]["action"] == "vm.create"
+    assert task["spec"]["subject"]["uid"] == machine.uid
+    assert task["spec"]["host"] == world.host.uid
+    assert machine.spec.power is vm.Power.RUNNING
+    assert volume.spec.vm == machine.uid
+    assert volume.spec.image == world.image.spec.sha256
+    assert str(volume.spec.size) == "1G"
+
+
+async def test_the_answer_says_where_the_vm_is_found(client):
+    answer = await client.post(VMS, json={"name": "web1", "image": "tiny"})
+    found = await client.get(answer.headers["location"].removeprefix("/api/v1"))
+    assert found.json()["metadata"]["name"] == "web1"
+
+
+async def test_thirty_two_disks_fit_into_one_transaction(client, world):
+    await create(client, disks=[{"size": "1G"}] * 15 + [{"size": "1G", "bus": "scsi"}] * 16, nics=[])
+    machine = await world.kept.find(vm.VM, "default", "web1")
+    assert len(machine.spec.disks) == 32
+    status = ground.VolumeStatus(state="ready")
+    volume = await world.kept.change_status(ground.Volume, "default", machine.spec.disks[31].volume, lambda _: status)
+    assert volume.status.state == "ready"
+
+
+async def test_a_name_is_given_once(client):
+    await create(client)
+    said = problem(await client.post(VMS, json={"name": "web1", "image": "tiny"}), 409, "name-taken")
+    assert said["name"] == "web1"
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        ({"image": "nope"}, "image"),
+        ({"image": "tiny", "storage": "nope"}, "storage"),
+        ({"image": "tiny", "nics": [{"network": "nope"}]}, "network"),
+        ({"image": "tiny", "disks": [{"volume": "nope"}]}, "volume"),
+        ({"cds": ["nope"]}, "image"),
+    ],
+)
+async def test_what_a_request_names_must_be_there_and_nothing_is_made_else(client, world, request_, kind):
+    before = await world.kept.store.revision()
+    said = problem(await client.post(VMS, json={"name": "web1", **request_}), 404, "no-such-reference")
+    assert (said["kind"], said["name"]) == (kind, "nope")
+    assert await world.kept.store.revision() == before
+
+
+async def test_two_vms_never_get_one_mac_address_even_when_asked_at_the_same_moment(client, world):
+    asked = [
+        client.post(VMS, json={"name": f"web{number}", "image": "tiny", "nics": [{"mac": "52:54:00:00:00:01"}]})
+        for number in range(8)
+    ]
+    answers = await asyncio.gather(*asked)
+    assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
+    problem(next(answer for answer in answers if answer.status_code == 409), 409, "mac-taken")
+
+
+async def test_one_volume_is_the_disk_of_one_vm(client, world):
+    await client.post("/projects/default/volumes", json={"name": "data", "size": "1G"})
+    await create(client, "web1", disks=[{"volume": "data"}])
+    answer = await client.post(VMS, json={"name": "web2", "image": "tiny", "disks": [{"volume": "data"}]})
+    assert problem(answer, 409, "volume-in-use")["by"] == "web1"
+    problem(await client.delete("/projects/default/volumes/data"), 409, "volume-in-use")
+
+
+async def test_a_password_is_kept_only_as_its_hash(client, world):
+    await create(client, seed={"user": "admin", "password": "hunter2"})
+    machine = await world.kept.find(vm.VM, "default", "web1")
+    assert machine.spec.seed
+    assert machine.spec.seed.password_hash
+    assert machine.spec.seed.password_hash.startswith("$6$")
+    page = await world.kept.store.list("/")
+    assert not any(b"hunter2" in entry.value for entry in page.entries)
+
+
+async def test_a_change_needs_no_etag_but_minds_the_one_that_is_given(client):
+    await create(client)
+    etag = (await client.get(f"{VMS}/web1")).headers["etag"]
+    changed = await client.patch(f"{VMS}/web1", json={"memory": "1G"}, headers={"if-match": etag})
+    assert changed.json()["spec"]["memory"] == "1G"
+    assert changed.headers["etag"] != etag
+    problem(
+        await client.patch(f"{VMS}/web1", json={"memory": "2G"}, headers={"if-match": etag}), 412, "changed-meanwhile"
+    )
+    assert (await client.patch(f"{VMS}/web1", json={"memory": "2G"})).status_code == 200
+    problem(await client.patch(f"{VMS}/web1", json={}, headers={"if-match": "yes"}), 422, "etag-malformed")
+
+
+async def test_a_status_write_is_never_a_users_conflict(client, world):
+    await create(client)
+    etag = (await client.get(f"{VMS}/web1")).headers["etag"]
+    await world.set_status("web1", state=vm.State.RUNNING)
+    answer = await client.patch(f"{VMS}/web1", json={"title": "the web"}, headers={"if-match": etag})
+    assert answer.status_code == 200
+    assert answer.json()["metadata"]["generation"] == 1  # no change of the spec
+
+
+async def test_a_whole_document_goes_round(client):
+    await create(client)
+    document = (await client.get(f"{VMS}/web1")).json()
+    sent = {"metadata": document["metadata"], "spec": {**document["spec"], "memory": "768M"}}
+    answer = await client.put(f"{VMS}/web1", json=sent)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["spec"]["memory"] == "768M"
+    problem(await client.put(f"{VMS}/web1", json=sent), 412, "changed-meanwhile")
+
+
+async def test_a_whole_document_without_its_revision_is_refused(client):
+    await create(client)
+    document = (await client.get(f"{VMS}/web1")).json()
+    del document["metadata"]["revision"]
+    sent = {"metadata": document["metadata"], "spec": document["spec"]}
+    problem(await client.put(f"{VMS}/web1", json=sent), 428, "etag-needed")
+
+
+async def test_a_document_may_only_refer_to_what_is_there(client):
+    await create(client)
+    document = (await client.get(f"{VMS}/web1")).json()
+    document["spec"]["nics"][0]["network"] = base.new_uid()
+    document["spec"]["disks"][0]["volume"] = base.new_uid()
+    sent = {"metadata": document["metadata"], "spec": document["spec"]}
+    said = problem(await client.put(f"{VMS}/web1", json=sent), 422, "invalid-fields")
+    assert [fault["path"] for fault in said["faults"]] == ["spec.disks.0.volume", "spec.nics.0.network"]
+
+
+async def test_a_verb_writes_what_should_be_and_its_task_at_once(client, world):
+    await create(client)
+    before = await world.kept.store.revision()
+    task = (await client.post(f"{VMS}/web1/start", json={"boot": "disk0", "paused": True})).json()
+    machine = await world.kept.find(vm.VM, "default", "web1")
+    assert await world.kept.store.revision() == before + 1
+    assert machine.spec.power is vm.Power.PAUSED
+    assert machine.spec.boot.once == "disk0"
+    assert task["spec"]["action"] == "vm.start"
+    problem(await client.post(f"{VMS}/web1/start", json={"boot": "cd7"}), 404, "no-such-reference")
+
+
+@pytest.mark.parametrize(
+    ("verb", "power"),
+    [("stop", "stopped"), ("kill", "stopped"), ("pause", "paused"), ("save", "saved"), ("resume", "running"),
+     ("reboot", "running"), ("reset", "running")],
+)  # fmt: skip
+async def test_each_power_verb_says_what_should_be(client, world, verb, power):
+    await create(client, start=True)
+    await world.set_status("web1", state=vm.State.RUNNING)
+    answer = await client.post(f"{VMS}/web1/{verb}")
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["spec"]["action"] == f"vm.{verb}"
+    assert (await client.get(f"{VMS}/web1")).json()["spec"]["power"] == power
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "save", "reboot", "reset"])
+async def test_what_needs_a_running_vm_is_refused_for_one_that_is_off(client, verb):
+    await create(client)
+    problem(await client.post(f"{VMS}/web1/{verb}"), 409, "vm-not-up")
+
+
+async def test_saved_memory_is_not_thrown_away_by_an_orderly_stop(client, world):
+    await create(client, start=True)
+    await world.set_status("web1", state=vm.State.SAVED)
+    problem(await client.post(f"{VMS}/web1/stop"), 409, "vm-has-saved-memory")
+    assert (await client.post(f"{VMS}/web1/kill")).status_code == 202
+
+
+async def test_a_vm_is_not_deleted_while_it_is_protected_or_runs(client, world):
+    await create(client, protected=True)
+    problem(await client.delete(f"{VMS}/web1"), 409, "vm-protected")
+    await client.patch(f"{VMS}/web1", json={"protected": False})
+    await world.set_status("web1", state=vm.State.RUNNING)
+    problem(await client.delete(f"{VMS}/web1"), 409, "vm-running")
+    task = (await client.delete(f"{VMS}/web1?force=true&purge=true")).json()
+    assert task["spec"]["params"] == {"purge": True}
+
+
+async def test_the_trash_gives_back_the_newest_of_a_name(client, world):
+    await create(client)
+    first = await world.kept.find(vm.VM, "default", "web1")
+    await client.delete(f"{VMS}/web1")
+    problem(await client.get(f"{VMS}/web1"), 404, "not-found")
+    await create(client)
+    second = await world.kept.find(vm.VM, "default", "web1")
+    await client.delete(f"{VMS}/web1")
+
+    assert (await client.get(VMS)).json()["items"] == []
+    assert len((await client.get(VMS, params={"trash": True})).json()["items"]) == 2
+    problem(await client.post(f"{VMS}/{second.uid}/start"), 409, "vm-in-trash")
+    task = (await client.post(f"{VMS}/web1/undelete")).json()
+    assert task["spec"]["subject"]["uid"] == second.uid
+    assert (await client.get(f"{VMS}/web1")).json()["metadata"]["uid"] == second.uid
+    problem(await client.post(f"{VMS}/web1/undelete"), 409, "vm-not-in-trash")
+    problem(await client.post(f"{VMS}/{first.uid}/undelete"), 409, "name-taken")
+    assert (await client.delete(f"{VMS}/{first.uid}?purge=true")).status_code == 202
+
+
+async def test_a_rename_changes_the_name_alone(client, world):
+    await create(client)
+    before = (await client.get(f"{VMS}/web1")).json()
+    after = (await client.post(f"{VMS}/web1/rename", json={"name": "web2"})).json()
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"] == before["spec"]
+    problem(await client.get(f"{VMS}/web1"), 404, "not-found")
+    assert (await client.get(f"{VMS}/web2")).headers["etag"] == f'"{after["metadata"]["revision"]}"'
+
+
+async def test_a_clone_has_an_identity_of_its_own(client, world):
+    await create(client, start=True)
+    problem(await client.post(f"{VMS}/web1/clone", json={"name": "web2"}), 409, "vm-not-down")
+    await client.post(f"{VMS}/web1/stop")
+    task = (await client.post(f"{VMS}/web1/clone", json={"name": "web2", "start": True})).json()
+    one, two = [await world.kept.find(vm.VM, "default", name) for name in ("web1", "web2")]
+    assert one.spec.nics[0].mac != two.spec.nics[0].mac
+    assert one.spec.hardware.smbios.uuid != two.spec.hardware.smbios.uuid
+    assert one.spec.disks[0].serial != two.spec.disks[0].serial
+    copy = await world.kept.get(ground.Volume, "default", two.spec.disks[0].volume)
+    assert copy.spec.source == one.spec.disks[0].volume
+    assert task["spec"]["subject"]["uid"] == two.uid
+
+
+async def test_a_disk_is_added_with_a_volume_and_taken_out_by_the_node(client, world):
+    await create(client)
+    task = (await client.post(f"{VMS}/web1/disks", json={"size": "1G"})).json()
+    machine = await world.kept.find(vm.VM, "default", "web1")
+    disk = machine.spec.disks[1]
+    assert task["spec"]["params"] == {"disk": disk.name, "volume": disk.volume}
+    assert disk.address != machine.spec.disks[0].address
+    task = (await client.delete(f"{VMS}/web1/disks/{disk.name}")).json()
+    assert task["spec"]["action"] == "vm.disk-detach"
+    task = (await client.post(f"{VMS}/web1/disks/disk1/grow", json={"size": "2G"})).json()
+    assert task["spec"]["params"]["size"] == "2G"
+    problem(await client.post(f"{VMS}/web1/disks/disk1/grow", json={"size": "1G"}), 422, "volume-only-grows")
+    problem(await client.delete(f"{VMS}/web1/disks/disk9"), 404, "no-such-reference")
+
+
+async def test_a_cd_is_changed_and_keeps_its_image_from_being_deleted(client, world):
+    await create(client, "win", image=None, cds=["windows"])
+    problem(await client.delete("/projects/default/images/windows"), 409, "image-in-use")
+    task = (await client.put(f"{VMS}/win/cds/cd0", json={"image": None})).json()
+    assert task["spec"]["params"] == {"cd": "cd0", "image": None}
+    assert (await client.delete("/projects/default/images/windows")).status_code == 202
+    problem(await client.put(f"{VMS}/win/cds/cd0", json={"image": "tiny"}), 422, "image-is-no-cd")
+    problem(await client.put(f"{VMS}/win/cds/cd0", json={}), 422, "invalid-fields")
+
+
+async def test_disks_are_moved_only_of_a_vm_that_is_down(client, world):
+    await create(client, start=True)
+    problem(await client.post(f"{VMS}/web1/move", json={"storage": "local"}), 409, "vm-not-down")
+    await client.post(f"{VMS}/web1/stop")
+    task = (await client.post(f"{VMS}/web1/move", json={"storage": "local"})).json()
+    assert task["spec"]["params"] == {"storage": world.storage.uid}
+
+
+async def test_why_tells_a_chain_of_sentences(client, world):
+    await create(client)
+    chain = (await client.get(f"{VMS}/web1/why")).json()["chain"]
+    assert chain[0]["text"] == "web1 is stopped"
+    assert any(link["type"] == "why-being-done" for link in chain)
+
+
+async def test_sentences_are_in_the_readers_language_where_there_is_one(client):
+    answer = await client.get(f"{VMS}/nope", headers={"accept-language": "fr-FR, en;q=0.5"})
+    problem(answer, 404, "not-found")
+
+
+async def test_only_the_project_that_is_there_is_found(client):
+    problem(await client.get("/projects/other/vms"), 404, "no-such-project")
+
+
+async def test_the_asker_is_named_in_the_task(client, world):
+    await create(client)
+    [task] = await world.tasks("vm.create")
+    assert task.spec.asked_by == "unix:0"
+    assert task.status.state is work.TaskState.PENDING
