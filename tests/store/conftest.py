@@ -31,3 +31,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Async
     opened = await ENGINES[request.param](tmp_path)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Where a database may be made."""
+    return tmp_path / "bocage.db"

@@ -1,4 +1,4 @@
-"""What must survive: death at any moment, a full disk, a second opener, a damaged file."""
+"""What must survive: death at any moment, a full disk, a second opener."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import pathlib
 import random
 import resource
-import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,15 +15,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bocage import process
-from bocage.store import contract, schema, sqlite
-from tests.store import writer
+from bocage.store import contract, sqlite
+from tests.store import remains, writer
+from tests.store.conformance import state
 
 SEED = int(os.environ.get("BOCAGE_TEST_SEED") or time.time_ns() % 1_000_000_000)
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "bocage.db"
 
 
 @pytest.fixture
@@ -42,18 +36,6 @@ async def small_disk(tmp_path: pathlib.Path) -> AsyncIterator[pathlib.Path]:
         yield disk
     finally:
         await process.run("umount", "-l", disk, within=10)
-
-
-async def state(store: contract.Store) -> dict[str, bytes]:
-    return {entry.key: entry.value for entry in (await store.list("")).entries}
-
-
-def copy_as_if_killed(path: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
-    """The files that a process which died now would leave (its shared memory is made anew)."""
-    to.mkdir()
-    for name in (path.name, path.name + "-wal"):
-        shutil.copy(path.with_name(name), to / name)
-    return to / path.name
 
 
 # --- death
@@ -190,7 +172,7 @@ async def test_death_on_a_full_disk_loses_nothing(small_disk, tmp_path):
     store = await sqlite.open(small_disk / "bocage.db")
     told: dict[str, bytes] = {}
     await fill(store, told)
-    copy = copy_as_if_killed(small_disk / "bocage.db", tmp_path / "copy")
+    copy = remains.copy(small_disk / "bocage.db", tmp_path / "copy")
     await store.close()
     for path in (copy, small_disk / "bocage.db"):
         with contextlib.suppress(FileNotFoundError):
@@ -242,7 +224,7 @@ async def test_a_write_that_the_kernel_refuses_writes_nothing_and_the_next_is_fi
         for _ in range(2):
             with pytest.raises(contract.Failed):
                 await store.apply(puts={"large": os.urandom(100_000)})
-        killed = copy_as_if_killed(path, tmp_path / "killed")
+        killed = remains.copy(path, tmp_path / "killed")
     assert await state(store) == told
     assert await store.apply(puts={"large": b""}) == 31
     await store.close()
@@ -255,7 +237,7 @@ async def test_a_write_that_the_kernel_refuses_writes_nothing_and_the_next_is_fi
 async def test_what_a_failed_commit_left_in_the_log_is_never_taken_for_written(path, tmp_path):
     store = await sqlite.open(path)
     await store.apply(puts={"a": b"1"})
-    before = copy_as_if_killed(path, tmp_path / "before")
+    before = remains.copy(path, tmp_path / "before")
     log = before.with_name("bocage.db-wal")
     await store.apply(puts={"b": b"1"})
     left_over = path.with_name("bocage.db-wal").read_bytes()[log.stat().st_size :]
@@ -264,144 +246,13 @@ async def test_what_a_failed_commit_left_in_the_log_is_never_taken_for_written(p
     log.write_bytes(
         log.read_bytes() + left_over
     )  # as a COMMIT would whose frames came to the log, and whose fsync failed
-    unmended = await sqlite.open(copy_as_if_killed(before, tmp_path / "unmended"))
+    unmended = await sqlite.open(remains.copy(before, tmp_path / "unmended"))
     assert await unmended.get("b")
     await unmended.close()
     store._suspect = True
     with pytest.raises(contract.Mismatch):
         await store.apply(compare={"a": 99})
-    mended = await sqlite.open(copy_as_if_killed(before, tmp_path / "mended"))
+    mended = await sqlite.open(remains.copy(before, tmp_path / "mended"))
     assert await state(mended) == {"a": b"1"}
     await mended.close()
     await store.close()
-
-
-# --- damage
-
-
-@pytest.fixture
-async def filled(path: pathlib.Path) -> pathlib.Path:
-    store = await sqlite.open(path)
-    for n in range(12):
-        await store.apply(
-            puts={f"small/{n}/{m}": str(m).encode() * 100 for m in range(9)} | {f"large/{n}": b"large" * 1800}
-        )
-    await store.close()
-    return path
-
-
-async def refused_and_untouched(path: pathlib.Path) -> schema.Damaged:
-    def files() -> dict[str, bytes]:
-        return {
-            file.name: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith(("-shm", ".lock"))
-        }
-
-    before = files()
-    with pytest.raises(schema.Damaged) as caught:
-        await sqlite.open(path)
-    assert files() == before
-    return caught.value
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize("keep", [0, 1, 100, 4096, 0.5, -4096, -1])
-async def test_a_truncated_database_is_refused_and_left_as_it_is(filled, keep):
-    size = filled.stat().st_size
-    os.truncate(filled, size + keep if keep < 0 else int(size * keep) if keep == 0.5 else keep)
-    error = await refused_and_untouched(filled)
-    assert error.path == os.fspath(filled)
-    assert "bocage adopt" in error.hint
-
-
-@pytest.mark.fault
-async def test_a_database_with_any_page_destroyed_is_refused_and_left_as_it_is(filled):
-    sound = filled.read_bytes()
-    for junk in (bytes(4096), b"\xff" * 4096, random.Random(SEED).randbytes(4096)):
-        for page in range(0, len(sound), 4096):
-            filled.write_bytes(sound[:page] + junk + sound[page + 4096 :])
-            await refused_and_untouched(filled)
-    filled.write_bytes(sound)
-    store = await sqlite.open(filled)
-    assert len((await store.list("")).entries) == 120
-    await store.close()
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize("wanted", [b"large", b"small/3/3", b"4 4 4 4"], ids=["value", "key", "values"])
-async def test_one_changed_byte_in_what_it_holds_is_found(filled, wanted):
-    sound = filled.read_bytes()
-    places = [place for place in range(len(sound)) if sound.startswith(wanted, place)]
-    for place in places[:: len(places) // 10 + 1]:
-        filled.write_bytes(sound[:place] + b"!" + sound[place + 1 :])
-        await refused_and_untouched(filled)
-
-
-@pytest.mark.fault
-async def test_a_damaged_database_with_a_log_is_left_as_it_is_with_its_log(filled, tmp_path):
-    store = await sqlite.open(filled)
-    await store.apply(puts={"new": b"1"})
-    killed = copy_as_if_killed(filled, tmp_path / "killed")
-    await store.close()
-    sound = killed.read_bytes()
-    middle = len(sound) // 8192 * 4096
-    killed.write_bytes(sound[:middle] + bytes(4096) + sound[middle + 4096 :])
-    await refused_and_untouched(killed)
-    assert killed.with_name("bocage.db-wal").stat().st_size > 0
-
-
-@pytest.mark.fault
-async def test_damage_that_comes_later_is_told_and_harms_no_one(filled):
-    store = await sqlite.open(filled)
-    sound = filled.read_bytes()
-    filled.write_bytes(sound[:4096] + b"\xff" * (len(sound) - 4096))
-    with pytest.raises(contract.Failed):
-        await store.list("")
-    await store.close()
-
-
-async def test_damage_of_the_past_is_told_to_those_who_read_it(path):
-    store = await sqlite.open(path)
-    await store.apply(puts={"a": b"the old value"})
-    await store.apply(puts={"a": b"the new value"})
-    await store.close()
-    path.write_bytes(path.read_bytes().replace(b"the old value", b"the odd value"))
-    store = await sqlite.open(path)
-    assert await state(store) == {"a": b"the new value"}
-    with pytest.raises(contract.Failed, match="malformed: a"):
-        await store.list("", at=1)
-    with pytest.raises(contract.Failed):
-        await anext(store.watch("", since=0))
-    assert len(await anext(store.watch("", since=1))) == 1
-    await store.close()
-
-
-async def test_once_a_damaged_database_is_moved_away_a_new_one_is_made(filled):
-    filled.write_bytes(b"not a database" * 1000)
-    await refused_and_untouched(filled)
-    filled.rename(filled.with_name("damaged.db"))
-    store = await sqlite.open(filled)
-    assert await store.revision() == 0
-    await store.close()
-
-
-async def test_a_log_without_its_database_is_refused_and_left_as_it_is(path, tmp_path):
-    store = await sqlite.open(path)
-    await store.apply(puts={"a": b"1"})
-    killed = copy_as_if_killed(path, tmp_path / "killed")
-    await store.close()
-    killed.rename(tmp_path / "moved.db")
-    log = killed.with_name("bocage.db-wal")
-    before = log.read_bytes()
-    with pytest.raises(schema.Orphaned):
-        await sqlite.open(killed)
-    assert log.read_bytes() == before
-    assert not killed.exists()
-
-
-async def test_another_programs_database_is_refused_and_left_as_it_is(path):
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE theirs (id INTEGER)")
-    before = path.read_bytes()
-    with pytest.raises(schema.Foreign):
-        await sqlite.open(path)
-    assert path.read_bytes() == before

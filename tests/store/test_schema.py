@@ -11,6 +11,7 @@ import stat
 import pytest
 
 from bocage.store import contract, schema, sqlite
+from tests.store import remains
 
 
 @pytest.fixture
@@ -87,17 +88,14 @@ async def test_the_copy_is_a_database_that_the_older_version_takes(old, monkeypa
 async def test_what_the_log_held_is_migrated_and_copied_too(old, tmp_path, monkeypatch):
     store = await sqlite.open(old)
     await store.apply(puts={"late": b"1"})
-    home = tmp_path / "killed"
-    home.mkdir()
-    for name in ("bocage.db", "bocage.db-wal"):
-        (home / name).write_bytes(old.with_name(name).read_bytes())
+    killed = remains.copy(old, tmp_path / "killed")
     await store.close()
     version = len(schema.MIGRATIONS)
     next_version(monkeypatch, adds_a_table)
-    store = await sqlite.open(home / "bocage.db")
+    store = await sqlite.open(killed)
     assert await store.get("late")
     await store.close()
-    assert ask(home / f"bocage.db.v{version}.bak", "SELECT count(*) FROM live WHERE key = 'late'") == 1
+    assert ask(killed.with_name(f"bocage.db.v{version}.bak"), "SELECT count(*) FROM live WHERE key = 'late'") == 1
 
 
 async def test_a_migration_that_fails_changes_nothing(old, monkeypatch):

@@ -15,11 +15,6 @@ import pytest
 from bocage.store import contract, sqlite, tables
 
 
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "bocage.db"
-
-
 def rows(path: pathlib.Path, table: str) -> int:
     """Counted by a connection of its own, while the store is open or closed."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
