@@ -60,7 +60,7 @@ def _print(kind: str, data: Any, *, json: bool) -> None:
 def _event(event: dict[str, Any]) -> str:
     spec = event["spec"]
     mark = _MARKS.get(spec.get("severity", ""), "?").ljust(2)
-    return f"{people.clock(spec['time'])}  {mark} {table.clean(people.saying(spec['said']))}"
+    return table.paragraph(people.saying(spec["said"]), lead=f"{people.clock(spec['time'])} {mark} ")
 
 
 def _change(kind: str, data: dict[str, Any]) -> str:

@@ -77,15 +77,18 @@ def tell(problem: errors.Problem) -> int:
 
 
 def say(sentence: str, hint: str = "", faults: list[dict[str, Any]] | None = None) -> None:
-    lines = [f"bocage: {sentence}"]
-    for fault in faults or []:
-        right = f" ({fault['right']})" if fault.get("right") else ""
-        path = fault.get("path")
-        lines.append(f"  {path + ': ' if path else ''}{fault.get('wrong', '')}{right}")
-    if hint:
-        lines.append(f"  {hint}")
+    """Print a sentence, the fields that do not hold, and the next step; what the sentence says already is left out."""
+    lines = [_fault(one) for one in faults or []]
+    if not faults or not sentence.endswith(str(faults[0].get("wrong"))):
+        lines.insert(0, sentence)
     sys.stdout.flush()
-    print("\n".join(lines), file=sys.stderr)
+    print("bocage: " + "\n  ".join([*lines, *([hint] if hint else [])]), file=sys.stderr)
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    path, wrong, right = (str(fault.get(part) or "") for part in ("path", "wrong", "right"))
+    advice = f" ({right})" if right and right not in wrong else ""
+    return f"{path}: {wrong}{advice}" if path else wrong + advice
 
 
 def tell_usage(error: typer.TyperException) -> int:

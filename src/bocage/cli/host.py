@@ -27,7 +27,7 @@ def list_hosts(json: options.Json = False) -> None:
     if json:
         output.document(found)
     else:
-        output.line(table.render(_COLUMNS, [_row(one) for one in found["items"]]))
+        output.line(table.render(_COLUMNS, [_row(one) for one in sorted(found["items"], key=output.named)]))
 
 
 def _row(host: rest.Document) -> tuple[str, ...]:

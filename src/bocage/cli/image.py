@@ -122,7 +122,7 @@ def list_images(project: options.Project = options.DEFAULT, json: options.Json =
     elif not found["items"]:
         output.complain("no image yet: 'bocage image build tiny', or 'bocage image add FILE'")
     else:
-        output.line(table.render(_COLUMNS, [_row(image) for image in found["items"]]))
+        output.line(table.render(_COLUMNS, [_row(image) for image in sorted(found["items"], key=output.named)]))
 
 
 def _row(image: rest.Document) -> tuple[str, ...]:

@@ -104,9 +104,13 @@ def pairs(text: str, *, option: str, known: tuple[str, ...], right: str) -> dict
     for piece in text.split(","):
         key, equals, value = piece.partition("=")
         if not equals or not value or key not in known or key in found:
-            raise failure.Usage(option=option, wrong=f"'{piece}' in '{text}' is not understood", right=right)
+            raise failure.Usage(option=option, wrong=f"{_quoted(piece, text)} is not understood", right=right)
         found[key] = value
     return found
+
+
+def _quoted(piece: str, text: str) -> str:
+    return f"'{piece}'" if piece == text else f"'{piece}' in '{text}'"
 
 
 def several(texts: list[str]) -> list[str]:

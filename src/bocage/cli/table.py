@@ -60,6 +60,12 @@ def facts(pairs: Iterable[tuple[str, object]], *, within: int | None = None) -> 
     return "\n".join(lines)
 
 
+def paragraph(text: str, *, lead: str = "", within: int | None = None) -> str:
+    """A text behind `lead`, its further lines below its first."""
+    pieces = _wrap(clean(" ".join(text.split())), max(20, (within or width()) - cells_wide(lead)))
+    return lead + ("\n" + " " * cells_wide(lead)).join(pieces)
+
+
 def cells_wide(text: str) -> int:
     """How many terminal cells a text takes."""
     if text.isascii():

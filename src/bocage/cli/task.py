@@ -18,7 +18,7 @@ _COLUMNS = (
     table.Column("STATE"),
     table.Column("DONE", right=True),
     table.Column("BEGAN"),
-    table.Column("STEP", least=10),
+    table.Column("NOW", least=10),
 )
 
 
@@ -48,9 +48,9 @@ def _row(task: rest.Document) -> tuple[str, ...]:
         spec["action"],
         (spec.get("subject") or {}).get("name") or people.NOTHING,
         status["state"],
-        waiting.share(status.get("progress") or {}),
+        "" if rest.ended(task) else waiting.share(status.get("progress") or {}),
         people.ago(status.get("started") or task["metadata"]["created"]),
-        people.saying(status.get("problem") or status.get("step")),
+        people.saying(status.get("problem") or (None if rest.ended(task) else status.get("step"))),
     )
 
 

@@ -41,7 +41,7 @@ def list_volumes(
     elif not found["items"]:
         output.complain("no volume: 'bocage volume create --help' shows how one is made")
     else:
-        output.line(table.render(_COLUMNS, [_row(one, pools, vms) for one in found["items"]]))
+        output.line(table.render(_COLUMNS, [_row(one, pools, vms) for one in sorted(found["items"], key=output.named)]))
 
 
 def _row(volume: rest.Document, pools: dict[str, rest.Document], vms: dict[str, rest.Document]) -> tuple[str, ...]:

@@ -17,9 +17,6 @@ def why(name: options.VMName, project: options.Project = options.DEFAULT, json: 
         output.document({"chain": chain})
         return
     for depth, cause in enumerate(chain):
-        lead = "  " * depth + ("because " if depth else "")
-        output.line(
-            table.facts([(lead.rstrip(), cause["text"])]) if lead else table.facts([("", cause["text"])]).strip()
-        )
+        output.line(table.paragraph(cause["text"], lead="because " if depth else ""))
         if cause.get("hint"):
-            output.line("  " * depth + "  → " + table.clean(cause["hint"]))
+            output.line(table.paragraph(cause["hint"], lead="  → "))

@@ -45,7 +45,7 @@ def list_vms(
     elif not found["items"]:
         output.complain("the trash is empty" if trash else "no VM yet: 'bocage vm create --help' shows how one is made")
     else:
-        output.line(table.render(_COLUMNS, [_row(vm) for vm in found["items"]]))
+        output.line(table.render(_COLUMNS, [_row(vm) for vm in sorted(found["items"], key=output.named)]))
         _tell_problems(found["items"])
 
 
