@@ -88,8 +88,8 @@ def make_files(of: base.Plan) -> None:
     for image in (*of.cds.values(), of.seed):
         if image:
             image.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), image.open("xb") as file:
-                file.truncate(2 << 20)
+            with contextlib.suppress(FileExistsError), image.open("xb") as content:
+                content.truncate(2 << 20)
 
 
 def disk(board: model.Hardware, number: int, bus: model.Bus = model.Bus.VIRTIO, **more: Any) -> model.Disk:

@@ -328,6 +328,6 @@ async def test_a_full_storage_pauses_the_guest_which_goes_on_when_there_is_room(
         (small / "filler").unlink()
         await again.resume()
         await line.expect(pattern="^written-1", within=SAID)
-        assert again.run is base.Run.RUNNING
+        assert await again.look() is base.Run.RUNNING
         await again.quit()
         await again.ended()

@@ -1,11 +1,15 @@
 """How an end is judged."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from bocage.engine.qemu import ending, orderly
 
 
-def ended(code=None, *, signal=None, oom=False, lines=()):
+def ended(
+    code: int | None = None, *, signal: int | None = None, oom: bool = False, lines: Sequence[str] = ()
+) -> ending.Ended:
     reason = ending.EndUnknown(program="QEMU")
     return ending.Ended(reason, exit_code=code, signal=signal, out_of_memory=oom, last_lines=tuple(lines))
 

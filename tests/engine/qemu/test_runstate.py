@@ -1,18 +1,23 @@
 """What a machine does, from what QEMU says."""
 
+from typing import Any
+
 import pytest
 
 from bocage.engine.base import Run
 from bocage.engine.qemu import runstate
 
-STOP, RESUME = ("STOP", {}), ("RESUME", {})
+Told = tuple[str, dict[str, Any]]
+
+STOP: Told = ("STOP", {})
+RESUME: Told = ("RESUME", {})
 FULL = ("BLOCK_IO_ERROR", {"action": "stop", "nospace": True})
 FAILED = ("BLOCK_IO_ERROR", {"action": "stop", "nospace": False})
 REPORTED = ("BLOCK_IO_ERROR", {"action": "report", "nospace": False})
 PANIC = ("GUEST_PANICKED", {"action": "pause"})
 
 
-def after(*events, run=Run.RUNNING):
+def after(*events: Told, run: Run = Run.RUNNING) -> runstate.Seen:
     seen = runstate.Seen(run)
     for name, data in events:
         seen = runstate.after(seen, name, data)

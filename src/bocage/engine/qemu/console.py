@@ -13,7 +13,6 @@ import struct
 import termios
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from typing import cast
 
 from bocage import errors
 from bocage.engine import base
@@ -108,7 +107,7 @@ class Console:
     async def watch(self, offset: int | None = None) -> AsyncGenerator[bytes, None]:
         """What it says from an offset on, for ever; None for from now on. Raises OSError without a log."""
         pieces = boundedlog.follow(self._log, self.end if offset is None else offset)
-        async with contextlib.aclosing(cast("AsyncGenerator[boundedlog.Piece, None]", pieces)):
+        async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece.data
 
