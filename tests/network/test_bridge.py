@@ -273,6 +273,20 @@ def cut_off_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
     return lambda: monkeypatch.setattr(base, "run", whole)
 
 
+async def test_a_log_that_grew_starts_anew_under_the_running_server(make: Make) -> None:
+    network = make()
+    await bridge.ensure(network)
+    log = network.state / "dnsmasq.log"
+    with log.open("a") as file:
+        file.write("x" * (2 << 20))
+    await bridge.ensure(network)
+    assert log.stat().st_size == 0
+    await bridge.set_hosts(network, {ALPHA: host("10.77.1.20", "alpha")})
+    await eventually(lambda: "dhcp-hosts" in log.read_text())
+    assert log.stat().st_size < 10_000
+    await bridge.remove(network.uid, network.state)
+
+
 async def test_two_networks_do_not_reach_each_other(make: Make, connect: Connect, serve: Serve) -> None:
     one, two = make("one", "10.77.1.0/24"), make("two", "10.77.2.0/24")
     await bridge.ensure(one)

@@ -133,6 +133,8 @@ async def test_an_address_that_this_machine_has_not_is_refused(address: str) -> 
 async def test_a_port_that_is_published_twice_is_refused(free_port: int) -> None:
     with pytest.raises(user.PublishedTwice):
         await user.plan([publish(free_port), publish(free_port, guest_port=23)])
+    with pytest.raises(user.PortTaken):
+        await user.plan([publish(free_port), publish(free_port, address="0.0.0.0")])
     both = [publish(free_port), publish(free_port, protocol="udp")]
     assert len((await user.plan(both)).publish) == 2
 
