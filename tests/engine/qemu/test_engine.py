@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ from bocage.engine import base
 from bocage.engine.qemu import ending, engine, orderly, paths, processes, starting
 from bocage.engine.qemu import machine as machines
 from bocage.engine.qemu import record as records
+from bocage.network import user
 from tests.engine.qemu.vms import Vms, until
 
 
@@ -276,6 +278,36 @@ async def test_what_the_process_may_write_holds_nothing_that_is_believed(vms):
     assert (plan.runtime / "process.json").stat().st_uid == os.geteuid()
     assert (plan.runtime / "io").stat().st_uid == (plan.process_uid or os.geteuid())
     await machine.quit()
+
+
+async def with_passt(plan: base.Plan, *more: str) -> base.Plan:
+    socket = plan.runtime / "io" / "nic0"
+    command = user.passt_command(await user.plan(), socket)
+    return dataclasses.replace(plan, nics={"nic0": base.Passt(socket, (*command, *more))})
+
+
+@pytest.mark.skipif(not shutil.which("passt"), reason="passt is not installed")
+@pytest.mark.parametrize("way", ["quit", "kill"])
+async def test_passt_runs_beside_its_vm_and_ends_with_it(vms, way):
+    plan = await with_passt(vms.plan("virtio"))
+    machine = await vms.start(plan)
+    helpers = [one for one in processes.find(plan.runtime / "io") if "passt" in one.arguments[0]]
+    assert len(helpers) == 1
+    if vms.place:
+        group = machines.group_of(vms.place, plan.cgroup)
+        assert group
+        assert {machine.pid, helpers[0].identity.pid} <= set(group.procs())
+    await getattr(machine, way)()
+    await machine.ended()
+    assert not left_over(vms, plan)
+
+
+@pytest.mark.skipif(not shutil.which("passt"), reason="passt is not installed")
+async def test_passt_that_will_not_start_is_a_failed_start_with_its_words(vms):
+    plan = await with_passt(vms.plan("virtio"), "--interface", "no-such")
+    with pytest.raises(base.StartFailed, match="no-such"):
+        await vms.start(plan)
+    assert not left_over(vms, plan)
 
 
 @pytest.mark.fault

@@ -71,10 +71,7 @@ class BadPattern(Error, errors.Invalid):
 
 
 class Console:
-    """One VM's serial line. `start` gives the offset in the log where the last start began.
-
-    All who use one VM's line share one of these: it knows who writes.
-    """
+    """One VM's serial line. `start` gives the offset in the log where the last start began."""
 
     def __init__(
         self, log: pathlib.Path, socket: pathlib.Path, *, name: str, start: Callable[[], int] = lambda: 0
@@ -83,7 +80,6 @@ class Console:
         self._socket = socket
         self._name = name
         self._start = start
-        self._line: _Line | None = None
 
     @classmethod
     def of(cls, name: str, directory: pathlib.Path, runtime: pathlib.Path) -> Console:
@@ -118,18 +114,18 @@ class Console:
         What is given raises TakenOver when somebody else has taken the line, and errors.TimedOut when
         the guest does not read.
         """
-        if self._line:
+        if present := _held.get(self._socket):
             if not take_over:
                 raise Taken(name=self._name)
-            self._line.taken = True
-            await self._line.close()
-        line = self._line = _Line(self._name)
+            present.taken = True
+            await present.close()
+        line = _held[self._socket] = _Line(self._name)
         try:
             await line.open(self._socket)
             yield line.write
         finally:
-            if self._line is line:
-                self._line = None
+            if _held.get(self._socket) is line:
+                del _held[self._socket]
             await line.close()
 
     async def expect(self, *, pattern: str, within: float, send: str | None = None, take_over: bool = False) -> str:
@@ -205,6 +201,9 @@ class _Line:
         if self._drain:
             self._drain.cancel()
             await asyncio.wait([self._drain])
+
+
+_held: dict[pathlib.Path, _Line] = {}  # who writes on which line, in all of this process
 
 
 async def _drop(reader: asyncio.StreamReader) -> None:

@@ -160,14 +160,18 @@ async def _carry(
         async with asyncio.timeout(_HELPER_BOUND):
             while not backend.socket.is_socket():
                 if not processes.alive(helper.identity) and not backend.socket.is_socket():
-                    said = " / ".join(boundedlog.tail_lines(log, 3))
-                    raise launching.Failed(program=backend.command[0], said=said)
+                    raise launching.Failed(program=backend.command[0], said=_last_words(log))
                 await asyncio.sleep(_PAUSE)
     except TimeoutError as error:
         raise errors.TimedOut(what=backend.command[0], bound=_HELPER_BOUND) from error
     finally:
         os.close(helper.pidfd)
     return helper.identity
+
+
+def _last_words(log: pathlib.Path) -> str:
+    lines = boundedlog.tail_lines(log, 6)
+    return " / ".join([line for line in lines if "to syslog" not in line][-3:])  # where there is no syslog
 
 
 def _end(identity: processes.Identity) -> None:
