@@ -49,6 +49,12 @@ class World:
             vm.VM, "default", machine.uid, lambda one: one.status.model_copy(update=values)
         )
 
+    async def own(self, machine: vm.VM) -> None:
+        """Be the leader: give a VM to the host."""
+        transaction = resources.Transaction()
+        transaction.set_owner(machine, vm.Owner(host=self.host.uid, generation=1), expected=0)
+        await self.kept.commit(transaction)
+
     async def tasks(self, action: str) -> list[work.Task]:
         return [task for task in (await self.kept.list(work.Task)).items if task.spec.action == action]
 

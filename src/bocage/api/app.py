@@ -95,13 +95,14 @@ def create(
         closing=closing,
     )
     app.add_middleware(gate.Gate, authentication=auth.Authentication(kept, allowed_uids=allowed))
-    routes = _routes()
-    app.router.routes.append(routing.Lanes(routes))
-    app.openapi = lambda: _describe(app, routes)  # type: ignore[method-assign]
+    every = routes()
+    app.router.routes.append(routing.Lanes(every))
+    app.openapi = lambda: _describe(app, every)  # type: ignore[method-assign]
     return app
 
 
-def _routes() -> list[BaseRoute]:
+def routes() -> list[BaseRoute]:
+    """Every route of the API."""
     described = routing.router("meta", "")
     described.add_api_route("/openapi.json", _openapi, name="openapi", response_model=dict[str, Any])
     routers = (
@@ -139,14 +140,14 @@ def _description(app: FastAPI) -> bytes:
     return pydantic_core.to_json(app.openapi())
 
 
-def _describe(app: FastAPI, routes: list[BaseRoute]) -> dict[str, Any]:
+def _describe(app: FastAPI, every: list[BaseRoute]) -> dict[str, Any]:
     if app.openapi_schema is None:
         described = get_openapi(
             title=app.title,
             version=app.version,
             openapi_version="3.1.0",
             summary="Virtual machines on one host or many.",
-            routes=routes,
+            routes=every,
             separate_input_output_schemas=False,
         )
         _complete(described)
