@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pwd
 import shutil
 
 from bocage import errors
@@ -38,3 +39,11 @@ def file(path: str, *, package: str) -> pathlib.Path:
     if not found.is_file():
         raise ToolMissing(tool=path, package=package)
     return found
+
+
+def user_name() -> str:
+    """The name of the user that this program runs as; the number when it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
