@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +19,8 @@ from bocage.words import N_
 
 _BOUND = 3.0  # seconds for an answer
 _LIMIT = 1 << 22  # bytes of an answer
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_SAID = 1000  # characters of a refusal
 
 
 class Error(base.Error):
@@ -60,7 +64,7 @@ class Agent:
                     return await _answer(reader, command) if answers else await _silence(reader, command)
                 finally:
                     writer.close()
-        except (TimeoutError, OSError, EOFError, ValueError) as error:
+        except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             raise Absent from error
 
 
@@ -71,8 +75,19 @@ async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     _send(writer, "guest-sync-delimited", {"id": token})
     while True:
         await reader.readuntil(b"\xff")
-        if json.loads(await reader.readline()).get("return") == token:
+        if (await _message(reader)).get("return") == token:
             return
+
+
+async def _message(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """What the guest sent; a guest can send anything. Raises ValueError and EOFError."""
+    line = await reader.readline()
+    if not line:
+        raise EOFError
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise json.JSONDecodeError("not an object", repr(message)[:_SAID], 0)
+    return message
 
 
 def _send(writer: asyncio.StreamWriter, command: str, arguments: Mapping[str, Any] | None) -> None:
@@ -81,10 +96,11 @@ def _send(writer: asyncio.StreamWriter, command: str, arguments: Mapping[str, An
 
 
 async def _answer(reader: asyncio.StreamReader, command: str) -> Any:
-    answer = json.loads(await reader.readline())
-    if "error" in answer:
-        raise Refused(command=command, description=str(answer["error"].get("desc", "")))
-    return answer["return"]
+    answer = await _message(reader)
+    if error := answer.get("error"):
+        said = error.get("desc", "") if isinstance(error, dict) else error
+        raise Refused(command=command, description=str(said)[:_SAID])
+    return answer.get("return")
 
 
 async def _silence(reader: asyncio.StreamReader, command: str) -> None:
@@ -95,11 +111,22 @@ async def _silence(reader: asyncio.StreamReader, command: str) -> None:
 
 
 def addresses(interfaces: Any) -> dict[str, tuple[str, ...]]:
-    """The IP addresses by MAC address from `guest-network-get-interfaces`, without those of the guest itself."""
+    """IP addresses by MAC, from the answer to `guest-network-get-interfaces`; what makes no sense is left out."""
     found: dict[str, tuple[str, ...]] = {}
-    for interface in interfaces if isinstance(interfaces, list) else ():
+    for interface in _objects(interfaces):
         mac = str(interface.get("hardware-address", "")).lower()
-        own = [str(one.get("ip-address")) for one in interface.get("ip-addresses") or ()]
-        if mac and mac != "00:00:00:00:00:00":
-            found[mac] = (*found.get(mac, ()), *own)
+        own = [_address(one.get("ip-address")) for one in _objects(interface.get("ip-addresses"))]
+        if _MAC.fullmatch(mac) and mac != "00:00:00:00:00:00":
+            found[mac] = (*found.get(mac, ()), *filter(None, own))
     return found
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _address(value: Any) -> str:
+    try:
+        return str(ipaddress.ip_address(value)) if isinstance(value, str) else ""
+    except ValueError:
+        return ""
