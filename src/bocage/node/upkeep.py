@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bocage import errors
 from bocage.engine.qemu import boundedlog
 from bocage.model import base, ground, keys, vm, work
-from bocage.node import clock, tasks, trash
+from bocage.node import adoption, clock, tasks, trash
 from bocage.node.jobs import storages
 from bocage.planner import alarms
 from bocage.store import resources
@@ -109,6 +109,7 @@ class Upkeep:
             vms=tuple((await kept.list(vm.VM)).items),
             tasks=tuple((await kept.list(work.Task)).items),
             clock_moved=time.time() - clock.boottime() - self._wall,
+            unknown=await self._unknown(),
         )
         holding = {raised.uid: raised for raised in alarms.conditions(world)}
         present = {alarm.uid: alarm for alarm in (await kept.list(work.Alarm)).items}
@@ -118,6 +119,10 @@ class Upkeep:
             await kept.commit(transaction)
         for uid in holding.keys() - present.keys():
             await self._raise(holding[uid])
+
+    async def _unknown(self) -> dict[str, int]:
+        storages_here = (await self._node.ground.resources.list(ground.Storage)).items
+        return {one.uid: len(await adoption.unknown_directories(self._node, one)) for one in storages_here}
 
     async def _raise(self, raised: alarms.Raised) -> None:
         project = raised.subject.project if raised.subject and raised.subject.project else "default"

@@ -38,6 +38,14 @@ class StorageUnavailable(Condition):
     reason: str
 
 
+class UnknownDirectories(Condition):
+    type = "alarm-unknown-directories"
+    text = N_("storage {name} holds {count} VM directories that this installation does not know")
+    hint = N_("'bocage adopt --storage {name}' takes them in; nothing is made over them")
+    name: str
+    count: int
+
+
 class CrashLoop(Condition):
     type = "alarm-crash-loop"
     text = N_("{name} ended by itself {count} times in a row")
@@ -101,6 +109,7 @@ class World:
     vms: tuple[vm.VM, ...] = ()
     tasks: tuple[work.Task, ...] = ()
     clock_moved: float = 0.0
+    unknown: dict[str, int] = dataclasses.field(default_factory=dict)  # directories of VMs nobody knows, by storage
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,6 +145,9 @@ def _of_host(world: World) -> Iterator[_Found]:
 def _of_storage(world: World) -> Iterator[_Found]:
     for storage in world.storages:
         status = storage.status
+        if count := world.unknown.get(storage.uid, 0):
+            told = UnknownDirectories(name=storage.name, count=count)
+            yield told, base.Severity.WARNING, storage.ref, storage.uid
         if status.state == "unavailable":
             reason = status.reason.text if status.reason else ""
             yield StorageUnavailable(name=storage.name, reason=reason), base.Severity.ERROR, storage.ref, storage.uid
@@ -143,8 +155,8 @@ def _of_storage(world: World) -> Iterator[_Found]:
             used = 1 - status.free_bytes / status.total_bytes
             if used > STORAGE_ALMOST_FULL:
                 severity = base.Severity.ERROR if used > STORAGE_CRITICAL else base.Severity.WARNING
-                told = StorageAlmostFull(name=storage.name, percent=int(used * 100), free=status.free_bytes)
-                yield told, severity, storage.ref, storage.uid
+                full = StorageAlmostFull(name=storage.name, percent=int(used * 100), free=status.free_bytes)
+                yield full, severity, storage.ref, storage.uid
 
 
 def _of_vms(world: World) -> Iterator[_Found]:
