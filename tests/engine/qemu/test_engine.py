@@ -30,6 +30,10 @@ def proc(pid: int, name: str) -> str:
     return pathlib.Path(f"/proc/{pid}/{name}").read_text()
 
 
+def write(path: str | pathlib.Path, number: int) -> None:
+    pathlib.Path(path).write_text(str(number))
+
+
 async def test_a_vm_runs_when_its_start_returns(vms):
     plan = vms.plan("virtio")
     machine = await vms.start(plan)
@@ -245,6 +249,38 @@ async def test_a_start_without_its_disk_is_a_failed_start(vms):
     with pytest.raises(base.StartFailed):
         await vms.start(plan)
     assert not left_over(vms, plan)
+
+
+async def test_a_second_process_is_never_started_beside_one_that_runs(vms):
+    plan = vms.plan("virtio")
+    machine = await vms.start(plan)
+    with pytest.raises(engine.AlreadyRunning):
+        await vms.start(plan)
+    assert await machine.look() is base.Run.RUNNING
+
+
+@pytest.mark.fault
+async def test_memory_that_ran_out_while_no_daemon_was_there_is_told_to_the_next(vms):
+    plan = vms.plan("virtio")
+    first = await vms.start(plan)
+    await first.detach()
+    group = machines.group_of(vms.place, plan.cgroup)
+    if not group or "memory" not in group.legacy:
+        pytest.skip("this machine counts no memory in v1 groups")
+    pidfd = os.pidfd_open(first.pid)
+    write(f"/proc/{first.pid}/oom_score_adj", 1000)  # whoever asks for more, it is chosen
+    write(group.legacy["memory"] / "memory.limit_in_bytes", (group.memory_bytes() or 0) + (16 << 20))
+    hog = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'for group; do echo 0 >"$group"; done; exec tail /dev/zero', "hog"), *map(str, group.join_paths)
+    )
+    await processes.wait_exit(pidfd, within=20)
+    os.close(pidfd)
+    other = engine.QemuEngine(place=vms.place)
+    assert await vms.find(plan, other) is None
+    ended = await other.post_mortem(plan.runtime)
+    assert ended
+    assert isinstance(ended.reason, ending.OutOfMemory)
+    await hog.wait()
 
 
 async def test_a_cancelled_start_leaves_nothing(vms):

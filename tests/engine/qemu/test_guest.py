@@ -278,6 +278,21 @@ async def test_a_saved_machine_goes_on_where_it_stood(vms: Vms, tiny_image: path
     assert counted == list(range(counted[0], counted[0] + len(counted)))
 
 
+async def test_a_restored_machine_that_stands_still_is_found_by_another_daemon(
+    vms: Vms, tiny_image: pathlib.Path, warm: pathlib.Path
+) -> None:
+    plan = guest(vms, tiny_image)
+    shutil.copy(warm / "disk0.qcow2", plan.chains["disk0"][0].path)
+    first = await vms.start(plan, saved=warm / "saved.state", paused=True)
+    assert first.run is base.Run.PAUSED
+    await first.detach()
+    again = await vms.find(plan)
+    assert again
+    assert again.run is base.Run.PAUSED
+    await again.resume()
+    assert await line_of(plan).expect(send="echo $((2+2))", pattern="^4$", within=SAID) == "4"
+
+
 @pytest.mark.fault
 async def test_a_save_that_finds_no_room_leaves_no_file_and_a_running_guest(
     vms: Vms, tiny_image: pathlib.Path, warm: pathlib.Path

@@ -72,6 +72,16 @@ def test_a_status_and_the_disks_say_the_same_as_the_events_did(status, blocks, r
     assert runstate.of_status(status, blocks) is run
 
 
-def test_a_machine_that_never_ran_is_told_from_one_that_was_stopped():
-    assert runstate.never_ran("prelaunch")
-    assert not runstate.never_ran("paused")
+@pytest.mark.parametrize(
+    ("status", "paused", "half"),
+    [
+        ("prelaunch", False, True),
+        ("prelaunch", True, False),
+        ("inmigrate", False, True),
+        ("inmigrate", True, True),
+        ("paused", True, False),
+        ("running", False, False),
+    ],
+)
+def test_a_machine_whose_start_was_cut_off_is_told_from_one_that_was_stopped(status, paused, half):
+    assert runstate.half_started(status, paused=paused) is half

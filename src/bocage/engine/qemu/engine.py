@@ -12,7 +12,19 @@ from collections.abc import Sequence
 
 from bocage import errors
 from bocage.engine import base
-from bocage.engine.qemu import boundedlog, command, devices, machine, paths, processes, runstate, saved, starting
+from bocage.engine.qemu import (
+    boundedlog,
+    command,
+    devices,
+    machine,
+    orderly,
+    paths,
+    processes,
+    qmp,
+    runstate,
+    saved,
+    starting,
+)
 from bocage.engine.qemu import cgroup as cgroups
 from bocage.engine.qemu import record as records
 from bocage.model import vm as model
@@ -23,6 +35,15 @@ _SCAN_HOLDS = 1.0  # seconds that one look at all processes serves for
 _SAID = 5  # lines of QEMU's log that a failed start carries
 _LOGFILE = re.compile(r"logfile=((?:[^,]|,,)*)")
 _HELPERS = ("passt", "passt.avx2")
+
+
+class AlreadyRunning(base.Error, errors.Conflict):
+    """Its process is alive: a second one is never started beside it."""
+
+    type = "vm-already-running"
+    text = N_("the VM {name} runs already, as process {pid}")
+    name: str
+    pid: int
 
 
 class LoadFailed(base.StartFailed):
@@ -42,6 +63,7 @@ class QemuEngine:
         self.version = version
         self._scan: tuple[float, Sequence[processes.Found]] = (-_SCAN_HOLDS, ())
         self._scanning = asyncio.Lock()
+        self._ends: dict[pathlib.Path, base.Ended] = {}  # what was seen of processes that were found gone
 
     def command(self, plan: base.Plan) -> list[str]:
         """The line that starts it by hand: a pure function of the plan."""
@@ -63,6 +85,9 @@ class QemuEngine:
         """Start the process and its vCPUs. Raises StartFailed and LoadFailed; then nothing is left."""
         at = paths.Paths(plan.directory, plan.runtime)
         log_start = _size(at.qemu_log)
+        if (known := records.read(at.record)) and processes.alive(known.identity):
+            raise AlreadyRunning(name=plan.name, pid=known.identity.pid)
+        self._ends.pop(plan.runtime, None)
         try:
             async with contextlib.AsyncExitStack() as undo:
                 order = starting.Order(
@@ -74,8 +99,7 @@ class QemuEngine:
         except base.StartFailed:
             raise
         except (errors.Problem, OSError) as error:
-            lines = boundedlog.tail_lines(at.qemu_log, _SAID, start=log_start)
-            reason = " / ".join(lines) or str(error)
+            reason = _why(error, boundedlog.tail_lines(at.qemu_log, _SAID, start=log_start))
             if saved:
                 raise LoadFailed(name=plan.name, reason=reason, path=str(saved)) from error
             raise base.StartFailed(name=plan.name, reason=reason) from error
@@ -95,6 +119,8 @@ class QemuEngine:
         except processes.Gone:
             pidfd = -1
         if known is None or pidfd < 0:
+            if known:  # before the group goes, which knows whether memory ran out
+                self._ends[runtime] = await self._how_ended(known, runtime)
             await self._clear(known, at, cgroup)
             return None
         found = machine.QemuMachine(known, pidfd, runtime=runtime, place=self._place, listener=listener)
@@ -109,6 +135,9 @@ class QemuEngine:
         known = await asyncio.to_thread(records.read, paths.Paths(runtime, runtime).record)
         if known is None or processes.alive(known.identity):
             return None
+        return self._ends.get(runtime) or await self._how_ended(known, runtime)
+
+    async def _how_ended(self, known: records.Record, runtime: pathlib.Path) -> base.Ended:
         return await machine.how_ended(known, runtime, machine.group_of(self._place, known.cgroup))
 
     async def _search(self, uid: str, name: str, at: paths.Paths, cgroup: str) -> records.Record | None:
@@ -166,12 +195,18 @@ async def _run(
 
 async def _half_started(found: machine.QemuMachine, known: records.Record) -> bool:
     """Whether its daemon ended before its vCPUs ran."""
-    if known.paused or found.run is base.Run.UNKNOWN:
+    if found.run is base.Run.UNKNOWN:
         return False
     try:
-        return runstate.never_ran(await found.link.status())
+        return runstate.half_started(await found.link.status(), paused=known.paused)
     except errors.Problem:
         return False
+
+
+def _why(error: Exception, said: Sequence[str]) -> str:
+    """What kept a VM from starting: QEMU's words when it gave up, ours when it did not."""
+    gave_up = isinstance(error, (base.NotRunning, qmp.NoMonitor, qmp.Disconnected))
+    return " / ".join(orderly.plain(said)) if gave_up and said else str(error)
 
 
 def _size(path: pathlib.Path) -> int:

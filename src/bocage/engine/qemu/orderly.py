@@ -25,6 +25,7 @@ _REASONS = (  # ShutdownCause of QEMU's qapi/run-state.json, in its order
 )
 _RESETS = frozenset({"none", "host-qmp-system-reset", "guest-reset", "subsystem-reset", "snapshot-load"})
 _SIGNALLED = ": terminating on signal "  # what it says of itself then; that is not traced
+_PREFIX = re.compile(rf"^(\S+Z )?({command.PROGRAM}: )?")  # the time and its own name
 _TRACED = re.compile(rf"{command.SHUTDOWN_TRACE} reason=(\d+)")
 
 
@@ -63,6 +64,11 @@ def traced(lines: Sequence[str]) -> str:
             if reason not in _RESETS:
                 return reason
     return ""
+
+
+def plain(lines: Sequence[str]) -> list[str]:
+    """QEMU's words without what stands before each of them, and without what it traced."""
+    return [_PREFIX.sub("", line) for line in lines if not _TRACED.search(line)]
 
 
 def told(how: ending.Ended, *, shutdown: str) -> base.Ended:

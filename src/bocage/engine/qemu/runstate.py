@@ -16,7 +16,6 @@ _STATES = {
     "internal-error": Run.PANICKED,
     "io-error": Run.STORAGE_FAILED,
 }
-_NEVER_RAN = frozenset({"prelaunch", "inmigrate"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,9 +56,12 @@ def of_status(status: str, blocks: Sequence[Mapping[str, Any]] = ()) -> Run:
     return run
 
 
-def never_ran(status: str) -> bool:
-    """Whether its vCPUs have not run yet since the process started."""
-    return status in _NEVER_RAN
+def half_started(status: str, *, paused: bool) -> bool:
+    """Whether whoever started it ended before that was done; `paused` when it was to stand still at first.
+
+    A machine that waits for its saved state may wait for ever; the file is there for another start.
+    """
+    return status == "inmigrate" or (status == "prelaunch" and not paused)
 
 
 def _stopped(seen: Seen, why: Run) -> Seen:

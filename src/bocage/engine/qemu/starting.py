@@ -84,7 +84,7 @@ async def launch(
         await asyncio.to_thread(records.write, at.record, record)
         kept.append(record)
 
-    process = await launching.start(to_start, before=before)
+    process = await launching.start(to_start, before=before, within=_ANSWER_BOUND)
     started = machine.QemuMachine(kept[0], process.pidfd, runtime=plan.runtime, place=place, listener=order.listener)
     undo.push_async_callback(started.kill)
     await started.link.open(within=_ANSWER_BOUND)
