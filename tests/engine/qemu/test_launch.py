@@ -128,6 +128,22 @@ async def test_a_start_that_hangs_ends_at_its_bound(ground):
     assert processes.find(ground) == []
 
 
+@pytest.mark.fault
+async def test_a_start_into_a_frozen_group_ends_at_its_bound_and_nothing_of_it_runs_later(ground, monkeypatch):
+    monkeypatch.setattr(launch, "_END_BOUND", 0.1)
+    group = _group()
+    group.freeze()
+    if not group.frozen():
+        await group.remove()
+        pytest.skip("no cgroup can be frozen here")
+    with pytest.raises(errors.TimedOut):
+        await launch.start(running.order(ground, "touch", "ran", join=group.join_paths), within=0.2)
+    group.thaw()
+    await running.eventually(lambda: not processes.find(ground))
+    await group.remove()
+    assert not (ground / "vm" / "ran").exists()
+
+
 async def test_what_confines_it_says_why_it_could_not(ground):
     view = isolation.View(read_only=[ground / "not there"])
     with pytest.raises(launch.Failed) as caught:

@@ -165,7 +165,7 @@ def _kill(pidfd: int) -> None:
 
 
 async def _ended(child: subprocess.Popen[bytes]) -> None:
-    """Wait for the keeper's end, and make it end at the bound."""
+    """Wait for the keeper's end, and send SIGKILL at the bound; a frozen one dies when it is thawed."""
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(child.pid)
         try:
@@ -178,7 +178,8 @@ async def _ended(child: subprocess.Popen[bytes]) -> None:
 
 async def _reaped(child: subprocess.Popen[bytes]) -> None:
     await _ended(child)
-    child.wait()
+    if child.poll() is None:
+        _reap_when_done(child)
 
 
 def _reap_when_done(child: subprocess.Popen[bytes]) -> None:
