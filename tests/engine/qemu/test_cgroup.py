@@ -109,17 +109,22 @@ async def test_nothing_is_left_after_the_last_group_of_a_home():
         assert all(not path.parent.parent.exists() for path in second.join_paths)
 
 
-async def test_many_made_and_removed_at_once_do_not_take_each_others_parents():
+def test_many_made_and_removed_at_once_do_not_take_each_others_parents():
     place = next(iter(KINDS.values()))
     home = f"test-{secrets.token_hex(4)}"
 
-    def cycle(name):
-        group = place.group(home, name)
-        for _ in range(20):
-            group.make()
-            asyncio.run(group.remove())
+    def cycles(name):
+        async def work():
+            group = place.group(home, name)
+            for _ in range(100):
+                group.make()
+                await group.remove()
+            return True
 
-    await asyncio.gather(*(asyncio.to_thread(cycle, f"vm{number}") for number in range(4)))
+        return work
+
+    children = [running.in_child(cycles(f"vm{number}")) for number in range(3)]
+    assert [running.result(child) for child in children] == [True] * 3
     assert place.names(home) == set()
 
 

@@ -18,7 +18,7 @@ from bocage.words import N_
 
 _OURS = "bocage"
 _USED = ("freezer", "memory", "cpu", "cpuacct", "blkio", "pids")
-_ROUNDS = 20  # of killing, against a process that forks meanwhile
+_ROUNDS = 20  # against a process that forks meanwhile, or a parent that is removed meanwhile
 _NAME = re.compile(r"\w[\w.-]*")
 _PAUSE = 0.002  # seconds between two attempts to remove a group that is about to be empty
 
@@ -223,13 +223,10 @@ def _writable(top: pathlib.Path, root: str, own: str) -> pathlib.Path | None:
 
 
 def _make(path: pathlib.Path) -> None:
-    for last in (False, False, True):
-        try:
+    for _ in range(_ROUNDS):
+        with contextlib.suppress(FileNotFoundError):  # another VM's removal took the empty parent in between
             return path.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError:  # another VM's removal took the empty parent in between
-            if last:
-                raise
-    return None
+    return path.mkdir(parents=True, exist_ok=True)
 
 
 def _remove(path: pathlib.Path) -> bool:
