@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - a child of another user may not be able to read it later
 import ctypes
 import os
 import pathlib
 import pickle
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -73,7 +76,10 @@ def in_child(work: Callable[[], Awaitable[Any]], *, user: int | None = None) -> 
             os.setresuid(user, user, user)
         with open(writing, "wb") as file:
             file.write(pickle.dumps(asyncio.run(work())))  # type: ignore[arg-type]
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(0)
 
 

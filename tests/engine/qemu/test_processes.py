@@ -133,7 +133,7 @@ def test_this_process_does_not_find_itself():
 
 
 def test_a_name_with_parentheses_and_spaces_does_not_confuse(ground):
-    program = ground / "a) S 1 (b"
+    program = ground / "a) Z 1 (b"
     program.symlink_to("/bin/sleep")
     process = subprocess.Popen([program, "60"])
     try:

@@ -43,6 +43,15 @@ async def test_events_come_in_order_and_by_name(machine):
     assert heard == ["RESUME", "STOP"]
 
 
+async def test_events_that_nobody_asked_for_are_not_kept(machine):
+    _, monitor = machine
+    with monitor.events("STOP") as events:
+        await monitor.execute("cont")
+        await monitor.execute("stop")
+        await asyncio.wait_for(anext(events), 5)
+    assert monitor._client.events.empty()
+
+
 async def test_a_listener_given_at_connection_misses_nothing(ground, start):
     await start(*running.qemu(ground))
     heard = asyncio.Queue()
