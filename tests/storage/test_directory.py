@@ -71,16 +71,16 @@ def test_capacity_counts_what_files_really_take_and_links_once(tmp_path: pathlib
 def test_a_sweep_removes_what_is_half_made_and_uploads_that_nobody_goes_on_with(tmp_path: pathlib.Path) -> None:
     storage = directory.create(tmp_path / "s", "u-1")
     storage.sweep()
-    (storage.vms / "v1").mkdir()
-    for name in ("vms/.v2.ab.part", "vms/v1/.disk.ab.part", "images/.x.part", "volumes/.y.part", "trash/.z.part"):
+    (storage.vms / "v1/disks").mkdir(parents=True)
+    for name in ("vms/.v2.ab.part", "vms/v1/disks/.disk.ab.part", "images/.x.part", "volumes/.y.part", "trash/.z.part"):
         (storage.root / name).touch()
-    for name in ("vms/v1/disk", "incoming/new.part", "incoming/old.part", "incoming/old.note"):
+    for name in ("vms/v1/disks/disk", "incoming/new.part", "incoming/old.part", "incoming/old.note"):
         (storage.root / name).touch()
     long_ago = time.time() - 30 * 86400
     os.utime(storage.root / "incoming/old.part", (long_ago, long_ago))
 
     assert sorted(storage.sweep()) == [
-        "images/.x.part", "incoming/old.part", "trash/.z.part", "vms/.v2.ab.part", "vms/v1/.disk.ab.part",
+        "images/.x.part", "incoming/old.part", "trash/.z.part", "vms/.v2.ab.part", "vms/v1/disks/.disk.ab.part",
         "volumes/.y.part",
     ]  # fmt: skip
     assert storage.sweep() == []

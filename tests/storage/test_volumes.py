@@ -150,5 +150,9 @@ def test_a_sweep_removes_only_what_was_half_made(tmp_path: pathlib.Path) -> None
     for name in (".disk.12ab.part", "disk", "part", ".hidden"):
         (tmp_path / name).touch()
     (tmp_path / ".tree.part" / "deep").mkdir(parents=True)
-    assert sorted(half_made.sweep(tmp_path)) == [".disk.12ab.part", ".tree.part"]
-    assert sorted(one.name for one in tmp_path.iterdir()) == [".hidden", "disk", "part"]
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/.x.part").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "below")
+    assert half_made.sweep(tmp_path) == [".disk.12ab.part", ".tree.part"]
+    assert samples.listing(tmp_path) == [".hidden", "below", "disk", "link", "part"]
+    assert half_made.sweep(tmp_path, depth=1) == ["below/.x.part"]

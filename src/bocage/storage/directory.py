@@ -127,9 +127,8 @@ class Directory:
         """
         self.present()
         swept = [f"incoming/{name}" for name in self.library.intake.sweep(keep_uploads)]
-        places = [self.root / "images", self.volumes, self.vms, self.trash, *_subdirectories(self.vms)]
-        for place in places:
-            swept += [str((place / name).relative_to(self.root)) for name in half_made.sweep(place)]
+        for part, depth in (("images", 0), ("volumes", 1), ("vms", 2), ("trash", 2)):
+            swept += [f"{part}/{name}" for name in half_made.sweep(self.root / part, depth=depth)]
         swept += [f"images/{name}" for name in self.library.sweep()]
         return swept
 
@@ -204,10 +203,6 @@ def _expect(root: pathlib.Path, uid: str) -> None:
 
 def _ours_in_the_making(name: str) -> bool:
     return name == "lost+found" or name.endswith(half_made.SUFFIX)
-
-
-def _subdirectories(directory: pathlib.Path) -> list[pathlib.Path]:
-    return [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _builds_on(path: pathlib.Path, digest: str) -> bool:

@@ -54,9 +54,17 @@ def finish(beside: pathlib.Path, path: pathlib.Path, mode: int) -> None:
     files.rename_durably(beside, path)
 
 
-def sweep(directory: pathlib.Path) -> list[str]:
-    """Remove what a crash left half made in `directory` and return the names; call it before anything is made there."""
-    names = [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
-    for name in names:
-        files.remove_tree(directory / name)
-    return names
+def sweep(directory: pathlib.Path, *, depth: int = 0) -> list[str]:
+    """Remove what a crash left half made in a directory and `depth` levels below it; the paths that went.
+
+    Call it before anything is made there. Links are not followed.
+    """
+    removed = []
+    for entry in sorted(os.scandir(directory), key=lambda one: one.name):
+        path = directory / entry.name
+        if entry.name.endswith(SUFFIX):
+            files.remove_tree(path)
+            removed.append(entry.name)
+        elif depth and entry.is_dir(follow_symlinks=False):
+            removed += [f"{entry.name}/{below}" for below in sweep(path, depth=depth - 1)]
+    return removed

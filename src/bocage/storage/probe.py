@@ -64,9 +64,9 @@ def _format(source: reader.Reader, claimed: str | None, file_name: str | None) -
         raise refusals.Unsupported(file=source.name, found=found[0])
     real = found[0] if found else "raw"
     promised = detect.by_name(file_name) if file_name else None
-    for promise, said_by in ((claimed, "format"), (promised, "name")):
+    for promise, lie in ((claimed, refusals.FormatLie), (promised, refusals.NameLie)):
         if promise and promise != real:
-            raise refusals.FormatLie(file=source.name, claimed=promise, found=real, said_by=said_by)
+            raise lie(file=source.name, claimed=promise, found=real)
     bare = claimed == "raw" or detect.has_partitions(source) or (file_name and detect.may_be_bare(file_name))
     if not found and not bare:
         raise refusals.Unknown(file=source.name)

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 from bocage import errors, process, storage
-from bocage.storage import half_made, reader, refusals, space
+from bocage.storage import half_made, reader, refusals, space, tools
 from bocage.words import N_
 
 MAGIC = b"QFI\xfb"
@@ -205,8 +205,7 @@ async def create_overlay(path: pathlib.Path, *, backing_relative: str, backing_f
     """
     check_backing_name(backing_relative)
     async with half_made.made_whole(path) as beside:
-        await process.run(
-            "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing_relative,
+        await tools.qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing_relative,
             plain(beside), str(size), within=_QUICK,
         )  # fmt: skip
 
@@ -222,7 +221,7 @@ async def rebase(path: pathlib.Path, *, backing_relative: str | None, backing_fo
         check_backing_name(backing_relative)
         named = ("-F", backing_format or "raw", "-b", backing_relative)
     with space.told_when_full(path.parent):
-        await process.run("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", *named, plain(path), within=_QUICK)
+        await tools.qemu_img("rebase", "-q", "-u", "-f", "qcow2", *named, plain(path), within=_QUICK)
 
 
 def check_backing_name(name: str) -> None:
@@ -245,8 +244,7 @@ async def check(path: pathlib.Path, *, driver: str = "qcow2", pass_fds: Sequence
     if driver == "qcow2":
         node["backing"] = None
     try:
-        await process.run(
-            "qemu-img", "check", "-q", "--output=json", "json:" + json.dumps(node),
+        await tools.qemu_img("check", "-q", "--output=json", "json:" + json.dumps(node),
             within=_CHECK_BOUND, pass_fds=pass_fds,
         )  # fmt: skip
     except process.Failed as error:

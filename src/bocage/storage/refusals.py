@@ -72,15 +72,22 @@ class Truncated(Refused):
 
 
 class FormatLie(Refused):
-    """It is in another format than was said. `said_by` is `format` (the option) or `name` (the file's ending)."""
+    """It is in another format than a person said."""
 
     type = "image-format-lie"
-    text = N_("{file} should be {claimed} by its {said_by}, but it is {found}")
-    hint = N_("check where it comes from; if it is right, name the format that it really has with '--format'")
+    text = N_("{file} is {found}, not {claimed} as was said")
+    hint = N_("check where it comes from; if it is right, say '--format {found}' or nothing")
     file: str
     claimed: str
     found: str
-    said_by: str
+
+
+class NameLie(FormatLie):
+    """It is in another format than the ending of its name says."""
+
+    type = "image-name-lie"
+    text = N_("{file} is {found}, though its name says {claimed}")
+    hint = N_("check where it comes from; if it is right, rename it")
 
 
 class Polyglot(Refused):

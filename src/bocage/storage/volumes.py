@@ -11,8 +11,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from bocage import errors, files, process, storage
-from bocage.storage import half_made, inspect, qcow2, space, threads
+from bocage import errors, files, storage
+from bocage.storage import half_made, inspect, qcow2, space, threads, tools
 from bocage.words import N_
 
 FORMATS = ("qcow2", "raw")
@@ -96,9 +96,7 @@ async def create(
             await threads.run(_make_raw, beside, size, preallocate)
         else:
             options = ["-o", "preallocation=falloc"] if preallocate else []
-            await process.run(
-                "qemu-img", "create", "-q", "-f", "qcow2", *options, qcow2.plain(beside), str(size), within=_LONG
-            )
+            await tools.qemu_img("create", "-q", "-f", "qcow2", *options, qcow2.plain(beside), str(size), within=_LONG)
 
 
 def _make_raw(path: pathlib.Path, size: int, preallocate: bool) -> None:
@@ -131,7 +129,7 @@ async def grow(path: pathlib.Path, *, image_format: str, size: int, backing: Bac
         if image_format == "raw":
             os.truncate(path, size)
         else:
-            await process.run("qemu-img", "resize", "-q", "-f", "qcow2", qcow2.plain(path), str(size), within=_QUICK)
+            await tools.qemu_img("resize", "-q", "-f", "qcow2", qcow2.plain(path), str(size), within=_QUICK)
         await threads.run(_sync, path)
 
 
@@ -171,8 +169,8 @@ async def convert(
             progress(int(float(percent.group(1)) / 100 * total), total)
 
     async with half_made.made_whole(destination, mode=mode) as beside:
-        command = ["qemu-img", "convert", "-p", "-O", image_format, *(["-c"] if compress else [])]
-        copying = process.run(
+        command = ["convert", "-p", "-O", image_format, *(["-c"] if compress else [])]
+        copying = tools.qemu_img(
             *command, described(chain), qcow2.plain(beside), within=within, each_line=told, pass_fds=pass_fds
         )
         await _within(limit, beside, asyncio.create_task(copying))

@@ -228,7 +228,7 @@ HOSTILE: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], type[problems.Erro
     "twice": ([(member("a"), b"x"), (member("a"), b"y")], problems.Unsafe),
     "twice-dotted": ([(member("a"), b"x"), (member("./a"), b"y")], problems.Unsafe),
     "file-and-directory": ([(member("a"), b"x"), (member("a/b"), b"y")], problems.Unsafe),
-    "too-many": ([(member(f"f{number}"), b"") for number in range(120)], problems.TooMuch),
+    "too-many": ([(member(f"f{number}"), b"") for number in range(120)], problems.TooMany),
     "too-large": ([(member("zeros"), bytes(LIMIT + 1))], problems.TooMuch),
 }
 

@@ -99,7 +99,7 @@ def take(
         listed = manifest.read_contents(_small(root, manifest.CONTENTS))
         recorded = manifest.read_sums(_small(root, manifest.SUMS))
         if len(listed) > limit_files:
-            raise problems.TooMuch(kind="files", limit=limit_files)
+            raise problems.TooMany(limit=limit_files)
         found: dict[str, str] = {}
         total = taken = 0
         for name, size in listed.items():
@@ -110,7 +110,7 @@ def take(
                     raise problems.Broken(fault=f"'{name}' has {known.st_size} bytes, {size} are recorded")
                 total += min(known.st_blocks * 512, size)
                 if total > limit_bytes:
-                    raise problems.TooMuch(kind="bytes", limit=limit_bytes)
+                    raise problems.TooMuch(limit=limit_bytes)
                 (into / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 found[name] = _copy_hashing(job, reading, into / name, taken, total)
                 taken = total

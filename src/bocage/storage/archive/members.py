@@ -94,7 +94,7 @@ def _member(name: str, size: int, pax: dict[str, str]) -> Member:
         raise problems.Broken(fault="a sparse member of another format than 1.0")
     real = _decimal(pax.get("GNU.sparse.realsize", "")) if sparse else stored
     if max(real, stored) > LARGEST:
-        raise problems.TooMuch(kind="bytes", limit=LARGEST)
+        raise problems.TooMuch(limit=LARGEST)
     return Member(name=safe(name), size=real, stored=stored, sparse=sparse)
 
 

@@ -29,12 +29,18 @@ class Unsafe(Error, errors.Invalid, ValueError):
 
 
 class TooMuch(Error, errors.Invalid, ValueError):
-    """More bytes or more files than may come in. `kind` is `bytes` or `files`."""
+    """More bytes than may come in."""
 
     type = "archive-too-much"
-    text = N_("the archive holds more than the {limit} {kind} that may come in; nothing of it was kept")
-    kind: str
+    text = N_("the archive holds more than the {limit:size} that may come in; nothing of it was kept")
     limit: int
+
+
+class TooMany(TooMuch):
+    """More files than may come in."""
+
+    type = "archive-too-many"
+    text = N_("the archive holds more than the {limit} files that may come in; nothing of it was kept")
 
 
 class WrongChecksum(Error, errors.Invalid, ValueError):

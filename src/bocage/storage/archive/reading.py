@@ -69,10 +69,10 @@ class Stream:
             raise problems.Unsafe(member=member.name, fault="there twice")
         self.names.add(member.name)
         if len(self.names) > self._limit_files + 2:
-            raise problems.TooMuch(kind="files", limit=self._limit_files)
+            raise problems.TooMany(limit=self._limit_files)
         self._left -= member.stored
         if self._left < 0:
-            raise problems.TooMuch(kind="bytes", limit=self._limit_bytes)
+            raise problems.TooMuch(limit=self._limit_bytes)
         return member
 
     def small(self, member: members.Member) -> bytes:

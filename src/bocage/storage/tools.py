@@ -1,0 +1,33 @@
+"""QEMU's image tool, run so that it never outlives us: nobody would look after what it writes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+
+from bocage import process
+
+_PROGRAM = "qemu-img"
+# Bound to the thread that started it, which is the event loop's. This is for copies, never for a VM.
+_MORTAL = ("setpriv", "--pdeathsig", "KILL")
+
+
+async def qemu_img(
+    *arguments: str,
+    within: float,
+    each_line: Callable[[str], None] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> bytes:
+    """Run `qemu-img` to its end as `process.run` does; it is killed when the daemon is.
+
+    Raises process.Missing, process.Failed, errors.TimedOut.
+    """
+    if shutil.which(_PROGRAM) is None:
+        raise process.Missing(program=_PROGRAM)
+    try:
+        return await process.run(*_MORTAL, _PROGRAM, *arguments, within=within, each_line=each_line, pass_fds=pass_fds)
+    except process.Failed as error:
+        line = process.shell_form((_PROGRAM, *arguments))
+        raise process.Failed(
+            program=_PROGRAM, status_words=error.status_words, output=error.output, command=line
+        ) from error
