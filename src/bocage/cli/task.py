@@ -18,7 +18,7 @@ _COLUMNS = (
     table.Column("STATE"),
     table.Column("DONE", right=True),
     table.Column("BEGAN"),
-    table.Column("NOW", least=10),
+    table.Column("REMARK", least=10),
 )
 
 

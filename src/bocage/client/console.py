@@ -60,28 +60,32 @@ def attach(client: Client, name: str, *, write: bool = True, take: bool = False)
     Raises problems.Error.
     """
     from websockets import exceptions
-    from websockets.sync import client as ws
 
     at = client.connection.address
+    with contextlib.ExitStack() as undo:
+        try:
+            socket = undo.enter_context(_connection(client, name, write=write, take=take))
+        except exceptions.InvalidStatus as refused:
+            answer = refused.response
+            raise problems.read(answer.status_code, bytes(answer.body or b""), address=str(at)) from refused
+        except (OSError, exceptions.WebSocketException) as error:
+            raise problems.Unreachable(address=str(at), reason=str(error).lower()) from error
+        yield Console(socket)
+
+
+def _connection(client: Client, name: str, *, write: bool, take: bool) -> ClientConnection:
+    from websockets.sync import client as ws
+
+    at, headers = client.connection.address, client.connection.headers
     path = target(f"{client.vms.path}/{segment(name)}/console", {"write": write, "take": take})
-    headers = client.connection.headers
-    try:
-        if at.socket:
-            socket = ws.unix_connect(
-                at.socket,
-                uri=f"ws://bocage{path}",
-                additional_headers=headers,
-                open_timeout=_OPEN_WITHIN,
-                compression=None,
-            )
-        else:
-            scheme = "wss" if at.scheme == "https" else "ws"
-            uri = f"{scheme}://{at.host}:{at.port}{path}"
-            socket = ws.connect(uri, additional_headers=headers, open_timeout=_OPEN_WITHIN, compression=None)
-    except exceptions.InvalidStatus as refused:
-        answer = refused.response
-        raise problems.read(answer.status_code, bytes(answer.body or b""), address=str(at)) from refused
-    except (OSError, exceptions.WebSocketException) as error:
-        raise problems.Unreachable(address=str(at), reason=str(error).lower()) from error
-    with contextlib.closing(Console(socket)) as console:
-        yield console
+    if at.socket:
+        return ws.unix_connect(
+            at.socket,
+            uri=f"ws://bocage{path}",
+            additional_headers=headers,
+            open_timeout=_OPEN_WITHIN,
+            compression=None,
+        )
+    scheme = "wss" if at.scheme == "https" else "ws"
+    uri = f"{scheme}://{at.host}:{at.port}{path}"
+    return ws.connect(uri, additional_headers=headers, open_timeout=_OPEN_WITHIN, compression=None)

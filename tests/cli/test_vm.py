@@ -1,0 +1,294 @@
+import json
+from typing import Any
+
+import pytest
+
+from tests import fake_api
+from tests.cli.conftest import Bocage
+from tests.fake_api import FakeApi, listed, problem, task, vm
+
+VMS = "/projects/default/vms"
+
+
+def test_the_list_shows_state_size_and_addresses(api: FakeApi, bocage: Bocage):
+    nics = [{"name": "nic0", "mac": "x", "addresses": ["10.80.1.5", "fe80::1", "fd00::5"]}]
+    api.on("GET", VMS, listed(vm("web2", state="stopped"), vm("web1", nics=nics)))
+    ended = bocage("vm", "list")
+    head, first, second = ended.out.splitlines()
+    assert head.split() == ["NAME", "STATE", "CPUS", "MEMORY", "ADDRESSES", "SINCE"]
+    assert first.split()[:6] == ["web1", "running", "2", "512M", "10.80.1.5", "fd00::5"]
+    assert second.split()[:5] == ["web2", "stopped", "2", "512M", "-"]
+
+
+def test_the_list_fits_80_columns_whatever_names_and_addresses_there_are(api: FakeApi, bocage: Bocage):
+    nics = [{"name": "nic0", "mac": "x", "addresses": [f"fd00:0:0:0:{n}::1" for n in range(9)]}]
+    api.on("GET", VMS, listed(vm("a" * 63, nics=nics), vm("b")))
+    ended = bocage("vm", "list")
+    assert max(map(len, ended.out.splitlines())) <= 80
+
+
+def test_an_empty_list_says_what_to_do_and_leaves_standard_output_empty(api: FakeApi, bocage: Bocage):
+    api.on("GET", VMS, listed())
+    ended = bocage("vm", "list")
+    assert (ended.code, ended.out) == (0, "")
+    assert "bocage vm create" in ended.err
+
+
+def test_a_vm_in_trouble_is_marked_and_why_is_named(api: FakeApi, bocage: Bocage):
+    trouble = {"type": "x", "params": {}, "text": "there is no room"}
+    api.on("GET", VMS, listed(vm("web1", state="stopped", problem=trouble)))
+    ended = bocage("vm", "list")
+    assert "stopped!" in ended.out
+    assert "bocage why web1" in ended.err
+
+
+def test_json_is_what_the_api_answered_all_pages_in_one(api: FakeApi, bocage: Bocage):
+    api.on("GET", VMS, listed(vm("a"), after="CURSOR"), listed(vm("b")))
+    ended = bocage("vm", "list", "--json", "--state", "running")
+    found = json.loads(ended.out)
+    assert [one["metadata"]["name"] for one in found["items"]] == ["a", "b"]
+    assert found["after"] is None
+    assert "state=running" in api.asked[0].path
+    assert "after=CURSOR" in api.asked[1].path
+
+
+def test_the_project_is_in_the_path(api: FakeApi, bocage: Bocage, monkeypatch: pytest.MonkeyPatch):
+    api.on("GET", "/projects/shop/vms", listed(vm("a")))
+    assert bocage("vm", "list", "--project", "shop", "-q").out == "a\n"
+    monkeypatch.setenv("BOCAGE_PROJECT", "shop")
+    assert bocage("vm", "list", "-q").out == "a\n"
+
+
+def test_one_vm_is_shown_with_its_disks_and_cards(api: FakeApi, bocage: Bocage):
+    machine = vm("web1", state="stopped", problem={"type": "x", "params": {}, "text": "the disk is full"})
+    machine["spec"]["disks"] = [{"name": "disk0", "volume": "V", "bus": "virtio", "serial": "S1"}]
+    machine["spec"]["cds"] = [{"name": "cd0", "image": None, "bus": "sata"}]
+    publish = [{"host_address": "127.0.0.1", "host_port": 2222, "guest_port": 22, "protocol": "tcp"}]
+    machine["spec"]["nics"] = [{"name": "nic0", "network": "N", "model": "virtio", "mac": "52:54:00:00:00:01"}]
+    machine["spec"]["nics"][0]["publish"] = publish
+    volume = {
+        "metadata": fake_api.metadata("v", "V"),
+        "spec": {"size": "4G", "format": "qcow2", "linked": True},
+        "status": {"allocated_bytes": 1 << 20},
+    }
+    network: dict[str, Any] = {"metadata": fake_api.metadata("default", "N"), "spec": {}, "status": {}}
+    api.on("GET", f"{VMS}/web1", machine)
+    api.on("GET", "/projects/default/volumes", listed(volume))
+    api.on("GET", "/projects/default/networks", listed(network))
+    api.on("GET", "/projects/default/images", listed())
+    api.on("GET", "/hosts", listed())
+    ended = bocage("vm", "show", "web1")
+    assert ended.code == 0
+    assert "the disk is full" in ended.out
+    assert "stopped" in ended.out
+    assert "should be running" in ended.out
+    assert "4G (1M taken)" in ended.out
+    assert "2222→22/tcp" in ended.out
+    assert "empty" in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 80
+
+
+def test_create_sends_what_was_asked_and_leaves_the_rest_to_the_api(api: FakeApi, bocage: Bocage):
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "done"), 202))
+    line = "vm create web1 --image tiny --cpus 2 --memory 512M --disk 4G --network default --start"
+    ended = bocage(*line.split())
+    assert ended.code == 0
+    assert api.asked[0].document == {
+        "name": "web1",
+        "image": "tiny",
+        "cpus": {"cores": 2},
+        "memory": "512M",
+        "disk": "4G",
+        "nics": [{"network": "default"}],
+        "start": True,
+    }
+    assert api.asked[0].headers["Idempotency-Key"]
+    assert bocage("vm", "create", "web2", "--image", "tiny").code == 0
+    assert api.asked[1].document == {"name": "web2", "image": "tiny"}
+
+
+def test_create_for_an_installation_from_cds(api: FakeApi, bocage: Bocage):
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "done"), 202))
+    bocage(
+        *[
+            "vm",
+            "create",
+            "win",
+            "--cd",
+            "windows",
+            "--cd",
+            "drivers",
+            "--disk",
+            "80G",
+            "--disk",
+            "size=10G,bus=sata",
+            "--memory",
+            "4G",
+        ]
+    )
+    sent = api.asked[0].document
+    assert sent["cds"] == ["windows", "drivers"]
+    assert (sent["disk"], sent["disks"]) == ("80G", [{"size": "10G", "bus": "sata"}])
+
+
+def test_create_with_a_seed_ports_and_a_board(api: FakeApi, bocage: Bocage):
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "done"), 202))
+    key = "ssh-ed25519 AAAA me"
+    line = "vm create d --image debian --user ann --password secret --hostname dd --publish 2222:22 --firmware uefi"
+    more = (
+        "--machine pc --boot cd0,disk0 --address 10.0.0.5/24 --restart always --autostart --protected --tag a --tag b"
+    )
+    bocage(*line.split(), *more.split(), "--ssh-key", key)
+    sent = api.asked[0].document
+    assert sent["seed"] == {
+        "user": "ann",
+        "password": "secret",
+        "hostname": "dd",
+        "ssh_keys": [key],
+        "network": [{"nic": "nic0", "address": "10.0.0.5/24"}],
+    }
+    assert sent["nics"] == [{"network": "default", "publish": [{"host_port": 2222, "guest_port": 22}]}]
+    assert (sent["firmware"], sent["machine"], sent["boot"]) == ("uefi", "pc", ["cd0", "disk0"])
+    assert (sent["restart"], sent["autostart"]) == ({"policy": "always"}, {"enabled": True})
+    assert (sent["protected"], sent["tags"]) == (True, ["a", "b"])
+
+
+def test_no_network_is_an_empty_list_of_cards(api: FakeApi, bocage: Bocage):
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "done"), 202))
+    bocage("vm", "create", "a", "--image", "tiny", "--network", "none")
+    assert api.asked[0].document["nics"] == []
+
+
+@pytest.mark.parametrize("verb", ["kill", "reboot", "reset", "pause", "resume", "save"])
+def test_each_verb_asks_for_its_task(api: FakeApi, bocage: Bocage, verb: str):
+    api.on("POST", f"{VMS}/web1/{verb}", fake_api.Reply(task(f"vm.{verb}", "done"), 202))
+    ended = bocage("vm", verb, "web1")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("web1 ")
+
+
+def test_start_and_stop_send_their_options(api: FakeApi, bocage: Bocage):
+    api.on("POST", f"{VMS}/web1/start", fake_api.Reply(task("vm.start", "done"), 202))
+    api.on("POST", f"{VMS}/web1/stop", fake_api.Reply(task("vm.stop", "done"), 202))
+    bocage("vm", "start", "web1", "--boot", "cd0", "--paused")
+    bocage("vm", "stop", "web1", "--within", "30", "--kill")
+    bocage("vm", "stop", "web1")
+    assert [one.document for one in api.asked] == [
+        {"boot": "cd0", "paused": True},
+        {"within": 30.0, "kill": True},
+        {},
+    ]
+
+
+def test_several_vms_are_all_tried_and_the_exit_code_is_that_of_the_first_failure(api: FakeApi, bocage: Bocage):
+    api.on("POST", f"{VMS}/a/kill", problem(404, "not-found", "there is no vm named a"))
+    api.on("POST", f"{VMS}/b/kill", fake_api.Reply(task("vm.kill", "done"), 202))
+    ended = bocage("vm", "kill", "a", "b")
+    assert ended.code == 3
+    assert ended.out == "b is off\n"
+    assert "there is no vm named a" in ended.err
+
+
+def test_delete_says_whether_it_can_be_had_back(api: FakeApi, bocage: Bocage):
+    api.on("DELETE", f"{VMS}/web1", fake_api.Reply(task("vm.delete", "done"), 202))
+    assert "undelete" in bocage("vm", "delete", "web1").out
+    assert bocage("vm", "delete", "web1", "--purge", "--force").out == "web1 is gone\n"
+    assert api.asked[1].path.endswith("?force=true&purge=true")
+
+
+def test_set_sends_only_what_changes_and_whole_parts_with_the_etag(api: FakeApi, bocage: Bocage):
+    api.on("GET", f"{VMS}/web1", vm("web1", state="stopped"))
+    api.on("PATCH", f"{VMS}/web1", vm("web1", state="stopped"))
+    assert bocage("vm", "set", "web1", "--memory", "1G", "--title", "T").code == 0
+    assert api.asked[-1].document == {"memory": "1G", "title": "T"}
+    assert "If-Match" not in api.asked[-1].headers
+    assert bocage("vm", "set", "web1", "--restart", "never", "--no-autostart").code == 0
+    assert api.asked[-1].document == {
+        "restart": {"policy": "never", "limit": 5, "delay": 1.0},
+        "autostart": {"enabled": False, "order": 100, "delay": 0.0},
+    }
+    assert api.asked[-1].headers["If-Match"] == '"42"'
+
+
+def test_set_says_what_waits_for_a_cold_start(api: FakeApi, bocage: Bocage):
+    pending = [{"path": "memory", "running": "512M", "wanted": "1G"}]
+    api.on("PATCH", f"{VMS}/web1", vm("web1"))
+    api.on("GET", f"{VMS}/web1/diff", {"pending": pending, "edited": []})
+    ended = bocage("vm", "set", "web1", "--memory", "1G")
+    assert ended.out == "web1 is changed\n"
+    assert "memory: from the next cold start on" in ended.err
+
+
+def test_set_without_a_change_is_a_usage_error(api: FakeApi, bocage: Bocage):
+    assert bocage("vm", "set", "web1").code == 2
+    assert api.asked == []
+
+
+def test_expect_prints_the_line_and_ends_with_1_at_the_time_out(api: FakeApi, bocage: Bocage):
+    api.on(
+        "POST",
+        f"{VMS}/web1/expect",
+        {"line": "tiny: ready cpus=2"},
+        problem(504, "console-not-said", "the console of web1 said nothing like 'x' within 3 s"),
+    )
+    ended = bocage("vm", "console", "web1", "--send", "tiny ready", "--expect", "^tiny: ready", "--timeout", "5")
+    assert (ended.code, ended.out) == (0, "tiny: ready cpus=2\n")
+    assert api.asked[0].document == {"send": "tiny ready", "pattern": "^tiny: ready", "timeout": 5.0}
+    ended = bocage("vm", "console", "web1", "--expect", "x", "--timeout", "3")
+    assert (ended.code, ended.out) == (1, "")
+    assert "said nothing like" in ended.err
+
+
+def test_disks_and_cds_are_changed_by_their_names(api: FakeApi, bocage: Bocage):
+    done = fake_api.Reply(task("vm.disk-attach", "done"), 202)
+    for method, path in (
+        ("POST", "disks"),
+        ("DELETE", "disks/disk1"),
+        ("POST", "disks/disk1/grow"),
+        ("PUT", "cds/cd0"),
+    ):
+        api.on(method, f"{VMS}/web1/{path}", done)
+    assert bocage("vm", "disk", "attach", "web1", "--size", "20G", "--bus", "scsi").code == 0
+    assert bocage("vm", "disk", "grow", "web1", "disk1", "40G").code == 0
+    assert bocage("vm", "disk", "detach", "web1", "disk1").code == 0
+    assert bocage("vm", "cd", "insert", "web1", "debian-iso").code == 0
+    assert bocage("vm", "cd", "eject", "web1").code == 0
+    sent = [json.loads(one.body) for one in api.asked if one.body]
+    assert sent == [{"size": "20G", "bus": "scsi"}, {"size": "40G"}, {"image": "debian-iso"}, {"image": None}]
+
+
+def test_a_disk_is_new_or_a_volume_and_not_both(api: FakeApi, bocage: Bocage):
+    assert bocage("vm", "disk", "attach", "web1").code == 2
+    assert bocage("vm", "disk", "attach", "web1", "--size", "1G", "--volume", "v").code == 2
+    assert api.asked == []
+
+
+def test_keys_are_pressed_group_by_group(api: FakeApi, bocage: Bocage):
+    api.on("POST", f"{VMS}/web1/keys", fake_api.Reply(None, 204))
+    assert bocage("vm", "sendkey", "web1", "Ctrl+Alt+Del", "enter").code == 0
+    assert [one.document["keys"] for one in api.asked] == [["ctrl", "alt", "delete"], ["ret"]]
+
+
+def test_why_is_a_chain_of_causes_each_with_what_helps(api: FakeApi, bocage: Bocage):
+    chain = [
+        {"type": "a", "params": {}, "text": "web1 is stopped", "hint": ""},
+        {"type": "b", "params": {}, "text": "the disk is full", "hint": "make room"},
+    ]
+    api.on("GET", f"{VMS}/web1/why", {"chain": chain})
+    assert bocage("why", "web1").out == "web1 is stopped\nbecause the disk is full\n  → make room\n"
+    assert json.loads(bocage("why", "web1", "--json").out) == {"chain": chain}
+
+
+def test_the_log_is_passed_on_byte_by_byte(api: FakeApi, bocage: Bocage):
+    api.on("GET", f"{VMS}/web1/log", fake_api.Reply("tiny: ready\r\nümlaut\n".encode()))
+    assert bocage("vm", "log", "web1").out == "tiny: ready\r\nümlaut\n"
+    assert "source=serial" in api.asked[0].path
+    bocage("vm", "log", "web1", "--qemu", "--follow")
+    assert "source=qemu&follow=true" in api.asked[1].path
+
+
+def test_a_screenshot_is_written_to_its_file(api: FakeApi, bocage: Bocage, tmp_path):
+    api.on("GET", f"{VMS}/web1/screenshot", fake_api.Reply(b"\x89PNG"))
+    assert bocage("vm", "screenshot", "web1", str(tmp_path / "out.png")).code == 0
+    assert (tmp_path / "out.png").read_bytes() == b"\x89PNG"
+    assert bocage("vm", "screenshot", "web1", str(tmp_path / "no" / "out.png")).code == 2
