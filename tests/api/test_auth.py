@@ -4,6 +4,7 @@ import datetime
 import logging
 
 import pytest
+from fastapi.routing import APIRoute, APIWebSocketRoute
 
 from bocage.api import app as application
 from bocage.api import auth, calls
@@ -53,7 +54,7 @@ async def test_what_is_no_token_opens_nothing(app, token):
             token,
             "Bearer é",
         ):
-            answer = await client.get("/whoami", headers={"authorization": given.encode()})
+            answer = await client.get("/whoami", headers=[(b"authorization", given.encode())])
             problem(answer, 401, "token-unknown")
 
 
@@ -115,6 +116,7 @@ async def test_a_permission_that_is_not_held_is_refused(client, monkeypatch):
 def test_every_route_declares_what_it_needs():
     undeclared = []
     for route in application.routes():
+        assert isinstance(route, APIRoute | APIWebSocketRoute)
         needs = [one.call.permission for one in route.dependant.dependencies if isinstance(one.call, calls.May)]
         if len(needs) != 1 or ":" not in needs[0]:
             undeclared.append(route.path)

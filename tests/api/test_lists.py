@@ -2,13 +2,18 @@
 
 import asyncio
 import base64
+from typing import Any
+
+import httpx
 
 from bocage.model import base, vm, work
 from tests.api.conftest import VMS, create, problem
 
 
-async def _all_pages(client, path, limit, **query):
-    items, revisions, after = [], set(), None
+async def _all_pages(client: httpx.AsyncClient, path: str, limit: int, **query: Any) -> tuple[list[Any], set[int]]:
+    items: list[Any] = []
+    revisions: set[int] = set()
+    after: str | None = None
     while True:
         params = {**query, "limit": limit, **({"after": after} if after else {})}
         page = (await client.get(path, params=params)).json()
@@ -37,7 +42,7 @@ async def test_all_pages_are_of_one_moment_while_writes_go_on(client, world):
     first = (await client.get(VMS, params={"limit": 4})).json()
     before = {item["metadata"]["name"]: item["spec"]["memory"] for item in first["items"]}
 
-    async def disturb():
+    async def disturb() -> None:
         for number in range(12):
             await client.patch(f"{VMS}/web{number}", json={"memory": "2G"})
             await client.delete(f"{VMS}/web{number}")

@@ -1,6 +1,7 @@
 """Malformed input: a clear problem, nothing changed, never a fault of our own."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.api.conftest import VMS, create, problem
 JSON = {"content-type": "application/json"}
 
 
-def _vm(**fields):
+def _vm(**fields: Any) -> bytes:
     return json.dumps({"name": "web1", "image": "tiny", **fields}).encode()
 
 

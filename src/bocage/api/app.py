@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -82,6 +82,7 @@ def create(
         exception_handlers={
             errors.Problem: problems.on_problem,
             RequestValidationError: problems.on_invalid,
+            WebSocketRequestValidationError: problems.on_invalid,
             HTTPException: problems.on_refused,
         },
     )

@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -107,15 +107,17 @@ def response(problem: errors.Problem, *, status: int | None = None) -> Response:
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
-    """Tell a problem that a route raised."""
+    """Tell a problem that a route raised; that of a WebSocket is told by the gate, before it is accepted."""
     assert isinstance(error, errors.Problem)
+    if request.scope["type"] == "websocket":
+        raise error
     _note(request, error)
     return response(error)
 
 
 async def on_invalid(request: Request, error: Exception) -> Response:
     """Tell which fields of a request do not hold."""
-    assert isinstance(error, RequestValidationError)
+    assert isinstance(error, (RequestValidationError, WebSocketRequestValidationError))
     found = [{**one, "loc": _location(one["loc"])} for one in error.errors()]
     return await on_problem(request, faults.problem(faults.read(found)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Annotated
 
 from starlette.responses import Response
@@ -30,6 +31,13 @@ class Overlaps(problems.Error, errors.Conflict):
     other: str
 
 
+class Climbs(problems.Error, errors.Invalid):
+    type = "storage-path-climbs"
+    text = N_("{path} is no plain path: it has '..' in it")
+    hint = N_("write the path out")
+    path: str
+
+
 @router.get("", name="list", response_model=answers.Listed[ground.Storage], responses=routing.problem_responses(410))
 async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = None) -> Response:
     """All storage."""
@@ -39,6 +47,8 @@ async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = 
 @router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
 async def create(request: requests.StorageCreate, call: Annotated[calls.Call, calls.may("storage:create")]) -> Response:
     """Take a directory into use."""
+    if ".." in request.path.split("/"):
+        raise Climbs(path=request.path)
     host = await call.api.this_host()
     for other in (await call.resources.list(ground.Storage)).items:
         if other.spec.host == host.uid and _overlap(request.path, other.spec.path):
@@ -73,5 +83,6 @@ async def delete(name: calls.Name, call: Annotated[calls.Call, calls.may("storag
 
 
 def _overlap(one: str, other: str) -> bool:
-    first, second = ("/" + "/".join(part for part in path.split("/") if part) + "/" for path in (one, other))
-    return first.startswith(second) or second.startswith(first)
+    """Whether one lies within the other. Links are the node's to see through."""
+    first, second = (pathlib.PurePosixPath("/", *path.split("/")) for path in (one, other))
+    return first.is_relative_to(second) or second.is_relative_to(first)

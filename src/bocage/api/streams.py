@@ -12,6 +12,7 @@ from starlette.responses import Response
 from bocage import errors
 from bocage.api import answers, calls, machines, problems, routing
 from bocage.model import base, requests, vm
+from bocage.planner import parts
 from bocage.words import N_
 
 router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
@@ -137,7 +138,7 @@ async def apply(
     held = await call.api.node.document("GET", f"/vms/{machine.uid}/edited")
     if not held:
         raise NoEdit(name=machine.name)
-    document = requests.Document.model_validate(held)
+    document = parts.validated(requests.Document, held, "")
     return answers.one(await machines.take(call, machine, document, expected=None))
 
 
