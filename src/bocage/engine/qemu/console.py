@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import struct
 import termios
 import threading
@@ -24,7 +25,8 @@ _CONNECT_BOUND = 2.0  # seconds
 _WRITE_BOUND = 30.0  # a guest that does not read holds the line
 _SEARCH_BOUND = 0.2  # for one line: some expressions never end
 _PIECE = 65_536
-_PAUSE = 0.005
+_KEYSTROKES = 64  # bytes sent at once: what the kernel counts as unread goes down by whole sends
+_PAUSE, _PATIENCE = 0.005, 2.0  # seconds
 _ENTER = b"\r"
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -74,10 +76,10 @@ class Console:
     """One VM's serial line. `start` gives the offset in the log where the last start began."""
 
     def __init__(
-        self, log: pathlib.Path, socket: pathlib.Path, *, name: str, start: Callable[[], int] = lambda: 0
+        self, log: pathlib.Path, line: pathlib.Path, *, name: str, start: Callable[[], int] = lambda: 0
     ) -> None:
         self._log = log
-        self._socket = socket
+        self._path = line
         self._name = name
         self._start = start
 
@@ -114,18 +116,18 @@ class Console:
         What is given raises TakenOver when somebody else has taken the line, and errors.TimedOut when
         the guest does not read.
         """
-        if present := _held.get(self._socket):
+        if present := _held.get(self._path):
             if not take_over:
                 raise Taken(name=self._name)
             present.taken = True
             await present.close()
-        line = _held[self._socket] = _Line(self._name)
+        line = _held[self._path] = _Line(self._name)
         try:
-            await line.open(self._socket)
+            await line.open(self._path)
             yield line.write
         finally:
-            if _held.get(self._socket) is line:
-                del _held[self._socket]
+            if _held.get(self._path) is line:
+                del _held[self._path]
             await line.close()
 
     async def expect(self, *, pattern: str, within: float, send: str | None = None, take_over: bool = False) -> str:
@@ -160,63 +162,83 @@ class Console:
 
 
 class _Line:
-    """The socket, held while somebody writes; what comes out of it is in the log already and dropped."""
+    """The socket, held while somebody writes; what comes out of it is in the log already and dropped.
+
+    Our own calls and not asyncio's streams: those say a byte is written when it is merely queued.
+    """
 
     def __init__(self, name: str) -> None:
         self.taken = False
         self._name = name
+        self._turn = asyncio.Lock()
         self._drain: asyncio.Task[None] | None = None
-        self._out: asyncio.StreamWriter | None = None
+        self._socket: socket.socket | None = None
 
-    async def open(self, socket: pathlib.Path) -> None:
+    async def open(self, path: pathlib.Path) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             async with asyncio.timeout(_CONNECT_BOUND):
-                reader, self._out = await asyncio.open_unix_connection(os.fspath(socket))
-        except TimeoutError as error:
-            raise errors.TimedOut(what=str(socket), bound=_CONNECT_BOUND) from error
+                await asyncio.get_running_loop().sock_connect(connection, os.fspath(path))
         except OSError as error:
+            connection.close()
+            if isinstance(error, TimeoutError):
+                raise errors.TimedOut(what=str(path), bound=_CONNECT_BOUND) from error
             raise base.NotRunning(name=self._name) from error
-        self._drain = asyncio.create_task(_drop(reader))
+        except BaseException:
+            connection.close()
+            raise
+        self._socket = connection
+        self._drain = asyncio.create_task(_drop(connection))
 
     async def write(self, data: bytes) -> None:
-        if self.taken:
-            raise TakenOver(name=self._name)
-        if self._out is None or self._out.is_closing():
-            raise base.NotRunning(name=self._name)
-        self._out.write(data)
         try:
-            async with asyncio.timeout(_WRITE_BOUND):
-                await self._out.drain()
+            async with asyncio.timeout(_WRITE_BOUND), self._turn:
+                if (connection := self._socket) is None:
+                    raise BrokenPipeError
+                for start in range(0, len(data), _KEYSTROKES):
+                    await asyncio.get_running_loop().sock_sendall(connection, data[start : start + _KEYSTROKES])
         except TimeoutError as error:
             raise errors.TimedOut(what=self._name, bound=_WRITE_BOUND) from error
         except OSError as error:
             raise (TakenOver if self.taken else base.NotRunning)(name=self._name) from error
 
     async def close(self) -> None:
-        if self._out and not self._out.is_closing():
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_CONNECT_BOUND):
-                    await _read_by_peer(self._out)
-            self._out.close()
-        if self._drain:
-            self._drain.cancel()
-            await asyncio.wait([self._drain])
+        connection, self._socket = self._socket, None
+        if connection is None:
+            return
+        try:
+            with contextlib.suppress(OSError):
+                await _read_by_peer(connection)
+        finally:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # whoever still reads or writes is woken
+            if self._drain:
+                self._drain.cancel()
+                await asyncio.wait([self._drain])
+            async with self._turn:
+                connection.close()
 
 
 _held: dict[pathlib.Path, _Line] = {}  # who writes on which line, in all of this process
 
 
-async def _drop(reader: asyncio.StreamReader) -> None:
+async def _drop(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
-        while await reader.read(_PIECE):
+        while await loop.sock_recv(connection, _PIECE):
             pass
 
 
-async def _read_by_peer(out: asyncio.StreamWriter) -> None:
-    """Wait until QEMU has taken what was typed last: it drops what it has not read when we hang up."""
-    descriptor = out.get_extra_info("socket").fileno()
-    while out.transport.get_write_buffer_size() or _unread(descriptor):  # noqa: ASYNC110 - the kernel tells nobody
+async def _read_by_peer(connection: socket.socket) -> None:
+    """Wait until QEMU has taken what was typed last: it drops what it has not read when we hang up.
+
+    A guest that reads nothing for two seconds is not waited for.
+    """
+    patience, left = _PATIENCE, _unread(connection.fileno())
+    while left and patience > 0:
         await asyncio.sleep(_PAUSE)
+        before, left = left, _unread(connection.fileno())
+        patience = _PATIENCE if left < before else patience - _PAUSE
 
 
 def _unread(descriptor: int) -> int:
