@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bocage.client import problems
+from bocage.client import console, problems, streams
 from tests.daemon.host import Host
 
 pytestmark = pytest.mark.fault
@@ -67,8 +67,6 @@ def test_an_upload_whose_client_goes_away_is_carried_on(host: Host, tmp_path: pa
     assert offset <= 2 << 20
     path = tmp_path / "disk.raw"
     path.write_bytes(content)
-    from bocage.client import streams
-
     streams.upload(host.api, "cut-off-1", str(path))
     host.done(host.api.images.create({"name": "kept", "upload": "cut-off-1", "file_name": "disk.raw"}))
     stored = host.path / "storage/local/images" / f"{host.api.images.get('kept')['spec']['sha256']}.raw"
@@ -111,13 +109,9 @@ def test_a_guest_whose_storage_is_full_pauses_says_so_and_goes_on_when_there_is_
 
 
 def _type(host: Host, name: str, data: bytes) -> None:
-    from bocage.client import streams
-
-    console = streams.console(host.api, name)
-    try:
-        console.send(data)
-    finally:
-        console.close()
+    with console.attach(host.api, name) as line:
+        line.send(data)
+        line.receive()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import bocage
 from bocage import errors, home, process
 from bocage.engine.qemu import accelerator, capabilities
 from bocage.model import base, ground
+from bocage.node import uids
 from bocage.store import resources
 
 _FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd",)
@@ -28,7 +29,8 @@ class Facts:
 
 async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     """Probe the accelerator, read what QEMU can do, and see whether the machine was started anew."""
-    accelerated = await accelerator.probe(cache=homes.cache / "accelerator.json")
+    user = accelerator.User(uids.FIRST, uids.FIRST, accelerator.device_groups()) if os.geteuid() == 0 else None
+    accelerated = await accelerator.probe(cache=homes.cache / "accelerator.json", user=user)
     problem: errors.Problem | None = None
     qemu, machines, cpu_model = "", {}, ""
     try:
