@@ -48,9 +48,14 @@ class FakeApi:
         self.path = path
         self.asked: list[Asked] = []
         self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._starts: dict[tuple[str, str], Answer] = {}
 
     def on(self, method: str, path: str, *answers: Answer | dict[str, Any] | list[Any]) -> None:
         self._answers[method, path] = [Reply(one) if isinstance(one, (dict, list)) else one for one in answers]
+
+    def answer_any(self, method: str, start: str, answer: Answer) -> None:
+        """One answer for all paths that begin so."""
+        self._starts[method, start] = answer
 
     def asked_for(self, method: str, path: str = "") -> list[Asked]:
         return [one for one in self.asked if one.method == method and one.path.startswith(path)]
@@ -59,6 +64,10 @@ class FakeApi:
         self.asked.append(asked)
         bare = asked.path.partition("?")[0]
         found = self._answers.get((asked.method, asked.path)) or self._answers.get((asked.method, bare))
+        if not found:
+            found = [
+                one for (how, start), one in self._starts.items() if how == asked.method and bare.startswith(start)
+            ]
         if not found:
             return problem(404, "not-found", f"there is nothing at {asked.method} {asked.path}")
         one = found.pop(0) if len(found) > 1 else found[0]

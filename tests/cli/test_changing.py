@@ -1,0 +1,184 @@
+import json
+import pathlib
+import stat
+
+import pytest
+
+from bocage.cli import documents, failure
+from tests import fake_api
+from tests.cli.conftest import Bocage
+from tests.fake_api import FakeApi, problem, task, vm
+
+WEB1 = "/projects/default/vms/web1"
+
+
+@pytest.fixture
+def editor(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    """Sets EDITOR to a script; it gets the file as `$1` and the number of its call as `$N`."""
+
+    def become(script: str) -> pathlib.Path:
+        path = tmp_path / "editor"
+        count = tmp_path / "count"
+        path.write_text(
+            f"#!/bin/sh\nN=$(($(cat {count} 2>/dev/null || echo 0) + 1)); echo $N >{count}\n"
+            f'cp "$1" {tmp_path}/seen.$N\n{script}\n'
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("EDITOR", str(path))
+        monkeypatch.delenv("VISUAL", raising=False)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        return tmp_path
+
+    return become
+
+
+def test_a_vm_as_yaml_comes_back_as_it_was():
+    machine = vm("web1")
+    machine["metadata"]["notes"] = "first line\nsecond: line\n"
+    machine["spec"]["nics"] = [{"mac": "52:54:00:12:34:56", "serial": "012", "flag": "no", "size": "1_000"}]
+    text = documents.write(documents.editable(machine))
+    [found] = documents.read(text, where="here")
+    assert found["spec"] == machine["spec"]
+    assert found["metadata"]["notes"] == machine["metadata"]["notes"]
+    assert "uid" not in found["metadata"]
+
+
+def test_a_mac_address_and_a_no_are_text_without_quotes():
+    [found] = documents.read("mac: 52:54:00:12:34:56\nanswer: no\ndate: 2026-01-02\nn: 12\nx: 1.5\nt: true\n", where="")
+    assert found == {"mac": "52:54:00:12:34:56", "answer": "no", "date": "2026-01-02", "n": 12, "x": 1.5, "t": True}
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1", "- a\n- b", "just text", "a: b: c", "!!python/object:os.system {}", "[" * 5000]
+)
+def test_what_is_no_document_is_refused_with_where(text: str):
+    with pytest.raises(documents.NotYaml) as caught:
+        documents.read(text, where="web1.yaml")
+    assert failure.code(caught.value) == failure.USAGE
+    assert str(caught.value).startswith("web1.yaml is no YAML document")
+
+
+def test_an_edit_is_sent_with_the_etag_of_what_was_edited(api: FakeApi, bocage: Bocage, editor):
+    api.on("GET", WEB1, vm("web1", state="stopped"))
+    api.on("PUT", WEB1, vm("web1", state="stopped"))
+    editor("sed -i 's/memory: 512M/memory: 1G/' \"$1\"")
+    ended = bocage("vm", "edit", "web1")
+    assert (ended.code, ended.out) == (0, "web1 is changed\n")
+    sent = api.asked_for("PUT")[0]
+    assert sent.document["spec"]["memory"] == "1G"
+    assert sent.document["kind"] == "VM"
+    assert sent.headers["If-Match"] == '"42"'
+
+
+def test_an_edit_that_changes_nothing_sends_nothing(api: FakeApi, bocage: Bocage, editor):
+    api.on("GET", WEB1, vm("web1"))
+    for script in ("true", ": >$1"):
+        editor(script)
+        ended = bocage("vm", "edit", "web1")
+        assert ended.code == 0
+        assert "nothing was changed" in ended.err
+    assert api.asked_for("PUT") == []
+
+
+def test_an_edit_that_does_not_hold_opens_the_editor_again_with_the_reason(
+    api: FakeApi, bocage: Bocage, editor, monkeypatch: pytest.MonkeyPatch
+):
+    faults = [{"path": "spec.memory", "wrong": "a size has a unit", "right": "512M"}]
+    api.on("GET", WEB1, vm("web1", state="stopped"))
+    api.on(
+        "PUT",
+        WEB1,
+        problem(422, "invalid-fields", "spec.memory: a size has a unit", faults=faults),
+        vm("web1", state="stopped"),
+    )
+    monkeypatch.setattr("sys.stdin", _Terminal())
+    place = editor(
+        "case $N in\n"
+        "1) sed -i 's/memory: 512M/memory: 512/' \"$1\";;\n"
+        "*) sed -i 's/memory: 512$/memory: 1G/' \"$1\";;\n"
+        "esac"
+    )
+    ended = bocage("vm", "edit", "web1")
+    assert ended.code == 0
+    seen = (place / "seen.2").read_text()
+    assert seen.startswith("#! spec.memory: a size has a unit\n")
+    assert "memory: 512\n" in seen
+    assert [one.document["spec"]["memory"] for one in api.asked_for("PUT")] == [512, "1G"]
+    assert list(place.glob("bocage-*")) == []
+
+
+def test_giving_up_an_edit_keeps_what_was_written(
+    api: FakeApi, bocage: Bocage, editor, monkeypatch: pytest.MonkeyPatch
+):
+    api.on("GET", WEB1, vm("web1"))
+    api.on("PUT", WEB1, problem(422, "invalid-fields", "it does not hold"))
+    monkeypatch.setattr("sys.stdin", _Terminal())
+    place = editor("[ $N = 1 ] && sed -i 's/memory: 512M/memory: lots/' \"$1\" || true")
+    ended = bocage("vm", "edit", "web1")
+    assert ended.code == 1
+    [kept] = place.glob("bocage-*")
+    assert str(kept) in ended.err
+    assert "memory: lots" in kept.read_text()
+
+
+def test_an_edit_that_somebody_else_overtook_is_kept_and_not_tried_again(api: FakeApi, bocage: Bocage, editor):
+    api.on("GET", WEB1, vm("web1"))
+    api.on("PUT", WEB1, problem(412, "changed-meanwhile", "somebody changed it meanwhile"))
+    place = editor("sed -i 's/memory: 512M/memory: 1G/' \"$1\"")
+    ended = bocage("vm", "edit", "web1")
+    assert ended.code == 1
+    assert "somebody changed it meanwhile" in ended.err
+    assert len(list(place.glob("bocage-*"))) == 1
+    assert len(api.asked_for("PUT")) == 1
+
+
+def test_an_editor_that_is_not_there_is_told(api: FakeApi, bocage: Bocage, monkeypatch: pytest.MonkeyPatch):
+    api.on("GET", WEB1, vm("web1"))
+    monkeypatch.setenv("EDITOR", "/no/such/editor")
+    monkeypatch.delenv("VISUAL", raising=False)
+    ended = bocage("vm", "edit", "web1")
+    assert ended.code == 1
+    assert "/no/such/editor" in ended.err
+
+
+def test_a_file_replaces_a_vm_that_is_there(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    api.on("GET", WEB1, vm("web1", state="stopped"))
+    api.on("PUT", WEB1, vm("web1", state="stopped"))
+    file = tmp_path / "web1.yaml"
+    file.write_text(documents.write(documents.editable(vm("web1"))))
+    assert bocage("vm", "apply", "-f", str(file)).out == "web1 is changed\n"
+    assert api.asked_for("PUT")[0].headers["If-Match"] == '"42"'
+
+
+def test_a_file_makes_new_vms_from_short_requests(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    api.on("POST", "/projects/default/vms", fake_api.Reply(task("vm.create", "done"), 202))
+    file = tmp_path / "two.yaml"
+    file.write_text("name: a\nimage: tiny\nmemory: 1G\n---\nname: b\nimage: tiny\n")
+    assert bocage("vm", "apply", "-f", str(file)).out == "a is made\nb is made\n"
+    assert [one.document["name"] for one in api.asked] == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", [["vm", "apply"], ["vm", "apply", "web1", "-f", "x.yaml"]])
+def test_apply_takes_a_name_or_a_file(bocage: Bocage, line: list[str]):
+    assert bocage(*line).code == 2
+
+
+def test_the_hand_edit_of_a_vm_is_taken(api: FakeApi, bocage: Bocage):
+    api.on("POST", f"{WEB1}/apply", vm("web1", state="stopped"))
+    assert bocage("vm", "apply", "web1").code == 0
+
+
+def test_diff_shows_both_kinds_of_difference(api: FakeApi, bocage: Bocage):
+    pending = [{"path": "memory", "running": "512M", "wanted": "1G"}]
+    edited = [{"path": "spec.cpus.cores", "is": 2, "edited": 4}]
+    api.on("GET", f"{WEB1}/diff", {"pending": pending, "edited": edited})
+    ended = bocage("vm", "diff", "web1")
+    assert ended.out == "memory: runs with 512M, wanted is 1G\nspec.cpus.cores: is 2, vm.yaml says 4\n"
+    assert "bocage vm reboot web1" in ended.err
+    assert json.loads(bocage("vm", "diff", "web1", "--json").out) == {"pending": pending, "edited": edited}
+
+
+class _Terminal:
+    def isatty(self) -> bool:
+        return True

@@ -1,0 +1,124 @@
+"""`bocage daemon` with a real daemon, in a home of its own."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from bocage import home
+from bocage.cli import background
+from tests.cli.conftest import Bocage, Ended
+
+
+@pytest.fixture
+def at(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[home.Home]:
+    monkeypatch.setenv("BOCAGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BOCAGE_LISTEN", f"127.0.0.1:{free_port()}")
+    monkeypatch.delenv("BOCAGE_URL", raising=False)
+    found = home.Home.from_environment()
+    yield found
+    if running := background.find():
+        background.stop(running, within=30)
+    subprocess.run(["rm", "-rf", str(found.runtime)], check=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pid_of(ended: Ended) -> int:
+    return int(json.loads(ended.out)["pid"])
+
+
+def test_a_daemon_is_started_found_and_stopped(at: home.Home, bocage: Bocage):
+    assert bocage("daemon", "status").code == 6
+    assert json.loads(bocage("daemon", "status", "--json").out)["running"] is False
+    assert bocage("daemon", "stop").out == "no daemon was running\n"
+
+    ended = bocage("daemon", "start", "--json")
+    assert ended.code == 0, ended.err
+    pid = pid_of(ended)
+    assert os.getsid(pid) == pid
+    assert pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"daemon\0run\0")
+
+    again = bocage("daemon", "start")
+    assert (again.code, again.out) == (0, f"the daemon runs already, pid {pid}\n")
+    assert pid_of(bocage("daemon", "status", "--json")) == pid
+    assert bocage("vm", "list").code == 0
+    assert "bocage" in bocage("daemon", "log", "-n", "50").out
+
+    assert bocage("daemon", "stop").code == 0
+    assert not pathlib.Path(f"/proc/{pid}").exists() or _is_zombie(pid)
+    assert bocage("vm", "list").code == 6
+
+
+def test_two_starts_at_once_leave_one_daemon(at: home.Home):
+    command = [sys.executable, "-m", "bocage", "daemon", "start", "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [json.loads(one.communicate(timeout=90)[0]) for one in both]
+    assert [one.returncode for one in both] == [0, 0]
+    assert answers[0]["pid"] == answers[1]["pid"]
+
+
+def test_a_daemon_that_cannot_start_shows_the_last_it_said(
+    at: home.Home, bocage: Bocage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("BOCAGE_LISTEN", "nowhere:none")
+    ended = bocage("daemon", "start")
+    assert ended.code == 1
+    assert "did not start" in ended.err
+    assert "nowhere:none" in ended.err
+    assert str(at.log) in ended.err
+    assert background.find() is None
+
+
+def test_a_daemon_that_does_not_stop_in_time_is_told_and_left(at: home.Home, bocage: Bocage):
+    pid = pid_of(bocage("daemon", "start", "--json"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        ended = bocage("daemon", "stop", "--within", "1")
+        assert ended.code == 1
+        assert f"pid {pid}" in ended.err
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_stale_socket_is_no_daemon(at: home.Home, bocage: Bocage):
+    at.prepare()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(at.socket))
+    assert background.find() is None
+    assert bocage("daemon", "status").code == 6
+
+
+def test_who_listens_and_says_nothing_is_running_and_not_answering(
+    at: home.Home, bocage: Bocage, monkeypatch: pytest.MonkeyPatch
+):
+    at.prepare()
+    monkeypatch.setattr(background.answers, "__kwdefaults__", {"within": 0.2})
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(at.socket))
+        mute.listen()
+        ended = bocage("daemon", "status")
+    assert ended.code == 6
+    assert f"pid {os.getpid()} has the socket and does not answer" in ended.out
+
+
+def test_the_log_shows_its_last_lines(tmp_path: pathlib.Path):
+    log = tmp_path / "daemon.log"
+    log.write_text("".join(f"line {n}\n" for n in range(1000)))
+    assert background.tail(log, lines=2) == "line 998\nline 999\n"
+    assert background.tail(log, lines=5, after=log.stat().st_size - 9) == "line 999\n"
+    assert background.tail(log, lines=0) == ""
+
+
+def _is_zombie(pid: int) -> bool:
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

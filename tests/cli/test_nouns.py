@@ -1,0 +1,229 @@
+import hashlib
+import json
+import pathlib
+
+import pytest
+
+from bocage import cli
+from bocage.cli import image
+from tests import fake_api
+from tests.cli.conftest import Bocage
+from tests.fake_api import FakeApi, Reply, listed, metadata, problem, task
+
+IMAGES = "/projects/default/images"
+DONE = Reply(task("image.add", "done"), 202)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/srv/Windows Server 2019.ISO", "windows-server-2019"),
+        ("debian-12-genericcloud-amd64.qcow2", "debian-12-genericcloud-amd64"),
+        ("https://example.org/a/b/tiny.raw?x=1#y", "tiny"),
+        ("x" * 80 + ".img", "x" * 63),
+        ("a.vmdk", "a"),
+    ],
+)
+def test_an_image_is_called_after_its_file(source: str, name: str):
+    assert image.name_for(source) == name
+
+
+def test_a_file_on_this_machine_is_named_by_its_path(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    (tmp_path / "disk.qcow2").write_bytes(b"QFI\xfb")
+    api.on("POST", IMAGES, DONE)
+    ended = bocage("image", "add", str(tmp_path / "disk.qcow2"), "--format", "qcow2", "--sha256", "AB" * 32)
+    assert (ended.code, ended.out) == (0, "image disk is there\n")
+    assert api.asked[0].document == {
+        "name": "disk",
+        "path": str(tmp_path / "disk.qcow2"),
+        "file_name": "disk.qcow2",
+        "format": "qcow2",
+        "sha256": "ab" * 32,
+    }
+
+
+def test_a_url_is_left_to_the_daemon(api: FakeApi, bocage: Bocage):
+    api.on("POST", IMAGES, DONE)
+    bocage("image", "add", "https://example.org/deb.qcow2", "--name", "debian")
+    assert api.asked[0].document == {
+        "name": "debian",
+        "url": "https://example.org/deb.qcow2",
+        "file_name": "deb.qcow2",
+    }
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_sent(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    for path in (tmp_path / "none.iso", tmp_path):
+        assert bocage("image", "add", str(path)).code == 2
+    assert api.asked == []
+
+
+def test_building_names_the_image_after_what_is_built(api: FakeApi, bocage: Bocage):
+    api.on("POST", f"{IMAGES}/build", DONE)
+    bocage("image", "build", "tiny")
+    bocage("image", "build", "debian", "--release", "trixie", "--name", "d13")
+    assert [one.document for one in api.asked] == [
+        {"what": "tiny", "name": "tiny"},
+        {"what": "debian", "name": "d13", "release": "trixie"},
+    ]
+
+
+def test_an_image_in_use_is_a_conflict(api: FakeApi, bocage: Bocage):
+    api.on("DELETE", f"{IMAGES}/tiny", problem(409, "image-in-use", "web1 stands on tiny"))
+    assert bocage("image", "delete", "tiny").code == 4
+
+
+def test_images_are_listed_within_80_columns(api: FakeApi, bocage: Bocage):
+    spec = {
+        "sha256": "0" * 64,
+        "format": "qcow2",
+        "virtual_size": "4G",
+        "storage": "S",
+        "origin": "https://" + "x" * 99,
+    }
+    status = {"state": "ready", "size_bytes": 3 << 20}
+    api.on("GET", IMAGES, listed({"metadata": metadata("debian"), "spec": spec, "status": status}))
+    ended = bocage("image", "list")
+    assert ended.out.splitlines()[1].split()[:4] == ["debian", "qcow2", "4G", "3M"]
+    assert max(map(len, ended.out.splitlines())) <= 80
+
+
+def test_a_network_and_a_storage_send_only_what_was_said(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    api.on("POST", "/projects/default/networks", DONE)
+    api.on("POST", "/storage", DONE)
+    api.on("POST", "/projects/default/volumes", DONE)
+    bocage("network", "create", "lan", "--kind", "nat", "--no-dhcp")
+    bocage("storage", "create", "fast", "--path", str(tmp_path), "--reserve", "10")
+    bocage("volume", "create", "data", "--size", "20G")
+    assert [one.document for one in api.asked] == [
+        {"name": "lan", "kind": "nat", "dhcp": False},
+        {"name": "fast", "path": str(tmp_path), "reserve_percent": 10},
+        {"name": "data", "size": "20G"},
+    ]
+
+
+def test_the_only_host_needs_no_name(api: FakeApi, bocage: Bocage):
+    reason = {"type": "x", "params": {}, "text": "no /dev/kvm"}
+    status = {"cpus": 2, "memory_bytes": 1 << 30, "accelerator": "tcg", "accelerator_reason": reason, "qemu": "7.2"}
+    host = {"metadata": metadata("vm1"), "spec": {}, "status": status}
+    api.on("GET", "/hosts", listed(host))
+    ended = bocage("host", "show")
+    assert "tcg" in ended.out
+    assert "no /dev/kvm" in ended.out
+    api.on("GET", "/hosts", listed(host, host))
+    assert bocage("host", "show").code == 2
+
+
+def test_a_token_stands_alone_on_standard_output(api: FakeApi, bocage: Bocage):
+    api.on("POST", "/tokens", Reply({"token": "bcg_secret", "resource": {}}, 201))
+    ended = bocage("token", "create", "laptop", "--days", "90")
+    assert ended.out == "bcg_secret\n"
+    assert api.asked[0].document == {"name": "laptop", "days": 90}
+
+
+def test_the_doctor_says_what_to_do_and_fails_when_something_is_amiss(api: FakeApi, bocage: Bocage):
+    fine = {"level": "ok", "type": "a", "params": {}, "text": "clock: right", "hint": ""}
+    amiss = {"level": "error", "type": "b", "params": {}, "text": "qemu is not installed", "hint": "apt install qemu"}
+    api.on("GET", "/doctor", {"checks": [fine, amiss]})
+    ended = bocage("doctor")
+    assert ended.code == 1
+    assert ended.out == "ok  clock: right\n!!  qemu is not installed → apt install qemu\n"
+    api.on("GET", "/doctor", {"checks": [fine, {**amiss, "level": "warning"}]})
+    assert bocage("doctor", "--json").code == 0
+
+
+def test_alarms_come_with_their_next_step_until_they_are_acknowledged(api: FakeApi, bocage: Bocage):
+    said = {"type": "x", "params": {}, "text": "storage local is nearly full", "hint": "make room"}
+    spec = {"said": said, "severity": "warning", "subject": None, "raised": "2026-01-02T03:04:05Z"}
+    alarm = {"metadata": metadata("a"), "spec": spec, "status": {"acknowledged": None}}
+    api.on("GET", "/alarms", listed(alarm))
+    ended = bocage("alarm", "list")
+    assert "storage local is nearly full" in ended.out
+    assert "make room" in ended.out
+    api.on("GET", "/alarms", listed({**alarm, "status": {"acknowledged": "2026-01-02T03:04:05Z"}}))
+    assert bocage("alarm", "list").out == ""
+    assert "acknowledged by" in bocage("alarm", "list", "--all").out
+    api.on("POST", f"/alarms/{fake_api.VM_UID}/acknowledge", alarm)
+    assert bocage("alarm", "ack", fake_api.VM_UID[:8]).code == 0
+
+
+def test_events_are_listed_and_followed_from_where_the_list_ends(api: FakeApi, bocage: Bocage):
+    event = {
+        "metadata": metadata("e"),
+        "spec": {
+            "time": "2026-01-02T03:04:05Z",
+            "said": {"type": "x", "params": {}, "text": "web1 was started"},
+            "severity": "info",
+        },
+    }
+    api.on("GET", "/events", listed(event))
+    assert bocage("events").out.rstrip().endswith("web1 was started")
+    body = f"id: 8\nevent: event\ndata: {json.dumps(event)}\n\n".encode()
+    api.on("GET", "/events/stream", Reply(body), problem(410, "compacted", "these are forgotten"))
+    ended = bocage("events", "--follow")
+    assert ended.out.count("web1 was started") == 2
+    assert "since=7" in api.asked_for("GET", "/events/stream")[0].path
+    assert ended.code == 3
+
+
+def test_adopt_sends_whole_paths(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    api.on("POST", "/adopt", Reply(task("adopt", "done", result={}), 202))
+    monkeypatch.chdir(tmp_path)
+    assert bocage("adopt", "vm1", "--new-identity").code == 0
+    assert api.asked[0].document == {"directories": [str(tmp_path / "vm1")], "new_identity": True}
+    assert bocage("adopt").code == 2
+
+
+def test_version_speaks_for_the_command_also_without_a_daemon(api: FakeApi, bocage: Bocage):
+    api.on("GET", "/version", {"version": "9.9", "api": 1})
+    found = json.loads(bocage("version", "--json").out)
+    assert found["daemon"] == {"version": "9.9", "api": 1}
+    assert found["client"]["version"]
+
+
+def test_export_writes_an_archive_only_when_it_is_whole(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    content = b"archive" * 1000
+    api.on("GET", "/projects/default/vms/web1/export", Reply(content))
+    assert bocage("vm", "export", "web1", str(tmp_path / "web1.tar.zst")).code == 0
+    assert (tmp_path / "web1.tar.zst").read_bytes() == content
+    assert "chain=false" in api.asked[0].path
+    assert bocage("vm", "export", "web1", "-").out == content.decode()
+    api.on("GET", "/projects/default/vms/web1/export", problem(409, "running", "web1 is running"))
+    assert bocage("vm", "export", "web1", str(tmp_path / "again.zst")).code == 4
+    assert [path.name for path in tmp_path.iterdir() if "zst" in path.name] == ["web1.tar.zst"]
+
+
+def test_import_sends_the_archive_and_asks_for_its_vm(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    content = bytes(range(256)) * 9000
+    (tmp_path / "web1.tar.zst").write_bytes(content)
+    sent = {}
+
+    def take(asked: fake_api.Asked) -> Reply:
+        sent[asked.path.rpartition("/")[2]] = hashlib.sha256(asked.body).hexdigest()
+        return Reply(None, 204)
+
+    api.answer_any("PUT", "/projects/default/imports/", take)
+    api.on("POST", "/projects/default/vms/import", Reply(task("vm.import", "done"), 202))
+    line = ["vm", "import", str(tmp_path / "web1.tar.zst"), "--name", "web2", "--new-identity"]
+    assert bocage(*line).out == "web2 is taken in\n"
+    asked = api.asked[-1].document
+    assert sent == {asked.pop("upload"): hashlib.sha256(content).hexdigest()}
+    assert asked == {"name": "web2", "new_identity": True}
+    assert bocage("vm", "import", str(tmp_path / "none")).code == 2
+
+
+def test_completion_offers_the_names_that_there_are(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    api.on("GET", "/projects/default/vms", listed(fake_api.vm("web1"), fake_api.vm("web2"), fake_api.vm("db")))
+    monkeypatch.setenv("_BOCAGE_COMPLETE", "complete_bash")
+    for words, position, offered in (
+        ("bocage vm start w", "3", ["web1", "web2"]),
+        ("bocage vm sta", "2", ["start"]),
+        ("bocage why d", "2", ["db"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", position)
+        with pytest.raises(SystemExit):
+            cli.main([])
+        assert capfd.readouterr().out.split() == offered
