@@ -66,7 +66,15 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path):
-    store = await sqlite.open(tmp_path / "bocage.db")
+    """An empty installation of one host."""
+    world = await make_world(tmp_path)
+    yield world
+    await world.kept.store.close()
+
+
+async def make_world(path: pathlib.Path) -> World:
+    """A store in `path` with what a fresh host has: itself, its storage, a network, two images."""
+    store = await sqlite.open(path / "bocage.db")
     kept = resources.Resources(store)
     status = ground.HostStatus(
         machines={"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}, cpu_model="qemu64", firmware=("bios", "uefi")
@@ -87,8 +95,7 @@ async def world(tmp_path):
     )
     network = ground.Network(metadata=base.Metadata(name="default", project="default"), spec=ground.NetworkSpec())
     await kept.create(host, storage, image, cd, network)
-    yield World(tmp_path, kept, host, storage, image, cd, network)
-    await store.close()
+    return World(path, kept, host, storage, image, cd, network)
 
 
 @pytest.fixture
@@ -134,6 +141,7 @@ class FakeNode:
         self.uploads: dict[str, bytearray] = {}
         self.ended = asyncio.Event()  # a stream was left by its listener
         self.edited: Any = None
+        self.lines = 100_000  # of a log that is followed
 
     def app(self) -> Starlette:
         return Starlette(
@@ -144,8 +152,12 @@ class FakeNode:
                 Route("/vms/{uid}/edited", self.edit),
                 Route("/vms/{uid}/command", self.command),
                 Route("/vms/{uid}/export", self.export),
+                Route("/vms/{uid}/diff", self.diff),
+                Route("/vms/{uid}/yaml", self.log_file),
+                Route("/vms/{uid}/screenshot", self.screenshot),
                 Route("/uploads/{key}", self.offset, methods=["HEAD", "GET"]),
                 Route("/uploads/{key}", self.upload, methods=["PATCH"]),
+                Route("/uploads/{key}", self.discard, methods=["DELETE"]),
                 Route("/doctor", self.doctor),
                 WebSocketRoute("/vms/{uid}/console", self.console),
             ]
@@ -157,7 +169,7 @@ class FakeNode:
         async def endless() -> AsyncIterator[bytes]:
             try:
                 number = 0
-                while True:
+                while number < self.lines:
                     yield b"line %d\n" % number
                     number += 1
                     await asyncio.sleep(0.01)
@@ -187,6 +199,15 @@ class FakeNode:
     async def command(self, request: Request) -> Response:
         return JSONResponse({"command": ["qemu", "-S"], "line": "qemu -S"})
 
+    async def diff(self, request: Request) -> Response:
+        return JSONResponse({"pending": [], "edited": [{"path": "memory"}]})
+
+    async def log_file(self, request: Request) -> Response:
+        return PlainTextResponse("api: bocage/1")
+
+    async def screenshot(self, request: Request) -> Response:
+        return Response(b"\x89PNG", media_type="image/png")
+
     async def export(self, request: Request) -> Response:
         async def broken() -> AsyncIterator[bytes]:
             yield b"half"
@@ -199,12 +220,18 @@ class FakeNode:
 
     async def upload(self, request: Request) -> Response:
         held = self.uploads.setdefault(request.path_params["key"], bytearray())
-        assert int(request.headers["upload-offset"]) == len(held)
+        if int(request.headers["upload-offset"]) != len(held):
+            problem = {"type": "name-taken", "params": {"kind": "upload", "name": "other"}, "status": 409}
+            return JSONResponse(problem, 409)
         with contextlib.suppress(Exception):
             async for piece in request.stream():
                 held.extend(piece)
         self.ended.set()
         return Response(status_code=204, headers={"Upload-Offset": str(len(held))})
+
+    async def discard(self, request: Request) -> Response:
+        self.uploads.pop(request.path_params["key"], None)
+        return Response(status_code=204)
 
     async def doctor(self, request: Request) -> Response:
         return JSONResponse([{"check": "all", "well": True}])

@@ -16,6 +16,10 @@ R = TypeVar("R")
 class Listed(BaseModel, Generic[R]):
     """Part of a list, all of it as of one revision."""
 
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        return f"{params[0].__name__}List"
+
     items: list[R]
     revision: int = Field(description="Of the store: watch from here to miss nothing.")
     after: str | None = Field(description="Ask again with it for what follows; null at the end.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import pathlib
 from collections.abc import Collection
 from typing import Any
 
+import pydantic_core
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -78,7 +80,6 @@ def create(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        separate_input_output_schemas=False,
         exception_handlers={
             errors.Problem: problems.on_problem,
             RequestValidationError: problems.on_invalid,
@@ -96,9 +97,8 @@ def create(
         closing=closing,
     )
     app.add_middleware(gate.Gate, authentication=auth.Authentication(kept, allowed_uids=allowed))
-    every = routes()
-    app.router.routes.append(routing.Lanes(every))
-    app.openapi = lambda: _describe(app, every)  # type: ignore[method-assign]
+    app.router.routes.append(routing.Lanes(routes()))
+    app.openapi = description  # type: ignore[method-assign]
     return app
 
 
@@ -130,30 +130,24 @@ def routes() -> list[BaseRoute]:
     return [route for router in routers for route in router.routes]
 
 
+@functools.cache
+def description() -> dict[str, Any]:
+    """What the API says of itself (OpenAPI 3.1)."""
+    described = get_openapi(
+        title="Bocage",
+        version=bocage.__version__,
+        openapi_version="3.1.0",
+        summary="Virtual machines on one host or many.",
+        routes=routes(),
+        separate_input_output_schemas=False,
+    )
+    _complete(described)
+    return described
+
+
 async def _openapi(request: Request) -> Response:
     """This description (OpenAPI 3.1)."""
-    return answers.json(await asyncio.to_thread(_description, request.app))
-
-
-def _description(app: FastAPI) -> bytes:
-    import pydantic_core
-
-    return pydantic_core.to_json(app.openapi())
-
-
-def _describe(app: FastAPI, every: list[BaseRoute]) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        described = get_openapi(
-            title=app.title,
-            version=app.version,
-            openapi_version="3.1.0",
-            summary="Virtual machines on one host or many.",
-            routes=every,
-            separate_input_output_schemas=False,
-        )
-        _complete(described)
-        app.openapi_schema = described
-    return app.openapi_schema
+    return answers.json(await asyncio.to_thread(lambda: pydantic_core.to_json(description())))
 
 
 def _complete(described: dict[str, Any]) -> None:
@@ -163,6 +157,10 @@ def _complete(described: dict[str, Any]) -> None:
     schemas |= schemas["Problem"].pop("$defs", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    schemas["Saying"]["properties"] |= {
+        "text": {"type": "string", "description": "The sentence, in the reader's language.", "readOnly": True},
+        "hint": {"type": "string", "description": "What helps; empty when nothing does.", "readOnly": True},
+    }
     described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     described["security"] = [{"token": []}]
     for path in described["paths"].values():

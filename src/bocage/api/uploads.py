@@ -56,13 +56,13 @@ class Import(base.Part):
     storage: base.Name = "local"
 
 
-@router.get("/{key}", name="get", status_code=200, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
+@router.get("/{key}", name="get", response_class=Response, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
 async def get(key: Key, call: Uploading, storage: StorageName = "local") -> Response:
     """How much of an upload is here."""
     return await call.api.node.forward("HEAD", f"/uploads/{key}", query={"storage": storage})
 
 
-@router.head("/{key}", name="head", status_code=200, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
+@router.head("/{key}", name="head", response_class=Response, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
 async def head(key: Key, call: Uploading, storage: StorageName = "local") -> Response:
     """How much of an upload is here."""
     return await call.api.node.forward("HEAD", f"/uploads/{key}", query={"storage": storage})
