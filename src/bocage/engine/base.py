@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from bocage import errors, words
@@ -49,20 +49,26 @@ class File:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tap:
-    """A NIC on a bridge: a tap device that is there already."""
+    """A NIC on a bridge: a tap device that is there already.
+
+    `open` gives a descriptor of it for QEMU, which then needs no right to /dev/net/tun; without it QEMU
+    opens the tap by name. It raises OSError, and the caller closes what it gave.
+    """
 
     name: str
+    bridge: str = ""
+    open: Callable[[], int] | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Passt:
-    """A NIC carried by a passt process that listens on `socket`; `command` starts it in the VM's cgroup.
+    """A NIC carried by a passt process in the VM's cgroup; `command` lacks only whom it serves.
 
-    It runs as the VM's uid, which may write `io` in the plan's runtime directory: the socket lies there.
+    It runs as the VM's uid, or with `as_root` becomes that by itself, when it has taken its ports.
     """
 
-    socket: pathlib.Path
     command: tuple[str, ...]
+    as_root: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ class Ended:
 class Happened:
     """Something that the machine tells by itself; the node looks at it again."""
 
-    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, …
+    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, `nic-cut`, …
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -191,6 +197,13 @@ class Machine(Protocol):
 
     async def send_keys(self, keys: Sequence[str]) -> None:
         """Press keys together, by QEMU's key names (QKeyCode)."""
+        ...
+
+    async def mend(self, nics: Mapping[str, Backend]) -> dict[str, words.Message]:
+        """Start anew what carried a NIC and has died, as `nics` says; by NIC name, how it had ended.
+
+        Raises errors.Problem and OSError when one cannot be started; then it stays as it was.
+        """
         ...
 
     async def guest_addresses(self) -> dict[str, tuple[str, ...]]:

@@ -131,19 +131,21 @@ async def plan(
 
 def passt_command(
     plan: Plan,
-    serve: pathlib.Path | int,
+    serve: pathlib.Path | int | None = None,
     *,
     run_as: tuple[int, int] | None = None,
     log: pathlib.Path | None = None,
 ) -> list[str]:
     """The command that serves one QEMU, and ends by itself within a second or two of it.
 
-    `serve` is the Unix socket to listen on (it must not be there yet), or a descriptor that is connected.
+    `serve` is the Unix socket to listen on (it must not be there yet), or a descriptor that is connected;
+    with None the command still lacks it.
     Started as root, it is told whom to `run_as` (user id, group id), and then keeps none of root's rights
     but that to low ports. That user must be able to write `log`.
     """
     command = [plan.program, "--foreground", "--quiet", "--one-off"]
-    command += ["--fd", str(serve)] if isinstance(serve, int) else ["--socket", os.fspath(serve)]
+    if serve is not None:
+        command += ["--fd", str(serve)] if isinstance(serve, int) else ["--socket", os.fspath(serve)]
     if run_as is not None:
         command += ["--runas", f"{run_as[0]}:{run_as[1]}"]
     command += ["--log-file", os.fspath(log)] if log is not None else ["--stderr"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import os
 import pathlib
@@ -69,14 +70,13 @@ class Wires:
                 backends[nic.name] = self._carried(machine, nic, await user.plan(card=cards))
                 cards += 1
             else:
-                backends[nic.name] = engine.Tap(name=tap.name_for(machine.uid, nic.name))
+                backends[nic.name] = _tap(machine, nic, net)
         return backends
 
     def _carried(self, machine: vm.VM, nic: vm.Nic, planned: user.Plan) -> engine.Backend:
         if planned.backend == "slirp":
             return engine.UserMode(publish=nic.publish)
-        socket = self._ground.home.vm_runtime(machine.uid) / "io" / nic.name
-        return engine.Passt(socket=socket, command=tuple(user.passt_command(planned, socket)))
+        return engine.Passt(command=tuple(user.passt_command(planned)))
 
     async def disconnect(self, machine: vm.VM) -> None:
         """Take away what carried a VM's NICs; what it reserved stays while the VM is there."""
@@ -161,7 +161,7 @@ class Wires:
                     network.Forward(address=hosts[nic.mac].address, publish=one) for one in _published(nic)
                 ]
                 await self._publish(net)
-        return engine.Tap(name=name)
+        return _tap(machine, nic, net)
 
     async def _publish(self, net: ground.Network) -> None:
         await bridge.publish(self._bridge(net), [one for some in self._forwards[net.uid].values() for one in some])
@@ -182,6 +182,11 @@ class Wires:
 
     def _state(self, uid: str) -> pathlib.Path:
         return self._ground.home.runtime / "networks" / uid
+
+
+def _tap(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> engine.Tap:
+    name = tap.name_for(machine.uid, nic.name)
+    return engine.Tap(name=name, bridge=network.interface_of(net.uid), open=functools.partial(tap.open_queue, name))
 
 
 def _published(nic: vm.Nic) -> tuple[network.Publish, ...]:

@@ -88,9 +88,12 @@ def test_no_accelerator_is_a_fallback_of_another():
 
 
 def test_a_tap_and_a_passt_socket_carry_a_nic_without_any_program_of_qemus():
-    assert command.netdev("nic0", base.Tap("bo3"))["script"] == "no"
-    stream = command.netdev("nic0", base.Passt(pathlib.Path("/r/io/nic0"), ("passt",)))
-    assert (stream["type"], stream["server"], stream["addr"]["path"]) == ("stream", False, "/r/io/nic0")
+    socket = pathlib.Path("/r/io/nic0.nic")
+    assert command.netdev("nic0", base.Tap("bo3"), socket)["script"] == "no"
+    assert command.netdev("nic0", base.Tap("bo3"), socket, taps={"nic0": 12})["fd"] == "12"
+    for taps, waits in ((None, False), ({}, True)):
+        stream = command.netdev("nic0", base.Passt(("passt",)), socket, taps=taps)
+        assert (stream["type"], stream["server"], stream["addr"]["path"]) == ("stream", waits, str(socket))
 
 
 def test_published_ports_of_a_user_mode_nic_lead_into_the_guest():

@@ -317,9 +317,8 @@ async def test_what_the_process_may_write_holds_nothing_that_is_believed(vms):
 
 
 async def with_passt(plan: base.Plan, *more: str) -> base.Plan:
-    socket = plan.runtime / "io" / "nic0"
-    command = user.passt_command(await user.plan(), socket)
-    return dataclasses.replace(plan, nics={"nic0": base.Passt(socket, (*command, *more))})
+    command = user.passt_command(await user.plan())
+    return dataclasses.replace(plan, nics={"nic0": base.Passt((*command, *more))})
 
 
 @pytest.mark.skipif(not shutil.which("passt"), reason="passt is not installed")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import pathlib
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from bocage.engine import base
@@ -20,8 +22,12 @@ SHUTDOWN_TRACE = "qemu_system_shutdown_request"
 """The line in QEMU's log that says why it ended, `… reason=N`, for whoever was not there to hear the event."""
 
 
-def command(plan: base.Plan) -> list[str]:
-    """The line that starts a VM and lets it run."""
+def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[str]:
+    """The line that starts a VM and lets it run.
+
+    With `taps`, descriptors by NIC name, it is the one that we start: QEMU then waits for who carries
+    its NICs. Without, it can be typed, and finds them there.
+    """
     at = paths.Paths(plan.directory, plan.runtime)
     return [
         PROGRAM,
@@ -43,7 +49,7 @@ def command(plan: base.Plan) -> list[str]:
         *_devices(plan.spec.hardware),
         *_disks(plan),
         *_cds(plan),
-        *_nics(plan),
+        *_nics(plan, taps),
         *("-sandbox", _SANDBOX),
         *("-msg", "timestamp=on"),
         *("-trace", f"enable={SHUTDOWN_TRACE}"),
@@ -51,13 +57,20 @@ def command(plan: base.Plan) -> list[str]:
 
 
 def by_hand(plan: base.Plan) -> str:
-    """A shell script that starts the VM without Bocage; taps must be there already."""
+    """A shell script that starts the VM without Bocage; where its bridge is gone, the NIC leads nowhere."""
     at = paths.Paths(plan.directory, plan.runtime)
     lines = ["#!/bin/sh", "set -e", shlex.join(["mkdir", "-p", str(at.io)])]
-    for backend in plan.nics.values():
-        if isinstance(backend, base.Passt):
-            lines.append(f"{shlex.join(backend.command)} &")
-            lines.append(f"until [ -S {shlex.quote(str(backend.socket))} ]; do sleep 0.1; done")
+    for name, backend in plan.nics.items():
+        socket = str(at.nic(name))
+        match backend:
+            case base.Passt():
+                lines.append(f"{shlex.join([*backend.command, '--socket', socket])} &")
+                lines.append(f"until [ -S {shlex.quote(socket)} ]; do sleep 0.1; done")
+            case base.Tap():
+                tap = backend.name
+                lines.append(f"ip link show {tap} >/dev/null 2>&1 || ip tuntap add dev {tap} mode tap")
+                lines.append(f"ip link set {tap} master {backend.bridge} || true")
+                lines.append(f"ip link set {tap} up")
     return "\n".join([*lines, f"exec {shlex.join(command(plan))}", ""])
 
 
@@ -155,14 +168,16 @@ def _cds(plan: base.Plan) -> list[str]:
     return arguments
 
 
-def _nics(plan: base.Plan) -> list[str]:
+def _nics(plan: base.Plan, taps: Mapping[str, int] | None) -> list[str]:
+    at = paths.Paths(plan.directory, plan.runtime)
     boot = devices.first_order(plan.spec)
     arguments: list[str] = []
     inside = itertools.count()  # cards carried inside QEMU, whose networks differ
     for nic in plan.spec.nics:
         carried = plan.nics[nic.name]
         number = next(inside) if isinstance(carried, base.UserMode) else 0
-        arguments += _each("-netdev", [netdev(nic.name, carried, number=number)])
+        carrier = netdev(nic.name, carried, at.nic(nic.name), number=number, taps=taps)
+        arguments += _each("-netdev", [carrier])
         arguments += _each("-device", [devices.nic(nic, boot=boot.get(nic.name))])
     return arguments
 
@@ -172,14 +187,19 @@ def escaped(value: object) -> str:
     return str(value).replace(",", ",,")
 
 
-def netdev(name: str, backend: base.Backend, *, number: int = 0) -> dict[str, Any]:
+def netdev(
+    name: str, backend: base.Backend, socket: pathlib.Path, *, number: int = 0, taps: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """What carries a NIC, as `-netdev` and `netdev_add` take it; `number` tells user-mode networks apart."""
     match backend:
+        case base.Tap() if taps and name in taps:
+            return {"type": "tap", "id": name, "fd": str(taps[name])}
         case base.Tap():
             return {"type": "tap", "id": name, "ifname": backend.name, "script": "no", "downscript": "no"}
         case base.Passt():
-            address = {"type": "unix", "path": str(backend.socket)}
-            return {"type": "stream", "id": name, "server": False, "addr": address}
+            address = {"type": "unix", "path": str(socket)}
+            # As the server it takes another passt after one that died; as a client it would try only once.
+            return {"type": "stream", "id": name, "server": taps is not None, "addr": address}
         case base.UserMode():
             published = [{"str": _forward(publish)} for publish in backend.publish]
             own = {"type": "user", "id": name, "net": f"10.0.{2 + number}.0/24"}

@@ -14,6 +14,7 @@ from bocage import errors
 from bocage.engine import base
 from bocage.engine.qemu import (
     boundedlog,
+    carriers,
     command,
     devices,
     machine,
@@ -34,7 +35,6 @@ _LOAD_BOUND = 600.0  # seconds to read a saved machine
 _SCAN_HOLDS = 1.0  # seconds that one look at all processes serves for
 _SAID = 5  # lines of QEMU's log that a failed start carries
 _LOGFILE = re.compile(r"logfile=((?:[^,]|,,)*)")
-_HELPERS = ("passt", "passt.avx2")
 
 
 class AlreadyRunning(base.Error, errors.Conflict):
@@ -162,7 +162,7 @@ class QemuEngine:
         group = machine.group_of(self._place, cgroup or (known.cgroup if known else ""))
         if at.io.is_dir():
             for found in processes.find(at.io, among=await self._processes()):
-                if pathlib.PurePath(found.arguments[0]).name in _HELPERS:
+                if pathlib.PurePath(found.arguments[0]).name in carriers.PROGRAMS:
                     with contextlib.suppress(processes.Gone):
                         processes.send(found.identity, signal.SIGKILL)
         await machine.clear(known, at, group)

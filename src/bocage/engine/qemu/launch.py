@@ -58,7 +58,7 @@ class Order:
 
     Standard output and error are appended to `log`, standard input is /dev/null. `status` must lie
     where the process cannot write. `join` are the files of cgroups that take a pid. Without `mounts`
-    the `view` is not enforced.
+    the `view` is not enforced. `descriptors`, from 10 up, are the process's own under the same numbers.
     """
 
     argv: Sequence[str]
@@ -69,6 +69,7 @@ class Order:
     owner: isolation.Owner | None = None
     mounts: bool = False
     join: Sequence[pathlib.Path] = ()
+    descriptors: Sequence[int] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
 
 
@@ -138,6 +139,7 @@ def _spawn(order: Order, log: int, beginning: int) -> tuple[subprocess.Popen[byt
             cwd=order.cwd,
             env=dict(order.environment),
             start_new_session=True,
+            pass_fds=order.descriptors,
             umask=0o077,
         )
     except BaseException:

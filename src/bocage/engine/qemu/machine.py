@@ -10,13 +10,15 @@ import pathlib
 import secrets
 import signal
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from bocage import errors
+from bocage import errors, words
 from bocage.engine import base
 from bocage.engine.qemu import (
     agent,
     boundedlog,
+    carriers,
     cgroup,
     ending,
     hotplug,
@@ -68,6 +70,8 @@ class QemuMachine:
         self._agent = agent.Agent(self._paths.agent)
         self._tasks: list[asyncio.Task[None]] = []
         self._noted: asyncio.Task[None] | None = None
+        self._noting = asyncio.Lock()
+        self._carrying = asyncio.Lock()
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
 
     @property
@@ -179,6 +183,31 @@ class QemuMachine:
         except qmp.CommandFailed as error:
             raise NoSuchKey(said=error.description) from error
 
+    async def carry(self, nics: Mapping[str, base.Backend]) -> None:
+        """Start what carries the NICs of a machine that has just been started."""
+        async with self._carrying:
+            for name, backend in nics.items():
+                if isinstance(backend, base.Passt):
+                    await self._carry(name, backend)
+
+    async def mend(self, nics: Mapping[str, base.Backend]) -> dict[str, words.Message]:
+        mended: dict[str, words.Message] = {}
+        async with self._carrying:
+            for name, helper in list(self._record.helpers.items()):
+                backend = nics.get(name)
+                if isinstance(backend, base.Passt) and not processes.alive(helper) and not self._gone.done():
+                    ended = await carriers.how_ended(name, self._paths)
+                    await self._carry(name, backend)
+                    mended[name] = ended.reason
+        return mended
+
+    async def _carry(self, name: str, backend: base.Passt) -> None:
+        async def note(helper: processes.Identity) -> None:
+            await self._note(helpers={**self._record.helpers, name: helper})
+
+        join = self._group.join_paths if self._group else ()
+        await carriers.start(name, backend, self._paths, join=join, before=note)
+
     async def guest_addresses(self) -> dict[str, tuple[str, ...]]:
         try:
             if not await self._agent_listens():
@@ -223,9 +252,13 @@ class QemuMachine:
     async def _note_version(self) -> None:
         """Keep the version in the record, so that it is known even while QEMU does not answer."""
         if self.link.version != self._record.version:
-            self._record = dataclasses.replace(self._record, version=self.link.version or self._record.version)
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(records.write, self._paths.record, self._record)
+                await self._note(version=self.link.version or self._record.version)
+
+    async def _note(self, **changes: Any) -> None:
+        async with self._noting:
+            self._record = dataclasses.replace(self._record, **changes)
+            await asyncio.to_thread(records.write, self._paths.record, self._record)
 
     async def _trim(self) -> None:
         while True:
@@ -235,6 +268,8 @@ class QemuMachine:
             await asyncio.sleep(_TRIM_EVERY)
 
     def _heard(self, event: qmp.Event) -> None:
+        if event.name == "NETDEV_STREAM_DISCONNECTED":
+            self._listener(base.Happened("nic-cut", {"nic": event.data.get("netdev-id")}))
         if what := _HAPPENINGS.get(event.name):
             self._listener(base.Happened(what, dict(event.data)))
 
@@ -275,9 +310,8 @@ async def how_ended(
 async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Directories | None) -> None:
     """End what is left beside QEMU, and remove its group and sockets; the record stays, for whoever asks later."""
     if record:
-        for helper in record.helpers:
-            with contextlib.suppress(processes.Gone):
-                processes.send(helper, signal.SIGKILL)
+        for helper in record.helpers.values():
+            carriers.end(helper)
     if group:
         await asyncio.to_thread(group.kill)
         with contextlib.suppress(cgroup.Busy):

@@ -77,4 +77,16 @@ class Paths:
 
     def nic(self, name: str) -> pathlib.Path:
         """The socket of what carries a NIC."""
-        return self.io / name
+        return self.io / f"{name}.nic"
+
+    def nic_ready(self, name: str) -> pathlib.Path:
+        """Where what carries a NIC writes its pid when it does."""
+        return self.io / f"{name}.pid"
+
+    def nic_log(self, name: str) -> pathlib.Path:
+        """What that says."""
+        return self.runtime / f"{name}.log"
+
+    def nic_status(self, name: str) -> pathlib.Path:
+        """How it ended, written by its keeper."""
+        return self.runtime / f"{name}.status"

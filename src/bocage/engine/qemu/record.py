@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 
 from bocage import files
 from bocage.engine.qemu import processes
@@ -25,7 +26,7 @@ class Record:
     isolation: model.Isolation
     paused: bool  # it was started to stand still
     cgroup: str = ""
-    helpers: tuple[processes.Identity, ...] = ()  # what carries its NICs
+    helpers: Mapping[str, processes.Identity] = dataclasses.field(default_factory=dict)  # by the NIC that they carry
     serial_start: int = 0  # offset in the serial line's log at the start
     version: str = ""  # QEMU's, known when it has answered
 
@@ -37,7 +38,7 @@ def write(path: pathlib.Path, record: Record) -> None:
         "identity": str(record.identity),
         "directory": str(record.directory),
         "isolation": record.isolation.model_dump(mode="json"),
-        "helpers": [str(helper) for helper in record.helpers],
+        "helpers": {nic: str(helper) for nic, helper in record.helpers.items()},
         "serial_start": record.serial_start,
     }
     files.write_durably(path, json.dumps(fields, indent=1) + "\n", mode=0o600)
@@ -57,7 +58,7 @@ def read(path: pathlib.Path) -> Record | None:
             isolation=model.Isolation.model_validate(held["isolation"]),
             paused=bool(held["paused"]),
             cgroup=str(held["cgroup"]),
-            helpers=tuple(processes.Identity.parse(helper) for helper in held["helpers"]),
+            helpers={nic: processes.Identity.parse(helper) for nic, helper in dict(held["helpers"]).items()},
             serial_start=int(held["serial_start"]),
             version=str(held["version"]),
         )

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import shutil
-import signal
 
-from bocage import errors, files
+from bocage import files
 from bocage.engine import base
 from bocage.engine.qemu import (
     accelerator,
-    boundedlog,
+    carriers,
     cgroup,
     command,
     isolation,
     machine,
     paths,
-    processes,
 )
 from bocage.engine.qemu import launch as launching
 from bocage.engine.qemu import record as records
@@ -28,8 +27,6 @@ from bocage.model import base as model_base
 from bocage.model import vm as model
 
 _ANSWER_BOUND = 30.0  # seconds until QEMU answers
-_HELPER_BOUND = 5.0
-_PAUSE = 0.002
 _PARTS = {"sandbox": "sandbox", "uid": "own-uid", "mounts": "mount-namespace", "cgroup": "cgroup"}
 
 
@@ -55,39 +52,44 @@ async def launch(
     undo.push_async_callback(machine.clear, None, at, group)
     await asyncio.to_thread(_prepare, plan, at, owner, group)
     refused = await isolation.mounts_refused()
-    to_start = launching.Order(
-        argv=[*command.command(plan), "-S", *(["-incoming", "defer"] if order.incoming else [])],
-        log=at.qemu_log,
-        status=at.status,
-        cwd=plan.directory,
-        view=_view(plan, at),
-        owner=owner,
-        mounts=refused is None,
-        join=group.join_paths if group else (),
-    )
-    state = isolation.state(argv=to_start.argv, owner=owner, mounts=refused, cgroup=group is not None)
-    kept: list[records.Record] = []
-
-    async def before(process: launching.Process) -> None:
-        record = records.Record(
-            uid=plan.uid,
-            name=plan.name,
-            identity=process.identity,
-            generation=order.generation,
-            directory=plan.directory,
-            isolation=_told(state, owner),
-            paused=order.paused,
-            cgroup=plan.cgroup if group else "",
-            helpers=await _carriers(plan, to_start, undo),
-            serial_start=at.serial_log.stat().st_size,
+    with contextlib.ExitStack() as handed:
+        taps = _open_taps(plan, handed)
+        to_start = launching.Order(
+            argv=[*command.command(plan, taps=taps), "-S", *(["-incoming", "defer"] if order.incoming else [])],
+            log=at.qemu_log,
+            status=at.status,
+            cwd=plan.directory,
+            view=_view(plan, at),
+            owner=owner,
+            mounts=refused is None,
+            join=group.join_paths if group else (),
+            descriptors=tuple(taps.values()),
         )
-        await asyncio.to_thread(records.write, at.record, record)
-        kept.append(record)
+        state = isolation.state(argv=to_start.argv, owner=owner, mounts=refused, cgroup=group is not None)
+        kept: list[records.Record] = []
 
-    process = await launching.start(to_start, before=before, within=_ANSWER_BOUND)
+        async def before(process: launching.Process) -> None:
+            record = records.Record(
+                uid=plan.uid,
+                name=plan.name,
+                identity=process.identity,
+                generation=order.generation,
+                directory=plan.directory,
+                isolation=_told(state, owner),
+                paused=order.paused,
+                cgroup=plan.cgroup if group else "",
+                serial_start=at.serial_log.stat().st_size,
+            )
+            await asyncio.to_thread(records.write, at.record, record)
+            kept.append(record)
+
+        process = await launching.start(to_start, before=before, within=_ANSWER_BOUND)
     started = machine.QemuMachine(kept[0], process.pidfd, runtime=plan.runtime, place=place, listener=order.listener)
     undo.push_async_callback(started.kill)
+    carrying = asyncio.create_task(started.carry(plan.nics))
+    undo.push_async_callback(_ended, carrying)
     await started.link.open(within=_ANSWER_BOUND)
+    await carrying
     return started
 
 
@@ -132,51 +134,28 @@ def _view(plan: base.Plan, at: paths.Paths) -> isolation.View:
     backing = [file.path for chain in plan.chains.values() for file in chain[1:]]
     images = [image for image in (*plan.cds.values(), plan.seed) if image]
     devices = ["/dev/kvm"] if plan.accelerator == "kvm" else []
-    if any(isinstance(backend, base.Tap) for backend in plan.nics.values()):
-        devices.append("/dev/net/tun")
     return isolation.View(
         read_only=list(dict.fromkeys([*backing, *images])), read_write=[at.io, *_written(plan, at)], devices=devices
     )
 
 
-async def _carriers(
-    plan: base.Plan, order: launching.Order, undo: contextlib.AsyncExitStack
-) -> tuple[processes.Identity, ...]:
-    """Start what carries the NICs, in the VM's group and as its uid."""
-    carried = [(name, backend) for name, backend in plan.nics.items() if isinstance(backend, base.Passt)]
-    return tuple([await _carry(name, backend, plan.runtime, order, undo) for name, backend in carried])
+def _open_taps(plan: base.Plan, undo: contextlib.ExitStack) -> dict[str, int]:
+    """A descriptor of each tap, by NIC name."""
+    taps: dict[str, int] = {}
+    for name, backend in plan.nics.items():
+        if isinstance(backend, base.Tap) and backend.open:
+            opened = backend.open()
+            try:
+                taps[name] = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, carriers.LOWEST)
+            finally:
+                os.close(opened)
+            undo.callback(os.close, taps[name])
+    return taps
 
 
-async def _carry(
-    name: str, backend: base.Passt, runtime: pathlib.Path, order: launching.Order, undo: contextlib.AsyncExitStack
-) -> processes.Identity:
-    log = runtime / f"{name}.log"
-    own = dataclasses.replace(
-        order, argv=backend.command, log=log, status=runtime / f"{name}.status", mounts=False, view=isolation.View()
-    )
-    helper = await launching.start(own)
-    undo.callback(_end, helper.identity)
-    try:
-        async with asyncio.timeout(_HELPER_BOUND):
-            while not backend.socket.is_socket():
-                if not processes.alive(helper.identity) and not backend.socket.is_socket():
-                    raise launching.Failed(program=backend.command[0], said=_last_words(log))
-                await asyncio.sleep(_PAUSE)
-    except TimeoutError as error:
-        raise errors.TimedOut(what=backend.command[0], bound=_HELPER_BOUND) from error
-    finally:
-        os.close(helper.pidfd)
-    return helper.identity
-
-
-def _last_words(log: pathlib.Path) -> str:
-    lines = boundedlog.tail_lines(log, 6)
-    return " / ".join([line for line in lines if "to syslog" not in line][-3:])  # where there is no syslog
-
-
-def _end(identity: processes.Identity) -> None:
-    with contextlib.suppress(processes.Gone):
-        processes.send(identity, signal.SIGKILL)
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _forget(at: paths.Paths) -> None:
