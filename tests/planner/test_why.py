@@ -1,0 +1,175 @@
+"""Why a VM is as it is: state in, chain out."""
+
+import datetime
+
+import pytest
+
+from bocage import words
+from bocage.model import base, ground, vm, work
+from bocage.planner import lifecycle, why
+from tests.planner import test_definition as made
+
+NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+NETWORK = made.NETWORK
+
+
+def machine(power: str = "stopped", **status: object) -> vm.VM:
+    defined = made.define(image="tiny").vm
+    values = {"ready": True, **status}
+    spec = defined.spec.model_copy(update={"power": vm.Power(power)})
+    return defined.model_copy(update={"spec": spec, "status": vm.VMStatus.model_validate(values)})
+
+
+def task(action: str, state: str = "done", **status: object) -> work.Task:
+    made_ = work.task(action, asked_by="unix:0")
+    return made_.model_copy(update={"status": work.TaskStatus.model_validate({"state": state, **status})})
+
+
+def ask(subject: vm.VM, **world: object) -> list[words.Message]:
+    host = made.HOST.model_copy(
+        update={"status": made.HOST.status.model_copy(update={"seen": NOW - datetime.timedelta(seconds=5)})}
+    )
+    volumes = [volume(subject)]
+    given = {"host": host, "storage": made.LOCAL, "volumes": volumes, "now": NOW, **world}
+    return why.why(subject, **given)  # type: ignore[arg-type]
+
+
+def volume(subject: vm.VM, **status: object) -> ground.Volume:
+    return made.DATA.model_copy(
+        update={
+            "metadata": made.DATA.metadata.model_copy(update={"uid": subject.spec.disks[0].volume}),
+            "status": ground.VolumeStatus.model_validate({"state": "ready", **status}),
+        }
+    )
+
+
+def types(chain: list[words.Message]) -> list[str]:
+    return [link.type for link in chain]
+
+
+def test_every_link_has_a_sentence_and_what_is_wrong_has_a_hint():
+    subject = machine("running", state="crashed", restarts=2, next_try=NOW + datetime.timedelta(seconds=9))
+    chain = ask(subject, host=None, storage=None, volumes=[])
+    assert all(words.say(link) for link in chain)
+    assert {"why-no-host", "why-waits-until", "why-disk-gone"} <= set(types(chain))
+    assert all(words.advise(link) for link in chain[-2:])
+
+
+def test_a_vm_that_nobody_started_says_so():
+    assert types(ask(machine())) == ["why-is", "why-never-started"]
+
+
+def test_a_stopped_vm_names_who_stopped_it():
+    chain = ask(machine(state="stopped", since=NOW), tasks=[task("vm.start"), task("vm.stop")])
+    assert types(chain) == ["why-is-since", "why-asked"]
+    assert chain[1].params["by"] == "unix:0"
+    assert words.advise(chain[1]) == "'bocage vm start web1' undoes that"
+
+
+def test_what_it_ended_of_comes_with_when_it_is_tried_again():
+    crashed = base.Saying.of(lifecycle.NoRestart(name="web1"))
+    subject = machine(
+        "running", state="crashed", reason=crashed, restarts=3, next_try=NOW + datetime.timedelta(seconds=30)
+    )
+    assert types(ask(subject)) == ["why-is", "why-should-be", "restart-never", "why-waits-until"]
+
+
+def test_at_the_limit_it_is_said_that_nothing_more_is_tried():
+    assert "why-no-more-tries" in types(ask(machine("running", state="crashed", restarts=5)))
+
+
+def test_a_start_that_failed_gives_the_tasks_own_reason():
+    problem = base.Saying.of(words.Unknown(name="qemu", said="no such machine"))
+    chain = ask(machine(), tasks=[task("vm.start", "failed", problem=problem)])
+    assert types(chain) == ["why-is", "why-task-failed", "unknown-message"]
+    assert "bocage task show" in words.advise(chain[1])
+
+
+def test_a_failure_that_something_followed_explains_nothing():
+    chain = ask(machine("running", state="running"), tasks=[task("vm.start", "failed"), task("vm.start")])
+    assert types(chain) == ["why-is", "why-asked"]
+
+
+def test_what_is_under_way_is_told_with_its_step():
+    step = base.Saying.of(words.Unknown(name="step", said="copying"))
+    chain = ask(machine("running", ready=False), tasks=[task("vm.create", "running", step=step)])
+    assert types(chain)[2:4] == ["why-being-done", "unknown-message"]
+
+
+@pytest.mark.parametrize(("state", "expected"), [("failed", "why-disk-failed"), ("pending", "why-disk-being-made")])
+def test_a_disk_that_is_not_there_yet_or_never_will_be(state, expected):
+    subject = machine("running", ready=False)
+    assert expected in types(ask(subject, volumes=[volume(subject, state=state)]))
+
+
+def test_a_full_storage_is_named_when_the_vm_is_not_as_it_should_be():
+    full = made.LOCAL.model_copy(
+        update={"status": ground.StorageStatus(state="ready", total_bytes=100 << 30, free_bytes=1 << 30)}
+    )
+    chain = ask(machine("running", state="paused"), storage=full)
+    assert "why-storage-full" in types(chain)
+    assert "why-storage-full" not in types(ask(machine("running", state="running"), storage=full))
+
+
+def test_a_storage_that_is_away_says_why():
+    away = made.LOCAL.model_copy(
+        update={
+            "status": ground.StorageStatus(
+                state="unavailable", reason=base.Saying.of(words.Unknown(name="mount", said="gone"))
+            )
+        }
+    )
+    assert types(ask(machine("running"), storage=away))[-2:] == ["why-storage-away", "unknown-message"]
+
+
+def test_a_network_that_failed_is_named():
+    failed = NETWORK.model_copy(update={"status": ground.NetworkStatus(state="failed")})
+    assert "why-network-down" in types(ask(machine("running"), networks=[failed]))
+    assert "why-network-down" not in types(ask(machine("running"), networks=[NETWORK]))
+
+
+def test_a_host_that_was_not_heard_of_is_told():
+    silent = made.HOST.model_copy(
+        update={"status": made.HOST.status.model_copy(update={"seen": NOW - datetime.timedelta(minutes=5)})}
+    )
+    chain = ask(machine("running", state="unknown"), host=silent)
+    assert next(link for link in chain if link.type == "why-host-silent").params["ago"] == 300.0
+
+
+def test_a_running_vm_says_what_waits_and_why_it_is_slow():
+    subject = machine(
+        "running",
+        state="running",
+        applied_generation=1,
+        accelerator="tcg",
+        qemu={"running": "7.2.0", "installed": "10.0.0"},
+    )
+    subject = subject.model_copy(update={"metadata": subject.metadata.model_copy(update={"generation": 2})})
+    reason = base.Saying.of(words.Unknown(name="kvm", said="crawls"))
+    slow = made.HOST.model_copy(
+        update={"status": made.HOST.status.model_copy(update={"accelerator_reason": reason, "seen": NOW})}
+    )
+    assert types(ask(subject, host=slow))[-4:] == [
+        "why-changes-wait",
+        "why-old-qemu",
+        "why-emulated",
+        "unknown-message",
+    ]
+
+
+def test_a_vm_that_stops_says_how_long_its_guest_has():
+    chain = ask(machine("stopped", state="stopping"))
+    assert types(chain) == ["why-is", "why-guest-is-asked"]
+    assert "why-should-be" not in types(chain)
+
+
+def test_in_the_trash_nothing_else_matters():
+    subject = machine()
+    gone = subject.model_copy(update={"metadata": subject.metadata.model_copy(update={"deleted": NOW})})
+    assert types(ask(gone, host=None)) == ["why-is", "why-in-trash"]
+
+
+def test_nothing_is_said_twice():
+    reason = base.Saying.of(lifecycle.GaveUp(name="web1", count=5))
+    chain = ask(machine("running", state="crashed", reason=reason, problem=reason))
+    assert types(chain).count("restart-gave-up") == 1
