@@ -85,7 +85,7 @@ IMAGES: dict[str, tuple[Make, type[refusals.Refused]]] = {
     "polyglot-iso": (samples.qcow2_that_is_an_iso_too, refusals.Polyglot),
     "polyglot-vhd": (samples.qcow2_that_is_a_vhd_too, refusals.Polyglot),
     "encrypted-qcow2": (samples.qcow2_encrypted, refusals.Encrypted),
-    "encrypted-luks": (samples.luks, refusals.Encrypted),
+    "encrypted-luks": (samples.written("disk.img", b"LUKS\xba\xbe\x00\x01" + bytes(4096)), refusals.Encrypted),
     "qcow1": (_form("qcow"), refusals.Unsupported),
     "qed": (_form("qed"), refusals.Unsupported),
     "parallels": (_form("parallels"), refusals.Unsupported),

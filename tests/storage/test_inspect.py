@@ -54,6 +54,14 @@ async def test_a_disc_that_boots_from_a_stick_too_is_an_iso(tmp_path: pathlib.Pa
     assert (await inspect.inspect(disc)).format == "iso"
 
 
+async def test_a_disc_of_pure_udf_is_an_iso(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "udf.iso"
+    path.write_bytes(
+        bytes(32768) + b"\x00BEA01\x01".ljust(2048, b"\x00") + b"\x00NSR02\x01".ljust(2048, b"\x00") + bytes(8192)
+    )
+    assert (await inspect.inspect(path)).format == "iso"
+
+
 async def test_what_has_no_signature_is_raw_only_when_somebody_says_so(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "contents"
     path.write_bytes(b"some data" * 1000)

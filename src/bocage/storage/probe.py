@@ -15,7 +15,7 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from bocage.storage import detect, foreign, qcow2, reader, refusals
+from bocage.storage import detect, foreign, qcow2_header, reader, refusals
 
 LARGEST = 64 << 40  # bytes of a virtual disk
 _MEMORY = 768 << 20
@@ -23,7 +23,6 @@ _SECONDS = 20
 _HEAD = 4 << 20
 _CHUNK = 64 << 10
 _SHORT_DISC = 150 * 2048  # bytes that burning programs leave off a disc's end
-_OSLO_NAMES = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vhd", "vhdx": "vhdx", "vdi": "vdi", "iso": "iso"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def _virtual_size(source: reader.Reader, found: str) -> int:
 
 
 def _qcow2(source: reader.Reader) -> int:
-    header = qcow2.parse(source)
+    header = qcow2_header.parse(source)
     if header.backing is not None:
         raise refusals.BackingFile(file=source.name, backing=header.backing)
     if header.data_file is not None:
@@ -124,12 +123,14 @@ def second_opinion(source: reader.Reader, found: Found) -> None:
         wrapper.close()
         seen = [one for one in wrapper.formats or [] if str(one) not in ("gpt", "raw")]
         names = sorted(str(one) for one in seen)
-        if names != [found.format] and not (names == [] and found.format in ("raw", "vhd")):
+        # it knows neither VHDs that are told by their end alone nor discs of pure UDF
+        if names != [found.format] and not (names == [] and found.format in ("raw", "vhd", "iso")):
             raise refusals.Polyglot(file=source.name, formats=sorted({*names, found.format}))
         for one in seen:
-            one.safety_check()
+            if str(one) != "vhdx":  # nothing is checked of a VHDX, but its tables would have to lie in what we show
+                one.safety_check()
     except format_inspector.SafetyCheckFailed as error:
-        # which features may be set is judged in `qcow2.parse`; the inspector does not know extended L2 entries
+        # which features may be set is judged in `qcow2_header.parse`; the inspector does not know extended L2 entries
         faults = [f"{key}: {value}" for key, value in error.failures.items() if key != "unknown_features"]
         if faults:
             raise source.malformed("; ".join(faults)) from error
