@@ -103,10 +103,10 @@ async def _first_things(node: agent.Node) -> None:
         storages = await kept.list(ground.Storage)
     for storage in storages.items:
         try:
-            await jobs.storages.ensure(node, storage)
+            new = storage.status.state == "pending"
+            await (jobs.storages.prepare(node, storage) if new else jobs.storages.reopen(node, storage))
         except (errors.Problem, OSError) as error:
             log.warning("storage %s: %s", storage.name, error)
-            await jobs.storages.measure(node, storage)
     networks = await kept.list(ground.Network)
     if not any(network.name == "default" for network in networks.items):
         metadata = base.Metadata(name="default", project="default")

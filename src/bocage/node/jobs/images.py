@@ -51,6 +51,7 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
         format=asked.format,
         sha256=asked.sha256,
         names={f"{project}/{asked.name}": uid},
+        limit=_limit(storage),
     )
     progress = lambda done, total: run.progress(done, total)  # noqa: E731
     if asked.path:
@@ -63,6 +64,13 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
+def _limit(storage: ground.Storage) -> int:
+    """Bytes that an image may take: what is free beyond the reserve."""
+    known = os.statvfs(storage.spec.path)
+    reserve = known.f_blocks * known.f_frsize * storage.spec.reserve_percent // 100
+    return max(known.f_bavail * known.f_frsize - reserve, 0)
+
+
 async def _place(node: Node, run: tasks.Run) -> tuple[ground.Storage, str]:
     """The storage that an image goes to, and the uid that was chosen for it when it was asked for."""
     assert run.task.spec.subject
@@ -73,7 +81,9 @@ async def _place(node: Node, run: tasks.Run) -> tuple[ground.Storage, str]:
 async def _download(shelf: library.Library, url: str, wanted: library.Wanted, run: tasks.Run) -> image_record.Image:
     from bocage.storage import download  # late: it brings the HTTP client
 
-    key = await download.fetch(shelf.intake, url, received=lambda done, total: run.progress(done, total or 0))
+    key = await download.fetch(
+        shelf.intake, url, limit=wanted.limit, received=lambda done, total: run.progress(done, total or 0)
+    )
     return await shelf.finish(key, wanted)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Prepare the directory; when that cannot be done the resource goes again and the task says why."""
     storage = await _subject(node, run)
     try:
-        await ensure(node, storage)
+        await prepare(node, storage)
     except (errors.Problem, OSError):
         transaction = resources.Transaction()
         transaction.delete(await node.ground.resources.get(ground.Storage, None, storage.uid))
@@ -51,10 +52,21 @@ async def delete(node: Node, run: tasks.Run) -> None:
     await node.ground.resources.commit(transaction)
 
 
-async def ensure(node: Node, storage: ground.Storage) -> None:
-    """Open or prepare a storage, sweep what a crash left half made, and measure it."""
-    place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
-    await asyncio.to_thread(place.sweep)
+async def prepare(node: Node, storage: ground.Storage) -> None:
+    """Make a new storage in its directory, and measure it."""
+    await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
+    await measure(node, storage)
+
+
+async def reopen(node: Node, storage: ground.Storage) -> None:
+    """Open a storage that was made before, sweep what a crash left half made, and measure it.
+
+    One whose marker is not there is unavailable, never made anew: its file system may not be mounted.
+    Called at the daemon's start alone, since what is being made looks like what a crash left.
+    """
+    with contextlib.suppress(errors.Problem):
+        place = await asyncio.to_thread(directory.open, pathlib.Path(storage.spec.path), storage.uid)
+        await asyncio.to_thread(place.sweep)
     await measure(node, storage)
 
 
