@@ -34,6 +34,14 @@ def test_an_empty_list_says_what_to_do_and_leaves_standard_output_empty(api: Fak
     assert "bocage vm create" in ended.err
 
 
+def test_the_trash_holds_only_what_was_deleted(api: FakeApi, bocage: Bocage):
+    deleted = vm("old", state="stopped")
+    deleted["metadata"]["deleted"] = "2026-01-02T03:04:05Z"
+    api.on("GET", VMS, listed(vm("web1"), deleted))
+    assert bocage("vm", "list", "--trash", "-q").out == "old\n"
+    assert "trash=true" in api.asked[0].path
+
+
 def test_a_vm_in_trouble_is_marked_and_why_is_named(api: FakeApi, bocage: Bocage):
     trouble = {"type": "x", "params": {}, "text": "there is no room"}
     api.on("GET", VMS, listed(vm("web1", state="stopped", problem=trouble)))

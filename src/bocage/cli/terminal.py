@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import termios
 import threading
@@ -23,13 +24,13 @@ def converse(attached: console.Console, *, called: str, write: bool) -> None:
     keys = sys.stdin.fileno()
     person = os.isatty(keys)
     mode = "" if write else " (read only)"
-    if person:
-        output.complain(f"Console of {called}{mode}; Ctrl-] leaves it, and the guest goes on.")
     ended_read, ended_write = os.pipe()
     refusals: list[errors.Problem] = []
     reader = threading.Thread(target=_show, args=(attached, ended_write, refusals), daemon=True)
     try:
         with _raw(keys) if person else contextlib.nullcontext():
+            if person:
+                output.complain(f"Console of {called}{mode}; Ctrl-] leaves it, and the guest goes on.\r")
             reader.start()
             _type(attached, keys, ended_read, write=write, person=person)
     finally:
@@ -80,9 +81,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _raw(descriptor: int) -> Iterator[None]:
+    """Raw mode, also left when the command is told to end."""
     before = termios.tcgetattr(descriptor)
+    handlers = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         tty.setraw(descriptor)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

@@ -37,6 +37,8 @@ def list_vms(
     """
     with session.connect(project) as api:
         found = api.vms.list(state=state, tag=tag, trash=trash or None)
+    if trash:
+        found["items"] = [vm for vm in found["items"] if vm["metadata"].get("deleted")]
     if json:
         output.document(found)
     elif quiet:
