@@ -57,6 +57,13 @@ class Machine:
         line = (await self.expect(r"tiny: ready (.*)"))[1]
         return dict(field.split("=", 1) for field in line.split(" "))
 
+    async def said(self, text: str, *, within: float = BOUND) -> None:
+        """Wait for a text that ends no line, such as a prompt, after what was looked at."""
+        async with asyncio.timeout(within), self._news:
+            while (at := self._said.find(text, self._seen)) < 0:
+                await self._news.wait()
+            self._seen = at + len(text)
+
     async def prompt(self) -> None:
         """Wait for the first shell; what is typed before is lost when the kernel takes over the serial line."""
         async with asyncio.timeout(BOUND), self._news:
@@ -75,6 +82,17 @@ class Machine:
 
     async def tell(self, command: str, **arguments: object) -> object:
         return await asyncio.wait_for(self.qmp.execute(command, arguments or None), BOUND)
+
+    async def until(self, question: str, status: str) -> None:
+        """Ask again until the answer's `status` is this one."""
+        async with asyncio.timeout(BOUND):
+            while True:
+                answer = await self.tell(question)
+                assert isinstance(answer, dict)
+                if answer.get("status") == status:
+                    return
+                assert answer.get("status") != "failed", answer
+                await asyncio.sleep(0.05)
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), BOUND)

@@ -1,10 +1,10 @@
 """The `tiny` image, booted on plain QEMU: what it sees, what it does."""
 
-import asyncio
 import hashlib
 import itertools
 import re
 import zlib
+from collections.abc import Callable
 
 import pytest
 import pytest_asyncio
@@ -77,7 +77,8 @@ async def test_host_name_and_static_network_come_from_the_seed(tiny_image, tmp_p
 
 
 async def test_without_a_seed_each_nic_asks_by_dhcp_and_ready_does_not_wait_for_it(tiny_image):
-    cards = machine.nic(0, "52:54:00:00:00:01", more="restrict=on,net=10.7.0.0/24") + [
+    cards = [
+        *machine.nic(0, "52:54:00:00:00:01", more="restrict=on,net=10.7.0.0/24"),
         "-netdev", "hubport,id=nowhere,hubid=1", "-device", "virtio-net-pci,netdev=nowhere",
     ]  # fmt: skip
     async with machine.boot(tiny_image, *cards) as guest:
@@ -140,18 +141,16 @@ async def test_counting_survives_saving_and_restoring(tiny_image, tmp_path):
         await guest.run("tiny count", "tiny: count 10")
         await guest.tell("stop")
         await guest.tell("migrate", uri=f"exec:cat > {saved}")
-        while (await guest.tell("query-migrate"))["status"] != "completed":
-            await asyncio.sleep(0.05)
+        await guest.until("query-migrate", "completed")
         last = max(map(int, re.findall(r"tiny: count (\d+)", guest._said)))
     async with machine.boot(tiny_image, "-incoming", f"exec:cat {saved}") as guest:
-        while (await guest.tell("query-status"))["status"] in ("inmigrate", "paused"):
-            await guest.tell("cont")
-            await asyncio.sleep(0.05)
+        await guest.until("query-status", "paused")
+        await guest.tell("cont")
         first = int((await guest.expect(r"tiny: count (\d+)"))[1])
     assert last < first <= last + 2
 
 
-async def _free(guest):
+async def _free(guest: machine.Machine) -> str:
     return (await guest.run("free -m | awk '/Mem/ { print $7 \"M\" }'", r"(\d+)M"))[1]
 
 
@@ -202,9 +201,10 @@ async def test_what_was_acknowledged_is_on_the_disk_when_the_machine_is_killed(t
     assert b"tiny-log 40 " in disk.read_bytes()
 
 
-def _spoil(content, number, at, new):
+def _spoil(content: bytearray, number: int, at: int, new: bytes | bytearray) -> bytearray:
     start = (number - 1) * 512 + at
     content[start : start + len(new)] = new
+    return content
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -220,12 +220,12 @@ async def log_of_thirty(tiny_image, tmp_path_factory):
 
 
 async def test_a_broken_log_is_told_by_its_first_fault(tiny_image, tmp_path, log_of_thirty):
-    spoiled = {
+    spoiled: dict[str, Callable[[bytearray], object]] = {
         "tiny: verified 30": lambda log: None,
         "tiny: gap at 12": lambda log: _spoil(log, 12, 0, bytes(512)),
         "tiny: gap at 1": lambda log: _spoil(log, 1, 0, bytes(2048)),
         "tiny: bad record 5": lambda log: _spoil(log, 5, 300, b"\xff"),
-        "tiny: bad record 9": lambda log: (_spoil(log, 9, 0, b"t1ny"), _spoil(log, 20, 0, bytes(512))),
+        "tiny: bad record 9": lambda log: [_spoil(log, 9, 0, b"t1ny"), _spoil(log, 20, 0, bytes(512))],
         "tiny: bad record 30": lambda log: _spoil(log, 30, 10, b"4"),
         "tiny: gap at 3": lambda log: _spoil(log, 3, 0, log[512 * 6 : 512 * 7]),
         "tiny: bad record 8": lambda log: _spoil(log, 8, 100, bytes(50)),

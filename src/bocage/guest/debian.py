@@ -261,8 +261,8 @@ class _Progress:
 
 
 def _converted(line: str, report: Callable[[words.Message, float], None]) -> None:
-    if found := re.search(r"\(([\d.]+)/100%\)", line):
-        report(Compressing(), 0.85 + 0.0015 * float(found[1]))
+    if found := re.search(r"\((\d+)\.00/100%\)", line):  # once for each percent
+        report(Compressing(), 0.85 + 0.0015 * int(found[1]))
 
 
 def _complaints(output: str) -> str:
