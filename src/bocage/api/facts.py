@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from bocage.api import calls
+from bocage.api import calls, index
 from bocage.model import base, ground, requests, vm
 from bocage.planner import parts
 from bocage.store import resources
@@ -15,32 +15,30 @@ R = TypeVar("R", bound=base.Resource[Any, Any])
 
 async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> parts.Facts:
     """For a new VM. What is not there is left out, for the planner to say so."""
-    storage = await _named(call, ground.Storage, None, [request.storage])
-    host = await host_of(call, storage.get(request.storage))
-    index = await call.api.index.fresh()
+    held = await call.api.index.fresh()
+    storage = _standing(held, ground.Storage, None, [request.storage])
+    images = [*request.cds, *([request.image] if request.image is not None else [])]
     return parts.Facts(
-        host=host,
+        host=await host_of(call, storage.get(request.storage)),
         storage=storage,
-        images=await _named(
-            call, ground.Image, project, [*request.cds, *([request.image] if request.image is not None else [])]
-        ),
-        networks=await _named(call, ground.Network, project, (nic.network for nic in request.nics)),
+        images=_standing(held, ground.Image, project, images),
+        networks=_standing(held, ground.Network, project, (nic.network for nic in request.nics)),
         volumes=await _volumes(call, project, request.disks),
-        macs=index.macs,
-        smbios_uuids=index.smbios_uuids,
-        users=index.users,
+        macs=held.macs,
+        smbios_uuids=held.smbios_uuids,
+        users=held.users,
     )
 
 
 async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskRequest) -> parts.Facts:
     """For one more disk."""
     storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
-    index = await call.api.index.fresh()
+    held = await call.api.index.fresh()
     return parts.Facts(
         host=await host_of(call, storage),
         storage={storage.name: storage},
         volumes=await _volumes(call, machine.metadata.project or "", [request]),
-        users=index.users,
+        users=held.users,
     )
 
 
@@ -48,7 +46,8 @@ async def host_of(call: calls.Call, storage: ground.Storage | None) -> ground.Ho
     """The host that reaches a storage; this one when there is none. Raises resources.Missing."""
     if storage is None:
         return await call.api.this_host()
-    return await call.resources.get(ground.Host, None, storage.spec.host)
+    held = call.api.index.ground.get(ground.Host, None, storage.spec.host)
+    return held or await call.resources.get(ground.Host, None, storage.spec.host)
 
 
 async def storage_named(call: calls.Call, name: str) -> ground.Storage:
@@ -66,6 +65,11 @@ def only_one_may_have(request: requests.VMCreate) -> bool:
         or any(nic.mac for nic in request.nics)
         or any(disk.volume is not None for disk in request.disks)
     )
+
+
+def _standing(held: index.Index, cls: type[R], project: str | None, names: Iterable[str]) -> dict[str, R]:
+    found = {name: held.ground.named(cls, project, name) or held.ground.get(cls, project, name) for name in names}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 async def _volumes(call: calls.Call, project: str, disks: Iterable[requests.DiskRequest]) -> dict[str, ground.Volume]:

@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from bocage.api import standing
 from bocage.model import ground, keys, vm
 from bocage.store import contract
 
 _BOUND = 30.0  # seconds
-_KINDS = (vm.VM.kind, ground.Volume.kind)
+_KINDS = (vm.VM.kind, ground.Volume.kind, *sorted(standing.KINDS))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Index:
         self.macs: dict[str, str] = {}
         self.smbios_uuids: dict[str, str] = {}
         self.users: dict[str, str] = {}  # of volumes
+        self.ground = standing.Ground()
 
     async def fresh(self) -> Index:
         """This index, as of a revision that is no older than the call."""
@@ -107,6 +109,7 @@ class Index:
         pages += [await self._store.list(keys.prefix(kind), at=pages[0].revision) for kind in _KINDS[1:]]
         for held in (self.vms, self.volumes, self.macs, self.smbios_uuids, self.users):
             held.clear()
+        self.ground.clear()
         for page in pages:
             for entry in page.entries:
                 self._put(entry)
@@ -116,19 +119,23 @@ class Index:
     def _take(self, changes: Iterable[contract.Change]) -> None:
         for change in changes:
             self.revision = max(self.revision, change.revision)
-            if keys.kind_of(change.key) not in _KINDS:
+            kind = keys.kind_of(change.key)
+            if kind not in _KINDS:
                 continue
-            if change.entry:
+            if kind in standing.KINDS and change.entry is None:
+                self.ground.forget(change.key)
+            elif change.entry:
                 self._put(change.entry)
             elif change.key.endswith("/spec"):
                 self._forget(keys.uid_of(change.key))
 
     def _put(self, entry: contract.Entry) -> None:
-        if not entry.key.endswith("/spec"):
-            return
-        uid = keys.uid_of(entry.key)
+        kind, uid = keys.kind_of(entry.key), keys.uid_of(entry.key)
         try:
-            self._read_one(keys.kind_of(entry.key), uid, json.loads(entry.value))
+            if kind in standing.KINDS:
+                self.ground.put(entry)
+            elif entry.key.endswith("/spec"):
+                self._read_one(kind, uid, json.loads(entry.value))
         except (ValueError, KeyError, TypeError):
             self._forget(uid)  # a damaged record: whoever reads it is told so
 

@@ -109,14 +109,12 @@ async def change(
     if_match: etags.IfMatch = None,
 ) -> Response:
     """Change some fields (RFC 7396). What a running VM cannot take waits for its next cold start."""
-    machine = await call.resources.find(vm.VM, project, name)
-    changed = await call.resources.change(
-        vm.VM,
-        project,
-        machine.uid,
-        lambda present: definition.change(present, patch),
-        expected=etags.expected(if_match),
-    )
+    uid, expected = await machines.uid_of(call, project, name), etags.expected(if_match)
+
+    def wanted(present: vm.VM) -> vm.VM:
+        return definition.change(present, patch)
+
+    changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)
 
 
