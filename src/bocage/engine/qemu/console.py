@@ -25,8 +25,8 @@ _CONNECT_BOUND = 2.0  # seconds
 _WRITE_BOUND = 30.0  # a guest that does not read holds the line
 _SEARCH_BOUND = 0.2  # for one line: some expressions never end
 _PIECE = 65_536
-_KEYSTROKES = 64  # bytes sent at once: what the kernel counts as unread goes down by whole sends
-_PAUSE, _PATIENCE = 0.005, 2.0  # seconds
+_KEYSTROKES = 16  # bytes sent at once: what the kernel counts as unread goes down by whole sends
+_PAUSE, _PATIENCE = 0.005, 5.0  # seconds
 _ENTER = b"\r"
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -232,7 +232,7 @@ async def _drop(connection: socket.socket) -> None:
 async def _read_by_peer(connection: socket.socket) -> None:
     """Wait until QEMU has taken what was typed last: it drops what it has not read when we hang up.
 
-    A guest that reads nothing for two seconds is not waited for.
+    A guest that reads nothing for five seconds is not waited for.
     """
     patience, left = _PATIENCE, _unread(connection.fileno())
     while left and patience > 0:
