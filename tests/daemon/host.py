@@ -87,7 +87,7 @@ class Host:
     def done(self, task: Document) -> Document:
         """A task once it has ended well."""
         ended = self.ended(task)
-        assert ended["status"]["state"] == "done", ended["status"]
+        assert ended["status"]["state"] == "done", (ended["status"], self.log())
         return ended
 
     def ended(self, task: Document) -> Document:

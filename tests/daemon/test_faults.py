@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bocage.client import console, problems, streams
+from bocage.client import problems, streams
 from tests.daemon.host import Host
 
 pytestmark = pytest.mark.fault
@@ -103,15 +103,9 @@ def test_a_guest_whose_storage_is_full_pauses_says_so_and_goes_on_when_there_is_
     tiny_host.becomes("big", "running")
     before = tiny_host.api.vms.expect("big", "^tiny: log [0-9]+", timeout=60)
     assert before
-    _type(tiny_host, "big", b"\x03")
+    tiny_host.api.vms.expect("big", "tiny#", send="\x03", timeout=60)
     verified = tiny_host.api.vms.expect("big", "^tiny: verified [0-9]+", send="tiny verify /dev/vdb", timeout=120)
     assert int(verified.rsplit(" ", 1)[1]) > 0
-
-
-def _type(host: Host, name: str, data: bytes) -> None:
-    with console.attach(host.api, name) as line:
-        line.send(data)
-        line.receive()
 
 
 @pytest.fixture
