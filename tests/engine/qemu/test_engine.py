@@ -359,6 +359,42 @@ async def test_a_guest_that_panics_stands_still_and_is_said_to(vms):
     await machine.resume()
 
 
+@pytest.mark.fault
+async def test_whatever_a_process_left_where_it_may_write_does_not_hide_its_end(vms):
+    plan = vms.plan()
+    machine = await vms.start(plan)
+    odd = plan.runtime / "io" / "directory" / "below"
+    odd.mkdir(parents=True)
+    (plan.runtime / "io" / "link").symlink_to(plan.directory)
+    os.kill(machine.pid, signal.SIGKILL)
+    assert isinstance((await asyncio.wait_for(machine.ended(), 10)).reason, ending.Killed)
+    assert not left_over(vms, plan)
+    assert (plan.directory / "serial.log").exists()
+
+
+async def test_the_cd_in_a_sata_drive_is_changed_while_the_vm_runs(vms):
+    plan = vms.plan("install")
+    machine = await vms.start(plan)
+
+    async def inserted() -> str | None:
+        for block in await machine.link.execute("query-block"):
+            if block.get("qdev", "").endswith("cd0"):
+                return block.get("inserted", {}).get("file")
+        raise AssertionError
+
+    assert await inserted() == str(plan.cds["cd0"])
+    await machine.change_cd("cd0", None)
+    assert await inserted() is None
+    other = vms.root / "other.iso"
+    other.write_bytes(bytes(1 << 20))
+    await machine.change_cd("cd0", other)
+    assert "/dev/fdset/" in (await inserted() or "")
+    await machine.change_cd("cd0", None)
+    assert await machine.link.execute("query-fdsets") == []
+    with pytest.raises(FileNotFoundError):
+        await machine.change_cd("cd0", vms.root / "none.iso")
+
+
 async def test_keys_are_known_by_name_and_a_wrong_one_is_refused(vms):
     machine = await vms.start(vms.plan())
     await machine.send_keys(["ctrl", "alt", "delete"])

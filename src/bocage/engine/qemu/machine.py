@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import secrets
+import shutil
 import signal
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -316,6 +317,4 @@ async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Di
         await asyncio.to_thread(group.kill)
         with contextlib.suppress(cgroup.Busy):
             await group.remove()
-    if at.io.is_dir():
-        for socket in at.io.iterdir():
-            socket.unlink(missing_ok=True)
+    await asyncio.to_thread(shutil.rmtree, at.io, ignore_errors=True)
