@@ -1,13 +1,15 @@
 """The `tiny` image, built once for each state of its sources."""
 
 import hashlib
+import inspect
 import os
 import pathlib
+import time
 
 import pytest
 import pytest_asyncio
 
-from bocage.guest import tiny
+from bocage.guest import bootdisk, cpio, modules, packages, tiny
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bocage-test"
 
@@ -20,10 +22,13 @@ def packages_cache():
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def tiny_image(packages_cache):
     sources = hashlib.sha256()
-    room = pathlib.Path(tiny.__file__).parent
-    for path in sorted(path for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        sources.update(path.relative_to(room).as_posix().encode() + b"\0" + path.read_bytes())
+    parts = [inspect.getfile(part) for part in (bootdisk, cpio, modules, packages, tiny)]
+    for path in [*map(pathlib.Path, parts), *sorted(path for path in tiny.ROOT.rglob("*") if path.is_file())]:
+        sources.update(path.name.encode() + b"\0" + path.read_bytes())
     image = CACHE / f"tiny-{sources.hexdigest()[:16]}.raw"
+    for old in CACHE.glob("tiny-*"):
+        if old != image and old.stat().st_mtime < time.time() - 86_400:
+            old.unlink(missing_ok=True)
     if not image.exists():
         beside = image.with_suffix(f".{os.getpid()}")
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -34,11 +34,18 @@ def module(name: str, depends: str = "", aliases: Iterable[str] = ()) -> modules
     return modules.parse(f"lib/modules/1/kernel/{name}.ko", b"\x7fELF\0" + b"\0".join(fields) + b"\0name=x\0")
 
 
-def test_a_module_is_loaded_after_what_it_needs():
-    found = [module("virtio-net", "net_failover", ["virtio:d00000001v*"]), module("net_failover", "failover")]
-    available = {one.name: one for one in [*found, module("failover"), module("other", "failover")]}
-    names = [one.name for one in modules.in_order(["virtio_net", "other"], available)]
-    assert names == ["failover", "net_failover", "virtio_net", "other"]
+def test_a_module_is_loaded_after_what_it_needs(tmp_path):
+    for one in (
+        module("virtio-net", "net_failover", ["virtio:d00000001v*"]),
+        module("net_failover", "failover,built-in"),
+        module("failover"),
+        module("other", "failover"),
+        module("unwanted"),
+    ):
+        (tmp_path / f"{one.name}.ko").write_bytes(one.content)
+    available = modules.needed(["virtio_net", "other", "nowhere"], folder=tmp_path)
+    assert list(available) == ["failover", "net_failover", "virtio_net", "other"]
+    assert modules.in_order("virtio_net", available) == ["failover", "net_failover", "virtio_net"]
 
 
 def test_the_shells_table_finds_the_driver_of_a_device():
@@ -50,7 +57,7 @@ def test_the_shells_table_finds_the_driver_of_a_device():
             module("gadget", "", ["acpi*:PNP0C0C:*", "of:N*T*Cpad,one(two)"]),
         ]
     }
-    table = modules.shell_table(["disk", "gadget"], available)
+    table = modules.shell_table(available)
 
     def modules_for(alias: str) -> str:
         command = f"{table}\nmodules_for '{alias}'; echo $modules"
@@ -107,7 +114,17 @@ def test_what_is_missing_is_named_with_its_package():
 
 async def test_a_package_that_apt_does_not_know_is_told(tmp_path):
     with pytest.raises(packages.Unknown, match="no-such-package-at-all"):
-        await packages.fetch("no-such-package-at-all", cache=tmp_path)
+        await packages.fetch(packages.Wanted("no-such-package-at-all"), cache=tmp_path)
+
+
+async def test_a_file_that_is_cut_short_is_fetched_again(tmp_path):
+    wanted = packages.Wanted("busybox-static")
+    (whole,) = await packages.fetch(wanted, cache=tmp_path)
+    content = whole.read_bytes()
+    whole.write_bytes(content[:1000])
+    assert await packages.fetch(wanted, cache=tmp_path) == [whole]
+    assert whole.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [whole]
 
 
 async def test_without_lists_the_cache_is_enough(tmp_path, monkeypatch):
@@ -115,12 +132,12 @@ async def test_without_lists_the_cache_is_enough(tmp_path, monkeypatch):
     nothing.write_text(f'Dir::State::lists "{tmp_path}/none"; Dir::Cache "{tmp_path}/cache";\n')
     monkeypatch.setenv("APT_CONFIG", str(nothing))
     cache = tmp_path / "packages"
-    behind = r"linux-image-\d\S*-cloud-amd64"
+    kernel = packages.Wanted("linux-image-cloud-amd64", behind=r"linux-image-\d\S*-cloud-amd64")
     with pytest.raises(packages.Unknown):
-        await packages.fetch("linux-image-cloud-amd64", cache=cache, behind=behind)
+        await packages.fetch(kernel, cache=cache)
     kept = cache / "linux-image-6.1.0-1-cloud-amd64_6.1.0-1_amd64.deb"
     kept.write_bytes(b"")
-    assert await packages.fetch("linux-image-cloud-amd64", cache=cache, behind=behind) == kept
+    assert await packages.fetch(kernel, cache=cache) == [kept]
 
 
 def _quiet(step: words.Message, fraction: float) -> None:

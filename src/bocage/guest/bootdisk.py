@@ -13,6 +13,7 @@ from bocage.guest import tools
 SECTOR = 512
 START = 2048  # sectors before the partition
 _MIB = 1 << 20
+_BOOT_CODE = "/usr/lib/syslinux/mbr/mbr.bin"
 _STEP = 60.0  # seconds for each program, none of which moves more than the image's own size
 _IDENTITY = 0xB0CA6E01  # of the disk and its file system, the same in each build
 _FAT16_LBA = 0x0E
@@ -27,7 +28,7 @@ async def write(destination: pathlib.Path, *, files: Mapping[str, bytes], settin
     mkfs = tools.program("mkfs.fat", package="dosfstools")
     mcopy = tools.program("mcopy", package="mtools")
     syslinux = tools.program("syslinux", package="syslinux")
-    boot_code = tools.file("/usr/lib/syslinux/mbr/mbr.bin", package="syslinux-common").read_bytes()
+    boot_code = tools.file(_BOOT_CODE, package="syslinux-common").read_bytes()
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800", "MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
     contents = {**files, "syslinux.cfg": settings.encode()}
     room = sum(len(content) for content in contents.values()) + 2 * _MIB
@@ -49,6 +50,14 @@ async def write(destination: pathlib.Path, *, files: Mapping[str, bytes], settin
         file.write(master_boot_record(boot_code, sectors=sectors))
         file.seek(START * SECTOR)
         file.write(volume.read_bytes())
+
+
+def require() -> None:
+    """Raise ToolMissing when `write` would."""
+    tools.program("mkfs.fat", package="dosfstools")
+    tools.program("mcopy", package="mtools")
+    tools.program("syslinux", package="syslinux")
+    tools.file(_BOOT_CODE, package="syslinux-common")
 
 
 def master_boot_record(boot_code: bytes, *, sectors: int) -> bytes:

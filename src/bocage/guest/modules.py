@@ -27,7 +27,8 @@ class Module:
 
 def parse(path: str, content: bytes) -> Module:
     """Read a `.ko` file; one that is compressed (`.ko.xz`, `.ko.zst`) is unpacked."""
-    name, _, packing = pathlib.PurePath(path).name.partition(".ko")
+    file = pathlib.PurePath(path).name
+    packing = file.partition(".ko")[2]
     if packing == ".xz":
         content = lzma.decompress(content)
     elif packing == ".zst":
@@ -35,39 +36,52 @@ def parse(path: str, content: bytes) -> Module:
     fields = re.findall(rb"(?<![^\0])(depends|alias)=([^\0]*)", content)
     depends = next((value.decode() for key, value in fields if key == b"depends"), "")
     return Module(
-        name=name.replace("-", "_"),
+        name=_name(file),
         content=content,
         depends=tuple(one.replace("-", "_") for one in depends.split(",") if one),
         aliases=tuple(value.decode() for key, value in fields if key == b"alias" and b":" in value),
     )
 
 
-def in_order(wanted: Iterable[str], available: Mapping[str, Module]) -> list[Module]:
-    """The wanted modules and all that they depend on, each after what it needs. Raises KeyError."""
+def needed(wanted: Iterable[str], *, folder: pathlib.Path) -> dict[str, Module]:
+    """The wanted modules among the `.ko` files below `folder`, and all that they need, each after what it needs.
+
+    One that is not there is left out: the kernel has it built in, or has no such driver.
+    """
+    paths = {_name(path.name): path for path in sorted(folder.rglob("*.ko*"))}
     ordered: dict[str, Module] = {}
 
     def add(name: str) -> None:
-        if name not in ordered:
-            module = available[name]
-            for needed in module.depends:
-                add(needed)
+        if name in paths and name not in ordered:
+            module = parse(paths[name].name, paths[name].read_bytes())
+            for one in module.depends:
+                add(one)
             ordered[name] = module
 
     for name in wanted:
         add(name)
-    return list(ordered.values())
+    return ordered
 
 
-def shell_table(drivers: Iterable[str], available: Mapping[str, Module]) -> str:
+def in_order(name: str, available: Mapping[str, Module]) -> list[str]:
+    """The names of what must be loaded for a module, itself the last."""
+    before = [one for needed in available[name].depends if needed in available for one in in_order(needed, available)]
+    return list(dict.fromkeys([*before, name]))
+
+
+def shell_table(available: Mapping[str, Module]) -> str:
     """A shell function `modules_for ALIAS` that sets `modules` to what drives such a device, in order of loading."""
     lines = ["modules_for() {", "case $1 in"]
-    for driver in drivers:
-        patterns = [_quoted(alias) for alias in available[driver].aliases]
-        needed = " ".join(module.name for module in in_order([driver], available))
-        if patterns:
-            lines.append(f"{'|'.join(patterns)}) modules='{needed}' ;;")
+    for name, module in available.items():
+        if module.aliases:
+            patterns = "|".join(_quoted(alias) for alias in module.aliases)
+            lines.append(f"{patterns}) modules='{' '.join(in_order(name, available))}' ;;")
     lines += ["*) modules= ;;", "esac", "}", ""]
     return "\n".join(lines)
+
+
+def _name(file: str) -> str:
+    return file.partition(".ko")[0].replace("-", "_")
 
 
 def _quoted(pattern: str) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import dataclasses
 import os
 import pathlib
 import re
-import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
 
 from bocage import errors, process
 from bocage.guest import tools
 from bocage.words import N_
 
-_LOOK_UP = 30.0  # seconds for apt to read its lists
+_LOOK_UP = 60.0  # seconds for apt to read its lists
 _FETCH = 300.0
 _UNPACK = 120.0
 
@@ -38,83 +38,101 @@ class NotFetched(tools.Error, errors.Unavailable, OSError):
     output: str
 
 
-async def fetch(package: str, *, cache: pathlib.Path, behind: str = "") -> pathlib.Path:
-    """The package's file in `cache`, fetched when it is not there yet.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """A package by its name, or, with `behind`, the one whose name matches that and on which `name` depends."""
 
-    With `behind`, `package` is a meta package, and what is fetched is the one that it depends on whose
-    name matches this regular expression. Without package lists the newest file of the cache is taken.
-    Raises ToolMissing, Unknown, NotFetched.
+    name: str
+    behind: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Offer:
+    """What apt would fetch for a name: the file's name and its size in bytes."""
+
+    package: str
+    file: str
+    size: int
+
+
+async def fetch(*wanted: Wanted, cache: pathlib.Path) -> list[pathlib.Path]:
+    """The packages' files in `cache`, in the order asked for; what is not there yet is fetched.
+
+    Without package lists the newest fitting files of the cache are taken. Raises ToolMissing, Unknown, NotFetched.
     """
-    apt_get = tools.program("apt-get", package="apt")
     await asyncio.to_thread(cache.mkdir, parents=True, exist_ok=True)
     try:
-        name = await _stands_for(package, behind) if behind else package
-        version = await _candidate(name)
-    except Unknown:
-        if kept := _newest(cache, behind or re.escape(package)):
-            return kept
-        raise
-    if kept := _kept(cache, name, version):
-        return kept
-    try:
-        await process.run(apt_get, "-q", "-o", "APT::Sandbox::User=root", "download", name, within=_FETCH, cwd=cache)
-    except process.Failed as failure:
-        raise NotFetched(package=name, output=failure.output) from failure
-    if kept := _kept(cache, name, version):
-        return kept
-    raise NotFetched(package=name, output=f"no file of version {version} came")
+        offers = await _offers([await _stands_for(one) for one in wanted])
+    except Unknown as unknown:
+        return [_newest(cache, one.behind or re.escape(one.name)) or _raise(unknown) for one in wanted]
+    lacking = [offer for offer in offers if not _is_there(cache / offer.file, offer.size)]
+    if lacking:
+        await _download(lacking, cache)
+    return [cache / offer.file for offer in offers]
 
 
-async def read(package: pathlib.Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The files of a package whose path (without a leading `/` or `./`) is `wanted`, with their contents."""
-    dpkg_deb = tools.program("dpkg-deb", package="dpkg")
-    archive = await process.run(dpkg_deb, "--fsys-tarfile", package, within=_UNPACK)
-    return await asyncio.to_thread(_unpack, archive, wanted)
+async def unpack(package: pathlib.Path, *, into: pathlib.Path) -> None:
+    """Lay a package's files out in the directory `into`, without running anything of it."""
+    await process.run(tools.program("dpkg-deb", package="dpkg"), "--extract", package, into, within=_UNPACK)
 
 
-def _unpack(archive: bytes, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-        for member in tar:
-            path = member.name.removeprefix("./")
-            if member.isreg() and wanted(path) and (file := tar.extractfile(member)):
-                found[path] = file.read()
-    return found
-
-
-async def _stands_for(package: str, behind: str) -> str:
-    said = await _ask("depends", "--important", package)
+async def _stands_for(wanted: Wanted) -> str:
+    if not wanted.behind:
+        return wanted.name
+    apt_cache = tools.program("apt-cache", package="apt")
+    said = await _ask(wanted.name, apt_cache, "depends", "--important", wanted.name)
     for line in said.splitlines():
         relation, _, name = line.strip().lstrip("|").partition(": ")
-        if relation == "Depends" and re.fullmatch(behind, name):
+        if relation == "Depends" and re.fullmatch(wanted.behind, name):
             return name
-    raise Unknown(package=package)
+    raise Unknown(package=wanted.name)
 
 
-async def _candidate(package: str) -> str:
-    said = await _ask("policy", package)
-    found = re.search(r"^ +Candidate: (\S+)$", said, re.MULTILINE)
-    if found is None or found[1] == "(none)":
-        raise Unknown(package=package)
-    if not re.search(r"^ +\S+ \S+:/", said, re.MULTILINE):
-        raise Unknown(package=package)  # installed, but no list knows where it comes from
-    return found[1]
+async def _offers(names: Sequence[str]) -> list[_Offer]:
+    apt_get = tools.program("apt-get", package="apt")
+    said = await _ask(names[0], apt_get, "download", "--print-uris", *names)
+    offers = {}
+    for file, size in re.findall(r"^'\S+' (\S+) (\d+)", said, re.MULTILINE):
+        offers[file.split("_")[0]] = _Offer(file.split("_")[0], file, int(size))
+    for name in names:
+        if name not in offers:
+            raise Unknown(package=name)
+    return [offers[name] for name in names]
 
 
-async def _ask(*question: str) -> str:
-    apt_cache = tools.program("apt-cache", package="apt")
+async def _ask(package: str, *question: str) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
     try:
-        return (
-            await process.run(apt_cache, *question, within=_LOOK_UP, environment={**os.environ, "LC_ALL": "C"})
-        ).decode()
+        return (await process.run(*question, within=_LOOK_UP, environment=environment)).decode()
     except process.Failed as failure:
-        raise Unknown(package=question[-1]) from failure
+        named = re.search(r"package (\S+)", failure.output)
+        raise Unknown(package=named[1] if named else package) from failure
 
 
-def _kept(cache: pathlib.Path, name: str, version: str) -> pathlib.Path | None:
-    return next(iter(cache.glob(f"{name}_{version.replace(':', '%3a')}_*.deb")), None)
+async def _download(offers: Sequence[_Offer], cache: pathlib.Path) -> None:
+    """Fetch beside the cache's files, and put in what is complete; apt compares the checksums."""
+    names = [offer.package for offer in offers]
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as place:
+        command = (tools.program("apt-get", package="apt"), "-q", "-o", "APT::Sandbox::User=root", "download", *names)
+        try:
+            await process.run(*command, within=_FETCH, cwd=place)
+        except process.Failed as failure:
+            raise NotFetched(package=" ".join(names), output=failure.output) from failure
+        for offer in offers:
+            try:
+                await asyncio.to_thread(os.rename, os.path.join(place, offer.file), cache / offer.file)
+            except FileNotFoundError as error:
+                raise NotFetched(package=offer.package, output=f"no file {offer.file} came") from error
+
+
+def _is_there(path: pathlib.Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _newest(cache: pathlib.Path, pattern: str) -> pathlib.Path | None:
     fitting = [path for path in cache.glob("*.deb") if re.fullmatch(pattern, path.name.split("_")[0])]
     return max(fitting, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _raise(error: Unknown) -> pathlib.Path:
+    raise error

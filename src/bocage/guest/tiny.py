@@ -22,9 +22,8 @@ FORMAT = "raw"
 ROOT = pathlib.Path(__file__).with_name("tiny")
 """The guest's own programs, as they lie in its root directory."""
 
-_KERNEL = "linux-image-cloud-amd64"
-_KERNEL_BEHIND = r"linux-image-\d\S*-cloud-amd64"
-_BUSYBOX = "busybox-static"
+_KERNEL = packages.Wanted("linux-image-cloud-amd64", behind=r"linux-image-\d\S*-cloud-amd64")
+_BUSYBOX = packages.Wanted("busybox-static")
 _APPLETS = 30.0  # seconds for busybox to list what it can do
 
 # What drives the devices that a guest may be given. A kernel that has one of them built in needs no module.
@@ -90,56 +89,46 @@ async def build(
     `report` is called with each step and the fraction of the work that is done. The same packages give the
     same bytes. Raises tools.Error for what the machine lacks, FileExistsError when `destination` is there.
     """
-    report(Fetching(packages=[_KERNEL, _BUSYBOX]), 0.0)
-    kernel_package = await packages.fetch(_KERNEL, cache=cache, behind=_KERNEL_BEHIND)
-    busybox_package = await packages.fetch(_BUSYBOX, cache=cache)
-
-    report(Unpacking(package=kernel_package.stem.split("_")[0]), 0.3)
-    kernel, available = await _kernel(kernel_package)
-    busybox = await _only(busybox_package, "bin/busybox", what="busybox")
-
-    report(Assembling(), 0.7)
+    report(Fetching(packages=[_KERNEL.name, _BUSYBOX.name]), 0.0)
+    bootdisk.require()
+    fetched = await packages.fetch(_KERNEL, _BUSYBOX, cache=cache)
     if await asyncio.to_thread(destination.exists):
         raise FileExistsError(destination)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".tiny-") as name:
         scratch = pathlib.Path(name)
-        root = await _first_root(busybox, available, scratch)
-        boot = {"vmlinuz": kernel, "initrd": await asyncio.to_thread(gzip.compress, root, 9, mtime=0)}
+        unpacked = scratch / "packages"
+        for package in fetched:
+            report(Unpacking(package=package.stem.split("_")[0]), 0.3)
+            await packages.unpack(package, into=unpacked)
+        report(Assembling(), 0.7)
+        kernel = next((unpacked / "boot").glob("vmlinuz-*"), None)
+        if kernel is None:
+            raise Lacking(package=_KERNEL.name, what="kernel")
+        root = await _first_root(unpacked, scratch)
+        initrd = await asyncio.to_thread(gzip.compress, root, 9, mtime=0)
+        boot = {"vmlinuz": await asyncio.to_thread(kernel.read_bytes), "initrd": initrd}
         made = scratch / "disk"
         await bootdisk.write(made, files=boot, settings=_SETTINGS, scratch=scratch)
         await asyncio.to_thread(files.rename_durably, made, destination)
     report(Assembling(), 1.0)
 
 
-async def _kernel(package: pathlib.Path) -> tuple[bytes, dict[str, modules.Module]]:
-    held = await packages.read(
-        package, lambda path: path.startswith("boot/vmlinuz-") or path.partition(".ko")[0] != path
-    )
-    image = next((content for path, content in held.items() if path.startswith("boot/")), None)
-    if image is None:
-        raise Lacking(package=package.name, what="kernel")
-    parsed = [modules.parse(path, content) for path, content in held.items() if not path.startswith("boot/")]
-    return image, {module.name: module for module in parsed}
-
-
-async def _only(package: pathlib.Path, path: str, *, what: str) -> bytes:
-    held = await packages.read(package, lambda found: found.removeprefix("usr/") == path)
-    if not held:
-        raise Lacking(package=package.name, what=what)
-    return next(iter(held.values()))
-
-
-async def _first_root(busybox: bytes, available: dict[str, modules.Module], scratch: pathlib.Path) -> bytes:
+async def _first_root(unpacked: pathlib.Path, scratch: pathlib.Path) -> bytes:
     """The guest's root directory, as the archive that the kernel unpacks."""
+    busybox = unpacked / "bin" / "busybox"
+    if not await asyncio.to_thread(busybox.is_file):
+        busybox = unpacked / "usr" / "bin" / "busybox"
+    if not await asyncio.to_thread(busybox.is_file):
+        raise Lacking(package=_BUSYBOX.name, what="busybox")
     archive = cpio.Archive()
     for directory in ("bin", "dev", "proc", "sys", "run", "tmp", "usr", "usr/bin", "usr/lib", "usr/lib/modules"):
         archive.directory(directory)
     archive.character_device("dev/console", 5, 1)
-    archive.file("bin/busybox", busybox, mode=0o755)
-    for applet in await _applets(busybox, scratch):
+    archive.file("bin/busybox", await asyncio.to_thread(busybox.read_bytes), mode=0o755)
+    for applet in await _applets(busybox):
         archive.link(f"bin/{applet}", "busybox")
-    drivers = [name for name in _DRIVERS if name in available]
-    for module in modules.in_order([*drivers, *(name for name in _ALWAYS if name in available)], available):
+    available = await asyncio.to_thread(modules.needed, (*_DRIVERS, *_ALWAYS), folder=unpacked)
+    for module in available.values():
         archive.file(f"usr/lib/modules/{module.name}.ko", module.content)
     for path in sorted(ROOT.rglob("*")):
         inside = path.relative_to(ROOT).as_posix()
@@ -149,13 +138,10 @@ async def _first_root(busybox: bytes, available: dict[str, modules.Module], scra
         else:
             content = path.read_bytes()
             archive.file(inside, content, mode=0o755 if content.startswith(b"#!") else 0o644)
-    archive.file("usr/lib/tiny/modules", modules.shell_table(drivers, available).encode())
+    archive.file("usr/lib/tiny/modules", modules.shell_table(available).encode())
     return archive.finish()
 
 
-async def _applets(busybox: bytes, scratch: pathlib.Path) -> list[str]:
-    program = scratch / "busybox"
-    program.write_bytes(busybox)
-    program.chmod(0o755)
-    listed = await process.run(program, "--list", within=_APPLETS)
+async def _applets(busybox: pathlib.Path) -> list[str]:
+    listed = await process.run(busybox, "--list", within=_APPLETS)
     return [name for name in listed.decode().split() if name != "busybox"]
