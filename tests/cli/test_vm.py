@@ -32,6 +32,7 @@ def test_an_empty_list_says_what_to_do_and_leaves_standard_output_empty(api: Fak
     ended = bocage("vm", "list")
     assert (ended.code, ended.out) == (0, "")
     assert "bocage vm create" in ended.err
+    assert "no VM is like that" in bocage("vm", "list", "--tag", "prod").err
 
 
 def test_the_trash_holds_only_what_was_deleted(api: FakeApi, bocage: Bocage):

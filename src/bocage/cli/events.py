@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import options, output, people, session, table
+from bocage.cli import options, output, people, session, table, waiting
 
 _MARKS = {"info": " ", "warning": "!", "error": "!!"}
 
@@ -65,5 +65,6 @@ def _event(event: dict[str, Any]) -> str:
 
 def _change(kind: str, data: dict[str, Any]) -> str:
     about = data.get("metadata") or {}
+    called = waiting.describe(data) if kind == "task" else about.get("name") or about.get("uid", "")
     state = (data.get("status") or {}).get("state", "")
-    return table.clean(f"{kind} {about.get('name') or about.get('uid', '')} {state}".rstrip())
+    return table.clean(f"{kind} {called} {state}".rstrip())

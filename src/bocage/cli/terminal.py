@@ -55,17 +55,14 @@ def _show(attached: console.Console, ended: int, refusals: list[errors.Problem])
 
 
 def _type(attached: console.Console, keys: int, ended: int, *, write: bool, person: bool) -> None:
-    watched = [keys, ended]
+    watched = [keys, ended] if write or person else [ended]
     while True:
         ready, _, _ = select.select(watched, [], [])
         if ended in ready:
             return
         data = os.read(keys, 4096)
         if not data:
-            if person:
-                return
-            watched.remove(keys)  # a script's input has ended: what the guest says is still shown
-            continue
+            return
         before, escape, _ = data.partition(ESCAPE) if person else (data, b"", b"")
         if before and write and not attached.send(before):
             return

@@ -53,7 +53,7 @@ def create(
     notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; as often as wanted.")] = None,
     user: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A user to make, with sudo.", rich_help_panel=_GUEST)
+        str | None, typer.Option(metavar="USER", help="A user to make, with sudo.", rich_help_panel=_GUEST)
     ] = None,
     ssh_key: Annotated[
         list[str] | None,
@@ -69,7 +69,7 @@ def create(
         str | None, typer.Option(metavar="FILE", help="cloud-init user data.", rich_help_panel=_GUEST)
     ] = None,
     hostname: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="NAME when not given.", rich_help_panel=_GUEST)
+        str | None, typer.Option(metavar="NAME", help="The VM's name when not given.", rich_help_panel=_GUEST)
     ] = None,
     address: Annotated[
         list[str] | None,

@@ -45,10 +45,16 @@ def list_vms(
         for vm in found["items"]:
             output.line(output.named(vm))
     elif not found["items"]:
-        output.complain("the trash is empty" if trash else "no VM yet: 'bocage vm create --help' shows how one is made")
+        output.complain(_nothing(trash=trash, filtered=bool(state or tag)))
     else:
         output.line(table.render(_COLUMNS, [_row(vm) for vm in sorted(found["items"], key=output.named)]))
         _tell_problems(found["items"])
+
+
+def _nothing(*, trash: bool, filtered: bool) -> str:
+    if filtered:
+        return "no VM is like that"
+    return "the trash is empty" if trash else "no VM yet: 'bocage vm create --help' shows how one is made"
 
 
 def _row(vm: rest.Document) -> tuple[str, ...]:
