@@ -43,7 +43,9 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
         await _launch(standing, preparation, machine)
     except (errors.Problem, OSError) as error:
         await asyncio.wait([showing])
-        await _could_not_start(standing, machine, error if isinstance(error, errors.Problem) else tasks.from_os(error))
+        await _could_not_start(
+            standing, preparation, machine, error if isinstance(error, errors.Problem) else tasks.from_os(error)
+        )
     else:
         await asyncio.wait([showing])
 
@@ -75,8 +77,12 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
         await standing.change(lambda spec: {"boot": spec.boot.model_copy(update={"once": None})})
 
 
-async def _could_not_start(standing: Standing, machine: vm.VM, problem: errors.Problem) -> None:
+async def _could_not_start(
+    standing: Standing, preparation: Preparation, machine: vm.VM, problem: errors.Problem
+) -> None:
     standing.failed = clock.boottime()
+    if problem.type != "vm-already-running":
+        await preparation.disconnect(machine)
     note = notes.StartFailed(name=machine.name, reason=words.say(problem))
     await standing.tell(machine, note, base.Severity.ERROR)
     said = base.Saying.of(problem)
@@ -95,6 +101,7 @@ async def define(standing: Standing, preparation: Preparation, machine: vm.VM) -
     if standing.defined != says:
         await preparation.write_definition(machine)
         await preparation.link(machine)
+        await preparation.agree(machine)
         standing.defined = says
 
 
@@ -172,6 +179,10 @@ async def nothing_to_save(standing: Standing, preparation: Preparation, machine:
 
 
 async def note_switched_off(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    if machine.spec.power is vm.Power.SAVED and (await preparation.place(machine)).saved.exists():
+        # its memory was written and its process told to quit, then nobody was there to note it
+        await _is_off(standing, preparation, machine, notes.Saved(name=machine.name), state=vm.State.SAVED)
+        return
     note: notes.Note = notes.Stopped(name=machine.name)
     if machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED):
         await standing.change(lambda _: {"power": vm.Power.STOPPED})
@@ -202,6 +213,7 @@ async def to_trash(standing: Standing, preparation: Preparation, machine: vm.VM)
     place, bin_ = await preparation.place(machine), await preparation.trash(machine)
     await trash.put(place.path, bin_)
     await asyncio.to_thread(preparation.unlink, machine)
+    await preparation.forget(machine)
     purged = standing.asked("vm.delete") and standing.asked("vm.delete")[0].params.get("purge")
     if purged or not bin_.exists():
         await trash.purge(standing.ground.resources, machine, bin_)
@@ -233,7 +245,8 @@ async def _is_off(
     """The process is gone: take its wires down, forget how it was stopped, say it."""
     standing.ended, standing.stopping, standing.presses, standing.failed = None, None, 0, None
     await preparation.disconnect(machine)
-    await standing.turn(machine, state, note, severity, pid=None, restarts=restarts, ready=ready)
+    nics = tuple(nic.model_copy(update={"addresses": ()}) for nic in machine.status.nics)
+    await standing.turn(machine, state, note, severity, pid=None, restarts=restarts, ready=ready, nics=nics)
 
 
 Doer = Callable[[Standing, Preparation, vm.VM], Awaitable[None]]
