@@ -15,7 +15,15 @@ from bocage.model import vm as model
 from tests.engine.qemu.vms import Vms, until
 
 # A boot sector that answers each byte with the one after it: what comes back is no echo.
-ANSWERS = bytes.fromhex("bafd03 ec a801 74fb baf803 ec fec0 ee ebef").ljust(510, b"\0") + b"\x55\xaa"
+ANSWERS = (
+    bytes.fromhex(
+        "bafd03 ec a801 74fb"  # again: until bit 0 of port 0x3fd: something came
+        "baf803 ec fec0 88c4"  # ah = the byte from port 0x3f8, plus one
+        "bafd03 ec a820 74fb"  # until bit 5 of port 0x3fd: something may go
+        "baf803 88e0 ee ebe0"  # send it; and again
+    ).ljust(510, b"\0")
+    + b"\x55\xaa"
+)
 
 
 def line_in(directory: pathlib.Path) -> console.Console:
