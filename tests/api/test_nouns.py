@@ -30,7 +30,7 @@ async def test_an_image_is_built_by_a_task(client):
 async def test_an_image_that_disks_are_linked_to_stays(client):
     await create(client)
     said = problem(await client.delete(f"{INSIDE}/images/tiny"), 409, "image-in-use")
-    assert len(said["users"]) == 1
+    assert said["users"] == ["web1"]
     await create(client, "full", full=True)
     assert len(problem(await client.delete(f"{INSIDE}/images/tiny"), 409, "image-in-use")["users"]) == 1
 

@@ -136,6 +136,17 @@ def test_a_host_that_was_not_heard_of_is_told():
     assert next(link for link in chain if link.type == "why-host-silent").params["ago"] == 300.0
 
 
+def test_the_silence_of_a_host_explains_nothing_while_nothing_depends_on_it():
+    silent = made.HOST.model_copy(
+        update={"status": made.HOST.status.model_copy(update={"seen": NOW - datetime.timedelta(minutes=5)})}
+    )
+    assert "why-host-silent" not in types(ask(machine("running", state="running"), host=silent))
+    waiting = task("vm.start", "pending")
+    old = waiting.metadata.model_copy(update={"created": NOW - datetime.timedelta(minutes=3)})
+    chain = ask(machine("running"), host=silent, tasks=[waiting.model_copy(update={"metadata": old})])
+    assert "why-host-silent" in types(chain)
+
+
 def test_a_running_vm_says_what_waits_and_why_it_is_slow():
     subject = machine(
         "running",

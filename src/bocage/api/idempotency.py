@@ -5,6 +5,7 @@ The answer is written in the transaction of what it answers for, so there is nev
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import datetime
@@ -27,6 +28,7 @@ MOST = 20_000  # answers that are kept
 PRUNE_EVERY = 500  # answers
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HEADERS = ("location", "etag")
+_PAGE = 500  # answers that are looked at before others get their turn
 _PIECE = 100  # deletes of one transaction
 
 
@@ -85,8 +87,16 @@ async def once(request: Request, content: bytes, handle: Callable[[Request], Awa
 async def prune(store: contract.Store, *, now: datetime.datetime | None = None) -> int:
     """Forget what is older than KEPT, and the oldest of more than MOST; returns how many went."""
     now = now or base.now()
-    page = await store.list(keys.idempotency("", "").removesuffix("/"))
-    held = sorted((_time(entry), entry.key) for entry in page.entries)
+    prefix, after = keys.idempotency("", "").removesuffix("/"), None
+    held: list[tuple[datetime.datetime, str]] = []
+    while True:
+        page = await store.list(prefix, limit=_PAGE, after=after)
+        held += [(_time(entry), entry.key) for entry in page.entries]
+        after = page.after
+        if after is None:
+            break
+        await asyncio.sleep(0)  # others get their turn
+    held.sort()
     surplus = max(len(held) - MOST, 0)
     doomed = [key for number, (time, key) in enumerate(held) if number < surplus or now - time > KEPT]
     for start in range(0, len(doomed), _PIECE):

@@ -74,7 +74,7 @@ async def delete(
     """Delete an image that nothing is linked to."""
     image = await call.resources.find(ground.Image, project, name)
     if users := (await call.api.index.fresh()).users_of_image(image):
-        raise usage.ImageInUse(name=image.name, users=sorted(users)[:10])
+        raise usage.ImageInUse(name=image.name, users=users[:10])
     storage = await call.resources.get(ground.Storage, None, image.spec.storage)
     return await call.accept(call.task("image.delete", subject=image.ref, host=storage.spec.host))
 

@@ -40,6 +40,7 @@ class Copy:
     name: str
     image: str | None  # the digest of the image that it is linked to
     storage: str
+    vm: str | None
 
 
 class Index:
@@ -74,13 +75,13 @@ class Index:
             self._watch = None
 
     def users_of_image(self, image: ground.Image) -> list[str]:
-        """What keeps an image from being deleted: linked volumes and CD drives, by name."""
+        """The VMs, and the volumes without one, that are linked to an image or have it in a CD drive."""
         linked = (
-            one.name
+            self.vms[one.vm].name if one.vm in self.vms else one.name
             for one in self.volumes.values()
             if one.image == image.spec.sha256 and one.storage == image.spec.storage
         )
-        return [*linked, *(one.name for one in self.vms.values() if image.uid in one.images)]
+        return sorted({*linked, *(one.name for one in self.vms.values() if image.uid in one.images)})
 
     def users_of_network(self, uid: str) -> list[str]:
         """The VMs with a NIC on it, by name."""
@@ -146,7 +147,7 @@ class Index:
         else:
             metadata, spec = document["metadata"], document["spec"]
             linked = spec.get("image") if spec.get("linked") else None
-            self.volumes[uid] = Copy(name=metadata["name"], image=linked, storage=spec["storage"])
+            self.volumes[uid] = Copy(name=metadata["name"], image=linked, storage=spec["storage"], vm=spec.get("vm"))
 
     def _enter(self, uid: str, uses: Uses) -> None:
         self.vms[uid] = uses

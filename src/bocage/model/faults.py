@@ -32,35 +32,72 @@ class Surplus(Fault):
     hint = N_("leave it out, or look for a misspelling")
 
 
-class WrongType(Fault):
-    type = "fault-type"
-    text = N_("{given} is no {wanted}")
-    hint = N_("{wanted}")
+class Given(Fault):
+    """One that repeats the value, shortened."""
+
     given: str
-    wanted: str
 
 
-class NotAllowed(Fault):
+class NotText(Given):
+    type = "fault-no-text"
+    text = N_("{given} is no text")
+    hint = N_("text")
+
+
+class NotWhole(Given):
+    type = "fault-no-whole-number"
+    text = N_("{given} is no whole number")
+    hint = N_("a whole number")
+
+
+class NotNumber(Given):
+    type = "fault-no-number"
+    text = N_("{given} is no number")
+    hint = N_("a number")
+
+
+class NotTruth(Given):
+    type = "fault-no-truth"
+    text = N_("{given} is no truth value")
+    hint = N_("true or false")
+
+
+class NotObject(Given):
+    type = "fault-no-object"
+    text = N_("{given} is no object")
+    hint = N_("a JSON object")
+
+
+class NotList(Given):
+    type = "fault-no-list"
+    text = N_("{given} is no list")
+    hint = N_("a JSON list")
+
+
+class NotTime(Given):
+    type = "fault-no-time"
+    text = N_("{given} is no time")
+    hint = N_("a time such as 2026-01-31T12:00:00Z")
+
+
+class NotAllowed(Given):
     type = "fault-choice"
     text = N_("{given} is not one of the choices")
     hint = N_("one of {choices}")
-    given: str
     choices: str
 
 
-class TooSmall(Fault):
+class TooSmall(Given):
     type = "fault-too-small"
     text = N_("{given} is too small")
     hint = N_("{bound}")
-    given: str
     bound: str
 
 
-class TooLarge(Fault):
+class TooLarge(Given):
     type = "fault-too-large"
     text = N_("{given} is too large")
     hint = N_("{bound}")
-    given: str
     bound: str
 
 
@@ -78,19 +115,65 @@ class TooLong(Fault):
     most: int
 
 
-class WrongForm(Fault):
+class WrongForm(Given):
     type = "fault-form"
     text = N_("{given} does not have the right form")
-    hint = N_("{form}")
-    given: str
-    form: str
+    hint = N_("it matches {pattern}")
+    pattern: str
 
 
-class NotFinite(Fault):
+class NoName(Given):
+    type = "fault-no-name"
+    text = N_("{given} is no name")
+    hint = N_("lower-case letters, digits and hyphens inside, 63 at most, such as web1")
+
+
+class NoTag(Given):
+    type = "fault-no-tag"
+    text = N_("{given} is no tag")
+    hint = N_("up to 63 letters, digits and . : / = - _")
+
+
+class NoLine(Given):
+    type = "fault-no-line"
+    text = N_("{given} is no plain line")
+    hint = N_("one line without control characters")
+
+
+class NoMac(Given):
+    type = "fault-no-mac"
+    text = N_("{given} is no MAC address")
+    hint = N_("a unicast address in lower case, such as 52:54:00:12:34:56")
+
+
+class NoPath(Given):
+    type = "fault-no-path"
+    text = N_("{given} is no absolute path")
+    hint = N_("a path that begins with /")
+
+
+class NoDigest(Given):
+    type = "fault-no-digest"
+    text = N_("{given} is no SHA-256 digest")
+    hint = N_("64 hexadecimal digits in lower case")
+
+
+class NoUrl(Given):
+    type = "fault-no-url"
+    text = N_("{given} is no web address")
+    hint = N_("an address that begins with http:// or https://")
+
+
+class NoUid(Given):
+    type = "fault-no-uid"
+    text = N_("{given} is no uid")
+    hint = N_("a UUID in lower case, such as 5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c11")
+
+
+class NotFinite(Given):
     type = "fault-not-finite"
     text = N_("{given} is no finite number")
     hint = N_("a finite number")
-    given: str
 
 
 class Unfit(Fault):
@@ -102,11 +185,10 @@ class Unfit(Fault):
     said: str
 
 
-class NoUnit(Fault):
+class NoUnit(Given):
     type = "fault-size"
     text = N_("{given}: {said}")
     hint = N_("a number with a unit, such as 512M, 2G or 1.5T")
-    given: str
     said: str
 
 
@@ -130,15 +212,26 @@ class Unknown(Fault):
     given: str
 
 
-class Taken(Fault):
-    """A value that must be unique and is another's."""
+class Taken(Given):
+    """A value that only one VM may have and another has."""
 
-    type = "fault-taken"
-    text = N_("{what} {given} is in use by {by}")
-    hint = N_("choose another, or leave it out")
-    what: str
-    given: str
+    hint = N_("choose another")
     by: str
+
+
+class MacTaken(Taken):
+    type = "fault-mac-taken"
+    text = N_("the MAC address {given} is that of {by}")
+
+
+class VolumeTaken(Taken):
+    type = "fault-volume-taken"
+    text = N_("the volume {given} is a disk of {by}")
+
+
+class SmbiosTaken(Taken):
+    type = "fault-smbios-uuid-taken"
+    text = N_("the SMBIOS uuid {given} is that of {by}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,34 +242,35 @@ class At:
     fault: words.Message
 
 
-_FORMS = {
-    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": N_("lower-case letters, digits and hyphens inside, 63 at most: web1"),
-    r"^[\w.:/=-]{1,63}$": N_("up to 63 letters, digits and . : / = - _"),
-    r"^[^\x00-\x1f\x7f]*$": N_("one line without control characters"),
-    r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$": N_("a unicast MAC address in lower case: 52:54:00:12:34:56"),
-    r"^/[^\x00-\x1f]*$": N_("an absolute path"),
-    r"^[0-9a-f]{64}$": N_("64 hexadecimal digits in lower case"),
-    r"^https?://": N_("an address that begins with http:// or https://"),
+_FORMS: dict[str, type[Given]] = {
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": NoName,
+    r"^[\w.:/=-]{1,63}$": NoTag,
+    r"^[^\x00-\x1f\x7f]*$": NoLine,
+    r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$": NoMac,
+    r"^/[^\x00-\x1f]*$": NoPath,
+    r"^[0-9a-f]{64}$": NoDigest,
+    r"^https?://": NoUrl,
+    r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$": NoUid,
 }
-_TYPES = {
-    "string_type": N_("text"),
-    "int_type": N_("whole number"),
-    "int_parsing": N_("whole number"),
-    "int_parsing_size": N_("whole number of a sane size"),
-    "int_from_float": N_("whole number"),
-    "float_type": N_("number"),
-    "float_parsing": N_("number"),
-    "bool_type": N_("true or false"),
-    "bool_parsing": N_("true or false"),
-    "dict_type": N_("object"),
-    "model_type": N_("object"),
-    "model_attributes_type": N_("JSON object"),
-    "mapping_type": N_("object"),
-    "tuple_type": N_("list"),
-    "list_type": N_("list"),
-    "datetime_type": N_("time such as 2026-01-31T12:00:00Z"),
-    "datetime_parsing": N_("time such as 2026-01-31T12:00:00Z"),
-    "datetime_from_date_parsing": N_("time such as 2026-01-31T12:00:00Z"),
+_TYPES: dict[str, type[Given]] = {
+    "string_type": NotText,
+    "int_type": NotWhole,
+    "int_parsing": NotWhole,
+    "int_parsing_size": NotWhole,
+    "int_from_float": NotWhole,
+    "float_type": NotNumber,
+    "float_parsing": NotNumber,
+    "bool_type": NotTruth,
+    "bool_parsing": NotTruth,
+    "dict_type": NotObject,
+    "model_type": NotObject,
+    "model_attributes_type": NotObject,
+    "mapping_type": NotObject,
+    "tuple_type": NotList,
+    "list_type": NotList,
+    "datetime_type": NotTime,
+    "datetime_parsing": NotTime,
+    "datetime_from_date_parsing": NotTime,
 }
 
 
@@ -211,7 +305,7 @@ def _fault(kind: str, context: Mapping[str, Any], given: str, said: str) -> word
     if kind == "extra_forbidden":
         return Surplus()
     if kind in _TYPES:
-        return WrongType(given=given, wanted=_TYPES[kind])
+        return _TYPES[kind](given=given)
     if kind in ("literal_error", "enum"):
         return NotAllowed(given=given, choices=str(context.get("expected", "")))
     if kind in ("greater_than_equal", "greater_than"):
@@ -226,7 +320,7 @@ def _fault(kind: str, context: Mapping[str, Any], given: str, said: str) -> word
         return TooLong(most=int(context["max_length"]))
     if kind == "string_pattern_mismatch":
         pattern = str(context.get("pattern"))
-        return WrongForm(given=given, form=_FORMS.get(pattern, pattern))
+        return _FORMS[pattern](given=given) if pattern in _FORMS else WrongForm(given=given, pattern=pattern)
     if kind == "finite_number":
         return NotFinite(given=given)
     if kind == "size":
@@ -243,7 +337,7 @@ def _own_words(path: str, said: str) -> At:
 
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
-        return "an object" if isinstance(value, dict) else "a list"
+        return "{…}" if isinstance(value, dict) else "[…]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value[: _SHOWN + 1]) if isinstance(value, str) else str(value)

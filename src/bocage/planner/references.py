@@ -27,15 +27,15 @@ def check(spec: model.VMSpec, known: Known) -> None:
     for number, disk in enumerate(spec.disks):
         at = f"spec.disks.{number}.volume"
         found += _missing(at, "volume", disk.volume, known.volumes)
-        found += _taken(at, "the volume", disk.volume, known.users)
+        found += _taken(at, faults.VolumeTaken, disk.volume, known.users)
     for number, cd in enumerate(spec.cds):
         if cd.image:
             found += _missing(f"spec.cds.{number}.image", "image", cd.image, known.images)
     for number, nic in enumerate(spec.nics):
         found += _missing(f"spec.nics.{number}.network", "network", nic.network, known.networks)
-        found += _taken(f"spec.nics.{number}.mac", "the MAC address", nic.mac, known.macs)
+        found += _taken(f"spec.nics.{number}.mac", faults.MacTaken, nic.mac, known.macs)
     uuid = spec.hardware.smbios.uuid
-    found += _taken("spec.hardware.smbios.uuid", "the SMBIOS uuid", uuid, known.smbios_uuids)
+    found += _taken("spec.hardware.smbios.uuid", faults.SmbiosTaken, uuid, known.smbios_uuids)
     if found:
         raise faults.problem(found)
 
@@ -50,5 +50,5 @@ def _missing(path: str, kind: str, uid: str, there: Collection[str]) -> list[fau
     return [] if uid in there else [faults.At(path, faults.Unknown(kind=kind, given=uid))]
 
 
-def _taken(path: str, what: str, value: str, by: Mapping[str, str]) -> list[faults.At]:
-    return [faults.At(path, faults.Taken(what=what, given=value, by=by[value]))] if value in by else []
+def _taken(path: str, cls: type[faults.Taken], value: str, by: Mapping[str, str]) -> list[faults.At]:
+    return [faults.At(path, cls(given=value, by=by[value]))] if value in by else []

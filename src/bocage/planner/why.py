@@ -285,8 +285,16 @@ def _of_host(world: _World) -> Iterator[words.Message]:
         return
     if host.status.problem:
         yield host.status.problem.message
-    if host.status.seen and (ago := (world.now - host.status.seen).total_seconds()) > SILENT_AFTER:
+    if host.status.seen and (ago := (world.now - host.status.seen).total_seconds()) > SILENT_AFTER and _waits(world):
         yield HostSilent(host=host.name, ago=ago)
+
+
+def _waits(world: _World) -> bool:
+    """Whether something depends on a sign of the host: nobody knows the VM's state, or a task is not begun."""
+    bound = world.now - datetime.timedelta(seconds=SILENT_AFTER)
+    return world.state is model.State.UNKNOWN or any(
+        task.status.state is work.TaskState.PENDING and task.metadata.created < bound for task in world.tasks
+    )
 
 
 def _asked(world: _World) -> Iterator[words.Message]:
