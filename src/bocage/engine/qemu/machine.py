@@ -191,12 +191,15 @@ class QemuMachine:
                 if isinstance(backend, base.Passt):
                     await self._carry(name, backend)
 
+    def cut_nics(self) -> tuple[str, ...]:
+        return tuple(name for name, helper in self._record.helpers.items() if not processes.alive(helper))
+
     async def mend(self, nics: Mapping[str, base.Backend]) -> dict[str, words.Message]:
         mended: dict[str, words.Message] = {}
         async with self._carrying:
-            for name, helper in list(self._record.helpers.items()):
+            for name in self.cut_nics():
                 backend = nics.get(name)
-                if isinstance(backend, base.Passt) and not processes.alive(helper) and not self._gone.done():
+                if isinstance(backend, base.Passt) and not self._gone.done():
                     ended = await carriers.how_ended(name, self._paths)
                     await self._carry(name, backend)
                     mended[name] = ended.reason
@@ -316,5 +319,5 @@ async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Di
     if group:
         await asyncio.to_thread(group.kill)
         with contextlib.suppress(cgroup.Busy):
-            await group.remove()
+            await group.remove(within=_KILL_BOUND)
     await asyncio.to_thread(shutil.rmtree, at.io, ignore_errors=True)
