@@ -6,6 +6,7 @@ import pathlib
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bocage import home as homes
 from tests.cli.test_daemon import free_port
 
 pytestmark = pytest.mark.guest
@@ -24,6 +26,9 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def bocage(tiny_image: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The command as its own process, in a home with a daemon and the image `tiny`."""
     home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BOCAGE_HOME", str(home))
+        runtime = homes.Home.from_environment().runtime
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("BOCAGE_")},
         "BOCAGE_HOME": str(home),
@@ -53,6 +58,7 @@ def bocage(tiny_image: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
         for vm in json.loads(run("vm", "list", "--json").stdout)["items"]:
             run("vm", "delete", vm["metadata"]["name"], "--force", "--purge")
         run("daemon", "stop")
+        shutil.rmtree(runtime)
 
 
 def test_the_main_job(bocage: Run):
