@@ -28,8 +28,9 @@ log = logging.getLogger("bocage")
 def run(homes: home.Home, listen: str) -> None:
     """Run the daemon until SIGTERM or SIGINT; VMs go on. Raises errors.Problem when it cannot start."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for quiet in ("uvicorn.access", "httpx", "httpcore", "qemu.qmp"):
+    for quiet in ("uvicorn", "httpx", "httpcore"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)  # a connection that ends is told by type, once
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -80,7 +81,7 @@ async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
             identity=identity,
             resources=kept,
             events=events.Events(kept),
-            engine=qemu.QemuEngine(place=place),
+            engine=qemu.QemuEngine(place=place, version=facts.status.qemu),
             accelerator=facts.status.accelerator,
             accelerator_reason=facts.status.accelerator_reason.message if facts.status.accelerator_reason else None,
             qemu=facts.status.qemu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -148,7 +149,9 @@ def clear(made: Host) -> None:
             processes.send(found.identity, signal.SIGKILL)
     if place := cgroup.place():
         for name in place.names(made.homes.runtime.name):
-            place.group(made.homes.runtime.name, name).kill()
+            group = place.group(made.homes.runtime.name, name)
+            group.kill()
+            asyncio.run(group.remove())
     shutil.rmtree(made.homes.runtime, ignore_errors=True)
     shutil.rmtree(made.path, ignore_errors=True)
 

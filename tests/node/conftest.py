@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pathlib
 import shutil
@@ -37,6 +38,7 @@ def clear(made: home.Home) -> None:
         for name in place.names(made.runtime.name):
             group = place.group(made.runtime.name, name)
             group.kill()
+            asyncio.run(group.remove())
     shutil.rmtree(made.runtime, ignore_errors=True)
     shutil.rmtree(made.path, ignore_errors=True)
 
