@@ -199,6 +199,10 @@ class Machine(Protocol):
         """Press keys together, by QEMU's key names (QKeyCode)."""
         ...
 
+    def cut_nics(self) -> tuple[str, ...]:
+        """The names of the NICs whose carrier has died."""
+        ...
+
     async def mend(self, nics: Mapping[str, Backend]) -> dict[str, words.Message]:
         """Start anew what carried a NIC and has died, as `nics` says; by NIC name, how it had ended.
 

@@ -276,6 +276,8 @@ class NicStatus(Part):
     name: DeviceName
     mac: str
     addresses: tuple[str, ...] = ()
+    reserved: str | None = None
+    """The address that its network's DHCP keeps for it."""
     backend: str = ""
     """What carries it: passt, slirp, or the bridge's name."""
 

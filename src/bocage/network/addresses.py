@@ -66,6 +66,12 @@ def choose_subnet(
     raise SubnetsExhausted(pool=str(_POOL))
 
 
+def reservable(subnet: ipaddress.IPv4Network, address: ipaddress.IPv4Address) -> bool:
+    """Whether a card may be given this address for good: it is neither the gateway's nor a dynamic one."""
+    first, last = _reservable(subnet)
+    return first <= int(address) < last
+
+
 def allocate(
     subnet: ipaddress.IPv4Network, taken: Collection[ipaddress.IPv4Address], mac: str
 ) -> ipaddress.IPv4Address:
@@ -74,9 +80,7 @@ def allocate(
     `taken` are the other cards' reservations, and their leases: the server gives no address that is leased.
     The gateway's and the dynamic range are never given. Raises AddressesExhausted.
     """
-    dynamic = dynamic_range(subnet)
-    last = int(dynamic[0]) if dynamic else int(subnet.broadcast_address)
-    first = int(subnet[2])  # [1] is the gateway
+    first, last = _reservable(subnet)
     count = last - first
     start = _number(mac.lower()) % count if count > 0 else 0
     for offset in range(max(count, 0)):
@@ -84,6 +88,12 @@ def allocate(
         if candidate not in taken:
             return candidate
     raise AddressesExhausted(subnet=str(subnet))
+
+
+def _reservable(subnet: ipaddress.IPv4Network) -> tuple[int, int]:
+    """The first address that may be kept for a card, and the one after the last."""
+    dynamic = dynamic_range(subnet)
+    return int(subnet[2]), int(dynamic[0]) if dynamic else int(subnet.broadcast_address)  # [1] is the gateway
 
 
 def _candidates(uid: str) -> Iterator[ipaddress.IPv4Network]:

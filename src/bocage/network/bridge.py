@@ -33,6 +33,11 @@ async def ensure(network: base.Bridge) -> None:
     await dnsmasq.ensure(network)
 
 
+def stands(network: base.Bridge) -> bool:
+    """Whether its bridge and its server are there, at a glance: no program is run, and the rules are not seen."""
+    return kernel.present(network.interface) and dnsmasq.runs(network)
+
+
 async def remove(uid: str, state: pathlib.Path) -> None:
     """Take the network `uid` down: server, taps, bridge, rules and its directory. Not an error when it is gone.
 

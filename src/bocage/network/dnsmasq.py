@@ -112,7 +112,7 @@ async def ensure(network: base.Bridge) -> None:
     Raises base.ProgramMissing, base.Refused, base.StateHidden, errors.TimedOut.
     """
     text = configuration(network)
-    path = network.state / f"dnsmasq-{_digest(text)[:16]}.conf"
+    path = _path(network)
     await asyncio.to_thread(_prepare, network.state, path, text)
     running = await asyncio.to_thread(processes, network.state)
     fitting = [one for one in running if one.configuration == os.fspath(path)]
@@ -120,6 +120,15 @@ async def ensure(network: base.Bridge) -> None:
         await _stop(one)
     if not fitting:
         await base.run("dnsmasq", f"--conf-file={path}")
+
+
+def runs(network: base.Bridge) -> bool:
+    """Whether the server runs with the network's present configuration. Its pid file is only where to look first."""
+    try:
+        pid = int((network.state / "dnsmasq.pid").read_text())
+    except (OSError, ValueError):
+        return False
+    return _started_with(pid, f"--conf-file={_path(network)}") is not None
 
 
 async def set_hosts(network: base.Bridge, hosts: Mapping[str, base.Host]) -> None:
@@ -196,6 +205,10 @@ async def _ended(descriptor: int) -> bool:
     finally:
         loop.remove_reader(descriptor)
     return True
+
+
+def _path(network: base.Bridge) -> pathlib.Path:
+    return network.state / f"dnsmasq-{_digest(configuration(network))[:16]}.conf"
 
 
 def _ranges(subnet: ipaddress.IPv4Network) -> list[str]:

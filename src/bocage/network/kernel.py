@@ -11,6 +11,7 @@ import ipaddress
 import json
 import pathlib
 import pwd
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ class Link:
     alias: str
     mac: str
     up: bool
+    carrier: bool  # a tap's: somebody has it open
     master: str
     addresses: tuple[ipaddress.IPv4Interface, ...]
     owner: int | None  # uid that may open a tap
@@ -52,6 +54,15 @@ async def link(name: str) -> Link | None:
     return next((found for found in await links() if found.name == name), None)
 
 
+def present(name: str) -> bool:
+    """Whether there is an interface of this name."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
 async def routes() -> list[Route]:
     """Every IPv4 subnet that is routed in any table; neither the default route nor single addresses."""
     found: dict[Route, None] = {}
@@ -65,9 +76,16 @@ async def routes() -> list[Route]:
     return list(found)
 
 
-async def default_routes() -> set[int]:
-    """Over which of IP versions 4 and 6 this machine reaches the world."""
-    return {version for version in (4, 6) if await _show(f"-{version}", "route", "show", "default")}
+def default_routes() -> set[int]:
+    """Over which of IP versions 4 and 6 this machine reaches the world (proc(5), net/route and net/ipv6_route)."""
+    four = [line.split() for line in _lines("route")[1:]]
+    six = [line.split() for line in _lines("ipv6_route")]
+    reached = set()
+    if any(len(fields) > 7 and fields[1] == fields[7] == "00000000" for fields in four):
+        reached.add(4)
+    if any(len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and fields[9] != "lo" for fields in six):
+        reached.add(6)
+    return reached
 
 
 async def neighbours(interface: str) -> list[tuple[str, str]]:
@@ -107,6 +125,13 @@ def set_sysctl(name: str, value: str) -> None:
         raise base.KernelLacks(what=what, said=error.strerror or str(error)) from error
 
 
+def _lines(table: str) -> list[str]:
+    try:
+        return pathlib.Path("/proc/thread-self/net", table).read_text().splitlines()
+    except OSError:
+        return []
+
+
 async def _show(*arguments: str) -> list[dict[str, Any]]:
     output = await base.run("ip", "-json", "-details", *arguments)
     shown: list[dict[str, Any]] = json.loads(output or b"[]")
@@ -123,6 +148,7 @@ def _link(item: dict[str, Any]) -> Link:
         alias=item.get("ifalias", ""),
         mac=item.get("address", "").lower(),
         up="UP" in item.get("flags", []),
+        carrier="LOWER_UP" in item.get("flags", []),
         master=item.get("master", ""),
         addresses=tuple(
             ipaddress.IPv4Interface(f"{entry['local']}/{entry['prefixlen']}")

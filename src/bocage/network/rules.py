@@ -29,6 +29,12 @@ async def remove(uid: str) -> None:
     await _load(_dropped(base.table_of(uid)) + _dropped(ports_name(uid)))
 
 
+async def tables() -> set[str]:
+    """The names of all tables of the family `inet`. Raises base.Refused."""
+    listed = await base.run("nft", "list", "tables", "inet")
+    return {line.split()[-1] for line in listed.decode().splitlines() if line.startswith("table ")}
+
+
 def ports_name(uid: str) -> str:
     """The table of the network's published ports."""
     return f"{base.table_of(uid)}_ports"

@@ -60,6 +60,11 @@ async def present(bridge: str | None = None) -> list[str]:
     ]
 
 
+async def idle(bridge: str) -> list[str]:
+    """The taps plugged into `bridge` that no process has open."""
+    return [link.name for link in await kernel.links("master", bridge) if link.alias == _ALIAS and not link.carrier]
+
+
 def open_queue(name: str) -> int:
     """A descriptor of the tap to hand to QEMU (`-netdev tap,fd=`), whose user may not open /dev/net/tun itself.
 

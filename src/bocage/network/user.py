@@ -4,7 +4,7 @@ passt is started as the VM's own user: started as root it would choose `nobody`,
 its socket. Either it listens for QEMU (`-netdev stream,server=off`): then a VM whose passt dies runs on, but
 without this card until its next start, since QEMU knows `reconnect` from 8.0 on only. Or QEMU listens
 (`server=on`) and passt is handed a connected descriptor: then a passt that died is started anew on a second
-connection, and the guest keeps its lease (tried with QEMU 7.2).
+connection, and the guest keeps its lease (tried with QEMU 7.2). The engine does the latter.
 """
 
 from __future__ import annotations
@@ -102,16 +102,22 @@ class Plan:
 
 
 async def plan(
-    publish: Sequence[base.Publish] = (), *, card: int = 0, passt: str | None = "", low_ports: bool = False
+    publish: Sequence[base.Publish] = (),
+    *,
+    card: int = 0,
+    passt: str | None = "",
+    low_ports: bool = False,
+    check: bool = True,
 ) -> Plan:
-    """Decide for passt or QEMU's own, and see that every port can be had. Asked again at each start.
+    """Decide for passt or QEMU's own, and (`check`) see that every port can be had. Asked again at each start.
 
     `card` numbers the VM's user-mode cards, whose subnets differ (10.0.2.0/24 and on). `passt` is its path,
     None for without, "" for the one installed. `low_ports`: it will be started as root (`run_as`), and may
     take ports below 1024. Raises PortTaken, PortPrivileged, AddressAbsent, PublishedTwice, PublishNeedsPasst.
     """
     program = base.find("passt") if passt == "" else passt
-    await asyncio.to_thread(check_ports, publish, low_ports=low_ports and program is not None)
+    if check:
+        await asyncio.to_thread(check_ports, publish, low_ports=low_ports and program is not None)
     subnet = ipaddress.IPv4Network(f"10.0.{2 + card}.0/24")
     if program is None:
         if six := next((one for one in publish if ":" in one.host_address), None):
@@ -124,7 +130,7 @@ async def plan(
         subnet=subnet,
         program=program,
         nameservers=nameservers or (),
-        offline=4 not in await _reached(),
+        offline=4 not in kernel.default_routes(),
         reaches_loopback=nameservers is None,
     )
 
@@ -161,27 +167,6 @@ def passt_command(
         option = "--tcp-ports" if one.protocol == "tcp" else "--udp-ports"
         command += [option, f"{one.host_address}/{one.host_port}:{one.guest_port}"]
     return command
-
-
-async def connect(listen: pathlib.Path, *, within: float) -> socket.socket:
-    """Connect to the socket on which QEMU waits for passt, as soon as it is there. Raises errors.TimedOut."""
-    loop = asyncio.get_running_loop()
-    async with contextlib.AsyncExitStack() as undo:
-        connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        connection.setblocking(False)
-        try:
-            async with asyncio.timeout(within):
-                while True:
-                    try:
-                        await loop.sock_connect(connection, os.fspath(listen))
-                        break
-                    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-                        await asyncio.sleep(0.01)
-        except TimeoutError as error:
-            raise errors.TimedOut(what=os.fspath(listen), bound=within) from error
-        connection.setblocking(True)
-        undo.pop_all()
-    return connection
 
 
 def check_ports(publish: Sequence[base.Publish], *, low_ports: bool) -> None:
@@ -229,12 +214,6 @@ def _bind(one: base.Publish, held: contextlib.ExitStack) -> None:
 
 def _gateway_mac(plan: Plan) -> str:
     return "52:55:" + ":".join(f"{octet:02x}" for octet in plan.gateway.packed)
-
-
-async def _reached() -> set[int]:
-    if base.find("ip") is None:
-        return {4}  # not known: as it nearly always is
-    return await kernel.default_routes()
 
 
 def _nameservers() -> tuple[str, ...] | None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import pathlib
 from collections.abc import Coroutine
 from typing import Any
 
 from bocage.model import ground, keys, vm, work
-from bocage.node import actor, clock, jobs, memory, tasks, upkeep
+from bocage.node import actor, clock, jobs, memory, mending, tasks, upkeep
 from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.wiring import Wires
@@ -33,6 +34,7 @@ class Node:
         self.ground = ground
         self.wires = Wires(ground)
         self.preparation = Preparation(ground, self.wires)
+        self._mending = mending.Mending(self)
         self._actors: dict[str, actor.Actor] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._libraries: dict[str, images.Library] = {}
@@ -50,6 +52,7 @@ class Node:
                 self.ready.set()
                 if caring is None:
                     caring = self._spawn(upkeep.Upkeep(self).run())
+                    self._spawn(self._mending.run())
                 try:
                     async with contextlib.aclosing(
                         self.ground.resources.store.watch(keys.ROOT, since=revision)
@@ -80,7 +83,8 @@ class Node:
         """Look at everything once; returns the revision that was looked at."""
         listing = await self.ground.resources.list(vm.VM, trash=True)
         mine = [machine for machine in listing.items if machine.status.host == self.ground.uid]
-        await self._wire_up()
+        await self.wires.recall(mine)
+        await self.wires.wire_up((await self.ground.resources.list(ground.Network)).items)
         holds = autostart.holds(mine) if self.ground.rebooted else {}
         for machine in mine:
             if self.ground.rebooted and machine.spec.autostart.enabled and machine.spec.power is vm.Power.STOPPED:
@@ -90,15 +94,6 @@ class Node:
         for task in waiting.items:
             self._take(task)
         return listing.revision
-
-    async def _wire_up(self) -> None:
-        """Networks on bridges are made again after a reboot; one that cannot be is told in its status."""
-        networks = await self.ground.resources.list(ground.Network)
-        for network in networks.items:
-            try:
-                await self.wires.ensure(network)
-            except Exception as error:  # noqa: BLE001 - one network's trouble must not keep the others down
-                log.warning("network %s: %s", network.name, error)
 
     async def _switch_on(self, machine: vm.VM) -> None:
         await self.ground.resources.change(
@@ -134,6 +129,7 @@ class Node:
         if uid not in self._actors:
             new = actor.Actor(self.ground, self.preparation, project, uid)
             new.hold_until = clock.boottime() + hold if hold else 0.0
+            new.standing.listeners.append(functools.partial(self._mending.heard, uid))
             self._actors[uid] = new
             self._spawn(self._live(new, uid))
         return self._actors[uid]

@@ -198,6 +198,30 @@ class Saving(Note):
     name: str
 
 
+class NicMended(Note):
+    type = "vm-nic-mended"
+    text = N_("what carried the card {nic} of {name} ended ({reason}) and was started again")
+    name: str
+    nic: str
+    reason: str
+
+
+class NicCut(Note):
+    type = "vm-nic-cut"
+    text = N_("the card {nic} of {name} is cut off: what carries it could not be started again ({reason})")
+    hint = N_("it is tried again and again; a cold start of the VM makes all of it anew")
+    name: str
+    nic: str
+    reason: str
+
+
+class NetworkMended(Note):
+    type = "network-mended"
+    text = N_("something of the network {name} was gone, and it was made again")
+    hint = N_("another program that resets the firewall or removes interfaces takes it away")
+    name: str
+
+
 class Copying(Note):
     type = "step-copying"
     text = N_("copying {what}")

@@ -110,7 +110,7 @@ async def attach_disk(
     disk = _disk(machine, name)
     await preparation.make(machine)
     if standing.machine:
-        chain = (await preparation.plan(machine)).chains[name]
+        chain = (await preparation.plan(machine, connect=False)).chains[name]
         await standing.machine.attach_disk(disk, chain)
     return {"disk": name, "now": standing.machine is not None}
 

@@ -18,7 +18,7 @@ from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
 from bocage.model import base, ground, vm
 from bocage.model.units import Size
-from bocage.node import directory, rooms, uids, wiring
+from bocage.node import directory, edits, rooms, uids, wiring
 from bocage.node.ground import Ground
 from bocage.storage import qcow2, space, volumes
 from bocage.store import resources
@@ -151,7 +151,7 @@ class Preparation:
             runtime=runtime,
             chains=chains,
             cds={cd.name: await self.image_path(machine, cd.image) for cd in machine.spec.cds},
-            nics=await (self._wires.connect(machine, uid) if connect else self._wires.describe(machine)),
+            nics=await (self._wires.connect(machine, uid) if connect else self._wires.describe(machine, uid)),
             accelerator=self._ground.accelerator,
             seed=place.seed if machine.spec.seed else None,
             process_uid=uid,
@@ -209,8 +209,24 @@ class Preparation:
         await self._rooms.check_start(machine.uid, await self._extents(machine))
 
     async def note_running(self, machine: vm.VM) -> None:
-        """It may write from now on: what its disks can still grow by is promised to it."""
+        """It may write from now on: what its disks can still grow by is promised to it, and its wires are known."""
         self._rooms.promise(machine.uid, await self._extents(machine))
+        await self._wires.found(machine)
+
+    async def agree(self, machine: vm.VM) -> None:
+        """Have its networks know it as it is called now, with the NICs that it has."""
+        await self._wires.agree(machine)
+
+    async def forget(self, machine: vm.VM) -> None:
+        """It is deleted: what its networks kept for it is free."""
+        await self._wires.forget(machine)
+
+    async def carriers(self, machine: vm.VM) -> dict[str, engine.Backend]:
+        """What carries the NICs that a running VM was started with."""
+        place = await self.place(machine)
+        uid = self._uids.of(machine.uid, place.path, place.path.parent)
+        started = edits.started_with(self._ground.home.vm_runtime(machine.uid)) or machine.spec
+        return await self._wires.describe(machine.model_copy(update={"spec": started}), uid)
 
     async def _extents(self, machine: vm.VM) -> list[rooms.Extent]:
         return [

@@ -11,9 +11,15 @@ from typing import Any
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
-from bocage.node import tasks
+from bocage.node import clock, tasks
 from bocage.node.ground import Ground
 from bocage.store import resources
+
+
+class Gone(resources.Missing):
+    """The VM itself is not in the store any more: nothing is left to be done to it."""
+
+    type = "vm-gone"
 
 
 @dataclasses.dataclass(slots=True)
@@ -25,10 +31,17 @@ class Standing:
     uid: str
     machine: engine.Machine | None = None
     ended: engine.Ended | None = None  # the process ended, and no step was taken yet
-    failed: float | None = None  # boot clock: when it last ended by itself or failed to start
-    stopping: float | None = None  # boot clock: when the orderly stop began
+    started: float | None = None  # this and the following are of the boot clock: since when it runs
+    failed: float | None = None  # when it last ended by itself or failed to start
+    stopping: float | None = None  # when it was first asked to switch off, and that still holds
+    pressed: float | None = None  # when it was last asked
+    silent: float | None = None  # since when its monitor does not answer
+    resumed: float | None = None  # when it last went on after a full storage
+    stalls: int = 0
     presses: int = 0
-    defined: tuple[int, int] = (0, 0)  # the revision and the ownership that vm.yaml says
+    guest_reboots: bool = False
+    defined: tuple[int, int] | None = None  # the revision and the ownership that vm.yaml says
+    pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     listeners: list[engine.Listener] = dataclasses.field(default_factory=list)
@@ -46,10 +59,11 @@ class Standing:
         async def until_end() -> None:
             ended = await machine.ended()
             if self.machine is machine:
-                self.machine, self.ended = None, ended
+                self.machine, self.ended, self.started = None, ended, None
+                self.silent, self.guest_reboots = None, False
                 self.woken.set()
 
-        self.machine = machine
+        self.machine, self.started = machine, clock.boottime()
         self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
 
     async def until_ended(self) -> None:
@@ -82,8 +96,11 @@ class Standing:
         return bool(asked)
 
     async def read(self) -> vm.VM:
-        """The VM as the store has it now; raises resources.Missing."""
-        return await self.ground.resources.get(vm.VM, self.project, self.uid)
+        """The VM as the store has it now; raises Gone."""
+        try:
+            return await self.ground.resources.get(vm.VM, self.project, self.uid)
+        except resources.Missing as error:
+            raise Gone(kind="vm", name=self.uid) from error
 
     async def change(self, how: Callable[[vm.VMSpec], Mapping[str, Any]]) -> vm.VM:
         """Change the spec where the world itself decided, such as a guest that switched itself off."""
@@ -94,6 +111,19 @@ class Standing:
     async def show(self, **fields: Any) -> vm.VM:
         """Write fields of the status; nothing is written when they are so already."""
         return await self._write(fields)
+
+    async def show_nics(self, how: Callable[[vm.Nic], Mapping[str, Any]]) -> vm.VM:
+        """Write fields of each NIC's status; its others stay."""
+
+        def with_nics(present: vm.VM) -> vm.VMStatus:
+            known = {(one.name, one.mac): one for one in present.status.nics}
+            nics = [
+                known.get((nic.name, nic.mac), vm.NicStatus(name=nic.name, mac=nic.mac)).model_copy(update=how(nic))
+                for nic in present.spec.nics
+            ]
+            return present.status.model_copy(update={"nics": tuple(nics)})
+
+        return await self.ground.resources.change_status(vm.VM, self.project, self.uid, with_nics)
 
     async def _write(self, fields: Mapping[str, Any], *events: work.Event) -> vm.VM:
         return await self.ground.resources.change_status(

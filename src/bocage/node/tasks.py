@@ -1,7 +1,8 @@
 """Tasks: what takes longer than a request, with progress, a log, and a way to cancel it.
 
-A task that was running when the daemon died is carried out again from its beginning: every handler is
-idempotent. What it asks of a VM is done by that VM's actor, all else by a job of its own.
+A task that was running when the daemon ended is carried out again from its beginning: every handler can be
+done twice, by what the world shows or by what it remembers. What is asked of a VM is done by that VM's
+actor, all else by a job of its own.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Any
 from bocage import errors, words
 from bocage.model import base, work
 from bocage.node import clock
-from bocage.store import contract, resources
+from bocage.store import resources
 from bocage.words import N_
 
 LOG_LINES = 200
 KEPT = 1000  # ended tasks
 _PROGRESS_EVERY = 0.5  # seconds between two writes of progress
+_END_TRIES = 12  # to write how a task ended, while the store cannot be written
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Run:
         self._written = 0.0
         self._flush: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
+        self.unwanted: errors.Problem | None = None  # why nobody wants it any more
 
     @property
     def uid(self) -> str:
@@ -67,12 +70,26 @@ class Run:
     def params(self) -> dict[str, Any]:
         return self.task.spec.params
 
+    @property
+    def state(self) -> work.TaskState:
+        return self._status.state
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What an earlier attempt kept, or this one."""
+        return self._status.result
+
+    async def remember(self, **facts: Any) -> None:
+        """Keep, durably, what must be known when the task is carried out again; shown as its result so far."""
+        self._status = self._status.model_copy(update={"result": {**self._status.result, **facts}})
+        await self._write(raising=True)
+
     async def begin(self) -> None:
         """Say that it is being carried out."""
-        self._status = self._status.model_copy(
-            update={"state": work.TaskState.RUNNING, "started": self._status.started or base.now()}
-        )
-        await self._write()
+        if self.state is work.TaskState.PENDING:
+            started = self._status.started or base.now()
+            self._status = self._status.model_copy(update={"state": work.TaskState.RUNNING, "started": started})
+            await self._write()
 
     def report(self, message: words.Message) -> None:
         """A step: shown at once and kept in the task's log."""
@@ -98,6 +115,9 @@ class Run:
     async def _end(
         self, state: work.TaskState, *, problem: errors.Problem | None = None, result: dict[str, Any] | None = None
     ) -> None:
+        """Write how it ended; tried again for a while when the store cannot be written, since others wait for it."""
+        if self.state.ended:
+            return
         if self._flush:
             self._flush.cancel()
         if self._writing:
@@ -111,7 +131,14 @@ class Run:
                 "result": result or {},
             }
         )
-        await self._write()
+        if not await self._write():
+            self._writing = asyncio.create_task(self._write_later())
+
+    async def _write_later(self) -> None:
+        for attempt in range(_END_TRIES):
+            await asyncio.sleep(min(2.0**attempt, 60.0))
+            if await self._write():
+                return
 
     def _soon(self) -> None:
         if self._flush is None:
@@ -120,29 +147,41 @@ class Run:
 
     def _start_writing(self) -> None:
         self._flush = None
-        self._writing = asyncio.create_task(self._write())
+        self._writing = asyncio.create_task(self._write_progress())
 
-    async def _write(self) -> None:
+    async def _write_progress(self) -> None:
+        await self._write()
+
+    async def _write(self, *, raising: bool = False) -> bool:
         self._written = clock.boottime()
         status = self._status
         try:
             await self._resources.change_status(work.Task, self.task.metadata.project, self.uid, lambda _: status)
         except resources.Missing:
             pass  # pruned or deleted by a person: nobody waits for it
-        except contract.Error as error:
+        except errors.Problem as error:  # the store is full, or gone
+            if raising:
+                raise
             log.warning("task %s (%s): its state could not be written: %s", self.uid, self.action, error)
+            return False
+        return True
 
 
 Handler = Callable[[Run], Awaitable[dict[str, Any] | None]]
 
 
 async def carry_out(run: Run, handler: Handler) -> None:
-    """Do it and write how it ended. A cancelled job is undone by its handler's own exits."""
+    """Do it and write how it ended. A handler that is cancelled undoes by its own exits what it had begun.
+
+    Only when nobody wants the task any more that is its end: else, as when the daemon stops, it stays open and is
+    carried on later.
+    """
     await run.begin()
     try:
         result = await handler(run)
     except asyncio.CancelledError:
-        await asyncio.shield(run.cancelled())
+        if run.unwanted:
+            await asyncio.shield(run.cancelled(run.unwanted))
         raise
     except errors.Problem as problem:
         await run.failed(problem)

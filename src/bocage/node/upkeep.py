@@ -7,10 +7,11 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from bocage import errors
+from bocage.engine import base as engine
 from bocage.engine.qemu import boundedlog
 from bocage.model import base, ground, keys, vm, work
 from bocage.node import adoption, clock, tasks, trash
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 EVERY = 15.0  # seconds between two rounds
 LOG_KEPT = 4 << 20  # bytes of each log
 _SELDOM = 40  # rounds: ten minutes
+_LEASE_LOOK = 1.0  # seconds between two looks at the networks' leases
 
 
 class Upkeep:
@@ -43,10 +45,15 @@ class Upkeep:
             for duty in (self.measure, self.look_after, self.trim_logs, self.find_addresses, self.look_for_alarms):
                 await _safely(duty)
             if rounds % _SELDOM == 0:
-                for duty in (self.empty_trash, self.forget_tasks, self._node.ground.events.prune):
+                for duty in (
+                    self.empty_trash,
+                    self.forget_tasks,
+                    self._node.ground.events.prune,
+                    self._node.wires.sweep,
+                ):
                     await _safely(duty)
             rounds += 1
-            await asyncio.sleep(EVERY)
+            await self._watch_leases()
 
     async def measure(self) -> None:
         """Write how full the storages are."""
@@ -77,27 +84,32 @@ class Upkeep:
 
     async def find_addresses(self) -> None:
         """Write the addresses that running guests are reached by."""
-        for actor in self._node.running():
-            with contextlib.suppress(resources.Missing, errors.TimedOut):
-                await self._find_addresses(await actor.standing.read())
+        seen = await self._node.wires.addresses()
+        await asyncio.gather(*[self._find_addresses(actor, seen) for actor in self._node.running()])
 
-    async def _find_addresses(self, machine: vm.VM) -> None:
-        actor = self._node.actor_of(machine.uid)
-        if actor is None or actor.standing.machine is None:
-            return
-        leased = await self._node.wires.addresses(machine)
-        told = await actor.standing.machine.guest_addresses()
-        carried = await self._node.wires.carriers(machine)
-        nics = tuple(
-            vm.NicStatus(
-                name=nic.name,
-                mac=nic.mac,
-                addresses=told.get(nic.mac) or leased.get(nic.name, ()),
-                backend=carried.get(nic.name, ""),
+    async def _find_addresses(self, actor: actors.Actor, seen: Mapping[str, tuple[str, ...]]) -> None:
+        with contextlib.suppress(resources.Missing, errors.TimedOut, engine.NotRunning):
+            machine = await actor.standing.read()
+            if actor.standing.machine is None:
+                return
+            told = await actor.standing.machine.guest_addresses()
+            carried = await self._node.wires.carriers(machine)
+            await actor.standing.show_nics(
+                lambda nic: {
+                    "addresses": told.get(nic.mac) or seen.get(nic.mac, ()),
+                    "backend": carried.get(nic.name, ""),
+                }
             )
-            for nic in machine.spec.nics
-        )
-        await actor.standing.show(nics=nics)
+
+    async def _watch_leases(self) -> None:
+        """Pass the time until the next round; an address that is given meanwhile is shown at once."""
+        due = clock.boottime() + EVERY
+        before = self._node.wires.lease_times()
+        while (left := due - clock.boottime()) > 0:
+            await asyncio.sleep(min(left, _LEASE_LOOK))
+            if (now := self._node.wires.lease_times()) != before:
+                before = now
+                await _safely(self.find_addresses)
 
     async def look_for_alarms(self) -> None:
         """Raise what holds and is not raised, clear what is raised and no longer holds."""
