@@ -153,7 +153,7 @@ async def test_a_listener_that_leaves_is_forgotten(served, world):
     async with following(world):
         assert len(store._watches) == before + 1
     async with asyncio.timeout(10):
-        while len(store._watches) > before:  # noqa: ASYNC110
+        while len(store._watches) > before:
             await asyncio.sleep(0.005)
 
 

@@ -111,6 +111,16 @@ async def test_events_are_listed_newest_last(client, world):
     assert items[0]["spec"]["said"]["text"] == "nobody has asked for it to run"
 
 
+async def test_a_damaged_record_hides_no_other_and_is_in_the_log_once(client, world, caplog):
+    await create(client)
+    uid = base.new_uid()
+    await world.kept.store.apply(puts={f"/bocage/1/vm/default/{uid}/spec": b'{"metadata": {}}'})
+    for _ in range(2):
+        assert [item["metadata"]["name"] for item in (await client.get(VMS)).json()["items"]] == ["web1"]
+    assert len([record for record in caplog.records if uid in record.getMessage()]) == 1
+    problem(await client.get(f"{VMS}/{uid}"), 500, "resource-damaged")
+
+
 async def test_every_list_answers_in_the_same_form(client, world):
     await world.kept.create(
         work.Alarm(

@@ -141,7 +141,7 @@ async def test_at_the_end_streams_and_waits_end_and_soon(world, node):
             answer = await log.__aenter__()
             await anext(answer.aiter_lines())
             async with asyncio.timeout(10):
-                while len(world.kept.store._watches) < 2:  # noqa: ASYNC110
+                while len(world.kept.store._watches) < 2:
                     await asyncio.sleep(0.005)
             begun = loop.time()
         assert loop.time() - begun < 5

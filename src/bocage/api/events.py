@@ -148,11 +148,7 @@ class _Feed(Response):
         parts = key.removeprefix(keys.prefix(cls.kind)).split("/")
         project = parts[0] if cls.in_project else None
         with contextlib.suppress(resources.Missing, resources.Damaged):
-            return (
-                (await self._call.resources.get(cls, project, keys.uid_of(key)))
-                .model_dump_json(context=base.WORDS)
-                .encode()
-            )
+            return (await self._call.api.views.one(cls, project, keys.uid_of(key))).content
         return json.dumps({"uid": keys.uid_of(key), "deleted": True}).encode()
 
 

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from bocage.store import contract, resources
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
 
+log = logging.getLogger(__name__)
+
 _MOST = 10_000  # resources that are remembered
 _PER_RESOURCE = 3  # keys: owner, spec, status
 _TOGETHER = 50  # that are made before others get their turn
@@ -28,7 +31,8 @@ _TOGETHER = 50  # that are made before others get their turn
 class View:
     """One resource at its revisions, ready to be sent; its fields that lists are filtered by."""
 
-    revisions: tuple[int, ...]
+    revisions: tuple[int, ...]  # of its records
+    revision: int  # of its spec
     content: bytes
     name: str
     tags: tuple[str, ...]
@@ -44,6 +48,7 @@ class Views:
 
     def __init__(self, store: contract.Store) -> None:
         self._store = store
+        self._damaged: set[tuple[str, int]] = set()
         self._made: collections.OrderedDict[tuple[str, str], View] = collections.OrderedDict()
 
     async def page(
@@ -64,7 +69,7 @@ class Views:
             at, last = page.revision, None
             groups = _whole_groups(page)
             for number, (stem, group) in enumerate(groups):
-                view = self._view(cls, stem, group)
+                view = self._view_if_whole(cls, stem, group)
                 if number % _TOGETHER == _TOGETHER - 1:
                     await asyncio.sleep(0)
                 if view and not (keep and not keep(view)):
@@ -76,6 +81,14 @@ class Views:
                 return _answer(found, at, None)
             behind = last
 
+    async def one(self, cls: type[base.Resource[Any, Any]], project: str | None, uid: str) -> View:
+        """One resource. Raises resources.Missing."""
+        page = await self._store.list(keys.base(cls.kind, project, uid))
+        for stem, group in _whole_groups(page):
+            if view := self._view(cls, stem, group):
+                return view
+        raise resources.Missing(kind=cls.kind, name=uid)
+
     async def newest(self, cls: type[R], project: str | None = None, *, limit: int) -> list[R]:
         """The last of a kind whose uids sort by time, the newest last."""
         groups, _ = await self._last(cls, project, limit)
@@ -86,7 +99,7 @@ class Views:
     ) -> Response:
         """The last of a kind, as the one page of a list."""
         groups, revision = await self._last(cls, project, limit)
-        made = (self._view(cls, group[0].key.rpartition("/")[0], group) for group in groups)
+        made = (self._view_if_whole(cls, group[0].key.rpartition("/")[0], group) for group in groups)
         return _answer([view.content for view in made if view], revision, None)
 
     async def _last(
@@ -95,6 +108,16 @@ class Views:
         page = await self._store.list(keys.prefix(cls.kind, project))
         groups = [group for _, group in _whole_groups(page) if "spec" in _parts(group)]
         return groups[-limit:], page.revision
+
+    def _view_if_whole(self, cls: type[base.Resource[Any, Any]], stem: str, group: list[contract.Entry]) -> View | None:
+        """None for a damaged record: it must not hide all others; the log has it once, and asking for it says so."""
+        try:
+            return self._view(cls, stem, group)
+        except resources.Damaged as damaged:
+            if (stem, group[0].revision) not in self._damaged:
+                self._damaged.add((stem, group[0].revision))
+                log.warning("left out of a list: %s", words.say(damaged))
+            return None
 
     def _view(self, cls: type[base.Resource[Any, Any]], stem: str, group: list[contract.Entry]) -> View | None:
         revisions = tuple(entry.revision for entry in group)
@@ -116,6 +139,7 @@ def _make(resource: base.Resource[Any, Any], revisions: tuple[int, ...]) -> View
     about = resource.metadata
     return View(
         revisions=revisions,
+        revision=about.revision,
         content=resource.model_dump_json(context=base.WORDS).encode(),
         name=about.name,
         tags=about.tags,

@@ -97,7 +97,8 @@ async def create(
 @router.get("/{name}", name="get", response_model=vm.VM, responses=routing.problem_responses(404))
 async def get(project: calls.Project, name: calls.Name, call: Reading) -> Response:
     """One VM."""
-    return answers.one(await call.resources.find(vm.VM, project, name))
+    view = await call.api.views.one(vm.VM, project, await machines.uid_of(call, project, name))
+    return answers.json(view.content, headers={"etag": etags.of(view.revision)})
 
 
 @router.patch("/{name}", name="change", response_model=vm.VM, responses=routing.problem_responses(404, 409, 412))
