@@ -12,6 +12,8 @@ import pytest
 
 from bocage.guest import tiny
 
+os.environ.setdefault("BOCAGE_DEFAULT_NETWORK", "user")  # no test makes bridges but in a namespace of its own
+
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bocage-test"
 SEED = os.environ.get("BOCAGE_TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
 

@@ -18,7 +18,7 @@ from bocage.cluster import leader
 from bocage.engine.qemu import cgroup
 from bocage.engine.qemu import engine as qemu
 from bocage.model import base, ground
-from bocage.node import agent, events, host, jobs
+from bocage.node import agent, default_network, events, host, jobs
 from bocage.node import ground as node_ground
 from bocage.store import resources, sqlite
 
@@ -108,10 +108,7 @@ async def _first_things(node: agent.Node) -> None:
             await (jobs.storages.prepare(node, storage) if new else jobs.storages.reopen(node, storage))
         except (errors.Problem, OSError) as error:
             log.warning("storage %s: %s", storage.name, error)
-    networks = await kept.list(ground.Network)
-    if not any(network.name == "default" for network in networks.items):
-        metadata = base.Metadata(name="default", project="default")
-        await kept.create(ground.Network(metadata=metadata, spec=ground.NetworkSpec(kind="user")))
+    await default_network.ensure(node)
 
 
 def _uid_of_storage(root: pathlib.Path) -> str:

@@ -60,7 +60,11 @@ class Wires:
     async def wire_up(self, networks: Iterable[ground.Network]) -> None:
         """Make again what a reboot took away of networks that were made before; the others wait for their first VM."""
         for net in networks:
-            if cards.bridged(net) and net.status.state == "pending":
+            if (
+                cards.bridged(net)
+                and net.status.state == "pending"
+                and not kernel.present(network.interface_of(net.uid))
+            ):
                 continue
             with contextlib.suppress(errors.Problem, OSError):  # told in its status
                 await self.ensure(net)
