@@ -11,7 +11,7 @@ import pytest
 
 from bocage.api import events
 from bocage.model import vm, work
-from bocage.planner import why
+from bocage.planner import causes
 from tests.api.conftest import World, create, over_socket, problem
 
 
@@ -55,7 +55,7 @@ async def following(world: World, last_event_id: object = None, **query: Any) ->
 
 
 async def _tell(world: World, number: int) -> None:
-    await world.kept.create(work.event(why.NeverStarted(name=f"web{number}")))
+    await world.kept.create(work.event(causes.NeverStarted(name=f"web{number}")))
 
 
 async def test_events_come_as_they_happen(served, world):

@@ -102,10 +102,10 @@ async def test_a_list_that_is_too_old_says_so(client, world):
 
 
 async def test_events_are_listed_newest_last(client, world):
-    from bocage.planner import why
+    from bocage.planner import causes
 
     for number in range(5):
-        await world.kept.create(work.event(why.NeverStarted(name=f"web{number}")))
+        await world.kept.create(work.event(causes.NeverStarted(name=f"web{number}")))
     items = (await client.get("/events", params={"limit": 2})).json()["items"]
     assert [item["spec"]["said"]["params"]["name"] for item in items] == ["web3", "web4"]
     assert items[0]["spec"]["said"]["text"] == "nobody has asked for it to run"

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from bocage import errors
 from bocage.api import standing
 from bocage.model import ground, keys, vm
 from bocage.store import contract
@@ -61,11 +62,14 @@ class Index:
         self.ground = standing.Ground()
 
     async def fresh(self) -> Index:
-        """This index, as of a revision that is no older than the call."""
+        """This index, as of a revision that is no older than the call. Raises errors.TimedOut."""
         newest = await self._store.revision()
         if self.revision < newest:
-            async with asyncio.timeout(_BOUND), self._catching_up:
-                await self._carry_on(newest)
+            try:
+                async with asyncio.timeout(_BOUND), self._catching_up:
+                    await self._carry_on(newest)
+            except TimeoutError as error:
+                raise errors.TimedOut(what="the store", bound=_BOUND) from error
         return self
 
     async def close(self) -> None:

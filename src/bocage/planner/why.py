@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from bocage import words
 from bocage.model import ground, work
 from bocage.model import vm as model
-from bocage.words import N_
+from bocage.planner import causes
 
 SILENT_AFTER = 60.0  # seconds without a sign of a host
 _NEARLY_FULL = 0.8  # of a storage
@@ -19,190 +19,6 @@ _MOVED_BY = {
     model.Power.SAVED: ("vm.save",),
     model.Power.RUNNING: ("vm.start", "vm.resume", "vm.create", "vm.clone", "vm.reboot"),
 }
-
-
-class Because(words.Message):
-    """One link of the chain."""
-
-
-class Is(Because):
-    type = "why-is"
-    text = N_("{name} is {state}")
-    name: str
-    state: str
-
-
-class IsSince(Because):
-    type = "why-is-since"
-    text = N_("{name} is {state} since {since}")
-    name: str
-    state: str
-    since: str
-
-
-class InTrash(Because):
-    type = "why-in-trash"
-    text = N_("it went to the trash at {when}")
-    hint = N_("'bocage vm undelete {name}' brings it back")
-    name: str
-    when: str
-
-
-class Asked(Because):
-    type = "why-asked"
-    text = N_("{by} asked for it ({action}) at {when}")
-    hint = N_("'bocage vm {opposite} {name}' undoes that")
-    name: str
-    action: str
-    by: str
-    when: str
-    opposite: str
-
-
-class NeverStarted(Because):
-    type = "why-never-started"
-    text = N_("nobody has asked for it to run")
-    hint = N_("'bocage vm start {name}' starts it")
-    name: str
-
-
-class ShouldBe(Because):
-    type = "why-should-be"
-    text = N_("it should be {power}")
-    power: str
-
-
-class BeingDone(Because):
-    type = "why-being-done"
-    text = N_("{action} is under way")
-    hint = N_("'bocage task show {task}' says how far it is")
-    action: str
-    task: str
-
-
-class TaskFailed(Because):
-    type = "why-task-failed"
-    text = N_("{action} failed at {when}")
-    hint = N_("'bocage task show {task}' has its log")
-    action: str
-    task: str
-    when: str
-
-
-class WaitsUntil(Because):
-    type = "why-waits-until"
-    text = N_("it ended by itself {restarts} times; the next try is at {until}")
-    hint = N_("'bocage vm start {name}' tries at once")
-    name: str
-    restarts: int
-    until: str
-
-
-class NoMoreTries(Because):
-    type = "why-no-more-tries"
-    text = N_("it ended by itself {restarts} times in a row; its restart policy gives up after {limit}")
-    hint = N_("look at 'bocage vm log {name} --qemu', then 'bocage vm start {name}'")
-    name: str
-    restarts: int
-    limit: int
-
-
-class NeverRestarts(Because):
-    type = "why-never-restarts"
-    text = N_("its restart policy is 'never'")
-    hint = N_("'bocage vm set {name} --restart on-crash' changes that; 'bocage vm start {name}' starts it now")
-    name: str
-
-
-class DiskBeingMade(Because):
-    type = "why-disk-being-made"
-    text = N_("its disk {volume} is being made")
-    hint = N_("'bocage task list' shows how far that is")
-    volume: str
-
-
-class DiskFailed(Because):
-    type = "why-disk-failed"
-    text = N_("its disk {volume} could not be made")
-    hint = N_("'bocage volume show {volume}' has more")
-    volume: str
-
-
-class DiskGone(Because):
-    type = "why-disk-gone"
-    text = N_("the volume of its disk {disk} is not there")
-    hint = N_("'bocage vm disk detach {name} {disk}' takes the disk out of it")
-    name: str
-    disk: str
-
-
-class StorageAway(Because):
-    type = "why-storage-away"
-    text = N_("its storage {storage} is not available")
-    hint = N_("'bocage storage show {storage}' says more")
-    storage: str
-
-
-class StorageFull(Because):
-    type = "why-storage-full"
-    text = N_("its storage {storage} has {free:size} of {total:size} free")
-    hint = N_("make room ('bocage volume list'), or move disks ('bocage vm migrate {name} --storage …')")
-    name: str
-    storage: str
-    free: int
-    total: int
-
-
-class NetworkDown(Because):
-    type = "why-network-down"
-    text = N_("its network {network} is {state}")
-    hint = N_("'bocage network show {network}' says more")
-    network: str
-    state: str
-
-
-class HostSilent(Because):
-    type = "why-host-silent"
-    text = N_("its host {host} was last heard of {ago:seconds} ago")
-    hint = N_("'bocage daemon status' on that host; 'bocage host show {host}'")
-    host: str
-    ago: float
-
-
-class NoHost(Because):
-    type = "why-no-host"
-    text = N_("no host has it yet")
-    hint = N_("'bocage host list' shows the hosts; its storage must be reached by one of them")
-
-
-class PendingChanges(Because):
-    type = "why-changes-wait"
-    text = N_("it runs as it was defined earlier; changes wait for a cold start")
-    hint = N_("'bocage vm diff {name}' shows them; 'bocage vm reboot {name}' takes them up")
-    name: str
-
-
-class OldQemu(Because):
-    type = "why-old-qemu"
-    text = N_("it runs on QEMU {running}; {installed} is installed")
-    hint = N_("'bocage vm reboot {name}' moves it to the installed one")
-    name: str
-    running: str
-    installed: str
-
-
-class Emulated(Because):
-    type = "why-emulated"
-    text = N_("it is slow because its CPU is emulated (TCG), not run by the hardware")
-    hint = N_("'bocage host show' says why; 'bocage doctor' what helps")
-
-
-class Guest(Because):
-    type = "why-guest-is-asked"
-    text = N_("its guest was asked to switch off and has up to {within:seconds}")
-    hint = N_("'bocage vm console {name}' shows what it does; 'bocage vm kill {name}' pulls the plug")
-    name: str
-    within: float
 
 
 def why(
@@ -252,11 +68,11 @@ def _chain(world: _World) -> Iterator[words.Message]:
     vm, status = world.vm, world.vm.status
     yield _seen(vm)
     if vm.metadata.deleted:
-        yield InTrash(name=vm.name, when=_time(vm.metadata.deleted))
+        yield causes.InTrash(name=vm.name, when=_time(vm.metadata.deleted))
         return
     yield from _of_host(world)
     if not world.as_it_should_be() and world.state is not model.State.STOPPING:
-        yield ShouldBe(power=vm.spec.power)
+        yield causes.ShouldBe(power=vm.spec.power)
     if status.reason:
         yield status.reason.message
     if world.as_it_should_be():
@@ -274,19 +90,19 @@ def _chain(world: _World) -> Iterator[words.Message]:
 
 def _seen(vm: model.VM) -> words.Message:
     if vm.status.since:
-        return IsSince(name=vm.name, state=vm.status.state, since=_time(vm.status.since))
-    return Is(name=vm.name, state=vm.status.state)
+        return causes.IsSince(name=vm.name, state=vm.status.state, since=_time(vm.status.since))
+    return causes.Is(name=vm.name, state=vm.status.state)
 
 
 def _of_host(world: _World) -> Iterator[words.Message]:
     host = world.host
     if host is None:
-        yield NoHost()
+        yield causes.NoHost()
         return
     if host.status.problem:
         yield host.status.problem.message
     if host.status.seen and (ago := (world.now - host.status.seen).total_seconds()) > SILENT_AFTER and _waits(world):
-        yield HostSilent(host=host.name, ago=ago)
+        yield causes.HostSilent(host=host.name, ago=ago)
 
 
 def _waits(world: _World) -> bool:
@@ -302,7 +118,7 @@ def _asked(world: _World) -> Iterator[words.Message]:
     vm, power = world.vm, world.vm.spec.power
     for task in reversed(world.tasks):
         if task.spec.action in _MOVED_BY[power] and task.status.state is work.TaskState.DONE:
-            yield Asked(
+            yield causes.Asked(
                 name=vm.name,
                 action=task.spec.action,
                 by=task.spec.asked_by or "bocage",
@@ -311,16 +127,16 @@ def _asked(world: _World) -> Iterator[words.Message]:
             )
             return
     if power is model.Power.STOPPED and vm.status.reason is None and not world.tasks:
-        yield NeverStarted(name=vm.name)
+        yield causes.NeverStarted(name=vm.name)
 
 
 def _under_way(world: _World) -> Iterator[words.Message]:
     vm = world.vm
     if world.state is model.State.STOPPING:
-        yield Guest(name=vm.name, within=vm.spec.stop.within)
+        yield causes.Guest(name=vm.name, within=vm.spec.stop.within)
     for task in world.tasks:
         if not task.status.state.ended:
-            yield BeingDone(action=task.spec.action, task=task.uid)
+            yield causes.BeingDone(action=task.spec.action, task=task.uid)
             if task.status.step:
                 yield task.status.step.message
 
@@ -330,7 +146,9 @@ def _failed(world: _World) -> Iterator[words.Message]:
     ended = [task for task in world.tasks if task.status.state.ended]
     if ended and ended[-1].status.state is work.TaskState.FAILED:
         task = ended[-1]
-        yield TaskFailed(action=task.spec.action, task=task.uid, when=_time(task.status.ended or task.metadata.created))
+        yield causes.TaskFailed(
+            action=task.spec.action, task=task.uid, when=_time(task.status.ended or task.metadata.created)
+        )
         if task.status.problem:
             yield task.status.problem.message
 
@@ -341,39 +159,39 @@ def _restarts(world: _World) -> Iterator[words.Message]:
     if not wanted or status.state not in (model.State.CRASHED, model.State.STOPPED):
         return
     if status.next_try and status.next_try > world.now:
-        yield WaitsUntil(name=vm.name, restarts=status.restarts, until=_time(status.next_try))
+        yield causes.WaitsUntil(name=vm.name, restarts=status.restarts, until=_time(status.next_try))
     elif status.state is model.State.CRASHED and policy.policy == "never":
-        yield NeverRestarts(name=vm.name)
+        yield causes.NeverRestarts(name=vm.name)
     elif status.restarts >= policy.limit:
-        yield NoMoreTries(name=vm.name, restarts=status.restarts, limit=policy.limit)
+        yield causes.NoMoreTries(name=vm.name, restarts=status.restarts, limit=policy.limit)
 
 
 def _of_disks(world: _World) -> Iterator[words.Message]:
     vm, storage = world.vm, world.storage
     if storage and storage.status.state == "unavailable":
-        yield StorageAway(storage=storage.name)
+        yield causes.StorageAway(storage=storage.name)
         if storage.status.reason:
             yield storage.status.reason.message
     elif storage and _is_nearly_full(storage) and not world.as_it_should_be():
         total, free = storage.status.total_bytes, storage.status.free_bytes
-        yield StorageFull(name=vm.name, storage=storage.name, free=free, total=total)
+        yield causes.StorageFull(name=vm.name, storage=storage.name, free=free, total=total)
     there = {volume.uid for volume in world.volumes}
     for disk in vm.spec.disks:
         if disk.volume not in there:
-            yield DiskGone(name=vm.name, disk=disk.name)
+            yield causes.DiskGone(name=vm.name, disk=disk.name)
     for volume in world.volumes:
         if volume.status.state == "failed":
-            yield DiskFailed(volume=volume.name)
+            yield causes.DiskFailed(volume=volume.name)
             if volume.status.problem:
                 yield volume.status.problem.message
         elif volume.status.state == "pending" and not vm.status.ready:
-            yield DiskBeingMade(volume=volume.name)
+            yield causes.DiskBeingMade(volume=volume.name)
 
 
 def _of_networks(world: _World) -> Iterator[words.Message]:
     for network in world.networks:
         if network.status.state == "failed":
-            yield NetworkDown(network=network.name, state=network.status.state)
+            yield causes.NetworkDown(network=network.name, state=network.status.state)
             if network.status.reason:
                 yield network.status.reason.message
 
@@ -381,11 +199,11 @@ def _of_networks(world: _World) -> Iterator[words.Message]:
 def _while_running(world: _World) -> Iterator[words.Message]:
     vm, status = world.vm, world.vm.status
     if status.applied_generation and status.applied_generation != vm.metadata.generation:
-        yield PendingChanges(name=vm.name)
+        yield causes.PendingChanges(name=vm.name)
     if status.qemu.running and status.qemu.installed and status.qemu.running != status.qemu.installed:
-        yield OldQemu(name=vm.name, running=status.qemu.running, installed=status.qemu.installed)
+        yield causes.OldQemu(name=vm.name, running=status.qemu.running, installed=status.qemu.installed)
     if status.accelerator == "tcg":
-        yield Emulated()
+        yield causes.Emulated()
         if world.host and world.host.status.accelerator_reason:
             yield world.host.status.accelerator_reason.message
 

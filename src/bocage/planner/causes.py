@@ -1,0 +1,190 @@
+"""The links of a chain of causes: what `why` says, each with the command that helps."""
+
+from __future__ import annotations
+
+from bocage import words
+from bocage.words import N_
+
+
+class Because(words.Message):
+    """One link of the chain."""
+
+
+class Is(Because):
+    type = "why-is"
+    text = N_("{name} is {state}")
+    name: str
+    state: str
+
+
+class IsSince(Because):
+    type = "why-is-since"
+    text = N_("{name} is {state} since {since}")
+    name: str
+    state: str
+    since: str
+
+
+class InTrash(Because):
+    type = "why-in-trash"
+    text = N_("it went to the trash at {when}")
+    hint = N_("'bocage vm undelete {name}' brings it back")
+    name: str
+    when: str
+
+
+class Asked(Because):
+    type = "why-asked"
+    text = N_("{by} asked for it ({action}) at {when}")
+    hint = N_("'bocage vm {opposite} {name}' undoes that")
+    name: str
+    action: str
+    by: str
+    when: str
+    opposite: str
+
+
+class NeverStarted(Because):
+    type = "why-never-started"
+    text = N_("nobody has asked for it to run")
+    hint = N_("'bocage vm start {name}' starts it")
+    name: str
+
+
+class ShouldBe(Because):
+    type = "why-should-be"
+    text = N_("it should be {power}")
+    power: str
+
+
+class BeingDone(Because):
+    type = "why-being-done"
+    text = N_("{action} is under way")
+    hint = N_("'bocage task show {task}' says how far it is")
+    action: str
+    task: str
+
+
+class TaskFailed(Because):
+    type = "why-task-failed"
+    text = N_("{action} failed at {when}")
+    hint = N_("'bocage task show {task}' has its log")
+    action: str
+    task: str
+    when: str
+
+
+class WaitsUntil(Because):
+    type = "why-waits-until"
+    text = N_("it ended by itself {restarts} times; the next try is at {until}")
+    hint = N_("'bocage vm start {name}' tries at once")
+    name: str
+    restarts: int
+    until: str
+
+
+class NoMoreTries(Because):
+    type = "why-no-more-tries"
+    text = N_("it ended by itself {restarts} times in a row; its restart policy gives up after {limit}")
+    hint = N_("look at 'bocage vm log {name} --qemu', then 'bocage vm start {name}'")
+    name: str
+    restarts: int
+    limit: int
+
+
+class NeverRestarts(Because):
+    type = "why-never-restarts"
+    text = N_("its restart policy is 'never'")
+    hint = N_("'bocage vm set {name} --restart on-crash' changes that; 'bocage vm start {name}' starts it now")
+    name: str
+
+
+class DiskBeingMade(Because):
+    type = "why-disk-being-made"
+    text = N_("its disk {volume} is being made")
+    hint = N_("'bocage task list' shows how far that is")
+    volume: str
+
+
+class DiskFailed(Because):
+    type = "why-disk-failed"
+    text = N_("its disk {volume} could not be made")
+    hint = N_("'bocage volume show {volume}' has more")
+    volume: str
+
+
+class DiskGone(Because):
+    type = "why-disk-gone"
+    text = N_("the volume of its disk {disk} is not there")
+    hint = N_("'bocage vm disk detach {name} {disk}' takes the disk out of it")
+    name: str
+    disk: str
+
+
+class StorageAway(Because):
+    type = "why-storage-away"
+    text = N_("its storage {storage} is not available")
+    hint = N_("'bocage storage show {storage}' says more")
+    storage: str
+
+
+class StorageFull(Because):
+    type = "why-storage-full"
+    text = N_("its storage {storage} has {free:size} of {total:size} free")
+    hint = N_("make room ('bocage volume list'), or move disks ('bocage vm migrate {name} --storage …')")
+    name: str
+    storage: str
+    free: int
+    total: int
+
+
+class NetworkDown(Because):
+    type = "why-network-down"
+    text = N_("its network {network} is {state}")
+    hint = N_("'bocage network show {network}' says more")
+    network: str
+    state: str
+
+
+class HostSilent(Because):
+    type = "why-host-silent"
+    text = N_("its host {host} was last heard of {ago:seconds} ago")
+    hint = N_("'bocage daemon status' on that host; 'bocage host show {host}'")
+    host: str
+    ago: float
+
+
+class NoHost(Because):
+    type = "why-no-host"
+    text = N_("no host has it yet")
+    hint = N_("'bocage host list' shows the hosts; its storage must be reached by one of them")
+
+
+class PendingChanges(Because):
+    type = "why-changes-wait"
+    text = N_("it runs as it was defined earlier; changes wait for a cold start")
+    hint = N_("'bocage vm diff {name}' shows them; 'bocage vm reboot {name}' takes them up")
+    name: str
+
+
+class OldQemu(Because):
+    type = "why-old-qemu"
+    text = N_("it runs on QEMU {running}; {installed} is installed")
+    hint = N_("'bocage vm reboot {name}' moves it to the installed one")
+    name: str
+    running: str
+    installed: str
+
+
+class Emulated(Because):
+    type = "why-emulated"
+    text = N_("it is slow because its CPU is emulated (TCG), not run by the hardware")
+    hint = N_("'bocage host show' says why; 'bocage doctor' what helps")
+
+
+class Guest(Because):
+    type = "why-guest-is-asked"
+    text = N_("its guest was asked to switch off and has up to {within:seconds}")
+    hint = N_("'bocage vm console {name}' shows what it does; 'bocage vm kill {name}' pulls the plug")
+    name: str
+    within: float
