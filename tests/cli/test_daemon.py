@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 
 import pytest
 
+import bocage as package
 from bocage import home
 from bocage.cli import background
 from tests.cli.conftest import Bocage, Ended
@@ -78,6 +80,17 @@ def test_a_daemon_that_cannot_start_shows_the_last_it_said(
     assert "nowhere:none" in ended.err
     assert str(at.log) in ended.err
     assert background.find() is None
+
+
+def test_a_fault_of_the_daemon_is_whole_in_its_log(bocage: Bocage, monkeypatch: pytest.MonkeyPatch):
+    def run(at: home.Home, listen: str) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(package, "daemon", types.SimpleNamespace(run=run), raising=False)
+    ended = bocage("daemon", "run")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert ended.err.count("bocage: something went wrong") == 1
 
 
 def test_a_daemon_that_does_not_stop_in_time_is_told_and_left(at: home.Home, bocage: Bocage):

@@ -66,5 +66,5 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:  # noqa: BLE001 - a person gets one sentence, whatever went wrong
-        return failure.tell_surprise(error)
+        return failure.tell_surprise(error, whole=list(arguments[:2]) == ["daemon", "run"])
     return code if isinstance(code, int) else 0

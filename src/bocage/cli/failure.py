@@ -103,5 +103,8 @@ def tell_usage(error: typer.TyperException) -> int:
     return int(error.exit_code)
 
 
-def tell_surprise(error: Exception) -> int:
+def tell_surprise(error: Exception, *, whole: bool = False) -> int:
+    """Say that the program has a fault; `whole` shows where: the daemon's own log has to."""
+    if whole:
+        traceback.print_exception(error)
     return tell(Surprise(name=type(error).__name__, said=str(error)))
