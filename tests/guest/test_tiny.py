@@ -265,20 +265,26 @@ async def test_a_full_device_ends_the_log_with_words(tiny_image, tmp_path):
         await guest.run("tiny verify /dev/vdb", "tiny: verified 10")
 
 
-async def test_hot_added_cpus_and_memory_come_into_use(tiny_image):
-    async with machine.boot(tiny_image, cpus="1,sockets=3,maxcpus=3", memory="128M,slots=2,maxmem=1G") as guest:
+async def test_a_hot_added_cpu_comes_into_use(tiny_image):
+    async with machine.boot(tiny_image, cpus="1,sockets=3,maxcpus=3") as guest:
+        await guest.ready()
+        possible = await guest.run("cat /sys/devices/system/cpu/possible", r"\d(-\d)?")
+        if possible[0] == "0":
+            pytest.skip("kernels from 6.12 on take no CPU for hot-pluggable where no hypervisor is seen, as under TCG")
+        where = {"socket-id": 1, "core-id": 0, "thread-id": 0}
+        await guest.tell("device_add", driver="Westmere-x86_64-cpu", id="cpu1", **where)
+        await guest.run("until tiny ready | grep cpus=2; do usleep 100000; done", "tiny: ready cpus=2 .*")
+
+
+async def test_hot_added_memory_comes_into_use(tiny_image):
+    async with machine.boot(tiny_image, memory="128M,slots=2,maxmem=1G") as guest:
         before = await guest.ready()
         await guest.prompt()
-        await guest.tell(
-            "device_add", driver="Westmere-x86_64-cpu", id="cpu1", **{"socket-id": 1, "core-id": 0, "thread-id": 0}
-        )
         await guest.tell("object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": 256 * MIB})
         await guest.tell("device_add", driver="pc-dimm", id="dimm", memdev="more")
-        await guest.run("until tiny ready | grep cpus=2; do usleep 100000; done; echo two", "two")
-        await guest.run("until tiny ready | grep memory_kib=39; do usleep 100000; done; echo more", "more")
-        guest.send("tiny ready\n")
-        after = await guest.ready()
-        assert int(after["memory_kib"]) - int(before["memory_kib"]) == 256 * 1024
+        wanted = int(before["memory_kib"]) + 256 * 1024
+        wait = f"until tiny ready | grep memory_kib={wanted}; do usleep 100000; done"
+        await guest.run(wait, f"tiny: ready .* memory_kib={wanted} .*")
         await guest.run("tiny touch 200M", "tiny: touched 200M ok")
 
 
