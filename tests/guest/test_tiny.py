@@ -288,6 +288,17 @@ async def test_hot_added_memory_comes_into_use(tiny_image):
         await guest.run("tiny touch 200M", "tiny: touched 200M ok")
 
 
+async def test_virtio_memory_grows_and_is_given_back(tiny_image):
+    device = ["-object", "memory-backend-ram,id=more,size=512M", "-device", "virtio-mem-pci,id=grows,memdev=more"]
+    async with machine.boot(tiny_image, *device, memory="128M,maxmem=1G") as guest:
+        first = int((await guest.ready())["memory_kib"])
+        for size in (256, 0):
+            await guest.tell("qom-set", path="grows", property="requested-size", value=size * MIB)
+            wanted = f"memory_kib={first + size * 1024}"
+            wait = f"until tiny ready | grep {wanted}; do usleep 100000; done"
+            await guest.run(wait, f"tiny: ready .* {wanted} .*")
+
+
 async def test_hot_added_disks_and_nics_come_into_use(tiny_image, tmp_path):
     ports = ["-device", "pcie-root-port,id=p1,chassis=1", "-device", "pcie-root-port,id=p2,chassis=2"]
     with (tmp_path / "disk").open("wb") as file:
