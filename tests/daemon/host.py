@@ -29,7 +29,12 @@ class Host:
 
     def __init__(self, path: pathlib.Path, *, listen: str = "127.0.0.1:0") -> None:
         self.path = path
-        self.environment = {**os.environ, "BOCAGE_HOME": str(path), "BOCAGE_LISTEN": listen}
+        self.environment = {
+            "BOCAGE_DEFAULT_NETWORK": "user",  # no bridge in the machine's own network
+            **os.environ,
+            "BOCAGE_HOME": str(path),
+            "BOCAGE_LISTEN": listen,
+        }
         with _environment(BOCAGE_HOME=str(path)):
             self.homes = homes.Home.from_environment()
         self.process: subprocess.Popen[bytes] | None = None

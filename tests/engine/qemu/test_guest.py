@@ -294,6 +294,24 @@ async def test_a_restored_machine_that_stands_still_is_found_by_another_daemon(
 
 
 @pytest.mark.fault
+async def test_a_machine_whose_save_was_cut_off_at_its_end_is_saved_again(
+    vms: Vms, tiny_image: pathlib.Path, warm: pathlib.Path
+) -> None:
+    plan, machine, _ = await woken(vms, tiny_image, warm)
+    file = plan.directory / "saved.state"
+    await machine.save(file, report=lambda done, total: None)
+    file.unlink()  # as if its daemon had been killed before the file had its name
+    await machine.detach()
+    found = await vms.find(plan)
+    assert found is not None
+    await found.save(file, report=lambda done, total: None)
+    await found.quit()
+    again = await vms.start(plan, saved=file)
+    assert again.run is base.Run.RUNNING
+
+
+
+@pytest.mark.fault
 async def test_a_save_that_finds_no_room_leaves_no_file_and_a_running_guest(
     vms: Vms, tiny_image: pathlib.Path, warm: pathlib.Path
 ) -> None:

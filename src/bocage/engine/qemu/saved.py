@@ -17,6 +17,7 @@ from bocage.words import N_
 _NAME = "saved"  # of the descriptor
 _PAUSE = 0.05  # seconds between two looks
 _UNBOUNDED = 1 << 40  # bytes a second: QEMU's own limit is a tenth of a disk's speed
+_UNDER_WAY = ("active", "setup", "cancelling", "device")
 _STILL = 120.0  # seconds without a byte after which a save is given up
 
 Report = Callable[[int, int], None]
@@ -37,6 +38,7 @@ class SaveFailed(Error, errors.Unavailable):
 async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
     """Stop the vCPUs and write the machine to `to`. On failure it does again what it did before. Raises SaveFailed."""
     beside = to.with_name(f"{to.name}.part")
+    await _forget_earlier(at)
     running = await at.look() is base.Run.RUNNING
     async with contextlib.AsyncExitStack() as undo:
         if running:
@@ -55,6 +57,14 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
         finally:
             os.close(descriptor)
         undo.pop_all()
+
+
+async def _forget_earlier(at: link.Link) -> None:
+    """Undo what a save left whose daemon died: QEMU writes no machine twice unless its vCPUs ran in between."""
+    if (await at.execute("query-migrate")).get("status") in _UNDER_WAY:
+        await _cancel(at)
+    if await at.status() == "postmigrate":
+        await at.execute("cont")
 
 
 async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:
@@ -113,7 +123,7 @@ async def _cancel(at: link.Link) -> None:
         await at.execute("migrate_cancel")
         deadline = time.monotonic() + link.BOUND
         while time.monotonic() < deadline:
-            if (await at.execute("query-migrate")).get("status") not in ("active", "setup", "cancelling", "device"):
+            if (await at.execute("query-migrate")).get("status") not in _UNDER_WAY:
                 return
             await asyncio.sleep(_PAUSE)
 
