@@ -46,7 +46,7 @@ async def built(vm: machine.QemuMachine, spec: model.VMSpec) -> dict[str, tuple[
     """What there is once the firmware has looked at all of it."""
     wanted = set(expected(spec))
     async with asyncio.timeout(ENUMERATED):
-        while not wanted <= set(found := await pci(vm.link)):  # noqa: ASYNC110 - no event tells
+        while not wanted <= set(found := await pci(vm.link)):
             await asyncio.sleep(0.05)
     return found
 

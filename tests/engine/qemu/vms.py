@@ -71,5 +71,5 @@ class Vms:
 async def until(holds: Callable[[], bool], *, within: float = 20.0) -> None:
     """Wait for something to hold."""
     async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - what holds tells nobody
+        while not holds():
             await asyncio.sleep(0.01)
