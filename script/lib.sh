@@ -4,30 +4,31 @@
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$top/.venv
 live=0
-[ -t 1 ] && live=1
+[ -t 1 ] && [ "${TERM:-dumb}" != dumb ] && live=1
 
 # step WORDS COMMAND...: runs the command, shows the words and the time it took; its output only when it fails.
 step() {
-    local words=$1 log begin end code=0
+    local words=$1 log begin code=0 job
     shift
     log=$(mktemp)
-    begin=$(date +%s%N)
+    begin=$(now)
+    # a process group of its own, so that Ctrl-C reaches the command and all that it started, once and in order
+    set -m
+    "$@" >"$log" 2>&1 </dev/null &
+    job=$!
+    set +m
+    # shellcheck disable=SC2064
+    trap "interrupted $job '$log'" INT TERM HUP
     if [ $live = 1 ]; then
-        "$@" >"$log" 2>&1 </dev/null &
-        local job=$!
         while kill -0 $job 2>/dev/null; do
-            printf '\r  %-58s %6.1f s' "$words" "$(awk "BEGIN{print ($(date +%s%N)-$begin)/1e9}")"
-            sleep 0.1
+            printf '\r  %-56s %s' "$words" "$(since "$begin")"
+            sleep 0.2
         done
-        wait $job || code=$?
         printf '\r'
-    else
-        "$@" >"$log" 2>&1 </dev/null || code=$?
     fi
-    end=$(date +%s%N)
-    local mark='ok'
-    [ $code = 0 ] || mark='FAILED'
-    printf '  %-58s %6.1f s  %s\n' "$words" "$(awk "BEGIN{print ($end-$begin)/1e9}")" "$mark"
+    wait $job || code=$?
+    trap - INT TERM HUP
+    printf '  %-56s %s  %s\n' "$words" "$(since "$begin")" "$([ $code = 0 ] && echo ok || echo FAILED)"
     if [ $code != 0 ]; then
         echo >&2
         tail -n 40 "$log" >&2
@@ -35,6 +36,32 @@ step() {
     rm -f "$log"
     return $code
 }
+
+interrupted() {
+    trap '' INT TERM HUP
+    kill -INT -- "-$1" 2>/dev/null || true
+    local left=50
+    while kill -0 -- "-$1" 2>/dev/null && [ $left -gt 0 ]; do
+        sleep 0.1
+        left=$((left - 1))
+    done
+    kill -KILL -- "-$1" 2>/dev/null || true
+    rm -f "$2"
+    echo >&2
+    echo "interrupted; the next run goes on from here" >&2
+    exit 130
+}
+
+now() { echo "${EPOCHREALTIME/[.,]/}"; } # microseconds
+
+# since BEGIN: the seconds since then, eight columns wide
+since() {
+    local tenths=$((($(now) - $1) / 100000))
+    printf '%6s s' "$((tenths / 10)).$((tenths % 10))"
+}
+
+# say WORDS: a line for a person at a terminal; nothing else needs it.
+say() { [ $live = 0 ] || echo "$@"; }
 
 # missing_packages FOR...: the packages that are not there, for everybody and for the purposes named.
 missing_packages() {
@@ -46,7 +73,7 @@ missing_packages() {
         found=0
         for path in ${shows//|/ }; do [ -e "$path" ] && found=1; done
         [ $found = 1 ] || echo "$package"
-    done <"$top/script/packages"
+    done <"${BOCAGE_PACKAGES:-$top/script/packages}"
 }
 
 # have_packages FOR...: installs what is missing, where root allows; else says the one line that does, and stops.
@@ -57,15 +84,22 @@ have_packages() {
     if python3 -c 'import venv, ensurepip' 2>/dev/null; then
         missing=$(echo " $missing" | sed -E 's/ python3(-venv)? / /g; s/ python3-venv / /g')
     fi
+    # shellcheck disable=SC2086,SC2116
     missing=$(echo $missing)
-    [ -n "$missing" ] || return 0
-    if [ "$(id -u)" != 0 ]; then
-        echo "Some packages of the system are missing. Have root install them, then run this again:" >&2
-        echo >&2
-        echo "    apt-get install --no-install-recommends $missing" >&2
+    if [ -n "$missing" ]; then
+        if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+            echo "Some packages of the system are missing. Have root install them, then run this again:" >&2
+            echo >&2
+            echo "    apt-get install --no-install-recommends $missing" >&2
+            exit 1
+        fi
+        # shellcheck disable=SC2086
+        step "system packages" install_packages $missing
+    fi
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "Python 3.11 or newer is needed; $(command -v python3) is $(python3 -V 2>&1)" >&2
         exit 1
     fi
-    step "system packages" install_packages $missing
 }
 
 install_packages() {
@@ -73,15 +107,24 @@ install_packages() {
     apt-get update -q && apt-get install -q -y --no-install-recommends "$@"
 }
 
-# have_venv [EXTRA]: the virtual environment with the project and its dependencies, made anew only when they changed.
+# have_venv [EXTRA]: the virtual environment with the project and its dependencies, made anew only when they changed,
+# when it does not fit this Python any more, when it was moved, or when it was left half made.
 have_venv() {
-    local extra=${1:-} wanted
+    local extra=${1:-} wanted lock
+    # two runs from one checkout take turns
+    exec {lock}<"$top/script"
+    flock "$lock"
     wanted=$(sha256sum "$top/pyproject.toml" | cut -d' ' -f1)
-    if [ -x "$venv/bin/bocage" ] && grep -qs "^$wanted .*\b${extra:-run}\b" "$venv/bocage-installed"; then
-        return 0
+    if ! grep -qs "^$wanted .*\b${extra:-run}\b" "$venv/bocage-installed" || ! venv_works bocage; then
+        venv_works pip || step "virtual environment" python3 -m venv --clear "$venv"
+        step "Python packages${extra:+ ($extra)}" "$venv/bin/python" -m pip install --quiet \
+            --disable-pip-version-check --editable "$top${extra:+[$extra]}"
+        echo "$wanted run $extra" >"$venv/bocage-installed"
     fi
-    [ -x "$venv/bin/python" ] || step "virtual environment" python3 -m venv "$venv"
-    step "Python packages${extra:+ ($extra)}" "$venv/bin/python" -m pip install --quiet \
-        --disable-pip-version-check --editable "$top${extra:+[$extra]}"
-    echo "$wanted run $extra" >"$venv/bocage-installed"
+    exec {lock}<&-
+}
+
+# venv_works MODULE: whether its Python finds the module, and its commands find its Python.
+venv_works() {
+    grep -qsF "$venv/bin/python" "$venv/bin/$1" && "$venv/bin/python" -c "import $1" 2>/dev/null
 }
