@@ -8,7 +8,7 @@ import pycdlib
 import pytest
 import yaml
 
-from bocage import errors
+from bocage import errors, words
 from bocage.guest import password, seed
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEJxmzfBgLoFbhcjUsxv6CZxvCA4uvQO6ZdGkYPm1DqZ ada@example"
@@ -140,32 +140,46 @@ def test_what_is_said_twice_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("field", "values"),
+    ("fault", "values"),
     [
-        ("hostname", {"hostname": "-alpha"}),
-        ("hostname", {"hostname": "a_b"}),
-        ("hostname", {"hostname": ""}),
-        ("hostname", {"hostname": "a\nb"}),
-        ("instance-id", {"instance_id": " "}),
-        ("user", {"user": "Ada Lovelace"}),
-        ("user", {"user": "ada\n"}),
-        ("ssh-key", {"ssh_keys": ("hello",)}),
-        ("ssh-key", {"ssh_keys": ("ssh-rsa " + KEY.split()[1],)}),
-        ("ssh-key", {"ssh_keys": (KEY + "\n" + KEY,)}),
-        ("password", {"password_hash": "open sesame"}),
-        ("password", {"password_hash": "$6$a\n$b"}),
-        ("network.mac", {"network": (seed.NicSeed(mac="52:54:00:00:00"),)}),
-        ("network.address", {"network": (seed.NicSeed(mac=MAC, address="10.0.0.2"),)}),
-        ("network.address", {"network": (seed.NicSeed(mac=MAC, address="10.0.0.400/24"),)}),
-        ("network.gateway", {"network": (seed.NicSeed(mac=MAC, address="10.0.0.2/24", gateway="10.0.1.1"),)}),
-        ("network.gateway", {"network": (seed.NicSeed(mac=MAC, gateway="10.0.1.1"),)}),
-        ("network.dns", {"network": (seed.NicSeed(mac=MAC, dns=("one.one.one.one",)),)}),
+        (seed.BadHostName, {"hostname": "-alpha"}),
+        (seed.BadHostName, {"hostname": "a_b"}),
+        (seed.BadHostName, {"hostname": ""}),
+        (seed.BadHostName, {"hostname": "a\nb"}),
+        (seed.BadInstance, {"instance_id": " "}),
+        (seed.BadUser, {"user": "Ada Lovelace"}),
+        (seed.BadUser, {"user": "ada\n"}),
+        (seed.BadKey, {"ssh_keys": ("hello",)}),
+        (seed.BadKey, {"ssh_keys": ("ssh-rsa " + KEY.split()[1],)}),
+        (seed.BadKey, {"ssh_keys": (KEY + "\n" + KEY,)}),
+        (seed.BadHash, {"password_hash": "open sesame"}),
+        (seed.BadHash, {"password_hash": "$6$a\n$b"}),
+        (seed.BadMac, {"network": (seed.NicSeed(mac="52:54:00:00:00"),)}),
+        (seed.BadAddress, {"network": (seed.NicSeed(mac=MAC, address="10.0.0.2"),)}),
+        (seed.BadAddress, {"network": (seed.NicSeed(mac=MAC, address="10.0.0.400/24"),)}),
+        (seed.BadGateway, {"network": (seed.NicSeed(mac=MAC, address="10.0.0.2/24", gateway="10.0.1.1"),)}),
+        (seed.BadGateway, {"network": (seed.NicSeed(mac=MAC, gateway="10.0.1.1"),)}),
+        (seed.BadServer, {"network": (seed.NicSeed(mac=MAC, dns=("one.one.one.one",)),)}),
     ],
 )
-def test_nonsense_is_refused_with_the_fields_name(field, values):
-    with pytest.raises(seed.Invalid) as refused:
+def test_nonsense_is_refused_with_what_it_is(fault, values):
+    with pytest.raises(fault) as refused:
         seed.build(told(**values))
-    assert refused.value.field == field
+    assert isinstance(refused.value, errors.Invalid)
+    assert words.say(refused.value)
+
+
+def test_the_hash_of_a_password_is_in_no_error():
+    with pytest.raises(seed.BadHash) as refused:
+        seed.build(told(password_hash="open sesame"))
+    assert "sesame" not in str(refused.value.params)
+
+
+def test_a_multipart_document_stays_alone():
+    text = "Content-Type: multipart/mixed; boundary=x\n\n--x--\n"
+    assert seed.user_data(told(user_data=text)) == text
+    with pytest.raises(seed.NotJoined):
+        seed.user_data(told(user_data=text, user="ada"))
 
 
 def test_a_password_is_hashed_with_a_fresh_salt_and_can_be_checked():

@@ -42,22 +42,108 @@ _PASSED_AS_IS = {
 
 
 class Invalid(tools.Error, errors.Invalid, ValueError):
-    """A value of the seed makes no sense."""
+    """A value of the seed makes no sense. `value` is what was given."""
 
-    type = "guest-seed-invalid"
-    text = N_("{field}: '{value}' is not {right}")
-    field: str
     value: str
-    right: str
+
+
+class BadInstance(Invalid):
+    """Nothing by which cloud-init could tell this machine from the one before."""
+
+    type = "guest-seed-instance"
+    text = N_("the seed's instance id is empty")
+
+
+class BadHostName(Invalid):
+    """No name as RFC 1123 has them."""
+
+    type = "guest-seed-hostname"
+    text = N_("'{value}' is no host name")
+    hint = N_("a host name has letters, digits and '-', which is neither first nor last")
+
+
+class BadUser(Invalid):
+    """No name of a user."""
+
+    type = "guest-seed-user"
+    text = N_("'{value}' is no user's name")
+    hint = N_("a user's name begins with a small letter, and has small letters, digits, '-' and '_'")
+
+
+class BadKey(Invalid):
+    """No public key of OpenSSH."""
+
+    type = "guest-seed-ssh-key"
+    text = N_("'{value}' is no public key of ssh")
+    hint = N_("a public key is one line such as 'ssh-ed25519 AAAA… name', from a file that ends in .pub")
+
+
+class BadHash(Invalid):
+    """No hash as crypt(5) has them; `value` stays hidden."""
+
+    type = "guest-seed-password-hash"
+    text = N_("that is no hash of a password")
+
+
+class BadMac(Invalid):
+    """No MAC address."""
+
+    type = "guest-seed-mac"
+    text = N_("'{value}' is no MAC address")
+    hint = N_("a MAC address looks like 52:54:00:12:34:56")
+
+
+class BadAddress(Invalid):
+    """No address with a prefix."""
+
+    type = "guest-seed-address"
+    text = N_("'{value}' is no address with its prefix")
+    hint = N_("an address with its prefix looks like 10.0.0.2/24")
+
+
+class BadServer(Invalid):
+    """No address of a name server."""
+
+    type = "guest-seed-dns"
+    text = N_("'{value}' is no IP address of a name server")
+
+
+class BadGateway(Invalid):
+    """No gateway that could be reached; `network` is where it would have to be, empty without a static address."""
+
+    type = "guest-seed-gateway"
+    text = N_("the gateway '{value}' cannot be reached from '{network}'")
+    hint = N_("a gateway is another address of the interface's own network, and needs a static address")
+    network: str
 
 
 class BadUserData(tools.Error, errors.Invalid, ValueError):
     """cloud-init would not take the user data."""
 
-    type = "guest-user-data-invalid"
-    text = N_("the user data cannot be used: {reason}")
     hint = N_("user data is YAML whose first line is '#cloud-config', or a script that starts with '#!'")
-    reason: str
+
+
+class NoKindOfUserData(BadUserData):
+    """Its first line is none of those by which cloud-init knows what it is."""
+
+    type = "guest-user-data-kind"
+    text = N_("the user data begins with '{first}', which says nothing to cloud-init")
+    first: str
+
+
+class NoYaml(BadUserData):
+    """It is called a cloud-config, and cannot be read as one; `fault` is the YAML reader's."""
+
+    type = "guest-user-data-yaml"
+    text = N_("the user data is no YAML: {fault}")
+    fault: str
+
+
+class NoMapping(BadUserData):
+    """It is YAML, of another shape."""
+
+    type = "guest-user-data-shape"
+    text = N_("the user data is YAML, but no mapping of keys to values")
 
 
 class SaidTwice(tools.Error, errors.Invalid, ValueError):
@@ -67,6 +153,14 @@ class SaidTwice(tools.Error, errors.Invalid, ValueError):
     text = N_("the user data says '{key}' already, and so do the other options")
     hint = N_("say it in one place: leave it out of the user data, or leave the options out")
     key: str
+
+
+class NotJoined(tools.Error, errors.Invalid, ValueError):
+    """A multipart document is complete as it is."""
+
+    type = "guest-user-data-multipart"
+    text = N_("nothing can be added to user data that is a multipart document")
+    hint = N_("leave out user, keys and password, and say them in the document")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +191,10 @@ class Seed:
 
 
 def build(seed: Seed) -> bytes:
-    """The seed as an ISO 9660 image with Rock Ridge and Joliet names. Raises Invalid, BadUserData, SaidTwice."""
+    """The seed as an ISO 9660 image with Rock Ridge and Joliet names.
+
+    Raises Invalid, BadUserData, SaidTwice, NotJoined.
+    """
     import pycdlib  # late: it takes longer to import than most commands run
 
     documents = {"meta-data": meta_data(seed), "user-data": user_data(seed)}
@@ -118,10 +215,10 @@ def build(seed: Seed) -> bytes:
 def meta_data(seed: Seed) -> str:
     """The document `meta-data`: who this instance is."""
     if not seed.instance_id.strip():
-        raise Invalid(field="instance-id", value=seed.instance_id, right="a name")
+        raise BadInstance(value=seed.instance_id)
     labels = seed.hostname.split(".")
     if len(seed.hostname) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise Invalid(field="hostname", value=seed.hostname, right="a host name (RFC 1123: letters, digits, '-')")
+        raise BadHostName(value=seed.hostname)
     return _yaml({"instance-id": seed.instance_id, "local-hostname": seed.hostname})
 
 
@@ -136,12 +233,11 @@ def user_data(seed: Seed) -> str:
         return _merged(theirs, ours)
     kind = next((kind for start, kind in _PASSED_AS_IS.items() if first.startswith(start)), None)
     if kind is None and not first.lower().startswith(("content-type: multipart/", "mime-version:")):
-        shown = first[:60] or "it is empty"
-        raise BadUserData(reason=f"its first line is '{shown}'" if first else shown)
+        raise NoKindOfUserData(first=first[:60])
     if not ours:
         return theirs
     if kind is None:
-        raise SaidTwice(key="a whole multipart document")
+        raise NotJoined
     parts = email.mime.multipart.MIMEMultipart(boundary="===============part==")
     parts.attach(email.mime.text.MIMEText(_cloud_config(ours), "cloud-config", "utf-8"))
     parts.attach(email.mime.text.MIMEText(theirs, kind, "utf-8"))
@@ -158,7 +254,7 @@ def _account(seed: Seed) -> dict[str, Any]:
     for key in seed.ssh_keys:
         _check_key(key)
     if seed.password_hash is not None and not _HASH.fullmatch(seed.password_hash):
-        raise Invalid(field="password", value="…", right="a hash as crypt(5) has them")
+        raise BadHash(value="…")
     config: dict[str, Any] = {}
     if seed.user is None:
         if seed.ssh_keys:
@@ -167,7 +263,7 @@ def _account(seed: Seed) -> dict[str, Any]:
             config |= {"password": seed.password_hash, "chpasswd": {"expire": False}}
     else:
         if not _USER.fullmatch(seed.user):
-            raise Invalid(field="user", value=seed.user, right="a user's name (a-z, 0-9, '-', '_')")
+            raise BadUser(value=seed.user)
         account: dict[str, Any] = {"name": seed.user, "lock_passwd": seed.password_hash is None}
         if seed.user == "root":
             config["disable_root"] = False
@@ -187,11 +283,11 @@ def _merged(theirs: str, ours: dict[str, Any]) -> str:
     try:
         document = yaml.safe_load(theirs)
     except yaml.YAMLError as error:
-        raise BadUserData(reason=f"it is no YAML: {' '.join(str(error).split())}") from error
+        raise NoYaml(fault=" ".join(str(error).split())) from error
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        raise BadUserData(reason="it is no mapping of keys to values")
+        raise NoMapping
     if not ours:
         return theirs
     if twice := sorted(set(map(str, document)) & set(ours)):
@@ -201,23 +297,23 @@ def _merged(theirs: str, ours: dict[str, Any]) -> str:
 
 def _interface(nic: NicSeed) -> dict[str, Any]:
     if not _MAC.fullmatch(nic.mac):
-        raise Invalid(field="network.mac", value=nic.mac, right="a MAC address such as 52:54:00:12:34:56")
+        raise BadMac(value=nic.mac)
     settings: dict[str, Any] = {"match": {"macaddress": nic.mac.lower()}}
     if nic.address is None:
         if nic.gateway is not None:
-            raise Invalid(field="network.gateway", value=nic.gateway, right="of use without a static address")
+            raise BadGateway(value=nic.gateway, network="")
         settings["dhcp4"] = True
     else:
         own = _address(nic.address)
         settings |= {"dhcp4": False, "addresses": [str(own)]}
         if nic.gateway is not None:
-            gateway = _ip("network.gateway", nic.gateway)
-            if gateway not in own.network or gateway == own.ip:
-                raise Invalid(field="network.gateway", value=nic.gateway, right=f"another address within {own.network}")
+            gateway = _ip(nic.gateway)
+            if gateway is None or gateway not in own.network or gateway == own.ip:
+                raise BadGateway(value=nic.gateway, network=str(own.network))
             everywhere = "0.0.0.0/0" if gateway.version == 4 else "::/0"
             settings["routes"] = [{"to": everywhere, "via": str(gateway)}]
     if nic.dns:
-        settings["nameservers"] = {"addresses": [str(_ip("network.dns", one)) for one in nic.dns]}
+        settings["nameservers"] = {"addresses": [_server(one) for one in nic.dns]}
     return settings
 
 
@@ -227,14 +323,21 @@ def _address(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
             return ipaddress.ip_interface(text)
     except ValueError:
         pass
-    raise Invalid(field="network.address", value=text, right="an address with its prefix, such as 10.0.0.2/24")
+    raise BadAddress(value=text)
 
 
-def _ip(field: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)
-    except ValueError as error:
-        raise Invalid(field=field, value=text, right="an IP address") from error
+    except ValueError:
+        return None
+
+
+def _server(text: str) -> str:
+    address = _ip(text)
+    if address is None:
+        raise BadServer(value=text)
+    return str(address)
 
 
 def _check_key(key: str) -> None:
@@ -247,8 +350,7 @@ def _check_key(key: str) -> None:
             return
     except (binascii.Error, ValueError):
         pass
-    shown = key.strip().split("\n")[0][:40]
-    raise Invalid(field="ssh-key", value=shown, right="an OpenSSH public key ('ssh-ed25519 AAAA…')")
+    raise BadKey(value=key.strip().split("\n")[0][:40])
 
 
 def _cloud_config(document: dict[str, Any]) -> str:
