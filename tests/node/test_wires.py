@@ -19,7 +19,8 @@ from bocage.engine.qemu import processes
 from bocage.model import base, ground, vm, work
 from bocage.network import base as network
 from bocage.network import dnsmasq
-from tests.network.machines import Machine, run
+from bocage.node import mending
+from tests.network.machines import Machine, eventually, run
 from tests.node.house import House
 
 pytestmark = pytest.mark.guest
@@ -36,6 +37,7 @@ async def wired(
 ) -> AsyncIterator[House]:
     """A host whose daemon chooses its default network by itself."""
     monkeypatch.delenv("BOCAGE_DEFAULT_NETWORK")
+    monkeypatch.setattr(mending, "_EVERY", 1.0)
     opened = await House(homes).open()
     try:
         await opened.add_image(tiny_image)
@@ -394,7 +396,7 @@ async def test_a_new_name_is_known_and_the_old_one_is_not(wired: House) -> None:
     address = await addressed(wired, guest)
     await wired.resources.commit(await renamed(wired, guest, "heron"))
     state = wired.homes.runtime / "networks" / (await network_named(wired, "default")).uid
-    await wired.until(lambda: asyncio.to_thread((state / "hosts").read_text), lambda text: "heron" in text)
+    await eventually(lambda: "heron" in (state / "hosts").read_text())
     await greets(wired, guest, "hello")
     assert await asks(wired, guest, "heron") == "hello"
     assert await asks(wired, guest, "guest") == "none"

@@ -51,6 +51,8 @@ async def links(*selection: str) -> list[Link]:
 
 async def link(name: str) -> Link | None:
     """The interface `name`, if it is there."""
+    if not present(name):
+        return None
     return next((found for found in await links() if found.name == name), None)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 15.0  # seconds
+_FIRST = 2.0  # seconds until what happened while no daemon was there is looked for
 _STEADY = 10.0  # seconds for which what was mended must have held to be mended at once again
 
 
@@ -42,8 +43,10 @@ class Mending:
 
     async def run(self) -> None:
         """Mend at once what is told, and from time to time what nobody tells."""
+        pause = min(_FIRST, _EVERY)
         while True:
-            due = clock.boottime() + _EVERY
+            due = clock.boottime() + pause
+            pause = _EVERY
             while (left := due - clock.boottime()) > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):

@@ -60,14 +60,10 @@ class Wires:
     async def wire_up(self, networks: Iterable[ground.Network]) -> None:
         """Make again what a reboot took away of networks that were made before; the others wait for their first VM."""
         for net in networks:
-            if (
-                cards.bridged(net)
-                and net.status.state == "pending"
-                and not kernel.present(network.interface_of(net.uid))
-            ):
-                continue
-            with contextlib.suppress(errors.Problem, OSError):  # told in its status
-                await self.ensure(net)
+            there = kernel.present(network.interface_of(net.uid))
+            if not cards.bridged(net) or net.status.state != "pending" or there:
+                with contextlib.suppress(errors.Problem, OSError):  # told in its status
+                    await self.ensure(net)
 
     async def ensure(self, wanted: ground.Network, *, check: bool = False) -> ground.Network:
         """Make a network, or what is missing of it, and write its status; `check` first what the machine lacks."""
