@@ -50,15 +50,15 @@ def bocage(tiny_image: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
         return ended
 
     run.environment = environment  # type: ignore[attr-defined]
-    run("daemon", "start")
     try:
+        run("daemon", "start")
         run("image", "add", str(tiny_image), "--name", "tiny")
         yield run
-    finally:
         for vm in json.loads(run("vm", "list", "--json").stdout)["items"]:
             run("vm", "delete", vm["metadata"]["name"], "--force", "--purge")
+    finally:
         run("daemon", "stop")
-        shutil.rmtree(runtime)
+        shutil.rmtree(runtime, ignore_errors=True)
 
 
 def test_the_main_job(bocage: Run):
