@@ -112,6 +112,24 @@ def test_a_stale_socket_is_no_daemon(at: home.Home, bocage: Bocage):
     assert bocage("daemon", "status").code == 6
 
 
+def test_a_daemon_without_its_socket_is_known_by_pid_and_start_time_and_nobody_else_is(at: home.Home, bocage: Bocage):
+    at.prepare()
+    with subprocess.Popen(["sleep", "600"]) as hanging:
+        try:
+            start_time = int(pathlib.Path(f"/proc/{hanging.pid}/stat").read_text().rpartition(")")[2].split()[19])
+            at.pid_file.write_text(json.dumps({"pid": hanging.pid, "start_time": start_time + 1}))
+            assert bocage("daemon", "stop").out == "no daemon was running\n"
+            at.pid_file.write_text(json.dumps({"pid": hanging.pid, "start_time": start_time}))
+            assert f"pid {hanging.pid} is there" in bocage("daemon", "status").out
+            assert bocage("daemon", "stop").code == 0
+            assert hanging.wait(5) == -signal.SIGTERM
+        finally:
+            hanging.kill()
+    for damaged in ("", "[]", '{"pid": "x"}', "{}"):
+        at.pid_file.write_text(damaged)
+        assert background.find() is None
+
+
 def test_who_listens_and_says_nothing_is_running_and_not_answering(
     at: home.Home, bocage: Bocage, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,7 +140,7 @@ def test_who_listens_and_says_nothing_is_running_and_not_answering(
         mute.listen()
         ended = bocage("daemon", "status")
     assert ended.code == 6
-    assert f"pid {os.getpid()} has the socket and does not answer" in ended.out
+    assert f"pid {os.getpid()} is there and does not answer" in ended.out
 
 
 def test_the_log_shows_its_last_lines(tmp_path: pathlib.Path):

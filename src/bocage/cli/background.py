@@ -1,12 +1,13 @@
 """The daemon as a process in the background: found by its socket, started, stopped, its log read.
 
-Its pid is not taken from a file: the kernel says who listens on the socket.
+Its pid is not believed from a file alone: the kernel says who listens on the socket, or when the process began.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import select
@@ -31,15 +32,27 @@ class Found:
 
 
 def find() -> Found | None:
-    """The daemon of this home, by who listens on its socket."""
+    """The daemon of this home: who listens on its socket, else who noted itself there and still runs."""
+    home = homes.Home.from_environment()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(5)
         try:
-            probe.connect(str(homes.Home.from_environment().socket))
+            probe.connect(str(home.socket))
         except OSError:
-            return None
+            return _noted(home.pid_file)
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Found(pid) if pid > 0 else None
+
+
+def _noted(path: pathlib.Path) -> Found | None:
+    """Who wrote the pid file, when that very process (pid and start time) is still there: it starts, ends or hangs."""
+    try:
+        note = json.loads(path.read_text())
+        stat = pathlib.Path(f"/proc/{int(note['pid'])}/stat").read_text().rpartition(")")[2].split()
+        same = int(stat[19]) == note["start_time"] and stat[0] not in "ZX"  # proc(5): fields 22 and 3
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Found(int(note["pid"])) if same else None
 
 
 def answers(found: Found | None = None, *, within: float = 5.0) -> bool:

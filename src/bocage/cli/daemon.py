@@ -96,7 +96,7 @@ def status(json: options.Json = False) -> None:
     elif found and answers:
         output.line(f"running, pid {found.pid}, at {home.Home.from_environment().path}")
     elif found:
-        output.line(f"pid {found.pid} has the socket and does not answer: 'bocage daemon log' may say why")
+        output.line(f"pid {found.pid} is there and does not answer: 'bocage daemon log' may say why")
     if not found and not json:
         problem = NotRunning(home=str(home.Home.from_environment().path))
         failure.tell(problem)
