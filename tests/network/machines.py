@@ -75,5 +75,5 @@ class Machine:
 async def eventually(holds: Callable[[], bool], within: float = 10) -> None:
     """Wait until something holds; fail when it does not within the bound."""
     async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not holds():
             await asyncio.sleep(0.02)

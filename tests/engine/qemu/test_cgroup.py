@@ -194,6 +194,7 @@ def test_a_delegated_group_is_a_place_for_an_ordinary_user():
 
         async def work():
             place = cgroup.place()
+            assert place
             group = place.group("home", "vm")
             group.make()
             child = await asyncio.create_subprocess_exec("sh", "-c", f"echo 0 >{group.join_paths[0]}; exec sleep 60")

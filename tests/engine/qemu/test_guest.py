@@ -310,7 +310,6 @@ async def test_a_machine_whose_save_was_cut_off_at_its_end_is_saved_again(
     assert again.run is base.Run.RUNNING
 
 
-
 @pytest.mark.fault
 async def test_a_save_that_finds_no_room_leaves_no_file_and_a_running_guest(
     vms: Vms, tiny_image: pathlib.Path, warm: pathlib.Path

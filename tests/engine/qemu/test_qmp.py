@@ -54,7 +54,7 @@ async def test_events_that_nobody_asked_for_are_not_kept(machine):
 
 async def test_a_listener_given_at_connection_misses_nothing(ground, start):
     await start(*running.qemu(ground))
-    heard = asyncio.Queue()
+    heard: asyncio.Queue[qmp.Event] = asyncio.Queue()
     async with await qmp.connect(ground / "vm" / "qmp", within=20, on_event=heard.put_nowait) as monitor:
         await monitor.execute("cont")
         assert (await asyncio.wait_for(heard.get(), 5)).name == "RESUME"

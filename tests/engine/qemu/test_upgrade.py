@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bocage import words
 from bocage.engine import base
 from bocage.engine.qemu import command, isolation
 from tests.engine.qemu import specs
@@ -75,7 +76,7 @@ def newer() -> Iterator[str]:
 def upgraded(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """From now on the engine starts the newer QEMU, which a mount namespace would not show."""
 
-    async def refused() -> base.words.Message:
+    async def refused() -> words.Message:
         return isolation.NoBubblewrap()
 
     monkeypatch.setattr(command, "PROGRAM", program)
