@@ -73,7 +73,7 @@ missing_packages() {
         found=0
         for path in ${shows//|/ }; do [ -e "$path" ] && found=1; done
         [ $found = 1 ] || echo "$package"
-    done <"${BOCAGE_PACKAGES:-$top/script/packages}"
+    done <"$top/script/packages"
 }
 
 # have_packages FOR...: installs what is missing, where root allows; else says the one line that does, and stops.
