@@ -9,9 +9,9 @@ import json
 import os
 import pathlib
 import stat
+import uuid
 
 from bocage import errors, files
-from bocage.model import base
 from bocage.words import N_
 
 DEFAULT_LISTEN = "127.0.0.1:8480"
@@ -127,7 +127,7 @@ class Home:
                 return Identity(uid=str(held["uid"]), generation=int(held["generation"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise IdentityDamaged(path=str(path), reason=str(error)) from error
-        identity = Identity(uid=base.new_uid(), generation=1)
+        identity = Identity(uid=str(uuid.uuid4()), generation=1)  # not by the model: the command line would load it
         files.write_durably(path, json.dumps(dataclasses.asdict(identity)) + "\n")
         return identity
 
