@@ -20,10 +20,36 @@ import time
 
 from bocage import errors
 from bocage import home as homes
-from bocage.cli import daemon
+from bocage.cli import failure
 from bocage.client import connection, rest
+from bocage.words import N_
 
 _SAID = 15  # lines of its log that a failed start shows
+
+
+class DidNotStart(failure.Error):
+    type = "daemon-did-not-start"
+    text = N_("the daemon did not start ({how}); the last it said:\n{said}")
+    hint = N_("all of it is in {log}")
+    how: str
+    said: str
+    log: str
+
+
+class DidNotStop(failure.Error):
+    type = "daemon-did-not-stop"
+    text = N_("the daemon (pid {pid}) has not stopped within {bound:seconds}")
+    hint = N_("'bocage daemon log' may say what holds it; VMs go on whatever becomes of it")
+    pid: int
+    bound: float
+
+
+class NotYours(failure.Error):
+    type = "daemon-not-yours"
+    status = 403
+    text = N_("the daemon (pid {pid}) belongs to another user")
+    hint = N_("stop it as that user, or as root")
+    pid: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +95,7 @@ def answers(found: Found | None = None, *, within: float = 5.0) -> bool:
 def start(*, within: float) -> Found:
     """Start it, detached, its output in its log; returns when it answers.
 
-    Raises daemon.DidNotStart with the last it said, and home.Unusable.
+    Raises DidNotStart with the last it said, and home.Unusable.
     """
     home = homes.Home.from_environment()
     home.prepare()
@@ -98,13 +124,13 @@ def start(*, within: float) -> Found:
     raise _did_not_start(home, before, f"no answer within {within:g} s")
 
 
-def _did_not_start(home: homes.Home, before: int, how: str) -> daemon.DidNotStart:
+def _did_not_start(home: homes.Home, before: int, how: str) -> DidNotStart:
     said = tail(home.log, lines=_SAID, after=before).rstrip() or "nothing"
-    return daemon.DidNotStart(how=how, said=said, log=str(home.log))
+    return DidNotStart(how=how, said=said, log=str(home.log))
 
 
 def stop(found: Found, *, within: float) -> None:
-    """Ask it to end and wait until it has; raises daemon.DidNotStop."""
+    """Ask it to end and wait until it has; raises DidNotStop."""
     try:
         handle = os.pidfd_open(found.pid)
     except ProcessLookupError:
@@ -114,9 +140,9 @@ def stop(found: Found, *, within: float) -> None:
             return
         signal.pidfd_send_signal(handle, signal.SIGTERM)
         if not select.select([handle], [], [], within)[0]:
-            raise daemon.DidNotStop(pid=found.pid, bound=within)
+            raise DidNotStop(pid=found.pid, bound=within)
     except PermissionError as error:
-        raise daemon.NotYours(pid=found.pid) from error
+        raise NotYours(pid=found.pid) from error
     finally:
         os.close(handle)
 

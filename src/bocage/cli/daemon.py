@@ -21,31 +21,6 @@ class NotRunning(failure.Error):
     home: str
 
 
-class DidNotStart(failure.Error):
-    type = "daemon-did-not-start"
-    text = N_("the daemon did not start ({how}); the last it said:\n{said}")
-    hint = N_("all of it is in {log}")
-    how: str
-    said: str
-    log: str
-
-
-class DidNotStop(failure.Error):
-    type = "daemon-did-not-stop"
-    text = N_("the daemon (pid {pid}) has not stopped within {bound:seconds}")
-    hint = N_("'bocage daemon log' may say what holds it; VMs go on whatever becomes of it")
-    pid: int
-    bound: float
-
-
-class NotYours(failure.Error):
-    type = "daemon-not-yours"
-    status = 403
-    text = N_("the daemon (pid {pid}) belongs to another user")
-    hint = N_("stop it as that user, or as root")
-    pid: int
-
-
 def run(
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="BOCAGE_LISTEN, or 127.0.0.1:8480.")] = None,
 ) -> None:
