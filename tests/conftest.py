@@ -7,12 +7,16 @@ import hashlib
 import os
 import pathlib
 import random
+import signal
 
 import pytest
 
 from bocage.guest import tiny
 
 os.environ.setdefault("BOCAGE_DEFAULT_NETWORK", "user")  # no test makes bridges but in a namespace of its own
+
+# Started in the background a shell has us ignore it, and what we start would too: Ctrl-C must work in the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bocage-test"
 SEED = os.environ.get("BOCAGE_TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
