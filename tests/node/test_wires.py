@@ -205,7 +205,13 @@ async def test_the_default_network_of_root_has_nat_and_nothing_is_made_before_a_
     async with again(wired) as house:
         assert links() == {"lo"}
         assert (await house.ask("vm.start", made)).status.state is work.TaskState.DONE
-        assert (await network_named(house, "default")).status.bridge in links()
+        bridge = (await network_named(house, "default")).status.bridge
+        assert bridge in links()
+        async with again(house) as later:  # its VM runs on
+            assert bridge in links()
+            await later.ask("vm.kill", made)
+    assert links() == {"lo"}  # no daemon, nobody on it
+    assert run("nft", "list", "ruleset") == ""
 
 
 async def test_the_default_network_is_in_user_mode_where_that_is_set(

@@ -42,7 +42,14 @@ class Mending:
             self._woken.set()
 
     async def run(self) -> None:
-        """Mend at once what is told, and from time to time what nobody tells."""
+        """Mend at once what is told, and from time to time what nobody tells; at last take down what nobody needs."""
+        try:
+            await self._go_round()
+        finally:
+            with contextlib.suppress(errors.Problem, OSError):
+                await self._node.wires.rest()
+
+    async def _go_round(self) -> None:
         pause = min(_FIRST, _EVERY)
         while True:
             due = clock.boottime() + pause

@@ -162,6 +162,14 @@ class Wires:
                 if uid not in known and not (kernel.present(name) and await tap.present(name)):
                     await bridge.remove(uid, self._state(uid))
 
+    async def rest(self) -> None:
+        """The daemon ends: take down the bridges that nothing is plugged into. They are made again when needed."""
+        for uid in await asyncio.to_thread(self._present):
+            name = network.interface_of(uid)
+            async with self._locks[uid]:
+                if not self._ledger.cards(uid) and not (kernel.present(name) and await kernel.links("master", name)):
+                    await bridge.remove(uid, self._state(uid))
+
     def lease_times(self) -> dict[str, int]:
         """By network: when a lease was last given or ended (nanoseconds), of those with VMs in them."""
         times: dict[str, int] = {}
