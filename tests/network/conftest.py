@@ -53,6 +53,7 @@ def namespace() -> Iterator[None]:
     assert _libc.unshare(_CLONE_NEWNET) == 0
     try:
         run("ip", "link", "set", "lo", "up")
+        pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("0")  # a new namespace has what the machine has
         yield
     finally:
         assert _libc.setns(before, _CLONE_NEWNET) == 0
