@@ -1,0 +1,118 @@
+"""Bare QEMU: the line of `bocage vm command` run by hand, its sockets and its log in a directory of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+
+from bench import measure
+
+_IO = re.compile(r'(/[^",]*/vms/[0-9a-f-]+/io)/')
+_DISK = re.compile(r'"filename":"([^"]*\.qcow2)"')
+_RUNNING = b"VM status: running"
+_BOUND = 60.0  # seconds
+
+
+class Bare:
+    """One machine, started and killed as often as is wanted. What carries its NIC stands ready before each start."""
+
+    def __init__(self, command: Sequence[str], at: pathlib.Path) -> None:
+        self._at = at
+        self.io = at / "io"
+        self.serial = at / "serial.log"
+        theirs = next(found[1] for part in command if (found := _IO.search(part)))
+        self._command = [
+            re.sub(r"logfile=[^,]*", f"logfile={self.serial}", part.replace(theirs, str(self.io))) for part in command
+        ]
+        self._nics = re.findall(r'"type":"unix","path":"([^"]*)"', " ".join(self._command))
+        self._helpers: list[subprocess.Popen[bytes]] = []
+        self._qemu: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._qemu
+        return self._qemu.pid
+
+    def uses(self, disk: pathlib.Path) -> Bare:
+        """The same machine on another disk file."""
+        theirs = next(found[1] for part in self._command if (found := _DISK.search(part)))
+        self._command = [part.replace(theirs, str(disk)) for part in self._command]
+        return self
+
+    def ready(self) -> None:
+        """Make all that stands around the line."""
+        shutil.rmtree(self.io, ignore_errors=True)
+        self.io.mkdir(parents=True)
+        self.io.chmod(0o777)  # passt gives root up before it makes its socket
+        self.serial.unlink(missing_ok=True)
+        for nic in self._nics:
+            passt = ["passt", "--foreground", "--quiet", "--socket", nic]
+            self._helpers.append(subprocess.Popen(passt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            measure.until(pathlib.Path(nic).is_socket, what="passt", within=_BOUND)
+
+    def start(self) -> float:
+        """Start it; the monotonic time just before."""
+        with (self._at / "qemu.log").open("ab") as log:
+            begun = time.monotonic()
+            self._qemu = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return begun
+
+    def end(self) -> None:
+        """Pull the plug."""
+        for process in [*([self._qemu] if self._qemu else []), *self._helpers]:
+            process.kill()
+            process.wait()
+        self._qemu, self._helpers = None, []
+
+
+def running(monitor: pathlib.Path) -> float:
+    """The monotonic time at which QEMU's monitor for people says that the vCPUs run. Raises measure.Late."""
+    deadline = time.monotonic() + _BOUND
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(_BOUND)
+            line.connect(str(monitor))
+            while _RUNNING not in _asked(line):
+                time.sleep(0.0005)
+            return time.monotonic()
+        time.sleep(0.0005)
+    raise measure.Late(f"{monitor}: its vCPUs do not run")
+
+
+def _asked(line: socket.socket) -> bytes:
+    line.sendall(b"info status\n")
+    said = b""
+    while b"VM status:" not in said or not said.endswith(b"(qemu) "):
+        piece = line.recv(4096)
+        if not piece:
+            raise ConnectionResetError
+        said += piece
+    return said
+
+
+def line_that_says(log: pathlib.Path, word: bytes = b"") -> float:
+    """The monotonic time at which a log has a whole line with `word` in it. Raises measure.Late."""
+
+    def said() -> bool:
+        try:
+            content = log.read_bytes()
+        except FileNotFoundError:
+            return False
+        return any(word in one for one in content.split(b"\n")[:-1])
+
+    return measure.until(said, what=f"a line in {log}", within=_BOUND)
+
+
+def overlay(image: pathlib.Path, at: pathlib.Path) -> pathlib.Path:
+    """A disk linked to a copy of a raw image, both in `at`."""
+    shutil.copy(image, at / "base.raw")
+    disk = at / "disk.qcow2"
+    line = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", str(disk)]
+    subprocess.run(line, check=True)
+    return disk
