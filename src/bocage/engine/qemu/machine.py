@@ -202,8 +202,15 @@ class QemuMachine:
                 if isinstance(backend, base.Passt) and not self._gone.done():
                     ended = await carriers.how_ended(name, self._paths)
                     await self._carry(name, backend)
+                    await self._announce(name)
                     mended[name] = ended.reason
         return mended
+
+    async def _announce(self, nic: str) -> None:
+        """Have the NIC be heard: a new passt sends to all until it knows the guest's MAC, and guests ignore that."""
+        times = {"initial": 50, "max": 500, "rounds": 5, "step": 100}  # milliseconds
+        with contextlib.suppress(qmp.Error, errors.TimedOut, base.NotRunning):
+            await self.link.execute("announce-self", {**times, "interfaces": [nic]})
 
     async def _carry(self, name: str, backend: base.Passt) -> None:
         async def note(helper: processes.Identity) -> None:
