@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from bocage import errors
@@ -22,9 +23,11 @@ async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Make a network; when the machine cannot, the resource goes again and the task says why."""
     network = await _subject(node, run)
     try:
-        await node.wires.ensure(network)
+        await node.wires.ensure(network, check=True)
     except errors.Problem:
-        await _drop(node, network)
+        with contextlib.suppress(errors.Problem):  # what could not be made cannot always be looked for
+            await node.wires.remove(network)
+        await _forget(node, network)
         raise
     return {"network": network.name}
 
@@ -38,11 +41,11 @@ async def delete(node: Node, run: tasks.Run) -> None:
     machines = (await node.ground.resources.list(vm.VM, network.metadata.project, trash=True)).items
     if users := usage.of_network(network, machines):
         raise usage.NetworkInUse(name=network.name, users=users)
-    await _drop(node, network)
-
-
-async def _drop(node: Node, network: ground.Network) -> None:
     await node.wires.remove(network)
+    await _forget(node, network)
+
+
+async def _forget(node: Node, network: ground.Network) -> None:
     transaction = resources.Transaction()
     transaction.delete(await node.ground.resources.get(ground.Network, network.metadata.project, network.uid))
     await node.ground.resources.commit(transaction)
