@@ -328,9 +328,13 @@ async def test_a_passt_that_is_killed_is_started_anew_and_the_guest_goes_on(wire
     assert (await wired.read(guest)).status.pid == pid
     await wired.close()  # the next one dies while no daemon is there
     os.kill(mended.pid, signal.SIGKILL)
-    opened = await House(wired.homes).open()
+    await eventually(lambda: not passts(wired, guest))
+    with socket.create_server(("127.0.0.1", port)):  # and somebody takes its port
+        opened = await House(wired.homes).open()
+        await opened.until(opened.events, lambda types: "vm-nic-cut" in types)
     try:
         await opened.until(opened.events, lambda types: types.count("vm-nic-mended") == 2)
+        assert (await opened.events()).count("vm-nic-cut") == 1
         assert await reads(port) == "hello"
         await opened.ask("vm.kill", guest)
         assert not processes.find(opened.homes.vm_runtime(guest.uid))

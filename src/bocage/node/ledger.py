@@ -147,4 +147,6 @@ def collide(one: networks.Publish, other: networks.Publish) -> bool:
         addresses = [ipaddress.ip_address(each.host_address) for each in (one, other)]
     except ValueError:
         return False  # no address at all: refused elsewhere
+    if addresses[0].version != addresses[1].version:
+        return False
     return addresses[0] == addresses[1] or any(address.is_unspecified for address in addresses)
