@@ -85,6 +85,7 @@ async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
             accelerator=facts.status.accelerator,
             accelerator_reason=facts.status.accelerator_reason.message if facts.status.accelerator_reason else None,
             qemu=facts.status.qemu,
+            boot_id=facts.boot_id,
             rebooted=facts.rebooted,
             cgroups=place is not None,
         )
@@ -96,6 +97,7 @@ async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
 async def _first_things(node: agent.Node) -> None:
     """The storage `local` and the network `default` are there from the first start; all storage is looked at."""
     kept = node.ground.resources
+    await asyncio.to_thread(jobs.images.sweep, node.ground.home.cache)
     storages = await kept.list(ground.Storage)
     if not any(storage.name == "local" for storage in storages.items):
         spec = ground.StorageSpec(host=node.ground.uid, path=str(node.ground.home.local_storage))

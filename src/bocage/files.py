@@ -47,6 +47,18 @@ def sync_directory(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(path: pathlib.Path) -> None:
+    """Make a directory durable with all that is in it."""
+    for directory, _, names in os.walk(path):
+        for name in names:
+            descriptor = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(pathlib.Path(directory))
+
+
 def link_durably(link: pathlib.Path, target: str) -> None:
     """Make `link` a symbolic link to `target`, replacing one that is there."""
     beside = link.with_name(f".{link.name}.{secrets.token_hex(4)}.part")

@@ -189,7 +189,7 @@ async def test_a_daemon_that_comes_back_finds_its_vms_running_untouched(tiny_hou
         assert found.status.pid == pid
         line = await asyncio.wait_for(anext(aiter_lines(again, made)), 60)
         assert int(line.rsplit(" ", 1)[1]) > 2
-        assert (await again.events()).count("vm-found") == 1
+        await again.until(again.events, lambda events: events.count("vms-found") == 1)
     finally:
         await again.close()
 

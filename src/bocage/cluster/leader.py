@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 
-from bocage import words
+from bocage import errors, words
 from bocage.model import ground, keys, vm
 from bocage.planner import placement
 from bocage.store import contract, resources
 
 log = logging.getLogger(__name__)
+
+_RETRY, _LONGEST_RETRY = 1.0, 30.0  # seconds before a store that failed is asked again
+_GROUND = (ground.Host.kind, ground.Storage.kind)
 
 
 class Leader:
@@ -18,30 +22,54 @@ class Leader:
 
     def __init__(self, store: resources.Resources) -> None:
         self._resources = store
+        self._unplaced: dict[str, str] = {}  # project by uid: VMs that no host took
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled; a store that fails for a while only delays it."""
+        retry = _RETRY
         while True:
-            listing = await self._resources.list(vm.VM, trash=True)
-            for machine in listing.items:
-                if machine.status.host is None:
-                    await self._place(machine)
-            watch = self._resources.store.watch(keys.prefix(vm.VM.kind), since=listing.revision)
-            with contextlib.suppress(contract.Compacted):
-                async with contextlib.aclosing(watch) as changes:
-                    async for batch in changes:
-                        for change in batch:
-                            if (
-                                change.entry
-                                and change.entry.created == change.revision
-                                and change.key.endswith("/spec")
-                            ):
-                                await self._see(change)
+            try:
+                revision = await self._look_at_all()
+                retry = _RETRY
+                await self._follow(revision)
+            except contract.Closed:
+                raise
+            except contract.Compacted:
+                continue
+            except errors.Problem as problem:
+                log.warning("the store: %s", problem)
+                await asyncio.sleep(retry)
+                retry = min(retry * 2, _LONGEST_RETRY)
+
+    async def _look_at_all(self) -> int:
+        listing = await self._resources.list(vm.VM, trash=True)
+        self._unplaced.clear()
+        for machine in listing.items:
+            if machine.status.host is None:
+                await self._place(machine)
+        return listing.revision
+
+    async def _follow(self, revision: int) -> None:
+        watch = self._resources.store.watch(keys.ROOT + "/", since=revision)
+        async with contextlib.aclosing(watch) as changes:
+            async for batch in changes:
+                for change in batch:
+                    await self._see(change)
 
     async def _see(self, change: contract.Change) -> None:
-        project = change.key.removeprefix(keys.prefix(vm.VM.kind)).split("/")[0]
-        with contextlib.suppress(resources.Missing):
-            machine = await self._resources.get(vm.VM, project, keys.uid_of(change.key))
+        entry, kind = change.entry, keys.kind_of(change.key)
+        if entry is None or not change.key.endswith("/spec"):
+            return
+        if kind == vm.VM.kind and entry.created == change.revision:
+            await self._look_at(change.key.removeprefix(keys.prefix(kind)).split("/")[0], keys.uid_of(change.key))
+        elif kind in _GROUND and entry.created == change.revision:
+            for uid, project in list(self._unplaced.items()):
+                await self._look_at(project, uid)
+
+    async def _look_at(self, project: str, uid: str) -> None:
+        self._unplaced.pop(uid, None)
+        with contextlib.suppress(resources.Missing, resources.Damaged):
+            machine = await self._resources.get(vm.VM, project, uid)
             if machine.status.host is None:
                 await self._place(machine)
 
@@ -51,6 +79,7 @@ class Leader:
         world = placement.World(hosts=tuple(hosts.items), storages={storage.uid: storage for storage in storages.items})
         decided = placement.place(machine, world)
         if isinstance(decided, list):
+            self._unplaced[machine.uid] = machine.metadata.project or ""
             log.warning("%s has no host: %s", machine.name, "; ".join(map(words.say, decided)))
             return
         transaction = resources.Transaction()

@@ -8,43 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
-from bocage import errors
+from bocage import errors, words
 from bocage.engine import base as engine
-from bocage.model import base, vm
-from bocage.node import clock, notes, operations, steps, tasks
+from bocage.model import base, vm, work
+from bocage.node import clock, finding, goals, launching, notes, operations, showing, steps, tasks, world
 from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node.standing import Gone, Standing
 from bocage.planner import lifecycle
-from bocage.planner.lifecycle import Do, Process
-from bocage.store import resources
+from bocage.planner.lifecycle import Do
 
 log = logging.getLogger(__name__)
 
-_PROCESS = {
-    engine.Run.RUNNING: Process.RUNNING,
-    engine.Run.PAUSED: Process.PAUSED,
-    engine.Run.STORAGE_FULL: Process.FULL,
-    engine.Run.STORAGE_FAILED: Process.FAILED_STORAGE,
-    engine.Run.SHUT_DOWN: Process.SHUT_DOWN,
-    engine.Run.PANICKED: Process.PANICKED,
-    engine.Run.UNKNOWN: Process.SILENT,
-}
-_SHOWN = {
-    Process.RUNNING: vm.State.RUNNING,
-    Process.PAUSED: vm.State.PAUSED,
-    Process.FULL: vm.State.PAUSED,
-    Process.FAILED_STORAGE: vm.State.PAUSED,
-    Process.SHUT_DOWN: vm.State.STOPPING,
-    Process.PANICKED: vm.State.CRASHED,
-    Process.SILENT: vm.State.UNKNOWN,
-}
 _RETRY = 2.0  # seconds before a step that failed is tried again, doubled each time
 _LONGEST_RETRY = 60.0
-_WAS_UP = (vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING, vm.State.UNKNOWN)
+_ENDING = 0.5  # seconds in which a process that answers no more is seen to end
+_OWNERLESS = 60.0  # seconds after which a task of a VM that no host has is given up
+_STARTING = (Do.START, Do.START_PAUSED)
+_FOR = {  # the tasks that a long step is done for: it is broken off when one of them is cancelled
+    Do.PREPARE: ("vm.create", "vm.clone"),
+    Do.START: launching.STARTS,
+    Do.START_PAUSED: launching.STARTS,
+    Do.SAVE: ("vm.save",),
+}
+_WISHES = {
+    Do.START: (vm.Power.RUNNING, vm.Power.PAUSED),
+    Do.START_PAUSED: (vm.Power.RUNNING, vm.Power.PAUSED),
+    Do.SAVE: (vm.Power.SAVED,),
+}
 
 
 class Actor:
@@ -56,7 +51,11 @@ class Actor:
         self._preparation = preparation
         self._cancelled: set[str] = set()
         self._stumbles = 0
-        self.hold_until = 0.0  # boot clock: no start before, since others start with the host first
+        self.looked = asyncio.Event()  # it has seen whether its VM runs
+        self.name = ""  # the VM's, when it was first looked at
+        self.found = False  # whether its VM ran already then
+        self.turn = asyncio.Event()  # to start by itself; cleared while others start first with the host
+        self.turn.set()
 
     def wake(self) -> None:
         """Something may be different: look again."""
@@ -73,48 +72,49 @@ class Actor:
         self._cancelled.add(task_uid)
         self.wake()
 
+    def expire(self) -> None:
+        """It has lain in the trash for its time."""
+        self.standing.expired = True
+        self.wake()
+
+    def may_start(self) -> None:
+        """Those that start before it with the host have done so."""
+        self.turn.set()
+        self.wake()
+
     async def live(self) -> None:
         """Drive the VM until its resource is gone."""
+        again: float | None
         try:
-            await self._find()
+            while not self.looked.is_set():
+                if (again := await self._guarded(self._find)) != 0:
+                    await self._rest(again)
             while True:
                 self.standing.woken.clear()
-                again = await self._guarded_round()
-                if again != 0:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(again):
-                            await self.standing.woken.wait()
-        except resources.Missing:
+                if (again := await self._guarded(self._round)) != 0:
+                    await self._rest(again)
+        except Gone:
             await self._settle_gone()
         finally:
+            self.looked.set()
             await self.standing.release()
 
-    async def _find(self) -> None:
-        """See what there is of it after a start of the daemon."""
-        standing = self.standing
-        machine = await standing.read()
-        runtime = self._ground.home.vm_runtime(machine.uid)
-        found = await self._ground.engine.find(
-            machine.uid, machine.name, runtime, listener=standing.heard, cgroup=self._ground.cgroup_of(machine.uid)
-        )
-        if found:
-            standing.watch(found)
-            await self._preparation.note_running(machine)
-            await standing.tell(machine, notes.Found(name=machine.name, pid=found.pid))
-        elif machine.status.state in _WAS_UP:
-            if self._ground.rebooted:
-                note = notes.HostRestarted(name=machine.name)
-                await standing.tell(machine, note, base.Severity.WARNING)
-                await standing.set_state(vm.State.STOPPED, reason=note, pid=None)
-            else:
-                standing.ended = await self._ground.engine.post_mortem(runtime) or engine.Ended(
-                    orderly=machine.spec.power is vm.Power.STOPPED, reason=notes.FoundGone(name=machine.name)
-                )
+    async def _rest(self, span: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(span):
+                await self.standing.woken.wait()
 
-    async def _guarded_round(self) -> float | None:
+    async def _find(self) -> float:
+        self.name = (await self.standing.read()).name
+        await finding.find(self.standing, self._preparation)
+        self.found = self.standing.machine is not None
+        self.looked.set()
+        return 0.0
+
+    async def _guarded(self, what: Callable[[], Awaitable[float | None]]) -> float | None:
         try:
-            again = await self._round()
-        except resources.Missing:
+            again = await what()
+        except Gone:
             raise
         except errors.Problem as problem:
             return await self._stumble(problem)
@@ -124,236 +124,212 @@ class Actor:
             reference = base.new_uid()[:8]
             log.exception("VM %s: a step failed [%s]", self.standing.uid, reference)
             return await self._stumble(errors.Internal(reference=reference))
-        self._stumbles = 0
+        if self._stumbles:
+            self._stumbles = 0
+            with contextlib.suppress(errors.Problem):
+                await self.standing.show(problem=None)
         return again
 
     async def _stumble(self, problem: errors.Problem) -> float:
         """A step failed: say it, fail the tasks that wait for it, and try again later."""
+        if isinstance(problem, engine.NotRunning) and await self.standing.ends(within=_ENDING):
+            return 0.0  # it ended under the step's hands
         self._stumbles += 1
         log.warning("VM %s: %s", self.standing.uid, problem)
-        waiting = [run.action for run in self.standing.runs if run.action not in operations.HANDLERS]
-        if self._stumbles >= 3 or not isinstance(problem, errors.TimedOut):
-            await self.standing.fail(problem, *waiting)
         with contextlib.suppress(errors.Problem, OSError):
+            machine = await self.standing.read()
+            if self._stumbles >= 3 or not isinstance(problem, errors.TimedOut):
+                await self._give_up(machine, problem)
             machine = await self.standing.show(problem=base.Saying.of(problem))
             if self.standing.machine and await self.standing.machine.look() is engine.Run.UNKNOWN:
-                await self._show(machine, lifecycle.Step(Do.NOTHING))
+                await showing.show(self.standing, self._preparation, machine, lifecycle.Step(Do.NOTHING))
         return float(min(_RETRY * 2 ** (self._stumbles - 1), _LONGEST_RETRY))
+
+    async def _give_up(self, machine: vm.VM, problem: errors.Problem) -> None:
+        """Fail what waits, and take its wishes back: nothing happens behind the back of who was told so."""
+        failed = [
+            run for run in self.standing.runs if not machine.status.ready or run.action not in operations.HANDLERS
+        ]
+        if any(run.action in (*goals.POWER, "vm.create", "vm.clone") for run in failed):
+            await self.standing.follow(machine, await self._as_it_is(machine))
+        await self.standing.fail(problem, *{run.action for run in failed})
+        self.standing.forget_stopping()
+
+    async def _as_it_is(self, machine: vm.VM) -> vm.Power:
+        if self.standing.machine is None:
+            return vm.Power.SAVED if await self._preparation.has_saved(machine) else vm.Power.STOPPED
+        return vm.Power.PAUSED if self.standing.machine.run is engine.Run.PAUSED else vm.Power.RUNNING
 
     async def _round(self) -> float | None:
         """One look and one step. Seconds until the next look: 0 at once, None when something happens."""
-        machine = await self.standing.read()
+        standing, preparation = self.standing, self._preparation
+        machine = await standing.read()
         if machine.status.host != self._ground.uid:
-            return None
+            return await self._without_owner(machine)
         machine = await self._drop_cancelled(machine)
-        world = await self._world(machine)
-        step = lifecycle.decide(world)
-        if step.do in (Do.START, Do.START_PAUSED) and (wait := self._holds(machine)) > 0:
-            return wait
+        seen = await world.look(standing, preparation, machine)
+        step = lifecycle.decide(seen)
+        if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
+            await standing.show(reason=base.Saying.of(reason))
+            return 1.0 if self.turn.is_set() else None
+        whole = True
         if step.do is not Do.NOTHING:
-            await steps.DOERS[step.do](self.standing, self._preparation, machine)
-            machine = await self.standing.read()
-        elif world.ready and not world.trashed and not world.deleted:
-            await steps.define(self.standing, self._preparation, machine)
-        machine = await self._show(machine, step)
-        await self._settle(machine, trashed=world.trashed)
+            whole = await self._do(step.do, machine)
+            machine = await standing.read()
+        machine = await showing.show(standing, preparation, machine, step)
+        await self._settle(machine, step if whole else lifecycle.Step(Do.NOTHING), trashed=seen.trashed)
         if step.do is not Do.NOTHING:
             return step.again or 0
+        if seen.ready and not seen.trashed and not seen.deleted:
+            await launching.define(standing, preparation, machine)
         if await self._operate(machine):
             return 0
         return step.again
 
-    def _holds(self, machine: vm.VM) -> float:
-        """Seconds for which a start must wait: for those that start first, and while its disks are being copied."""
-        if self._preparation.is_copied(machine.uid):
-            return 1.0
-        return self.hold_until - clock.boottime()
+    async def _without_owner(self, machine: vm.VM) -> float | None:
+        if not self.standing.runs:
+            return None
+        oldest = min(run.task.metadata.created for run in self.standing.runs)
+        left = _OWNERLESS - (base.now() - oldest).total_seconds()
+        if left > 0:
+            return min(left, _OWNERLESS)
+        await self.standing.fail(tasks.NoHost(name=machine.name), *{run.action for run in self.standing.runs})
+        return None
 
-    async def _world(self, machine: vm.VM) -> lifecycle.World:
-        standing = self.standing
-        place = await self._preparation.place(machine)
-        status = machine.status
-        failed = standing.failed
-        if failed is None and status.state is vm.State.CRASHED:
-            failed = clock.since(status.since)
-        process = _PROCESS[standing.machine.run] if standing.machine else Process.NONE
-        return lifecycle.World(
-            power=machine.spec.power,
-            now=clock.boottime(),
-            process=process,
-            saved=place.saved.exists(),
-            ready=status.ready,
-            deleted=machine.metadata.deleted is not None,
-            trashed=not place.exists() and (await self._preparation.trash(machine)).exists(),
-            kill=bool(standing.asked("vm.kill")),
-            asked_to_start=bool(standing.asked("vm.start")),
-            ended=standing.ended is not None,
-            orderly=standing.ended is not None and standing.ended.orderly,
-            policy=machine.spec.restart,
-            stop=self._stop_policy(machine),
-            restarts=status.restarts,
-            failed=failed,
-            stopping=standing.stopping,
-            presses=standing.presses,
-            room=process is not Process.FULL or await self._preparation.has_room(machine),
-        )
+    def _holds(self, machine: vm.VM, seen: lifecycle.World) -> words.Message | None:
+        """Why a start must wait: its disks are being copied, or others start with the host first."""
+        if self._preparation.disks.is_copied(machine.uid):
+            return notes.BeingCopied(name=machine.name)
+        if not self.turn.is_set() and not seen.asked_to_start:
+            return notes.WaitsForTurn(name=machine.name)
+        return None
 
-    def _stop_policy(self, machine: vm.VM) -> vm.StopPolicy:
-        policy = machine.spec.stop
-        for run in self.standing.asked("vm.stop"):
-            policy = vm.StopPolicy(
-                within=run.params.get("within") or policy.within,
-                then="kill" if run.params.get("kill") else policy.then,
-            )
-        return policy
+    async def _do(self, do: Do, machine: vm.VM) -> bool:
+        """Do a step. A long one is broken off, and False returned, when nobody wants it any more."""
+        doing = steps.DOERS[do](self.standing, self._preparation, machine)
+        if do not in _FOR:
+            await doing
+            return True
 
-    async def _show(self, machine: vm.VM, step: lifecycle.Step) -> vm.VM:
-        """Write what the VM does now, when that is another than what is written."""
-        running = self.standing.machine
-        fields: dict[str, object] = {"observed_generation": machine.metadata.generation}
-        if running:
-            process = _PROCESS[running.run]
-            state = _SHOWN[process]
-            if self.standing.stopping is not None and process is Process.RUNNING:
-                state = vm.State.STOPPING
-            if state is not machine.status.state:
-                fields |= {"state": state, "since": base.now(), "reason": None}
-                await self._tell_of(machine, process, running)
-            reason = _waiting_for(machine.name, process)
-            if reason is not None:
-                fields["reason"] = base.Saying.of(reason)
-            fields |= {
-                "pid": running.pid,
-                "accelerator": self._ground.accelerator,
-                "qemu": vm.Qemu(running=running.version, installed=self._ground.qemu),
-                "isolation": running.isolation,
-                "applied_generation": running.started_generation,
-                "problem": None,
-                "next_try": None,
-            }
-        else:
-            fields["next_try"] = _in(step.again) if step.waits is lifecycle.BackOff else None
-        place = await self._preparation.place(machine)
-        fields["directory"] = str(place.path)
-        return await self.standing.show(**fields)
+        async def unwanted() -> bool:
+            if self.standing.concluding:
+                return False
+            if any(run.uid in self._cancelled for run in self.standing.asked(*_FOR[do])):
+                return True
+            present = await self.standing.read()
+            wishes = _WISHES.get(do, tuple(vm.Power))
+            killed = bool(self.standing.asked("vm.kill")) and do is not Do.PREPARE
+            return killed or present.metadata.deleted is not None or present.spec.power not in wishes
 
-    async def _tell_of(self, machine: vm.VM, process: Process, running: engine.Machine) -> None:
-        if process is Process.RUNNING and machine.status.state is vm.State.STARTING:
-            note = notes.Started(name=machine.name, pid=running.pid, accelerator=self._ground.accelerator)
-            await self.standing.tell(machine, note)
-        elif (trouble := _waiting_for(machine.name, process)) is not None:
-            await self.standing.tell(machine, trouble, base.Severity.WARNING)
+        self.standing.concluding = False
+        return await self._unless(doing, unwanted)
+
+    async def _unless(self, doing: Awaitable[object], unwanted: Callable[[], Awaitable[bool]]) -> bool:
+        """Wait for what is being done; when something happens ask whether it is still wanted. False: broken off."""
+        assert isinstance(doing, Coroutine)
+        work_: asyncio.Task[Any] = asyncio.create_task(doing)
+        try:
+            while not work_.done():
+                waking = asyncio.create_task(self.standing.woken.wait())
+                await asyncio.wait([work_, waking], return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                self.standing.woken.clear()
+                if not work_.done() and await unwanted():
+                    work_.cancel()
+                    await asyncio.wait([work_])
+        finally:
+            work_.cancel()
+            await asyncio.wait([work_])
+        if work_.cancelled():
+            return False
+        work_.result()
+        return True
 
     async def _drop_cancelled(self, machine: vm.VM) -> vm.VM:
         for run in [run for run in self.standing.runs if run.uid in self._cancelled]:
+            if run.action in goals.NOT_CANCELLED:
+                run.report(notes.NotCancelled(action=run.action))
+                self._cancelled.discard(run.uid)
+                continue
+            if run.action in ("vm.create", "vm.clone") and not machine.status.ready:
+                await steps.undo_making(self.standing, self._preparation, machine)
+            if run.action in operations.HANDLERS:
+                await operations.undo(self.standing, self._preparation, machine, run)
+            elif run.action in (*goals.POWER, "vm.create", "vm.clone"):
+                machine = await self.standing.follow(machine, await self._as_it_is(machine))
+                self.standing.stopping = None
             self.standing.runs.remove(run)
             await run.cancelled()
-            if run.action in ("vm.stop", "vm.save") and self.standing.machine:
-                self.standing.stopping, self.standing.presses = None, 0
-                machine = await self.standing.change(lambda _: {"power": vm.Power.RUNNING})
-            elif run.action == "vm.start" and not self.standing.machine:
-                machine = await self.standing.change(lambda _: {"power": vm.Power.STOPPED})
-        self._cancelled.clear()
+        self._cancelled.intersection_update(run.uid for run in self.standing.runs)
         return machine
 
-    async def _settle(self, machine: vm.VM, *, trashed: bool) -> None:
-        """End the tasks whose goal is reached, and those that were overtaken."""
-        for run in list(self.standing.runs):
-            if run.action in operations.HANDLERS:
-                continue
-            if goal_reached(run.action, machine, running=self.standing.machine is not None, trashed=trashed):
-                self.standing.runs.remove(run)
+    async def _settle(self, machine: vm.VM, step: lifecycle.Step, *, trashed: bool) -> None:
+        """End the tasks whose goal is reached, those that were overtaken, and those that have no hope."""
+        standing = self.standing
+        seen = goals.Seen(
+            machine=machine,
+            process=world.process_of(standing),
+            pid=standing.machine.pid if standing.machine else None,
+            trashed=trashed,
+            just_started=step.do in _STARTING and (standing.machine is not None or standing.ended is not None),
+            has_rebooted=standing.has_rebooted,
+            silent=clock.boottime() - standing.silent if standing.silent is not None else 0.0,
+            waits=step.waits,
+        )
+        for run in list(standing.runs):
+            if goals.reached(run, seen):
+                standing.runs.remove(run)
+                if run.action == "vm.reboot":
+                    standing.forget_stopping()
+                    await standing.tell(machine, notes.Rebooted(name=machine.name))
                 await run.done(state=machine.status.state.value)
-            elif overtaken(run.action, machine):
-                self.standing.runs.remove(run)
+            elif goals.overtaken(run, machine):
+                standing.runs.remove(run)
                 await run.cancelled(tasks.Superseded())
-            elif run.task.status.state == "pending":
+            elif (problem := goals.hopeless(run, seen)) is not None:
+                if run.action in goals.POWER:
+                    await standing.follow(machine, await self._as_it_is(machine))
+                standing.runs.remove(run)
+                await run.failed(problem)
+            elif run.state is work.TaskState.PENDING and run.action not in operations.HANDLERS:
                 await run.begin()
+        if not standing.asked("vm.reboot"):
+            standing.has_rebooted = False
 
     async def _settle_gone(self) -> None:
-        for run in self.standing.runs:
-            if run.action == "vm.delete":
+        while self.standing.runs:
+            run = self.standing.runs.pop(0)
+            if run.unwanted or run.uid in self._cancelled:
+                await run.cancelled(run.unwanted)
+            elif run.action == "vm.delete":
                 await run.done()
             else:
-                await run.failed(resources.Missing(kind="vm", name=self.standing.uid))
-        self.standing.runs.clear()
+                name = run.task.spec.subject.name if run.task.spec.subject else ""
+                await run.failed(Gone(kind="vm", name=name or self.standing.uid))
 
     async def _operate(self, machine: vm.VM) -> bool:
         """Do the first waiting operation; False when there is none."""
-        waiting = [run for run in self.standing.runs if run.action in operations.HANDLERS]
+        waiting = self.standing.asked(*operations.HANDLERS)
         if not waiting or not machine.status.ready:
             return False
         run = waiting[0]
         handler = operations.HANDLERS[run.action]
-        doing = asyncio.create_task(
-            tasks.carry_out(run, lambda run: handler(self.standing, self._preparation, machine, run))
-        )
-        try:
-            while not doing.done():
-                waking = asyncio.create_task(self.standing.woken.wait())
-                await asyncio.wait([doing, waking], return_when=asyncio.FIRST_COMPLETED)
-                waking.cancel()
-                self.standing.woken.clear()
-                if run.uid in self._cancelled or self.standing.asked("vm.kill"):
-                    doing.cancel()
-                    await asyncio.wait([doing])
-        finally:
-            doing.cancel()
-            await asyncio.wait([doing])
+
+        async def unwanted() -> bool:
+            if run.uid in self._cancelled:
+                run.unwanted = tasks.Cancelled()
+            elif (await self.standing.read()).metadata.deleted is not None:
+                run.unwanted = tasks.Superseded()
+            # a plug that is pulled comes first; what it broke off is carried on then
+            return run.unwanted is not None or (
+                self.standing.machine is not None and bool(self.standing.asked("vm.kill"))
+            )
+
+        carrying = tasks.carry_out(run, lambda run: handler(self.standing, self._preparation, machine, run))
+        if not await self._unless(carrying, unwanted) and isinstance(run.unwanted, tasks.Cancelled):
+            await operations.undo(self.standing, self._preparation, await self.standing.read(), run)
+        self.standing.defined = None  # what an operation changes of volumes stands in vm.yaml too
+        self.standing.pending = None
+        if run.state.ended:
             self.standing.runs.remove(run)
         return True
-
-
-def goal_reached(action: str, machine: vm.VM, *, running: bool, trashed: bool) -> bool:
-    """Whether what the task wanted is so."""
-    status, power = machine.status, machine.spec.power
-    match action:
-        case "vm.create" | "vm.clone":
-            wants_running = power is vm.Power.RUNNING
-            return status.ready and (status.state is vm.State.RUNNING) == wants_running
-        case "vm.start" | "vm.resume":
-            return running and status.state in (vm.State.RUNNING, vm.State.PAUSED) and status.state.value == power.value
-        case "vm.stop":
-            return not running and status.state in (vm.State.STOPPED, vm.State.CRASHED)
-        case "vm.kill":
-            return not running and status.state is not vm.State.SAVED
-        case "vm.pause":
-            return status.state is vm.State.PAUSED
-        case "vm.save":
-            return status.state is vm.State.SAVED
-        case "vm.delete":
-            return machine.metadata.deleted is not None and trashed
-        case "vm.undelete":
-            return machine.metadata.deleted is None and not trashed
-        case _:
-            return False
-
-
-_WANTS = {
-    "vm.start": (vm.Power.RUNNING, vm.Power.PAUSED),
-    "vm.resume": (vm.Power.RUNNING,),
-    "vm.stop": (vm.Power.STOPPED,),
-    "vm.pause": (vm.Power.PAUSED,),
-    "vm.save": (vm.Power.SAVED,),
-}
-
-
-def overtaken(action: str, machine: vm.VM) -> bool:
-    """Whether the VM should by now be something else than the task wanted."""
-    return action in _WANTS and (machine.spec.power not in _WANTS[action] or machine.metadata.deleted is not None)
-
-
-def _waiting_for(name: str, process: Process) -> notes.Note | None:
-    match process:
-        case Process.FULL:
-            return notes.StorageFull(name=name)
-        case Process.FAILED_STORAGE:
-            return notes.StorageFailed(name=name)
-        case Process.SILENT:
-            return notes.Silent(name=name)
-        case _:
-            return None
-
-
-def _in(span: float | None) -> datetime.datetime | None:
-    return base.now() + datetime.timedelta(seconds=span) if span is not None else None

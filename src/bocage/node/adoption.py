@@ -6,19 +6,28 @@ What is taken is checked first, all of it, and nothing is written when anything 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
+import stat
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bocage import errors, files
+from bocage import errors
+from bocage.engine import base as engine
 from bocage.model import base, ground, vm
-from bocage.node import directory
+from bocage.node import alarming, directory, disks, shelving
 from bocage.planner import hardware
+from bocage.storage import qcow2
 from bocage.store import resources
 from bocage.words import N_
 
 if TYPE_CHECKING:
     from bocage.node.agent import Node
+
+BESIDE_DISKS = ("vm.yaml", "firmware-vars.fd", "seed.iso", "saved.state", "serial.log", "qemu.log")
+"""What belongs to a VM and is no disk, by its name in the directory."""
+_TOGETHER = 16  # volumes that are entered in one transaction
 
 
 class Error(errors.Problem):
@@ -39,6 +48,14 @@ class OfAnotherHost(Error, errors.Conflict):
     hint = N_("adopt it there; or, when that host is dead for good, say so: '--dead {host}'")
     name: str
     host: str
+
+
+class RunsNow(Error, errors.Conflict):
+    type = "adopt-running"
+    text = N_("{name} is running (process {pid}): a copy of its disks would not be whole")
+    hint = N_("adopt it where it lies and as it is; else stop it first")
+    name: str
+    pid: int
 
 
 class Known(Error, errors.Conflict):
@@ -65,6 +82,30 @@ class DiskMissing(Error, errors.Conflict):
     name: str
 
 
+class OwnDirectory(Error, errors.Conflict):
+    type = "adopt-own-directory"
+    text = N_("{path} is the directory of the VM {name}")
+    hint = N_("'bocage vm clone {name}' makes a copy of it with an identity of its own")
+    path: str
+    name: str
+
+
+class NotAFile(Error, errors.Invalid):
+    """A link or a device where a disk should be: it could lead anywhere."""
+
+    type = "adopt-not-a-file"
+    text = N_("{path} is no ordinary file; nothing was opened")
+    path: str
+
+
+class Inconsistent(Error, errors.Invalid):
+    type = "adopt-inconsistent"
+    text = N_("{path} names the {kind} {name}, of which it says nothing")
+    path: str
+    kind: str
+    name: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
     """How directories are taken in. `dead`: the host that a person says is dead for good."""
@@ -74,8 +115,21 @@ class Terms:
     name: str | None = None
 
 
-async def take(node: Node, storage: ground.Storage, path: pathlib.Path, terms: Terms) -> vm.VM:
-    """Take in one directory that lies in `storage`'s `vms/`, under its uid or a name of its own."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A directory that can be taken in, as it will stand in the store."""
+
+    path: pathlib.Path
+    vm: vm.VM
+    volumes: tuple[ground.Volume, ...]
+    generation: int  # of the ownership that it names
+    names: Mapping[str, str]  # of what it refers to
+
+
+async def examine(
+    node: Node, storage: ground.Storage, path: pathlib.Path, terms: Terms, *, uid: str | None = None
+) -> Candidate:
+    """See whether a directory can be taken into `storage`; `uid` is the one that it gets with a new identity."""
     place = directory.Directory(path)
     try:
         held = await asyncio.to_thread(place.read)
@@ -83,64 +137,126 @@ async def take(node: Node, storage: ground.Storage, path: pathlib.Path, terms: T
         raise NoDefinition(path=str(path)) from error
     if held.owner and held.owner.host not in (node.ground.uid, terms.dead):
         raise OfAnotherHost(name=held.vm.name, host=held.owner.host)
-    machine, volumes = await _fit(node, storage, held, terms)
-    await _check(node, machine, volumes, path, held)
-    await asyncio.to_thread(_settle, path, path.parent / machine.uid)
-    owner = vm.Owner(host=node.ground.uid, generation=(held.owner.generation if held.owner else 0) + 1)
-    transaction = resources.Transaction()
-    transaction.create(machine)
+    in_place = path == await asyncio.to_thread(pathlib.Path(storage.spec.path).resolve) / "vms" / held.vm.uid
+    if in_place and node.actor_of(held.vm.uid) is not None:
+        raise OwnDirectory(path=str(path), name=held.vm.name)
+    stays = in_place and not terms.new_identity
+    machine, volumes = await _fit(node, storage, held, path, terms, uid or base.new_uid(), stays=stays)
+    if not stays:
+        await _check_at_rest(node, held.vm)
+    await _check_free(node, machine)
+    await asyncio.to_thread(_check_plain, path)
     for volume in volumes:
-        transaction.create(volume)
-    transaction.set_owner(machine, owner, expected=0)
-    await node.ground.resources.commit(transaction)
-    return machine
+        await _check_file(node, volume, path, machine.name)
+    return Candidate(
+        path=path,
+        vm=machine,
+        volumes=tuple(volumes),
+        generation=held.owner.generation if held.owner else 0,
+        names=held.names,
+    )
+
+
+async def enter(node: Node, found: Candidate) -> None:
+    """Write a candidate into the store, whose directory has its place by now. The VM comes last: it makes it whole."""
+    kept = node.ground.resources
+    for first in range(0, len(found.volumes), _TOGETHER):
+        transaction = resources.Transaction()
+        for volume in found.volumes[first : first + _TOGETHER]:
+            if not await _is_there(node, volume):
+                transaction.create(volume)
+        if transaction.puts:
+            await kept.commit(transaction)
+    transaction = resources.Transaction()
+    transaction.create(found.vm)
+    owner = vm.Owner(host=node.ground.uid, generation=found.generation + 1)
+    transaction.set_owner(found.vm, owner, expected=0)
+    await kept.commit(transaction)
+
+
+async def forget(node: Node, found: Candidate) -> None:
+    """Take the volumes of a candidate out of the store again that could not be entered whole."""
+    kept = node.ground.resources
+    for volume in found.volumes:
+        with contextlib.suppress(errors.Problem):
+            transaction = resources.Transaction()
+            transaction.delete(await kept.get(ground.Volume, volume.metadata.project, volume.uid))
+            await kept.commit(transaction)
 
 
 async def _fit(
-    node: Node, storage: ground.Storage, held: directory.Held, terms: Terms
+    node: Node,
+    storage: ground.Storage,
+    held: directory.Held,
+    path: pathlib.Path,
+    terms: Terms,
+    new_uid: str,
+    *,
+    stays: bool,
 ) -> tuple[vm.VM, list[ground.Volume]]:
     """The definition with its references made good here, and with another identity where that is wanted."""
-    source = held.vm
-    project = source.metadata.project or "default"
-    uid = base.new_uid() if terms.new_identity else source.uid
-    volumes: list[ground.Volume] = []
-    disks: list[vm.Disk] = []
+    source, project = held.vm, "default"  # the one that there is
+    uid = new_uid if terms.new_identity else source.uid
     by_uid = {volume.uid: volume for volume in held.volumes}
+    volumes: list[ground.Volume] = []
+    devices: list[vm.Disk] = []
     for disk in source.spec.disks:
-        volume = by_uid[disk.volume]
-        volume_uid = base.new_uid() if terms.new_identity else volume.uid
-        placed = volume.spec.model_copy(update={"storage": storage.uid, "vm": uid})
-        volumes.append(
-            ground.Volume(
-                metadata=base.Metadata(uid=volume_uid, name=volume.name, project=project),
-                spec=placed,
-                status=ground.VolumeStatus(state="ready"),
-            )
-        )
-        serial = hardware.serial(volume_uid) if terms.new_identity else disk.serial
-        disks.append(disk.model_copy(update={"volume": volume_uid, "serial": serial}))
+        if disk.volume not in by_uid:
+            raise Inconsistent(path=str(path), kind="volume", name=disk.volume)
+        volume = _volume(by_uid[disk.volume], storage, source.uid, uid, project, new=terms.new_identity)
+        volumes.append(volume)
+        serial = hardware.serial(volume.uid) if terms.new_identity else disk.serial
+        devices.append(disk.model_copy(update={"volume": volume.uid, "serial": serial}))
     board = source.spec.hardware
     if terms.new_identity:
         identity = base.new_uid()
-        board = board.model_copy(
-            update={"smbios": board.smbios.model_copy(update={"uuid": identity, "serial": identity})}
-        )
+        smbios = board.smbios.model_copy(update={"uuid": identity, "serial": identity})
+        board = board.model_copy(update={"smbios": smbios})
+    saved = source.spec.power is vm.Power.SAVED and await asyncio.to_thread((path / "saved.state").exists)
+    power = source.spec.power if stays or saved else vm.Power.STOPPED
     spec = source.spec.model_copy(
         update={
             "storage": storage.uid,
-            "disks": tuple(disks),
-            "nics": await _nics(node, held, project, uid, new=terms.new_identity),
+            "power": power,
+            "disks": tuple(devices),
+            "nics": await _nics(node, held, path, project, uid, new=terms.new_identity),
             "cds": await _cds(node, held, project),
             "hardware": board,
         }
     )
     metadata = source.metadata.model_copy(
-        update={"uid": uid, "name": terms.name or source.name, "deleted": None, "revision": 0, "status_revision": 0}
+        update={
+            "uid": uid,
+            "name": terms.name or source.name,
+            "project": project,
+            "deleted": None,
+            "revision": 0,
+            "status_revision": 0,
+        }
     )
-    return vm.VM(metadata=metadata, spec=spec, status=vm.VMStatus(ready=True)), volumes
+    state = vm.State.SAVED if saved else vm.State.STOPPED
+    return vm.VM(metadata=metadata, spec=spec, status=vm.VMStatus(ready=True, state=state)), volumes
 
 
-async def _nics(node: Node, held: directory.Held, project: str, uid: str, *, new: bool) -> tuple[vm.Nic, ...]:
+def _volume(
+    held: ground.Volume, storage: ground.Storage, old_vm: str, new_vm: str, project: str, *, new: bool
+) -> ground.Volume:
+    """A volume as it is here: in the VM's directory, or by itself where it lay by itself."""
+    uid = base.new_uid() if new else held.uid
+    spec = held.spec
+    if spec.vm is not None or new:
+        spec = spec.model_copy(update={"storage": storage.uid, "vm": new_vm, "source": None})
+    name = held.name if not new else f"{held.name[:54]}-{uid[:8]}"
+    return ground.Volume(
+        metadata=base.Metadata(uid=uid, name=name, project=project),
+        spec=spec,
+        status=ground.VolumeStatus(state="ready"),
+    )
+
+
+async def _nics(
+    node: Node, held: directory.Held, path: pathlib.Path, project: str, uid: str, *, new: bool
+) -> tuple[vm.Nic, ...]:
     """Its NICs on the networks of the same uid, of the same name, or on `default`."""
     networks = (await node.ground.resources.list(ground.Network, project)).items
     by_uid = {network.uid: network for network in networks}
@@ -148,10 +264,13 @@ async def _nics(node: Node, held: directory.Held, project: str, uid: str, *, new
     taken = set(await _macs(node)) if new else set()
     nics: list[vm.Nic] = []
     for nic in held.vm.spec.nics:
-        network = by_uid.get(nic.network) or by_name.get(held.names.get(nic.network, "")) or by_name["default"]
+        name = held.names.get(nic.network, nic.network)
+        network = by_uid.get(nic.network) or by_name.get(name) or by_name.get("default")
+        if network is None:
+            raise Inconsistent(path=str(path), kind="network", name=name)
         mac = hardware.mac(uid, nic.name, taken) if new else nic.mac
         taken.add(mac)
-        nics.append(nic.model_copy(update={"network": network.uid, "mac": mac}))
+        nics.append(nic.model_copy(update={"network": network.uid, "mac": mac, "publish": () if new else nic.publish}))
     return tuple(nics)
 
 
@@ -166,22 +285,85 @@ async def _cds(node: Node, held: directory.Held, project: str) -> tuple[vm.Cd, .
     )
 
 
-async def _check(
-    node: Node, machine: vm.VM, volumes: list[ground.Volume], path: pathlib.Path, held: directory.Held
-) -> None:
-    kept = node.ground.resources
-    known = (await kept.list(vm.VM, trash=True)).items
+async def _check_at_rest(node: Node, source: vm.VM) -> None:
+    """What is moved, copied or given another identity must not run under its old one."""
+    if node.actor_of(source.uid) is not None:
+        return  # it is another one here, which lies elsewhere
+    runtime = node.ground.home.vm_runtime(source.uid)
+    found = await node.ground.engine.find(source.uid, source.name, runtime, listener=_unheard)
+    if found:
+        pid = found.pid
+        await found.detach()
+        raise RunsNow(name=source.name, pid=pid)
+
+
+def _unheard(_: engine.Happened) -> None:
+    pass
+
+
+async def _check_free(node: Node, machine: vm.VM) -> None:
+    """Its uid, its name and its addresses are nobody else's."""
+    known = (await node.ground.resources.list(vm.VM, trash=True)).items
     for other in known:
         if other.uid == machine.uid:
             raise Known(name=machine.name, uid=machine.uid)
+        same_place = other.metadata.project == machine.metadata.project and not other.metadata.deleted
+        if other.name == machine.name and same_place:
+            raise resources.NameTaken(kind="vm", name=machine.name)
     macs = await _macs(node)
     for nic in machine.spec.nics:
         if nic.mac in macs:
             raise AddressTaken(mac=nic.mac, name=machine.name, other=macs[nic.mac])
-    for volume in volumes:
+
+
+def _check_plain(path: pathlib.Path) -> None:
+    for name in BESIDE_DISKS:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG((path / name).lstat().st_mode):
+                raise NotAFile(path=str(path / name))
+
+
+async def _check_file(node: Node, volume: ground.Volume, path: pathlib.Path, name: str) -> None:
+    """The file is there, is a file, and its header names what it should and nothing else."""
+    if volume.spec.vm is None:
+        try:
+            root = await node.ground.storage_root(volume.spec.storage)
+        except resources.Missing as error:
+            raise DiskMissing(path=volume.name, name=name) from error
+        file = disks.place_of(volume, root)
+    else:
         file = path / "disks" / f"{volume.spec.name}.{volume.spec.format}"
-        if not await asyncio.to_thread(file.is_file):
-            raise DiskMissing(path=str(file), name=machine.name)
+    try:
+        known = await asyncio.to_thread(file.lstat)
+    except FileNotFoundError as error:
+        raise DiskMissing(path=str(file), name=name) from error
+    if not stat.S_ISREG(known.st_mode):
+        raise NotAFile(path=str(file))
+    if volume.spec.linked:
+        assert volume.spec.image
+        digest = volume.spec.image
+        image = await node.preparation.disks.image_file(volume.spec.storage, digest) or await asyncio.to_thread(
+            shelving.beside, path, digest
+        )
+        if image is None:
+            raise disks.ImageMissing(digest=digest[:12], disk=volume.name)
+        backing = f"../../../images/{image.name}"
+        await asyncio.to_thread(
+            qcow2.check_header, file, backing=backing, backing_format=image.suffix.removeprefix(".")
+        )
+    elif volume.spec.format == "qcow2":
+        await asyncio.to_thread(qcow2.check_header, file, backing=None, backing_format=None)
+
+
+async def _is_there(node: Node, volume: ground.Volume) -> bool:
+    """Whether an earlier attempt, or the volume itself, stands in the store already as the same thing."""
+    try:
+        present = await node.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid)
+    except resources.Missing:
+        return False
+    if present.spec != volume.spec:
+        raise Known(name=volume.name, uid=volume.uid)
+    return True
 
 
 async def _macs(node: Node) -> dict[str, str]:
@@ -189,52 +371,12 @@ async def _macs(node: Node) -> dict[str, str]:
     return {nic.mac: machine.name for machine in machines for nic in machine.spec.nics}
 
 
-def _settle(path: pathlib.Path, destination: pathlib.Path) -> None:
-    """Give the directory the name of the uid."""
-    if path != destination:
-        files.rename_durably(path, destination)
-
-
-async def take_images(node: Node, storage: ground.Storage) -> list[ground.Image]:
-    """Enter into the store every image of a storage that it does not know, under the names in its record."""
-    kept = node.ground.resources
-    known = {image.uid for image in (await kept.list(ground.Image)).items}
-    entered: list[ground.Image] = []
-    for found in await node.library(storage).images():
-        for name, uid in found.names.items():
-            project, _, label = name.partition("/")
-            if uid in known:
-                continue
-            image = ground.Image.model_validate(
-                {
-                    "metadata": {"uid": uid, "name": label, "project": project},
-                    "spec": {
-                        "sha256": found.digest,
-                        "format": found.format,
-                        "virtual_size": f"{found.virtual_size}B",
-                        "storage": storage.uid,
-                        "origin": found.origin,
-                    },
-                    "status": {"size_bytes": found.file_size},
-                }
-            )
-            await kept.create(image)
-            entered.append(image)
-    return entered
-
-
 async def unknown_directories(node: Node, storage: ground.Storage) -> list[pathlib.Path]:
     """The VM directories of a storage that the store knows nothing of."""
     known = {machine.uid for machine in (await node.ground.resources.list(vm.VM, trash=True)).items}
-
-    def look() -> list[pathlib.Path]:
-        root = pathlib.Path(storage.spec.path) / "vms"
-        found = root.iterdir() if root.is_dir() else []
-        return sorted(path for path in found if path.name not in known and (path / "vm.yaml").exists())
-
-    return await asyncio.to_thread(look)
+    return await asyncio.to_thread(alarming.unknown_directories, pathlib.Path(storage.spec.path), known)
 
 
-def result(machines: list[vm.VM], refused: list[dict[str, Any]]) -> dict[str, Any]:
+def result(machines: list[str], refused: list[dict[str, Any]]) -> dict[str, Any]:
     """What an adoption tells: who came in, who did not and why."""
-    return {"adopted": [machine.name for machine in machines], "refused": refused}
+    return {"adopted": machines, "refused": refused}

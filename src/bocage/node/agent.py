@@ -13,18 +13,20 @@ import pathlib
 from collections.abc import Coroutine
 from typing import Any
 
+from bocage import errors
 from bocage.model import ground, keys, vm, work
-from bocage.node import actor, clock, jobs, memory, mending, tasks, upkeep
+from bocage.node import actor, boot, jobs, memory, mending, notes, tasks, upkeep
 from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.wiring import Wires
-from bocage.planner import autostart
 from bocage.storage import images
 from bocage.store import contract, resources
 
 log = logging.getLogger(__name__)
 
 _JOBS_AT_ONCE = 4
+_RETRY = 2.0  # seconds before the store is looked at again when it could not be read
+_NAMED = 20  # VMs that an event names
 
 
 class Node:
@@ -35,8 +37,9 @@ class Node:
         self.wires = Wires(ground)
         self.preparation = Preparation(ground, self.wires)
         self._mending = mending.Mending(self)
+        self._upkeep = upkeep.Upkeep(self)
         self._actors: dict[str, actor.Actor] = {}
-        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._jobs: dict[str, tuple[tasks.Run, asyncio.Task[None]]] = {}
         self._libraries: dict[str, images.Library] = {}
         self._known: set[str] = set()  # tasks that were handed on
         self._background: set[asyncio.Task[Any]] = set()
@@ -45,23 +48,18 @@ class Node:
 
     async def run(self) -> None:
         """Work until cancelled. VMs are never touched by that: they go on."""
-        caring: asyncio.Task[None] | None = None
         try:
             while True:
-                revision = await self._catch_up()
-                self.ready.set()
-                if caring is None:
-                    caring = self._spawn(upkeep.Upkeep(self).run())
-                    self._spawn(self._mending.run())
                 try:
-                    async with contextlib.aclosing(
-                        self.ground.resources.store.watch(keys.ROOT, since=revision)
-                    ) as changes:
-                        async for batch in changes:
-                            for change in batch:
-                                await self._see(change)
+                    revision = await self._catch_up()
+                    await self._follow(revision)
+                except contract.Closed:
+                    raise
                 except contract.Compacted:
                     log.warning("the store moved on faster than it was watched; looking at everything again")
+                except errors.Problem as problem:
+                    log.warning("the store: %s", problem)
+                    await asyncio.sleep(_RETRY)
         finally:
             await self._wind_down()
 
@@ -70,6 +68,10 @@ class Node:
         if storage.uid not in self._libraries:
             self._libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
         return self._libraries[storage.uid]
+
+    def actors(self) -> list[actor.Actor]:
+        """One for each VM of this host."""
+        return list(self._actors.values())
 
     def running(self) -> list[actor.Actor]:
         """The actors whose VM has a process."""
@@ -83,39 +85,67 @@ class Node:
         """Look at everything once; returns the revision that was looked at."""
         listing = await self.ground.resources.list(vm.VM, trash=True)
         mine = [machine for machine in listing.items if machine.status.host == self.ground.uid]
-        await self.wires.recall(mine)
-        await self.wires.wire_up((await self.ground.resources.list(ground.Network)).items)
-        holds = autostart.holds(mine) if self.ground.rebooted else {}
-        for machine in mine:
-            if self.ground.rebooted and machine.spec.autostart.enabled and machine.spec.power is vm.Power.STOPPED:
-                await self._switch_on(machine)
-            self._ensure_actor(machine.metadata.project or "", machine.uid, hold=holds.get(machine.uid, 0.0))
         waiting = await self.ground.resources.list(work.Task)
+        first = not self.ready.is_set()
+        booting = boot.Boot(self, mine) if first and self.ground.rebooted else None
+        if first:
+            await self.wires.recall(mine)
+            await self.wires.wire_up((await self.ground.resources.list(ground.Network)).items)
+        if booting:
+            await booting.wish()
+        # Nothing is awaited from here on: an actor's first look is at all that is asked of its VM.
+        for machine in mine:
+            self._ensure_actor(machine.metadata.project or "", machine.uid)
         for task in waiting.items:
             self._take(task)
+        if booting:
+            booting.hold()
+        self.ready.set()
+        if first:
+            self._spawn(self._begin(booting))
         return listing.revision
 
-    async def _switch_on(self, machine: vm.VM) -> None:
-        await self.ground.resources.change(
-            vm.VM,
-            machine.metadata.project,
-            machine.uid,
-            lambda present: resources.with_spec(present, power=vm.Power.RUNNING),
-        )
+    async def _begin(self, booting: boot.Boot | None) -> None:
+        """What goes on beside the VMs, once each of them was looked at."""
+        self._spawn(self._upkeep.run())
+        self._spawn(self._mending.run())
+        if booting:
+            self._spawn(booting.run())
+            await booting.settle()
+        await asyncio.gather(*[one.looked.wait() for one in self.actors()])
+        if found := sorted(one.name for one in self.actors() if one.found):
+            host = await self.ground.resources.get(ground.Host, None, self.ground.uid)
+            note = notes.Found(count=len(found), names=found[:_NAMED])
+            await self.ground.events.record(note, subject=host.ref)
 
-    async def _see(self, change: contract.Change) -> None:
+    async def _follow(self, revision: int) -> None:
+        """See each change from a revision on."""
+        watch = self.ground.resources.store.watch(keys.ROOT, since=revision)
+        async with contextlib.aclosing(watch) as changes:
+            async for batch in changes:
+                for change in batch:  # none of it waits: what was written together is handed on together
+                    try:
+                        self._see(change)
+                    except (errors.Problem, ValueError):
+                        log.exception("%s could not be read", change.key)
+
+    def _see(self, change: contract.Change) -> None:
         kind = keys.kind_of(change.key)
         part = change.key.rsplit("/", 1)[1]
+        self._upkeep.see(kind, part)
         if kind == vm.VM.kind and part in ("spec", "owner"):
-            await self._see_vm(change, part)
-        elif kind == work.Task.kind and part == "spec" and change.entry:
+            self._see_vm(change, part)
+        elif kind == work.Task.kind and part == "spec":
+            if change.entry is None:
+                self._known.discard(keys.uid_of(change.key))
+                return
             task = resources.decode(work.Task, change.entry, None)
             if task.spec.cancel:
                 self._cancel(task.uid)
             else:
                 self._take(task)
 
-    async def _see_vm(self, change: contract.Change, part: str) -> None:
+    def _see_vm(self, change: contract.Change, part: str) -> None:
         uid = keys.uid_of(change.key)
         project = change.key.removeprefix(keys.prefix(vm.VM.kind)).split("/")[0]
         if part == "owner" and change.entry:
@@ -125,20 +155,21 @@ class Node:
         if known := self._actors.get(uid):
             known.wake()
 
-    def _ensure_actor(self, project: str, uid: str, *, hold: float = 0.0) -> actor.Actor:
+    def _ensure_actor(self, project: str, uid: str) -> actor.Actor:
         if uid not in self._actors:
             new = actor.Actor(self.ground, self.preparation, project, uid)
-            new.hold_until = clock.boottime() + hold if hold else 0.0
             new.standing.listeners.append(functools.partial(self._mending.heard, uid))
             self._actors[uid] = new
-            self._spawn(self._live(new, uid))
+            self._spawn(self._live(new, project, uid))
         return self._actors[uid]
 
-    async def _live(self, new: actor.Actor, uid: str) -> None:
+    async def _live(self, new: actor.Actor, project: str, uid: str) -> None:
         try:
             await new.live()
         finally:
             self._actors.pop(uid, None)
+        for run in new.standing.runs:  # handed to it in its last moment
+            self._ensure_actor(project, uid).hand(run)
 
     def _take(self, task: work.Task) -> None:
         """Hand a task on, once, when it is this host's and stands open."""
@@ -149,8 +180,10 @@ class Node:
         subject = task.spec.subject
         if subject and subject.kind == vm.VM.kind and task.spec.action not in jobs.HANDLERS:
             self._ensure_actor(subject.project or "", subject.uid).hand(run)
-            return
-        self._jobs[task.uid] = self._spawn(self._job(run))
+        else:
+            self._jobs[task.uid] = run, self._spawn(self._job(run))
+        if task.spec.cancel:
+            self._cancel(task.uid)
 
     async def _job(self, run: tasks.Run) -> None:
         handler = jobs.HANDLERS.get(run.action)
@@ -160,13 +193,19 @@ class Node:
                     await run.failed(tasks.UnknownAction(action=run.action))
                 else:
                     await tasks.carry_out(run, lambda run: handler(self, run))
+        except asyncio.CancelledError:
+            if run.unwanted:  # also one that still waited for its turn
+                await asyncio.shield(run.cancelled(run.unwanted))
+            raise
         finally:
             self._jobs.pop(run.uid, None)
             memory.give_back()
 
     def _cancel(self, uid: str) -> None:
         if job := self._jobs.get(uid):
-            job.cancel()
+            run, doing = job
+            run.unwanted = tasks.Cancelled()
+            doing.cancel()
         for one in self._actors.values():
             if any(run.uid == uid for run in one.standing.runs):
                 one.cancel(uid)
@@ -174,8 +213,13 @@ class Node:
     def _spawn(self, work_: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work_)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("something in the background failed", exc_info=error)
 
     async def _wind_down(self) -> None:
         """Let go of every VM, and stop jobs where they can be carried on later."""

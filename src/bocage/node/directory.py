@@ -110,18 +110,31 @@ class Directory:
         self.disks.mkdir(mode=0o711, exist_ok=True)
         files.sync_directory(self.path.parent)
 
-    def write(self, held: Held) -> None:
-        """Write the definition when it is another than the file's; a hand edit is kept aside, never lost."""
+    def write(self, held: Held) -> bool:
+        """Write the definition when it is another than the file's, and say whether that was so.
+
+        A hand edit is kept aside, never lost.
+        """
         content = render(held)
         try:
             present = self.definition.read_bytes()
         except FileNotFoundError:
             present = b""
         if present == content:
-            return
+            return not self.by_hand.exists()
         if present and is_edited(present):
             files.write_durably(self.edited_aside, present, mode=0o600)
         files.write_durably(self.definition, content, mode=0o600)
+        return True
+
+    def write_by_hand(self, script: str) -> None:
+        """Write the script that starts the VM without Bocage, when it is another than the file's."""
+        try:
+            if self.by_hand.read_text() == script:
+                return
+        except (FileNotFoundError, UnicodeDecodeError):
+            pass
+        files.write_durably(self.by_hand, script, mode=0o700)
 
     def read(self) -> Held:
         """The definition; raises Unreadable, and FileNotFoundError when there is none."""

@@ -45,11 +45,20 @@ def _differ(path: str, ours: Any, theirs: Any) -> Iterator[dict[str, Any]]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in dict.fromkeys([*ours, *theirs]):
             yield from _differ(f"{path}.{key}" if path else key, ours.get(key), theirs.get(key))
+    elif _are_named(ours) and _are_named(theirs):
+        mine, other_ones = ({one["name"]: one for one in some} for some in (ours, theirs))
+        for name in dict.fromkeys([*mine, *other_ones]):
+            yield from _differ(f"{path}[{name}]", mine.get(name), other_ones.get(name))
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
             yield from _differ(f"{path}[{index}]", one, other)
     elif ours != theirs:
         yield {"path": path, "is": ours, "edited": theirs}
+
+
+def _are_named(some: Any) -> bool:
+    """Whether these are devices, which are told apart by their names and not by their place."""
+    return isinstance(some, list) and all(isinstance(one, dict) and "name" in one for one in some)
 
 
 _COLD = ("cpus", "memory", "disks", "cds", "nics", "hardware")  # what a running machine was built with
@@ -58,7 +67,21 @@ _COLD = ("cpus", "memory", "disks", "cds", "nics", "hardware")  # what a running
 def note_started(runtime: pathlib.Path, machine: model.VM) -> None:
     """Keep what the machine is started with, for as long as it can run."""
     runtime.mkdir(parents=True, exist_ok=True)
-    (runtime / "started.json").write_text(machine.spec.model_dump_json())
+    beside = runtime / ".started.json.part"
+    beside.write_text(machine.spec.model_dump_json())
+    beside.rename(runtime / "started.json")
+
+
+def note_plugged(runtime: pathlib.Path, machine: model.VM, disk: str, *, there: bool = True) -> None:
+    """A disk of the running machine came, or went."""
+    started = started_with(runtime)
+    if started is None:
+        return
+    disks = [one for one in started.disks if one.name != disk]
+    disks += [one for one in machine.spec.disks if one.name == disk and there]
+    boot = started.boot.model_copy(update={"order": tuple(one for one in started.boot.order if one != disk or there)})
+    spec = started.model_copy(update={"disks": tuple(disks), "boot": boot})
+    note_started(runtime, machine.model_copy(update={"spec": spec}))
 
 
 def started_with(runtime: pathlib.Path) -> model.VMSpec | None:

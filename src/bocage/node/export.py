@@ -1,4 +1,4 @@
-"""A VM as one archive: its definition, its disks flat or with their chain, firmware variables, seed."""
+"""A VM as one archive: its definition, its disks flat or with their chain, firmware variables, seed, saved memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from bocage import errors, files
 from bocage.model import ground, vm
-from bocage.node import directory
+from bocage.node import directory, disks
 from bocage.node.preparation import Preparation
 from bocage.storage import archive, half_made, image_record, volumes
 from bocage.words import N_
@@ -27,16 +27,19 @@ class Running(Error, errors.Conflict):
     name: str
 
 
-async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool, running: bool) -> AsyncIterator[bytes]:
-    """The archive, piece by piece. Raises Running before the first one."""
-    if running:
-        raise Running(name=machine.name)
-    async with (
-        _laid_out(preparation, machine, chain=chain) as parts,
-        contextlib.aclosing(archive.packed(parts)) as pieces,
-    ):
-        async for piece in pieces:
-            yield piece
+async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncIterator[bytes]:
+    """The archive, piece by piece; the VM cannot start meanwhile. Raises Running before the first piece."""
+    with contextlib.ExitStack() as undo:
+        try:
+            undo.enter_context(preparation.disks.copied([machine]))
+        except disks.CopyWhileRunning as error:
+            raise Running(name=machine.name) from error
+        async with (
+            _laid_out(preparation, machine, chain=chain) as parts,
+            contextlib.aclosing(archive.packed(parts)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
 
 
 async def started(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -44,9 +47,10 @@ async def started(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     first = await anext(pieces)
 
     async def rest() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            yield first
+            async for piece in pieces:
+                yield piece
 
     return rest()
 
@@ -60,25 +64,29 @@ def _is_as_given(image: pathlib.Path) -> bool:
 @contextlib.asynccontextmanager
 async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncIterator[dict[str, pathlib.Path]]:
     """The files of the archive by their names in it; what was made for it goes at the end."""
+    await preparation.check_storage(machine)
     place = await preparation.place(machine)
     scratch = place.path / f".export.{secrets.token_hex(4)}{half_made.SUFFIX}"
     await asyncio.to_thread(scratch.mkdir, mode=0o700)
     try:
         parts: dict[str, pathlib.Path] = {}
         kept: list[ground.Volume] = []
-        for disk, volume in zip(machine.spec.disks, await preparation.volumes_of(machine), strict=True):
-            layers = await preparation.layers(volume, disk.name)
-            own = layers[0].path
+        for disk, volume in zip(machine.spec.disks, await preparation.disks.of(machine), strict=True):
+            layers = await preparation.disks.layers(volume, disk.name)
+            flat, own = not chain, layers[0].path
+            # a volume that lay by itself lies in the VM's directory from now on, under its disk's name
+            changes: dict[str, object] = {"vm": machine.uid, "name": disk.name, "source": None}
             if volume.spec.linked and chain and await asyncio.to_thread(_is_as_given, layers[1].path):
                 parts[f"images/{layers[1].path.name}"] = layers[1].path
             elif volume.spec.linked:
-                own = scratch / own.name
-                await volumes.convert(layers, own, image_format=volume.spec.format)
-                volume = volume.model_copy(
-                    update={"spec": volume.spec.model_copy(update={"linked": False, "image": None})}
-                )
-            parts[f"disks/{layers[0].path.name}"] = own
-            kept.append(volume)
+                flat = True
+            if volume.spec.linked and flat:
+                own = scratch / f"{disk.name}.{volume.spec.format}"
+                limit = await preparation.rooms.left(machine.spec.storage)
+                await volumes.convert(layers, own, image_format=volume.spec.format, limit=limit)
+                changes |= {"linked": False, "image": None}
+            parts[f"disks/{disk.name}.{volume.spec.format}"] = own
+            kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
         for extra in (place.firmware_variables, place.seed, place.saved):
             if await asyncio.to_thread(extra.exists):
                 parts[extra.name] = extra

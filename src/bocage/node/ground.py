@@ -25,7 +25,8 @@ class Ground:
     accelerator: str = "tcg"
     accelerator_reason: words.Message | None = None
     qemu: str = ""  # the installed version
-    rebooted: bool = False  # the machine was started anew since the daemon last ran
+    boot_id: str = ""  # of the machine's present run
+    rebooted: bool = False  # the machine was started anew since its VMs were last looked at
     cgroups: bool = True
 
     @property

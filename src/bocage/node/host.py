@@ -21,9 +21,14 @@ _FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd",)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out at the daemon's start."""
+    """What was found out at the daemon's start.
+
+    After a start of the machine the status bears the boot id of before until its VMs were looked at, so that a
+    daemon which ends in between does not take that start for dealt with.
+    """
 
     status: ground.HostStatus
+    boot_id: str
     rebooted: bool
 
 
@@ -60,7 +65,9 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
         seen=base.now(),
     )
     rebooted = present is not None and present.status.boot_id not in ("", status.boot_id)
-    return Facts(status, rebooted)
+    if present is not None and rebooted:
+        status = status.model_copy(update={"boot_id": present.status.boot_id})
+    return Facts(status, boot_id.strip(), rebooted)
 
 
 async def introduce(store: resources.Resources, identity: home.Identity, homes: home.Home) -> Facts:

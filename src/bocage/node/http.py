@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import pathlib
 import shlex
 import tempfile
@@ -23,10 +24,13 @@ from bocage import errors, serving, words
 from bocage.engine import base as engine
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
-from bocage.model import ground, requests, vm
-from bocage.node import directory, doctor, edits, export, tasks
+from bocage.model import base, ground, requests, vm
+from bocage.node import adoption, asking, directory, doctor, edits, export, tasks
 from bocage.node.agent import Node
+from bocage.storage import directory as storage_directory
 from bocage.store import resources
+
+log = logging.getLogger(__name__)
 
 _PIECE = 256 << 10
 
@@ -55,25 +59,26 @@ class Interface:
             Route("/doctor", self.doctor),
             WebSocketRoute("/vms/{uid}/console", self.console),
         ]
-        return Starlette(routes=routes, exception_handlers={errors.Problem: _problem, OSError: _os_problem})
+        handlers = {errors.Problem: _problem, OSError: _os_problem, Exception: _fault}
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     async def log(self, request: Request) -> Response:
         """A log from `offset` (its tail without one), and with `follow` whatever comes after."""
         _, place = await self._machine(request)
         path = place.qemu_log if request.query_params.get("source") == "qemu" else place.serial_log
         follow = request.query_params.get("follow") in ("true", "1")
+        if not await asyncio.to_thread(path.exists):  # of a VM that is being made
+            return PlainTextResponse("", headers={"Bocage-Offset": "0"})
         first = await asyncio.to_thread(boundedlog.start_offset, path)
-        offset = max(int(request.query_params.get("offset") or first), first)
+        offset = max(asking.whole_number(request.query_params, "offset", first), first)
         body = _follow(path, offset) if follow else _read_all(path, offset)
         return StreamingResponse(body, media_type="text/plain; charset=utf-8", headers={"Bocage-Offset": str(offset)})
 
     async def expect(self, request: Request) -> Response:
         """Send a line, perhaps, and wait for one that matches."""
-        asked = await request.json()
+        asked = await asking.body(request, asking.Expect)
         machine, place = await self._machine(request)
-        line = await self._console(machine, place).expect(
-            pattern=asked["pattern"], send=asked.get("send"), within=float(asked["timeout"])
-        )
+        line = await self._console(machine, place).expect(pattern=asked.pattern, send=asked.send, within=asked.timeout)
         return JSONResponse({"line": line})
 
     async def console(self, socket: WebSocket) -> None:
@@ -89,6 +94,9 @@ class Interface:
             )
         except errors.Problem as problem:
             await socket.close(code=4000 + problem.status, reason=words.say(problem)[:120])
+        except OSError as error:
+            problem_ = tasks.from_os(error)
+            await socket.close(code=4000 + problem_.status, reason=words.say(problem_)[:120])
 
     async def screenshot(self, request: Request) -> Response:
         """The screen as PNG."""
@@ -101,7 +109,7 @@ class Interface:
 
     async def keys(self, request: Request) -> Response:
         """Press keys together."""
-        asked = requests.SendKeys.model_validate(await request.json())
+        asked = await asking.body(request, requests.SendKeys)
         machine, _ = await self._machine(request)
         await self._running(machine).send_keys(asked.keys)
         return Response(status_code=204)
@@ -115,7 +123,10 @@ class Interface:
     async def yaml(self, request: Request) -> Response:
         """Its definition, as the file says it."""
         _, place = await self._machine(request)
-        return PlainTextResponse(await asyncio.to_thread(place.definition.read_text))
+        try:
+            return PlainTextResponse(await asyncio.to_thread(place.definition.read_text, errors="replace"))
+        except FileNotFoundError as error:
+            raise adoption.NoDefinition(path=str(place.path)) from error
 
     async def diff(self, request: Request) -> Response:
         """What waits for a cold start, and what was edited by hand."""
@@ -137,7 +148,7 @@ class Interface:
         """The whole VM as one archive."""
         machine, _ = await self._machine(request)
         chain = request.query_params.get("chain") in ("true", "1")
-        stream = export.stream(self._node.preparation, machine, chain=chain, running=self._is_running(machine))
+        stream = export.stream(self._node.preparation, machine, chain=chain)
         return StreamingResponse(await export.started(stream), media_type="application/zstd")
 
     async def upload_offset(self, request: Request) -> Response:
@@ -147,9 +158,11 @@ class Interface:
 
     async def upload(self, request: Request) -> Response:
         """Take the next part of an upload."""
-        shelf = self._node.library(await self._storage(request))
-        offset = int(request.headers["Upload-Offset"])
-        reached = await shelf.intake.append(request.path_params["key"], offset, request.stream())
+        storage, key = await self._storage(request), request.path_params["key"]
+        intake = self._node.library(storage).intake
+        offset = asking.whole_number(request.headers, "upload-offset")
+        limit = intake.offset(key) + await self._node.preparation.rooms.left(storage.uid)
+        reached = await intake.append(key, offset, request.stream(), limit=limit)
         return Response(status_code=204, headers={"Upload-Offset": str(reached)})
 
     async def upload_discard(self, request: Request) -> Response:
@@ -171,7 +184,9 @@ class Interface:
 
     async def _storage(self, request: Request) -> ground.Storage:
         name = request.query_params.get("storage") or "local"
-        return await self._node.ground.resources.find(ground.Storage, None, name)
+        storage = await self._node.ground.resources.find(ground.Storage, None, name)
+        await asyncio.to_thread(storage_directory.uid_at, pathlib.Path(storage.spec.path))
+        return storage
 
     async def _machine(self, request: Request | WebSocket) -> tuple[vm.VM, directory.Directory]:
         uid = request.path_params["uid"]
@@ -180,10 +195,6 @@ class Interface:
             raise resources.Missing(kind="vm", name=uid)
         machine = await actor.standing.read()
         return machine, await self._node.preparation.place(machine)
-
-    def _is_running(self, machine: vm.VM) -> bool:
-        actor = self._node.actor_of(machine.uid)
-        return actor is not None and actor.standing.machine is not None
 
     def _running(self, machine: vm.VM) -> engine.Machine:
         actor = self._node.actor_of(machine.uid)
@@ -211,6 +222,12 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _os_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     return await _problem(request, tasks.from_os(error))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    reference = base.new_uid()[:8]
+    log.error("%s %s failed [%s]", request.method, request.url.path, reference, exc_info=error)
+    return await _problem(request, errors.Internal(reference=reference))
 
 
 async def _read_all(path: pathlib.Path, offset: int) -> AsyncIterator[bytes]:

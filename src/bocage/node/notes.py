@@ -31,10 +31,10 @@ class Restored(Note):
 
 
 class Found(Note):
-    type = "vm-found"
-    text = N_("{name} was found running (process {pid}) and is watched again")
-    name: str
-    pid: int
+    type = "vms-found"
+    text = N_("{count} VMs were found running and are watched again: {names}")
+    count: int
+    names: list[str]
 
 
 class FoundGone(Note):
@@ -74,6 +74,13 @@ class Crashed(Note):
     name: str
     reason: str
     last_lines: list[str]
+
+
+class Panicked(Note):
+    type = "vm-panicked"
+    text = N_("the kernel of its guest gave up")
+    hint = N_("'bocage vm log {name}' has what it said")
+    name: str
 
 
 class Paused(Note):
@@ -220,6 +227,33 @@ class NetworkMended(Note):
     text = N_("something of the network {name} was gone, and it was made again")
     hint = N_("another program that resets the firewall or removes interfaces takes it away")
     name: str
+
+
+class BeingCopied(Note):
+    type = "vm-being-copied"
+    text = N_("{name} starts when its disks have been copied")
+    hint = N_("'bocage task list' shows how far that is")
+    name: str
+
+
+class WaitsForTurn(Note):
+    type = "vm-waits-for-turn"
+    text = N_("{name} starts with its host, when those that come first have started")
+    hint = N_("'bocage vm start {name}' starts it at once")
+    name: str
+
+
+class StartedByHand(Note):
+    type = "vm-started-by-hand"
+    text = N_("{name} was started by hand (process {pid}) while no daemon was there, and is watched from now on")
+    name: str
+    pid: int
+
+
+class NotCancelled(Note):
+    type = "task-not-cancelled"
+    text = N_("{action} is done at once and cannot be cancelled")
+    action: str
 
 
 class Copying(Note):

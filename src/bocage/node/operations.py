@@ -1,36 +1,32 @@
-"""What is done to a VM at somebody's word and is no state to be kept: reset, reboot, its disks and CDs.
+"""What is done to a VM at somebody's word and is no state to be kept: the reset button, its disks and CDs.
 
-They run one after another, when the VM is as it should be; a pulled plug or a cancelled task ends them.
+They run one after another, when the VM is as it should be. Each can be done twice: a daemon that ends in the
+midst of one carries it out again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import pathlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bocage import errors
+from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
-from bocage.node import clock, moving, notes, tasks
+from bocage.node import edits, moving, notes, tasks
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
-from bocage.planner import lifecycle
 from bocage.store import resources
-from bocage.words import N_
+
+_TRIES = 20  # of a read-change-write that others get in the way of
 
 Handler = Callable[[Standing, Preparation, vm.VM, tasks.Run], Awaitable[dict[str, Any] | None]]
 
 
 class Error(errors.Problem):
     """An operation on a VM could not be done."""
-
-
-class DidNotReboot(Error, errors.TimedOut):
-    type = "vm-did-not-reboot"
-    text = N_("the guest of {name} did not switch off within {bound:seconds}; it was left running")
-    hint = N_("'bocage vm reset {name}' presses the reset button")
-    name: str
 
 
 def _running(standing: Standing, machine: vm.VM) -> engine.Machine:
@@ -45,91 +41,90 @@ async def reset(standing: Standing, preparation: Preparation, machine: vm.VM, ru
     await standing.tell(machine, notes.Reset(name=machine.name))
 
 
-async def reboot(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> None:
-    """Restart in an orderly way: by the guest itself when it has an agent and no change waits, else off and on."""
-    running = _running(standing, machine)
-    bound = machine.spec.stop.within
-    changes_wait = running.started_generation != machine.metadata.generation
-    restarted = asyncio.Event()
-
-    def heard(happened: engine.Happened) -> None:
-        if happened.what == "reset":
-            restarted.set()
-
-    standing.listeners.append(heard)
-    try:
-        async with asyncio.timeout(bound):
-            if not changes_wait and await running.ask_agent_to_shut_down(reboot=True):
-                run.report(notes.AskingGuest(way="guest agent"))
-                await restarted.wait()
-                await standing.tell(machine, notes.Rebooted(name=machine.name))
-                return
-            await _switch_off(standing, running, run)
-    except TimeoutError as error:
-        raise DidNotReboot(what=machine.name, bound=bound, name=machine.name) from error
-    finally:
-        standing.listeners.remove(heard)
-    await preparation.disconnect(machine)
-    standing.ended = None  # it was meant to end: the next look finds it off, and starts it
-    standing.failed = None
-
-
-async def _switch_off(standing: Standing, running: engine.Machine, run: tasks.Run) -> None:
-    for pause in (lifecycle.SECOND_PRESS, *[lifecycle.FURTHER_PRESSES] * 1000):
-        await running.press_power_button()
-        run.report(notes.AskingGuest(way="power button"))
-        due = clock.boottime() + pause
-        while (left := due - clock.boottime()) > 0:
-            if standing.machine is None or running.run is engine.Run.SHUT_DOWN:
-                if standing.machine is not None:
-                    await running.quit()
-                    await standing.until_ended()
-                return
-            await _something_happens(standing, left)
-
-
-async def _something_happens(standing: Standing, within: float) -> None:
-    happened = asyncio.Event()
-    listener = lambda _: happened.set()  # noqa: E731 - needs a name to be taken out again
-    standing.listeners.append(listener)
-    ending = asyncio.create_task(standing.until_ended())
-    hearing = asyncio.create_task(happened.wait())
-    try:
-        await asyncio.wait([ending, hearing], timeout=within, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        standing.listeners.remove(listener)
-        ending.cancel()
-        hearing.cancel()
-
-
 async def attach_disk(
     standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run
 ) -> dict[str, Any] | None:
-    """Plug in a disk that the spec has and the running machine has not."""
+    """Plug in a disk that the spec has and the running machine has not; what does not work is taken back."""
     name = str(run.params["disk"])
     disk = _disk(machine, name)
-    await preparation.make(machine)
-    if standing.machine:
-        chain = (await preparation.plan(machine, connect=False)).chains[name]
-        await standing.machine.attach_disk(disk, chain)
+    try:
+        await preparation.make_what_waits(machine)
+        if standing.machine:
+            chain = (await preparation.plan(machine, connect=False)).chains[name]
+            await standing.machine.attach_disk(disk, chain)
+            await preparation.note_running(machine)
+            edits.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
+    except (errors.Problem, OSError):
+        if standing.ended is None:  # else its process ended meanwhile, and the next one has the disk from the start
+            await undo(standing, preparation, machine, run)
+            raise
     return {"disk": name, "now": standing.machine is not None}
 
 
 async def detach_disk(
     standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run
 ) -> dict[str, Any] | None:
-    """Unplug a disk, then take it out of the spec; its volume stays."""
+    """Unplug a disk, then take it out of the spec. Its volume stays, by itself from now on."""
     name = str(run.params["disk"])
-    _disk(machine, name)
-    if standing.machine:
-        await standing.machine.detach_disk(name)
-    await standing.change(
-        lambda spec: {
-            "disks": tuple(disk for disk in spec.disks if disk.name != name),
-            "boot": vm.Boot(order=tuple(one for one in spec.boot.order if one != name)),
-        }
-    )
-    return {"disk": name}
+    disk = next((one for one in machine.spec.disks if one.name == name), None)
+    if disk is None and "path" not in run.remembered:
+        raise resources.Missing(kind="disk", name=name)
+    if disk is not None:
+        if standing.machine:
+            await standing.machine.detach_disk(name)
+            edits.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
+        volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+        await run.remember(path=str(await preparation.disks.path(volume)), volume=volume.uid)
+        await preparation.disks.free(volume)
+        await _take_out(standing, name, freed=volume)
+    old = pathlib.Path(run.remembered["path"])
+    await preparation.disks.leave(standing.project, run.remembered["volume"], old)
+    return {"disk": name, "volume": run.remembered["volume"]}
+
+
+async def _take_out(
+    standing: Standing, name: str, *, freed: ground.Volume | None = None, doomed: ground.Volume | None = None
+) -> None:
+    """Take a disk out of the spec; in the same transaction its volume lies by itself, or is there no more."""
+    kept = standing.ground.resources
+    for _ in range(_TRIES):
+        present = await standing.read()
+        boot = present.spec.boot
+        changed = resources.with_spec(
+            present,
+            disks=tuple(disk for disk in present.spec.disks if disk.name != name),
+            boot=vm.Boot(
+                order=tuple(one for one in boot.order if one != name), once=boot.once if boot.once != name else None
+            ),
+        )
+        transaction = resources.Transaction()
+        transaction.update(resources.bumped(present, changed))
+        if freed is not None and freed.spec.vm == present.uid:
+            now = await kept.get(ground.Volume, standing.project, freed.uid)
+            transaction.update(resources.bumped(now, resources.with_spec(now, vm=None)))
+        if doomed is not None:
+            transaction.delete(await kept.get(ground.Volume, standing.project, doomed.uid))
+        with contextlib.suppress(resources.Changed):
+            await kept.commit(transaction)
+            return
+    raise errors.TimedOut(what=f"vm {standing.uid}", bound=0.0)
+
+
+async def undo(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> None:
+    """Take back what was written when the task was asked for: a disk that could not be had would keep the VM down."""
+    if run.action != "vm.disk-attach":
+        return
+    disk = next((one for one in machine.spec.disks if one.name == run.params["disk"]), None)
+    if disk is None:
+        return
+    volume: ground.Volume | None = None
+    with contextlib.suppress(resources.Missing):
+        volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+    own = volume is not None and volume.spec.vm == machine.uid
+    await _take_out(standing, disk.name, doomed=volume if own else None)
+    if volume is not None and own:
+        path = await preparation.disks.path(volume)
+        await asyncio.to_thread(files.remove_tree, path)
 
 
 async def grow_disk(
@@ -139,7 +134,7 @@ async def grow_disk(
     name, size = str(run.params["disk"]), requests.Grow.model_validate({"size": run.params["size"]}).size
     disk = _disk(machine, name)
     volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
-    await preparation.grow(volume, size, running=standing.machine, disk=name)
+    await preparation.disks.grow(volume, size, running=standing.machine, disk=name)
     return {"disk": name, "size": str(size)}
 
 
@@ -165,7 +160,6 @@ def _disk(machine: vm.VM, name: str) -> vm.Disk:
 
 HANDLERS: dict[str, Handler] = {
     "vm.reset": reset,
-    "vm.reboot": reboot,
     "vm.disk-attach": attach_disk,
     "vm.disk-detach": detach_disk,
     "vm.disk-grow": grow_disk,

@@ -51,6 +51,7 @@ class Rooms:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._promised: dict[str, tuple[Extent, ...]] = {}  # by VM
+        self._claiming = asyncio.Lock()
 
     def promise(self, vm_uid: str, extents: Iterable[Extent]) -> None:
         """Make this all that is promised to a VM; nothing when it does not run."""
@@ -58,17 +59,30 @@ class Rooms:
         if kept := tuple(extents):
             self._promised[vm_uid] = kept
 
-    async def check_start(self, vm_uid: str, extents: Sequence[Extent]) -> None:
-        """Refuse a start whose disks could fill a storage. Raises WouldNotFit."""
-        for storage in {extent.storage for extent in extents}:
-            later = sum(extent.growth() for extent in extents if extent.storage == storage)
-            await self._check(storage, capacity.Growth(later=later), besides=vm_uid)
+    async def claim(self, vm_uid: str, extents: Sequence[Extent]) -> None:
+        """Promise a VM that is to start what its disks can grow by, when that fits. Raises WouldNotFit."""
+        async with self._claiming:
+            for storage in {extent.storage for extent in extents}:
+                later = sum(extent.growth() for extent in extents if extent.storage == storage)
+                await self._check(storage, capacity.Growth(later=later), besides=vm_uid)
+            self.promise(vm_uid, extents)
+
+    async def left(self, storage: str) -> int:
+        """Bytes that may still be written to a storage before its reserve begins."""
+        room, _ = await self._room(storage)
+        return max(room.free - room.reserve, 0)
 
     async def check_growth(self, storage: str, *, now: int = 0, later: int = 0) -> None:
         """Refuse to write `now` bytes, or to let a disk grow by `later`. Raises WouldNotFit."""
         await self._check(storage, capacity.Growth(now=now, later=later))
 
     async def _check(self, uid: str, growth: capacity.Growth, *, besides: str = "") -> None:
+        room, storage = await self._room(uid, besides=besides)
+        refusal = capacity.fits(storage.name, room, growth, overcommit=storage.spec.overcommit)
+        if refusal:
+            raise WouldNotFit(reason=words.say(refusal))
+
+    async def _room(self, uid: str, *, besides: str = "") -> tuple[capacity.Room, ground.Storage]:
         storage = await self._ground.resources.get(ground.Storage, None, uid)
         known = await asyncio.to_thread(os.statvfs, storage.spec.path)
         total = known.f_blocks * known.f_frsize
@@ -78,12 +92,5 @@ class Rooms:
             for extent in extents
             if vm_uid != besides and extent.storage == uid
         )
-        room = capacity.Room(
-            total=total,
-            free=known.f_bavail * known.f_frsize,
-            promised=promised,
-            reserve=total * storage.spec.reserve_percent // 100,
-        )
-        refusal = capacity.fits(storage.name, room, growth, overcommit=storage.spec.overcommit)
-        if refusal:
-            raise WouldNotFit(reason=words.say(refusal))
+        free, reserve = known.f_bavail * known.f_frsize, total * storage.spec.reserve_percent // 100
+        return capacity.Room(total=total, free=free, promised=promised, reserve=reserve), storage

@@ -11,7 +11,7 @@ from typing import Any
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
-from bocage.node import clock, tasks
+from bocage.node import clock, edits, tasks
 from bocage.node.ground import Ground
 from bocage.store import resources
 
@@ -39,7 +39,11 @@ class Standing:
     resumed: float | None = None  # when it last went on after a full storage
     stalls: int = 0
     presses: int = 0
-    guest_reboots: bool = False
+    ran: float | None = None  # seconds that the process ran which ended last
+    guest_reboots: bool = False  # its agent was asked to restart it
+    has_rebooted: bool = False  # and it did
+    concluding: bool = False  # what is left of the present step is to write how it went: it is not broken off
+    expired: bool = False  # it has lain in the trash for its time
     defined: tuple[int, int] | None = None  # the revision and the ownership that vm.yaml says
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
@@ -49,6 +53,8 @@ class Standing:
 
     def heard(self, happened: engine.Happened) -> None:
         """The machine told something by itself."""
+        if happened.what == "reset" and self.guest_reboots:
+            self.guest_reboots, self.has_rebooted = False, True
         for listener in self.listeners:
             listener(happened)
         self.woken.set()
@@ -59,8 +65,9 @@ class Standing:
         async def until_end() -> None:
             ended = await machine.ended()
             if self.machine is machine:
+                self.ran = clock.boottime() - (self.started or 0.0)
                 self.machine, self.ended, self.started = None, ended, None
-                self.silent, self.guest_reboots = None, False
+                self.silent, self.guest_reboots, self.has_rebooted = None, False, False
                 self.woken.set()
 
         self.machine, self.started = machine, clock.boottime()
@@ -70,6 +77,12 @@ class Standing:
         """Wait until the process in charge has ended; `ended` says how."""
         if self._watching:
             await asyncio.wait([self._watching])
+
+    async def ends(self, *, within: float) -> bool:
+        """Whether its process has ended, or does so within so many seconds."""
+        if self.ended is None and self._watching:
+            await asyncio.wait([self._watching], timeout=within)
+        return self.ended is not None
 
     async def release(self) -> None:
         """Let go of the process without touching it."""
@@ -108,6 +121,32 @@ class Standing:
             vm.VM, self.project, self.uid, lambda present: resources.with_spec(present, **how(present.spec))
         )
 
+    async def follow(self, machine: vm.VM, power: vm.Power) -> vm.VM:
+        """Make power follow what the world decided; a wish that is newer than `machine` stays."""
+        return await self.change(lambda spec: {"power": power} if spec.power is machine.spec.power else {})
+
+    def changes_wait(self, machine: vm.VM) -> bool:
+        """Whether the running process was built with other hardware than is wanted now."""
+        if self.machine is None:
+            return False
+        generation = machine.metadata.generation
+        if self.pending is None or self.pending[0] != generation:
+            started = edits.started_with(self.ground.home.vm_runtime(self.uid))
+            differs = (
+                bool(edits.pending(started, machine)) if started else self.machine.started_generation != generation
+            )
+            self.pending = (generation, differs)
+        return self.pending[1]
+
+    def off(self) -> None:
+        """Its end was looked at: forget how it came to it."""
+        self.ended = self.stopping = self.pressed = self.failed = self.resumed = None
+        self.presses = self.stalls = 0
+
+    def forget_stopping(self) -> None:
+        """Nobody waits for it to switch off any more."""
+        self.stopping, self.presses, self.guest_reboots = None, 0, False
+
     async def show(self, **fields: Any) -> vm.VM:
         """Write fields of the status; nothing is written when they are so already."""
         return await self._write(fields)
@@ -129,6 +168,13 @@ class Standing:
         return await self.ground.resources.change_status(
             vm.VM, self.project, self.uid, lambda present: present.status.model_copy(update=fields), also=events
         )
+
+    async def show_with(
+        self, machine: vm.VM, fields: Mapping[str, Any], note: words.Message | None, severity: base.Severity
+    ) -> vm.VM:
+        """Write fields of the status, and with them the event that tells of it."""
+        events = [work.event(note, severity=severity, subject=machine.ref)] if note is not None else []
+        return await self._write(fields, *events)
 
     async def turn(
         self,

@@ -5,137 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from bocage import errors, words
+from bocage import errors, files
+from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, edits, notes, tasks, trash
+from bocage.node import clock, launching, notes, stopping, tasks, trash
 from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
-from bocage.planner import lifecycle
+from bocage.node.standing import Gone, Standing
 from bocage.planner.lifecycle import Do
-from bocage.store import resources
-from bocage.words import N_
 
-_STARTS = ("vm.create", "vm.start", "vm.resume")
-
-
-class WouldNotStop(tasks.Error, errors.TimedOut):
-    """The guest ignored an orderly stop until its bound."""
-
-    type = "vm-did-not-stop"
-    text = N_("the guest of {name} did not switch off within {bound:seconds}; it was left running")
-    hint = N_("'bocage vm console {name}' shows what it waits for; 'bocage vm kill {name}' pulls the plug")
-    name: str
+_STEADY = 60.0  # seconds after which a guest that meets a full storage meets it anew
 
 
 async def prepare(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    await preparation.make(machine)
-    await standing.show(ready=True, since=base.now(), problem=None)
-    await standing.tell(machine, notes.Created(name=machine.name))
+    runs = standing.asked("vm.create", "vm.clone")
+
+    def told(done: int, total: int) -> None:
+        for run in runs:
+            run.progress(done, total)
+
+    await preparation.make(machine, report=lambda step: standing.report(step, "vm.create", "vm.clone"), progress=told)
+    await launching.define(standing, preparation, machine)
+    note = notes.Created(name=machine.name)
+    await standing.turn(machine, machine.status.state, note, ready=True, reason=None, problem=None)
 
 
-async def start(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    """Start the process; a failure of a start that a person asked for takes the wish back, others are tried again."""
-    by_person = bool(standing.asked("vm.start"))
-    if standing.failed is not None and not by_person:
-        machine = await standing.show(restarts=machine.status.restarts + 1)
-    showing = asyncio.create_task(standing.set_state(vm.State.STARTING))
-    try:
-        await _launch(standing, preparation, machine)
-    except (errors.Problem, OSError) as error:
-        await asyncio.wait([showing])
-        await _could_not_start(
-            standing, preparation, machine, error if isinstance(error, errors.Problem) else tasks.from_os(error)
-        )
-    else:
-        await asyncio.wait([showing])
-
-
-async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    await preparation.check_room(machine)
-    plan = await preparation.plan(machine)
-    await define(standing, preparation, machine)
-    edits.note_started(plan.runtime, machine)
-    place = await preparation.place(machine)
-    saved = place.saved if place.saved.exists() else None
-    paused = machine.spec.power is vm.Power.PAUSED
-    running = await standing.ground.engine.start(
-        plan,
-        generation=machine.metadata.generation,
-        listener=standing.heard,
-        paused=paused or saved is not None,
-        saved=saved,
-    )
-    standing.watch(running)
-    standing.failed = None
-    await preparation.note_running(machine)
-    if saved:
-        saved.unlink()  # before the vCPUs run: these memories fit these disks only once
-        if not paused:
-            await running.resume()
-        await standing.tell(machine, notes.Restored(name=machine.name))
-    if machine.spec.boot.once:
-        await standing.change(lambda spec: {"boot": spec.boot.model_copy(update={"once": None})})
-
-
-async def _could_not_start(
-    standing: Standing, preparation: Preparation, machine: vm.VM, problem: errors.Problem
-) -> None:
-    standing.failed = clock.boottime()
-    if problem.type != "vm-already-running":
-        await preparation.disconnect(machine)
-    note = notes.StartFailed(name=machine.name, reason=words.say(problem))
-    await standing.tell(machine, note, base.Severity.ERROR)
-    said = base.Saying.of(problem)
-    if standing.asked(*_STARTS):
-        standing.failed = None
-        await standing.change(lambda _: {"power": vm.Power.STOPPED})
-        await standing.set_state(vm.State.STOPPED, reason=note, problem=said)
-        await standing.fail(problem, *_STARTS)
-    else:
-        await standing.set_state(vm.State.CRASHED, reason=note, problem=said)
-
-
-async def define(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    """Make `vm.yaml`, the link by name and the line to start it by hand say what the store says."""
-    says = (machine.metadata.revision, machine.status.owner_generation)
-    if standing.defined != says:
-        await preparation.write_definition(machine)
-        await preparation.link(machine)
-        await preparation.agree(machine)
-        standing.defined = says
-
-
-async def ask_to_stop(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    assert standing.machine
-    if standing.stopping is None:
-        standing.stopping = clock.boottime()
-    standing.presses += 1
-    asked = standing.presses == 1 and await standing.machine.ask_agent_to_shut_down()
-    if not asked:
-        await standing.machine.press_power_button()
-    standing.report(notes.AskingGuest(way="guest agent" if asked else "power button"), "vm.stop")
-
-
-async def quit_(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    assert standing.machine
-    await standing.machine.quit()
-    await standing.until_ended()
-
-
-async def kill(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    assert standing.machine
-    await standing.machine.kill()
-    await standing.until_ended()
-    await _is_off(standing, preparation, machine, notes.PluggedOut(name=machine.name))
-
-
-async def give_up_stopping(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    span = clock.boottime() - (standing.stopping or 0.0)
-    standing.stopping, standing.presses = None, 0
-    await standing.change(lambda _: {"power": vm.Power.RUNNING})
-    await standing.set_state(vm.State.RUNNING)
-    await standing.fail(WouldNotStop(what=machine.name, bound=span, name=machine.name), "vm.stop")
-    await standing.tell(machine, notes.WouldNotStop(name=machine.name, span=span), base.Severity.WARNING)
+async def forget_restarts(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    await standing.show(restarts=0)
 
 
 async def pause(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
@@ -145,127 +40,130 @@ async def pause(standing: Standing, preparation: Preparation, machine: vm.VM) ->
 
 
 async def resume(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """Let the vCPUs go on; also those that a start left standing which was cut off."""
     assert standing.machine
-    place = await preparation.place(machine)
-    place.saved.unlink(missing_ok=True)  # left by a restore that was cut off just before its vCPUs ran
+    full = standing.machine.run is engine.Run.STORAGE_FULL
+    await launching.define(standing, preparation, machine)
+    await asyncio.to_thread(launching.forget_saved, await preparation.place(machine))
     await standing.machine.resume()
-    await standing.tell(machine, notes.Resumed(name=machine.name))
+    now = clock.boottime()
+    if full:
+        lately = standing.resumed is not None and now - standing.resumed < _STEADY
+        standing.stalls = standing.stalls + 1 if lately else 0
+        standing.resumed = now
+    if standing.stalls == 0:  # not each time while the storage is as good as full
+        await standing.tell(machine, notes.Resumed(name=machine.name))
 
 
 async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    assert standing.machine
+    """Write the memory and end the process; when it cannot be written, the VM goes on and the wish is taken back."""
+    running = standing.machine
+    assert running
     place = await preparation.place(machine)
+    paused = running.run is engine.Run.PAUSED
     standing.report(notes.Saving(name=machine.name), "vm.save")
 
     def told(done: int, total: int) -> None:
         for run in standing.asked("vm.save"):
             run.progress(done, total)
 
-    await standing.machine.save(place.saved, report=told)
-    await standing.machine.quit()
+    try:
+        await running.save(place.saved, report=told)
+    except (errors.Problem, OSError) as error:
+        problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
+        if standing.machine is None:
+            raise  # it ended meanwhile, which the next look judges
+        standing.concluding = True
+        await standing.follow(machine, vm.Power.PAUSED if paused else vm.Power.RUNNING)
+        await standing.show(problem=base.Saying.of(problem))
+        await standing.fail(problem, "vm.save")
+        return
+    standing.concluding = True
+    await running.quit()
     await standing.until_ended()
-    await _is_off(standing, preparation, machine, notes.Saved(name=machine.name), state=vm.State.SAVED)
+    await stopping.is_off(standing, preparation, machine, notes.Saved(name=machine.name), state=vm.State.SAVED)
 
 
 async def drop_saved(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    place = await preparation.place(machine)
-    place.saved.unlink(missing_ok=True)
-    await _is_off(standing, preparation, machine, notes.SavedDropped(name=machine.name))
+    await asyncio.to_thread(launching.forget_saved, await preparation.place(machine))
+    await standing.follow(machine, vm.Power.STOPPED)
+    await stopping.is_off(standing, preparation, machine, notes.SavedDropped(name=machine.name))
+
+
+async def keep_saved(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    await standing.follow(machine, vm.Power.SAVED)
 
 
 async def nothing_to_save(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    await standing.change(lambda _: {"power": vm.Power.STOPPED})
+    await standing.follow(machine, vm.Power.STOPPED)
+    await standing.fail(engine.NotRunning(name=machine.name), "vm.save")
     await standing.tell(machine, notes.NothingToSave(name=machine.name), base.Severity.WARNING)
 
 
-async def note_switched_off(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    if machine.spec.power is vm.Power.SAVED and (await preparation.place(machine)).saved.exists():
-        # its memory was written and its process told to quit, then nobody was there to note it
-        await _is_off(standing, preparation, machine, notes.Saved(name=machine.name), state=vm.State.SAVED)
-        return
-    note: notes.Note = notes.Stopped(name=machine.name)
-    if machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED):
-        await standing.change(lambda _: {"power": vm.Power.STOPPED})
-        note = notes.SwitchedOff(name=machine.name)
-    await _is_off(standing, preparation, machine, note)
-
-
-async def note_crash(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    assert standing.ended
-    ended = standing.ended
-    ran_since = clock.since(machine.status.since)
-    steady = ran_since is not None and clock.boottime() - ran_since >= lifecycle.STEADY
-    wanted_off = machine.spec.power is vm.Power.STOPPED
-    note = notes.Crashed(name=machine.name, reason=words.say(ended.reason), last_lines=list(ended.last_lines[-5:]))
-    await _is_off(
-        standing,
-        preparation,
-        machine,
-        note,
-        state=vm.State.STOPPED if wanted_off else vm.State.CRASHED,
-        severity=base.Severity.ERROR,
-        restarts=0 if steady or wanted_off else machine.status.restarts,
-    )
-    standing.failed = clock.boottime()
-
-
 async def to_trash(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    await preparation.check_storage(machine)  # what cannot be seen is not taken for gone
     place, bin_ = await preparation.place(machine), await preparation.trash(machine)
     await trash.put(place.path, bin_)
     await asyncio.to_thread(preparation.unlink, machine)
     await preparation.forget(machine)
-    purged = standing.asked("vm.delete") and standing.asked("vm.delete")[0].params.get("purge")
-    if purged or not bin_.exists():
-        await trash.purge(standing.ground.resources, machine, bin_)
-        await standing.tell(machine, notes.Purged(name=machine.name))
-        raise resources.Missing(kind="vm", name=machine.name)
-    await _is_off(
-        standing, preparation, machine, notes.Trashed(name=machine.name, span=trash.KEPT), ready=machine.status.ready
-    )
+    if not bin_.exists():
+        await purge(standing, preparation, machine)
+    note = notes.Trashed(name=machine.name, span=trash.KEPT)
+    await stopping.is_off(standing, preparation, machine, note, ready=machine.status.ready)
 
 
 async def from_trash(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    await preparation.check_storage(machine)
     place = await preparation.place(machine)
     await trash.take_back(await preparation.trash(machine), place.path)
-    standing.defined = (0, 0)
+    await preparation.link(machine)
+    standing.defined, standing.expired = None, False
+    if machine.status.ready:
+        await launching.define(standing, preparation, machine)
     await standing.tell(machine, notes.Untrashed(name=machine.name))
 
 
-async def _is_off(
-    standing: Standing,
-    preparation: Preparation,
-    machine: vm.VM,
-    note: notes.Note,
-    *,
-    state: vm.State = vm.State.STOPPED,
-    severity: base.Severity = base.Severity.INFO,
-    restarts: int = 0,
-    ready: bool = True,
-) -> None:
-    """The process is gone: take its wires down, forget how it was stopped, say it."""
-    standing.ended, standing.stopping, standing.presses, standing.failed = None, None, 0, None
-    await preparation.disconnect(machine)
-    nics = tuple(nic.model_copy(update={"addresses": ()}) for nic in machine.status.nics)
-    await standing.turn(machine, state, note, severity, pid=None, restarts=restarts, ready=ready, nics=nics)
+async def purge(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """Remove it for good. Raises Gone: nothing is left to look at."""
+    await preparation.purge(machine)
+    await standing.tell(machine, notes.Purged(name=machine.name))
+    raise Gone(kind="vm", name=machine.name)
+
+
+async def undo_making(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """Nobody wants any more what is half made: it goes as if it had never been asked for. Raises Gone."""
+    place = await preparation.place(machine)
+    await asyncio.to_thread(files.remove_tree, place.path)
+    await asyncio.to_thread(preparation.unlink, machine)
+    await preparation.forget(machine)
+    await preparation.purge(machine)
+    raise Gone(kind="vm", name=machine.name)
 
 
 Doer = Callable[[Standing, Preparation, vm.VM], Awaitable[None]]
 
 DOERS: dict[Do, Doer] = {
     Do.PREPARE: prepare,
-    Do.START: start,
-    Do.START_PAUSED: start,
-    Do.ASK_TO_STOP: ask_to_stop,
-    Do.QUIT: quit_,
-    Do.KILL: kill,
-    Do.GIVE_UP_STOPPING: give_up_stopping,
+    Do.START: launching.start,
+    Do.START_PAUSED: launching.start,
+    Do.FORGET_RESTARTS: forget_restarts,
+    Do.ASK_TO_STOP: stopping.ask_to_stop,
+    Do.QUIT: stopping.quit_,
+    Do.KILL: stopping.kill,
+    Do.GIVE_UP_STOPPING: stopping.give_up_stopping,
+    Do.FORGET_STOPPING: stopping.forget_stopping,
+    Do.ASK_TO_REBOOT: stopping.ask_to_reboot,
+    Do.GIVE_UP_REBOOTING: stopping.give_up_rebooting,
     Do.PAUSE: pause,
     Do.RESUME: resume,
     Do.SAVE: save,
     Do.DROP_SAVED: drop_saved,
+    Do.KEEP_SAVED: keep_saved,
     Do.NOTHING_TO_SAVE: nothing_to_save,
-    Do.NOTE_SWITCHED_OFF: note_switched_off,
-    Do.NOTE_CRASH: note_crash,
+    Do.NOTE_SWITCHED_OFF: stopping.note_switched_off,
+    Do.NOTE_OFF: stopping.note_off,
+    Do.NOTE_CRASH: stopping.note_crash,
     Do.TRASH: to_trash,
     Do.UNTRASH: from_trash,
+    Do.PURGE: purge,
 }

@@ -19,7 +19,6 @@ from bocage.store import resources
 from bocage.words import N_
 
 LOG_LINES = 200
-KEPT = 1000  # ended tasks
 _PROGRESS_EVERY = 0.5  # seconds between two writes of progress
 _END_TRIES = 12  # to write how a task ended, while the store cannot be written
 
@@ -44,6 +43,13 @@ class Cancelled(Error, errors.Conflict):
 class Superseded(Error, errors.Conflict):
     type = "task-superseded"
     text = N_("something else was asked of it meanwhile")
+
+
+class NoHost(Error, errors.Unavailable):
+    type = "task-without-host"
+    text = N_("no host has {name}, so nobody can do it")
+    hint = N_("its storage must be reached by a host: 'bocage why {name}'")
+    name: str
 
 
 class Run:

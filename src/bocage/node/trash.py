@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
 
-from bocage import errors, files
+from bocage import files
 from bocage.model import ground, vm
 from bocage.storage import half_made
 from bocage.store import resources
-from bocage.words import N_
 
 KEPT = 7 * 86_400.0  # seconds
-
-
-class Error(errors.Problem):
-    """Anything that goes wrong with the trash."""
-
-
-class NotThere(Error, errors.NotFound):
-    type = "trash-empty-of-it"
-    text = N_("{name} is not in the trash any more")
-    name: str
+_TOGETHER = 16  # volumes that are forgotten in one transaction
 
 
 async def put(directory: pathlib.Path, bin_: pathlib.Path) -> None:
@@ -39,7 +30,7 @@ async def take_back(bin_: pathlib.Path, directory: pathlib.Path) -> None:
     """Move it back."""
 
     def move() -> None:
-        if bin_.exists():
+        if bin_.exists() and not directory.exists():
             files.rename_durably(bin_, directory)
 
     await asyncio.to_thread(move)
@@ -55,13 +46,20 @@ async def purge(store: resources.Resources, machine: vm.VM, bin_: pathlib.Path) 
             files.remove_tree(doomed)
 
     await asyncio.to_thread(remove)
+    await _forget_volumes(store, machine)
     transaction = resources.Transaction()
     transaction.delete(machine)
-    for disk in machine.spec.disks:
-        try:
-            volume = await store.get(ground.Volume, machine.metadata.project, disk.volume)
-        except resources.Missing:
-            continue
-        if volume.spec.vm == machine.uid:
-            transaction.delete(volume)
     await store.commit(transaction)
+
+
+async def _forget_volumes(store: resources.Resources, machine: vm.VM) -> None:
+    """Some at a time, since a transaction is bounded; the VM itself goes last, so that this is carried on."""
+    for first in range(0, len(machine.spec.disks), _TOGETHER):
+        transaction = resources.Transaction()
+        for disk in machine.spec.disks[first : first + _TOGETHER]:
+            with contextlib.suppress(resources.Missing):
+                volume = await store.get(ground.Volume, machine.metadata.project, disk.volume)
+                if volume.spec.vm == machine.uid:
+                    transaction.delete(volume)
+        if transaction.deletes:
+            await store.commit(transaction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterable
 
 FIRST = 1_900_000_000  # above the ranges that distributions and containers use (systemd: UIDS-GIDS.md)
 LAST = FIRST + 65_535
@@ -15,16 +16,22 @@ class Uids:
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
 
-    def of(self, vm_uid: str, directory: pathlib.Path, siblings: pathlib.Path) -> int | None:
-        """The VM's uid: what owns its logs already, else the first free one. None when the daemon is no root."""
+    def __contains__(self, vm_uid: str) -> bool:
+        return vm_uid in self._taken or os.geteuid() != 0
+
+    def of(self, vm_uid: str, directory: pathlib.Path, siblings: Iterable[pathlib.Path]) -> int | None:
+        """The VM's uid: what owns its logs already, else the first that nobody has. None when the daemon is no root.
+
+        `siblings` are the directories in which all VMs of this host lie.
+        """
         if os.geteuid() != 0:
             return None
         if vm_uid not in self._taken:
             present = _owner(directory)
-            others = {uid for uid in map(_owner, siblings.iterdir()) if uid} if siblings.is_dir() else set()
-            used = set(self._taken.values()) | (others - {present})
+            others = {one for place in siblings if place.is_dir() for one in place.iterdir() if one != directory}
+            used = set(self._taken.values()) | {uid for uid in map(_owner, others) if uid}
             if present is None or present in used:
-                present = next(uid for uid in range(FIRST, LAST + 1) if uid not in used | others)
+                present = next(uid for uid in range(FIRST, LAST + 1) if uid not in used)
             self._taken[vm_uid] = present
         return self._taken[vm_uid]
 

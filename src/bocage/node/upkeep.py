@@ -1,4 +1,7 @@
-"""What is done from time to time: measure, trim logs, raise and clear alarms, forget what is old."""
+"""What is done from time to time: measure, ask who still answers, raise alarms, forget what is old.
+
+An idle host costs next to nothing: what lists the whole store is done only when something in it changed.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,13 @@ import asyncio
 import contextlib
 import datetime
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from bocage import errors
 from bocage.engine import base as engine
-from bocage.engine.qemu import boundedlog
-from bocage.model import base, ground, keys, vm, work
-from bocage.node import adoption, clock, tasks, trash
+from bocage.model import base, ground, vm, work
+from bocage.node import alarming, clock, forgetting, trash
 from bocage.node.jobs import storages
 from bocage.planner import alarms
 from bocage.store import resources
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY = 15.0  # seconds between two rounds
-LOG_KEPT = 4 << 20  # bytes of each log
+_BEAT = 2  # rounds between two signs of life
 _SELDOM = 40  # rounds: ten minutes
+_EVENTS_AT_ONCE = 500  # new ones after which the oldest go at once
 _LEASE_LOOK = 1.0  # seconds between two looks at the networks' leases
+_WARM = 3600.0  # seconds that the daemon runs before the trash is emptied: time for a person to see a wrong clock
 
 
 class Upkeep:
@@ -36,31 +39,51 @@ class Upkeep:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._wall = time.time() - clock.boottime()
+        self._began = clock.boottime()
+        self._rounds = 0
+        self._new_events = 0
+        self._alarming = alarming.Alarming(node)
+        self._measuring = storages.Measuring(node)
+
+    def see(self, kind: str, part: str) -> None:
+        """A part of a resource was written."""
+        self._alarming.see(kind)
+        self._measuring.see(kind, part)
+        if kind == work.Event.kind and part == "spec":
+            self._new_events += 1
 
     async def run(self) -> None:
         """Go round until cancelled; one thing's failure keeps none of the others from being done."""
-        rounds = 0
         while True:
-            for duty in (self.measure, self.look_after, self.trim_logs, self.find_addresses, self.look_for_alarms):
-                await _safely(duty)
-            if rounds % _SELDOM == 0:
-                for duty in (
-                    self.empty_trash,
-                    self.forget_tasks,
-                    self._node.ground.events.prune,
-                    self._node.wires.sweep,
-                ):
-                    await _safely(duty)
-            rounds += 1
+            await self.go_round()
             await self._watch_leases()
 
-    async def measure(self) -> None:
-        """Write how full the storages are."""
-        listing = await self._node.ground.resources.list(ground.Storage)
-        for storage in listing.items:
-            if storage.spec.host == self._node.ground.uid and storage.status.state != "pending":
-                await storages.measure(self._node, storage)
+    async def go_round(self) -> None:
+        """All that is due."""
+        due: list[Callable[[], Awaitable[object]]] = [
+            self._measuring.look,
+            self.look_after,
+            self.find_addresses,
+            self._alarming.look,
+        ]
+        if self._rounds % _BEAT == 0:
+            due.append(self.beat)
+        if self._rounds % _SELDOM == 0:
+            due += [self.empty_trash, self.forget_tasks, self._node.wires.sweep]
+        if self._rounds % _SELDOM == 0 or self._new_events >= _EVENTS_AT_ONCE:
+            due.append(self.forget_events)
+        self._rounds += 1
+        for duty in due:
+            await _safely(duty)
+
+    async def beat(self) -> None:
+        """Write that this host is there."""
+        await self._node.ground.resources.change_status(
+            ground.Host,
+            None,
+            self._node.ground.uid,
+            lambda present: present.status.model_copy(update={"seen": base.now()}),
+        )
 
     async def look_after(self) -> None:
         """Ask each machine whether it still answers; one that hangs holds up none of the others."""
@@ -74,18 +97,12 @@ class Upkeep:
                 if await machine.look() is not before:
                     actor.wake()
 
-    async def trim_logs(self) -> None:
-        """Keep the end of each running VM's logs."""
-        for actor in self._node.running():
-            with contextlib.suppress(resources.Missing, FileNotFoundError):
-                place = await self._node.preparation.place(await actor.standing.read())
-                for path in (place.serial_log, place.qemu_log):
-                    await asyncio.to_thread(boundedlog.trim, path, LOG_KEPT)
-
     async def find_addresses(self) -> None:
         """Write the addresses that running guests are reached by."""
-        seen = await self._node.wires.addresses()
-        await asyncio.gather(*[self._find_addresses(actor, seen) for actor in self._node.running()])
+        running = self._node.running()
+        if running:
+            seen = await self._node.wires.addresses()
+            await asyncio.gather(*[self._find_addresses(actor, seen) for actor in running])
 
     async def _find_addresses(self, actor: actors.Actor, seen: Mapping[str, tuple[str, ...]]) -> None:
         with contextlib.suppress(resources.Missing, errors.TimedOut, engine.NotRunning):
@@ -111,68 +128,31 @@ class Upkeep:
                 before = now
                 await _safely(self.find_addresses)
 
-    async def look_for_alarms(self) -> None:
-        """Raise what holds and is not raised, clear what is raised and no longer holds."""
-        kept = self._node.ground.resources
-        world = alarms.World(
-            now=base.now(),
-            host=await kept.get(ground.Host, None, self._node.ground.uid),
-            storages=tuple((await kept.list(ground.Storage)).items),
-            vms=tuple((await kept.list(vm.VM)).items),
-            tasks=tuple((await kept.list(work.Task)).items),
-            clock_moved=time.time() - clock.boottime() - self._wall,
-            unknown=await self._unknown(),
-        )
-        holding = {raised.uid: raised for raised in alarms.conditions(world)}
-        present = {alarm.uid: alarm for alarm in (await kept.list(work.Alarm)).items}
-        for uid in present.keys() - holding.keys():
-            transaction = resources.Transaction()
-            transaction.delete(present[uid])
-            await kept.commit(transaction)
-        for uid in holding.keys() - present.keys():
-            await self._raise(holding[uid])
-
-    async def _unknown(self) -> dict[str, int]:
-        storages_here = (await self._node.ground.resources.list(ground.Storage)).items
-        return {one.uid: len(await adoption.unknown_directories(self._node, one)) for one in storages_here}
-
-    async def _raise(self, raised: alarms.Raised) -> None:
-        project = raised.subject.project if raised.subject and raised.subject.project else "default"
-        alarm = work.Alarm(
-            metadata=base.Metadata(uid=raised.uid, name=raised.condition.type, project=project),
-            spec=work.AlarmSpec(
-                said=base.Saying.of(raised.condition),
-                severity=raised.severity,
-                subject=raised.subject,
-                raised=base.now(),
-            ),
-        )
-        await self._node.ground.resources.create(alarm)
-        await self._node.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
-
     async def empty_trash(self) -> None:
-        """Purge what has lain in the trash for its time."""
-        kept = self._node.ground.resources
-        for machine in (await kept.list(vm.VM, trash=True)).items:
-            deleted = machine.metadata.deleted
-            if not deleted or machine.status.host != self._node.ground.uid:
-                continue
-            if base.now() - deleted > datetime.timedelta(seconds=trash.KEPT):
-                await trash.purge(kept, machine, await self._node.preparation.trash(machine))
+        """Have what has lain in the trash for its time purged; not while the clock cannot be trusted."""
+        young = clock.boottime() - self._began < _WARM
+        if young or abs(self._alarming.clock_moved()) >= alarms.CLOCK_STEP:
+            return
+        kept_since = base.now() - datetime.timedelta(seconds=trash.KEPT)
+        for machine in (await self._node.ground.resources.list(vm.VM, trash=True)).items:
+            actor = self._node.actor_of(machine.uid)
+            if actor and machine.metadata.deleted and machine.metadata.deleted < kept_since:
+                actor.expire()
+
+    async def forget_events(self) -> None:
+        """Forget the oldest events."""
+        self._new_events = 0
+        await forgetting.old_events(self._node.ground.resources.store)
 
     async def forget_tasks(self) -> None:
-        """Forget ended tasks beyond the newest that are kept."""
-        kept = self._node.ground.resources
-        ended = [task for task in (await kept.list(work.Task)).items if task.status.state.ended]
-        for task in ended[: max(len(ended) - tasks.KEPT, 0)]:
-            place = (task.kind, task.metadata.project, task.uid)
-            await kept.store.apply(deletes=[keys.spec(*place), keys.status(*place)])
+        """Forget the oldest tasks that have ended."""
+        await forgetting.old_tasks(self._node.ground.resources.store)
 
 
-async def _safely(duty: Callable[[], Awaitable[None]]) -> None:
+async def _safely(duty: Callable[[], Awaitable[object]]) -> None:
     try:
         await duty()
     except (errors.Problem, OSError) as error:
-        log.warning("%s: %s", getattr(duty, "__name__", duty), error)
+        log.warning("%s: %s", getattr(duty, "__qualname__", duty), error)
     except Exception:  # the next round comes all the same
-        log.exception("%s failed", getattr(duty, "__name__", duty))
+        log.exception("%s failed", getattr(duty, "__qualname__", duty))

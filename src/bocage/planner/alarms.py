@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from bocage import words
 from bocage.model import base, ground, vm, work
@@ -14,17 +15,29 @@ from bocage.words import N_
 STORAGE_ALMOST_FULL = 0.80  # of its size
 STORAGE_CRITICAL = 0.95
 CLOCK_STEP = 60.0  # seconds that the wall clock moved against the boot clock
+CRASHES = 3  # in a row
+SETTLED = 20.0  # seconds after which a state is no passing one
+FAILURE_TOLD = 86_400.0  # seconds
+_WILL_START = ("vm-waits-for-turn", "vm-being-copied")
 _SPACE = uuid.UUID("8b0f3f0e-2a5f-4c0e-9d1c-6f7a1b6a5a10")
 
 
 class Condition(words.Message):
     """Something that needs a person until it is over."""
 
+    drifts: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that change all the time and say nothing new."""
+
+    def same(self, params: Mapping[str, Any]) -> bool:
+        """Whether it says what these parameters say."""
+        return all(params.get(name) == value for name, value in self.params.items() if name not in self.drifts)
+
 
 class StorageAlmostFull(Condition):
     type = "alarm-storage-full"
     text = N_("storage {name} is {percent} % full ({free:size} free)")
     hint = N_("make room: 'bocage volume list', 'bocage image list', 'bocage vm list --trash'")
+    drifts = frozenset({"free"})
     name: str
     percent: int
     free: int
@@ -63,8 +76,15 @@ class StaysDown(Condition):
 
 class WaitsForStorage(Condition):
     type = "alarm-waits-for-storage"
-    text = N_("{name} is paused: its storage has no room or fails")
+    text = N_("{name} is paused: its storage has no room")
     hint = N_("make room on the storage; it goes on by itself")
+    name: str
+
+
+class WritesFail(Condition):
+    type = "alarm-writes-fail"
+    text = N_("{name} is paused: a write to its storage failed")
+    hint = N_("look at the storage, then 'bocage vm resume {name}'")
     name: str
 
 
@@ -161,33 +181,51 @@ def _of_storage(world: World) -> Iterator[_Found]:
 
 def _of_vms(world: World) -> Iterator[_Found]:
     for machine in world.vms:
-        status = machine.status
-        if machine.metadata.deleted:
-            continue
-        waits = status.reason is not None and status.reason.type in ("vm-storage-full", "vm-storage-failed")
-        if status.state is vm.State.UNKNOWN:
-            yield MonitorSilent(name=machine.name), base.Severity.ERROR, machine.ref, machine.uid
-        elif status.state is vm.State.PAUSED and waits:
-            yield WaitsForStorage(name=machine.name), base.Severity.ERROR, machine.ref, machine.uid
-        elif status.restarts >= 3:
-            told: Condition = CrashLoop(name=machine.name, count=status.restarts)
+        if not machine.metadata.deleted and (told := _of_vm(machine, world.now)) is not None:
             yield told, base.Severity.ERROR, machine.ref, machine.uid
-        elif status.state is vm.State.CRASHED and status.next_try is None:
-            yield StaysDown(name=machine.name), base.Severity.ERROR, machine.ref, machine.uid
+
+
+def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:
+    status, name = machine.status, machine.name
+    reason = status.reason.type if status.reason else ""
+    wanted = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
+    settled = status.since is None or abs((now - status.since).total_seconds()) >= SETTLED
+    if status.state is vm.State.UNKNOWN:
+        return MonitorSilent(name=name)
+    if status.state is vm.State.PAUSED and reason == "vm-storage-full":
+        return WaitsForStorage(name=name)
+    if status.state is vm.State.PAUSED and reason == "vm-storage-failed":
+        return WritesFail(name=name)
+    if status.restarts >= CRASHES:
+        return CrashLoop(name=name, count=status.restarts)
+    down = status.state in (vm.State.CRASHED, vm.State.STOPPED) and status.next_try is None
+    if wanted and down and settled and reason not in _WILL_START:
+        return StaysDown(name=name)
+    return None
 
 
 def _of_tasks(world: World) -> Iterator[_Found]:
-    """Failed tasks of the last hour that nobody stood waiting for would go unseen; each until its hour is over."""
+    """The newest failure of each thing that was asked, where the machine is at fault and not the question.
+
+    It is over when the same was done since, when what it was about is gone, or after a day.
+    """
+    newest: dict[tuple[str, str], work.Task] = {}
     for task in world.tasks:
-        status = task.status
-        if status.state is not work.TaskState.FAILED or not status.ended or not status.problem:
-            continue
-        if (world.now - status.ended).total_seconds() < 3600.0:
+        if task.status.state in (work.TaskState.FAILED, work.TaskState.DONE):
             subject = task.spec.subject
+            newest[task.spec.action, subject.uid if subject else ""] = task
+    deleted = {task.spec.subject.uid for task in newest.values() if _is_deletion(task) and task.spec.subject}
+    for (action, uid), task in newest.items():
+        status, subject = task.status, task.spec.subject
+        if status.state is work.TaskState.DONE or not status.ended or not status.problem or uid in deleted:
+            continue
+        fault_of_the_machine = status.http_status is None or status.http_status >= 500
+        if fault_of_the_machine and (world.now - status.ended).total_seconds() < FAILURE_TOLD:
             told = TaskFailed(
-                action=task.spec.action,
-                name=subject.name if subject else "",
-                reason=status.problem.text,
-                task=task.uid,
+                action=action, name=subject.name if subject else "", reason=status.problem.text, task=task.uid
             )
-            yield told, base.Severity.WARNING, subject, task.uid
+            yield told, base.Severity.WARNING, subject, f"{action}/{uid}"
+
+
+def _is_deletion(task: work.Task) -> bool:
+    return task.spec.action.endswith(".delete") and task.status.state is work.TaskState.DONE

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from bocage.model import vm
 
 
-def holds(machines: Iterable[vm.VM]) -> dict[str, float]:
-    """By uid: the seconds after the daemon's start before which a VM does not start.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """When one VM starts: `delay` seconds after the one before it; the first of an order waits for all before it."""
 
-    Those with a lower order come first; each waits its delay after the one before it.
-    """
+    uid: str
+    project: str
+    delay: float
+    first_of_its_order: bool
+
+
+def turns(machines: Iterable[vm.VM]) -> list[Turn]:
+    """Those that start with their host, or should run anyway: lower orders first, within one the older ones."""
     wanted = [
         machine
         for machine in machines
-        if not machine.metadata.deleted and (machine.spec.autostart.enabled or machine.spec.power is vm.Power.RUNNING)
+        if not machine.metadata.deleted
+        and (
+            machine.spec.power is vm.Power.RUNNING
+            or (machine.spec.autostart.enabled and machine.spec.power is vm.Power.STOPPED)
+        )
     ]
     wanted.sort(key=lambda machine: (machine.spec.autostart.order, machine.metadata.created, machine.uid))
-    result: dict[str, float] = {}
-    at = 0.0
+    result: list[Turn] = []
+    order: int | None = None
     for machine in wanted:
-        at += machine.spec.autostart.delay
-        result[machine.uid] = at
+        start = machine.spec.autostart
+        result.append(Turn(machine.uid, machine.metadata.project or "", start.delay, start.order != order))
+        order = start.order
     return result

@@ -17,6 +17,9 @@ SECOND_PRESS = 20.0  # seconds after the first press of the power button; Window
 FURTHER_PRESSES = 60.0
 LONGEST_BACKOFF = 300.0
 STEADY = 600.0  # seconds of running after which the count of restarts starts anew
+FIRST_STALL = 2.0  # seconds before a guest that met a full storage goes on, doubled when it meets it again at once
+LONGEST_STALL = 60.0
+_SHORTEST_WAIT = 0.01  # so that rounding cannot make it look again at the same moment
 
 
 class Process(enum.StrEnum):
@@ -43,8 +46,10 @@ class World:
     ready: bool = True  # directory and disks are made
     deleted: bool = False
     trashed: bool = False  # its directory lies in the trash
+    purge: bool = False  # what was deleted is to be gone for good, at once
     kill: bool = False  # somebody asked to pull the plug
     asked_to_start: bool = False  # a person's start stands open
+    asked_to_resume: bool = False
     ended: bool = False  # the process ended and that was not looked at yet
     orderly: bool = False  # it ended because the guest switched off or because we told it to
     policy: model.Restart = model.Restart()
@@ -52,9 +57,14 @@ class World:
     restarts: int = 0  # tries in a row
     started: float | None = None  # when it last began to run
     failed: float | None = None  # when it last ended or failed to start
-    stopping: float | None = None  # when the orderly stop began
+    reboot: bool = False  # an orderly restart stands open, and the process that it is about has not been replaced
+    guest_reboots: bool = False  # its agent has taken that on: it restarts within its process
+    stopping: float | None = None  # when it was first asked to switch off, and that still holds
+    pressed: float | None = None  # when it was last asked, whether or not somebody still wants it
     presses: int = 0
     room: bool = True  # the storage has room again
+    resumed: float | None = None  # when it last went on after a full storage
+    stalls: int = 0  # times in a row that it met a full storage again at once
 
 
 class Waits(words.Message):
@@ -93,19 +103,26 @@ class Do(enum.StrEnum):
     PREPARE = "prepare"
     START = "start"
     START_PAUSED = "start-paused"
+    FORGET_RESTARTS = "forget-restarts"  # it has run steadily
     ASK_TO_STOP = "ask-to-stop"  # agent, else the power button
     QUIT = "quit"  # the guest is down; end its process
     KILL = "kill"
     GIVE_UP_STOPPING = "give-up-stopping"
+    FORGET_STOPPING = "forget-stopping"  # nobody wants it off any more, and it is still there
+    ASK_TO_REBOOT = "ask-to-reboot"
+    GIVE_UP_REBOOTING = "give-up-rebooting"
     PAUSE = "pause"
     RESUME = "resume"
     SAVE = "save"
     DROP_SAVED = "drop-saved"
+    KEEP_SAVED = "keep-saved"  # only a pulled plug throws memory away: power follows what is there
     NOTE_SWITCHED_OFF = "note-switched-off"  # the guest did it: power follows
+    NOTE_OFF = "note-off"  # it went off as it was asked, and is to run again
     NOTE_CRASH = "note-crash"
     NOTHING_TO_SAVE = "nothing-to-save"
     TRASH = "trash"
     UNTRASH = "untrash"
+    PURGE = "purge"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +130,6 @@ class Step:
     do: Do
     again: float | None = None  # look again after so many seconds
     waits: type[Waits] | None = None
-    state: model.State | None = None  # what it is to be shown as, when the process alone does not tell
 
 
 def decide(world: World) -> Step:
@@ -128,6 +144,8 @@ def decide(world: World) -> Step:
         return _judge_end(world)
     if world.kill and world.process is not Process.NONE:
         return Step(Do.KILL)
+    if world.kill and world.saved:
+        return Step(Do.DROP_SAVED)
     match world.power:
         case model.Power.RUNNING | model.Power.PAUSED:
             return _towards_running(world)
@@ -135,6 +153,10 @@ def decide(world: World) -> Step:
             return _towards_stopped(world)
         case model.Power.SAVED:
             return _towards_saved(world)
+
+
+def _wait(span: float) -> Step:
+    return Step(Do.NOTHING, again=max(span, _SHORTEST_WAIT))
 
 
 def backoff(policy: model.Restart, restarts: int) -> float:
@@ -145,14 +167,20 @@ def backoff(policy: model.Restart, restarts: int) -> float:
 def _leave(world: World) -> Step:
     if world.process is not Process.NONE:
         return Step(Do.KILL)
-    return Step(Do.NOTHING) if world.trashed else Step(Do.TRASH)
+    if not world.trashed:
+        return Step(Do.TRASH)
+    return Step(Do.PURGE) if world.purge else Step(Do.NOTHING)
 
 
 def _judge_end(world: World) -> Step:
     if not world.orderly:
         return Step(Do.NOTE_CRASH)
-    wanted = world.power in (model.Power.RUNNING, model.Power.PAUSED)
-    if wanted and world.policy.policy == "always":
+    if world.power not in (model.Power.RUNNING, model.Power.PAUSED):
+        return Step(Do.NOTE_SWITCHED_OFF)
+    asked_off = world.pressed is not None and world.now - world.pressed <= world.stop.within
+    if world.reboot or world.asked_to_start or asked_off:
+        return Step(Do.NOTE_OFF)
+    if world.policy.policy == "always":
         return Step(Do.NOTE_CRASH)  # counted and backed off like a crash, so that it cannot spin
     return Step(Do.NOTE_SWITCHED_OFF)
 
@@ -163,15 +191,39 @@ def _towards_running(world: World) -> Step:
         case Process.NONE:
             return _may_start(world, paused)
         case Process.RUNNING:
-            return Step(Do.PAUSE) if paused else Step(Do.NOTHING)
+            return Step(Do.PAUSE) if paused else _while_running(world)
         case Process.PAUSED:
             return Step(Do.NOTHING) if paused else Step(Do.RESUME)
-        case Process.FULL | Process.FAILED_STORAGE:
-            return Step(Do.RESUME, again=2.0) if world.room and not paused else Step(Do.NOTHING, again=2.0)
+        case Process.FULL:
+            return Step(Do.NOTHING, again=FIRST_STALL) if paused else _go_on(world)
+        case Process.FAILED_STORAGE:  # more than room is needed: a person looks at it first
+            return Step(Do.RESUME) if world.asked_to_resume else Step(Do.NOTHING)
         case Process.SHUT_DOWN | Process.PANICKED:
             return Step(Do.QUIT)
         case Process.SILENT:
             return Step(Do.NOTHING, again=5.0)
+
+
+def _while_running(world: World) -> Step:
+    if world.reboot:
+        return _reboot(world)
+    if world.stopping is not None:  # what was asked to go off is wanted again: it may still go, and is started then
+        left = world.stopping + world.stop.within - world.now
+        return _wait(left) if world.asked_to_start and left > 0 else Step(Do.FORGET_STOPPING)
+    if world.restarts and world.started is not None:
+        left = world.started + STEADY - world.now
+        return _wait(left) if left > 0 else Step(Do.FORGET_RESTARTS)
+    return Step(Do.NOTHING)
+
+
+def _go_on(world: World) -> Step:
+    """A guest that met a full storage goes on when there is room, less and less soon when it meets it again."""
+    due = 0.0
+    if world.resumed is not None and world.stalls:
+        due = world.resumed + min(FIRST_STALL * 2.0 ** min(world.stalls, 30), LONGEST_STALL)
+    if not world.room or world.now < due:
+        return Step(Do.NOTHING, again=FIRST_STALL)
+    return Step(Do.RESUME, again=FIRST_STALL)
 
 
 def _may_start(world: World, paused: bool) -> Step:
@@ -191,27 +243,34 @@ def _may_start(world: World, paused: bool) -> Step:
 def _towards_stopped(world: World) -> Step:
     match world.process:
         case Process.NONE:
-            return Step(Do.DROP_SAVED) if world.saved else Step(Do.NOTHING)
+            return Step(Do.KEEP_SAVED) if world.saved else Step(Do.NOTHING)
         case Process.SHUT_DOWN | Process.PANICKED:
             return Step(Do.QUIT)
         case Process.PAUSED if world.stopping is None:
             return Step(Do.RESUME)  # a guest whose vCPUs stand cannot switch itself off
-        case Process.FULL | Process.FAILED_STORAGE if world.stopping is None and world.room:
+        case Process.FULL if world.stopping is None and world.room:
             return Step(Do.RESUME)
         case _:
-            return _press(world)
+            return _press(world, Do.ASK_TO_STOP, Do.KILL if world.stop.then == "kill" else Do.GIVE_UP_STOPPING)
 
 
-def _press(world: World) -> Step:
+def _reboot(world: World) -> Step:
+    if world.guest_reboots and world.stopping is not None:
+        left = world.stopping + world.stop.within - world.now
+        return _wait(left) if left > 0 else Step(Do.GIVE_UP_REBOOTING)
+    return _press(world, Do.ASK_TO_REBOOT, Do.GIVE_UP_REBOOTING)
+
+
+def _press(world: World, ask: Do, at_the_bound: Do) -> Step:
     if world.stopping is None:
-        return Step(Do.ASK_TO_STOP)
+        return Step(ask)
     gone = world.now - world.stopping
     if gone >= world.stop.within:
-        return Step(Do.KILL if world.stop.then == "kill" else Do.GIVE_UP_STOPPING)
+        return Step(at_the_bound)
     due = SECOND_PRESS if world.presses <= 1 else SECOND_PRESS + FURTHER_PRESSES * (world.presses - 1)
     if gone >= due:
-        return Step(Do.ASK_TO_STOP)
-    return Step(Do.NOTHING, again=min(due, world.stop.within) - gone)
+        return Step(ask)
+    return _wait(min(due, world.stop.within) - gone)
 
 
 def _towards_saved(world: World) -> Step:

@@ -43,10 +43,18 @@ def of_image(image: ground.Image, volumes: Iterable[ground.Volume], machines: It
     users = {
         known[volume.spec.vm].name if volume.spec.vm in known else volume.name
         for volume in volumes
-        if volume.spec.linked and (volume.spec.image, volume.spec.storage) == (image.spec.sha256, image.spec.storage)
+        if _needs(volume, image)
     }
     users |= {one.name for one in known.values() if any(cd.image == image.uid for cd in one.spec.cds)}
     return sorted(users)
+
+
+def _needs(volume: ground.Volume, image: ground.Image) -> bool:
+    """A linked volume rests on its image for ever, a copy until it is made."""
+    same = volume.spec.image == image.spec.sha256
+    if volume.spec.linked:
+        return same and volume.spec.storage == image.spec.storage
+    return same and volume.status.state != "ready"
 
 
 def of_network(network: ground.Network, machines: Iterable[vm.VM]) -> list[str]:

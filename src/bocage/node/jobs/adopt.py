@@ -1,18 +1,17 @@
-"""Adoption and import: VMs that come in from directories and archives."""
+"""VMs that come in whole: adopted from their directories, or imported from an archive."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import pathlib
-import shutil
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from bocage import errors, files, words
-from bocage.model import base, ground, requests, vm
-from bocage.node import adoption, tasks
-from bocage.node.jobs import images as image_jobs
-from bocage.storage import archive, half_made, images, space
+from bocage.model import ground, requests, vm
+from bocage.node import adoption, directory, shelving, tasks
+from bocage.storage import archive, half_made, sparse, threads
 from bocage.words import N_
 
 if TYPE_CHECKING:
@@ -45,51 +44,152 @@ async def adopt(node: Node, run: tasks.Run) -> dict[str, Any]:
     asked = requests.Adopt.model_validate({**run.params, "storage": None})
     terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity)
     storages = (await node.ground.resources.list(ground.Storage)).items
-    wanted: list[tuple[ground.Storage, pathlib.Path]] = []
+    wanted: list[pathlib.Path] = list(map(pathlib.Path, asked.directories))
     for storage in storages:
         if storage.uid == run.params.get("storage"):
-            await adoption.take_images(node, storage)
-            wanted += [(storage, path) for path in await adoption.unknown_directories(node, storage)]
-    for path in map(pathlib.Path, asked.directories):
-        wanted.append(await _brought_in(node, storages, path))
-    machines: list[vm.VM] = []
+            await shelving.take_images(node, storage)
+            wanted = [*await adoption.unknown_directories(node, storage), *wanted]
     refused: list[dict[str, Any]] = []
-    for done, (storage, path) in enumerate(wanted):
+    for done, path in enumerate(wanted):
         run.progress(done, len(wanted), "steps")
         try:
-            machine = await adoption.take(node, storage, path, terms)
+            await _adopt_one(node, run, storages, await asyncio.to_thread(path.resolve), terms)
         except (errors.Problem, OSError) as error:
             problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
             refused.append({"path": str(path), "type": problem.type, "text": words.say(problem)})
             run.report(problem)
-            continue
-        machines.append(machine)
-        await node.ground.events.record(Adopted(name=machine.name, path=str(path)), subject=machine.ref)
-    if refused and not machines:
+    adopted = list(run.remembered.get("adopted", []))
+    if refused and not adopted:
         raise NoneAdopted(reasons=[one["text"] for one in refused])
-    return adoption.result(machines, refused)
+    return adoption.result(adopted, refused)
+
+
+async def _adopt_one(
+    node: Node, run: tasks.Run, storages: list[ground.Storage], path: pathlib.Path, terms: adoption.Terms
+) -> None:
+    """Take in one directory. What was begun before the daemon ended is found under the uid that was noted then."""
+    noted: dict[str, str] = dict(run.remembered.get("uids", {}))
+    storage = await asyncio.to_thread(_lies_in, path, storages)
+    target = storage or next(one for one in storages if one.name == "local")
+    if (uid := noted.get(str(path))) is not None:
+        landed = pathlib.Path(target.spec.path) / "vms" / uid
+        if await _is_known(node, uid):
+            return await _count(node, run, uid, path)
+        if landed != path and await asyncio.to_thread(landed.is_dir):
+            path = landed
+    found = await adoption.examine(node, target, path, terms, uid=uid)
+    if noted.get(str(path)) != found.vm.uid:
+        await run.remember(uids={**noted, str(path): found.vm.uid})
+    async with _placed(node, target, found, run, moved=storage is not None):
+        await adoption.enter(node, found)
+    return await _count(node, run, found.vm.uid, path)
+
+
+def _lies_in(path: pathlib.Path, storages: list[ground.Storage]) -> ground.Storage | None:
+    return next((one for one in storages if path.parent == pathlib.Path(one.spec.path).resolve() / "vms"), None)
+
+
+async def _is_known(node: Node, uid: str) -> bool:
+    machines = (await node.ground.resources.list(vm.VM, trash=True)).items
+    return any(machine.uid == uid for machine in machines)
+
+
+async def _count(node: Node, run: tasks.Run, uid: str, path: pathlib.Path) -> None:
+    machine = next(one for one in (await node.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
+    adopted = list(run.remembered.get("adopted", []))
+    if machine.name not in adopted:
+        await run.remember(adopted=[*adopted, machine.name])
+        await node.ground.events.record(Adopted(name=machine.name, path=str(path)), subject=machine.ref)
+
+
+@contextlib.asynccontextmanager
+async def _placed(
+    node: Node, storage: ground.Storage, found: adoption.Candidate, run: tasks.Run, *, moved: bool
+) -> AsyncIterator[None]:
+    """Give a directory its place, `vms/UID`, by moving or copying it; when what is done inside fails, it goes back."""
+    place = pathlib.Path(storage.spec.path) / "vms" / found.vm.uid
+    if found.path == place:
+        yield
+        return
+    await _bring_images(node, storage, found)
+    if moved:
+        await asyncio.to_thread(files.rename_durably, found.path, place)
+    else:
+        await _copy(node, storage, found, place, run)
+    try:
+        yield
+    except BaseException:
+        await adoption.forget(node, found)
+        if moved:
+            await asyncio.to_thread(files.rename_durably, place, found.path)
+        else:
+            await asyncio.to_thread(files.remove_tree, place)
+        raise
+
+
+async def _copy(
+    node: Node, storage: ground.Storage, found: adoption.Candidate, place: pathlib.Path, run: tasks.Run
+) -> None:
+    """Copy what belongs to a VM, and only files: a link could lead anywhere."""
+    names = [f"disks/{one.spec.name}.{one.spec.format}" for one in found.volumes if one.spec.vm == found.vm.uid]
+    names += [name for name in adoption.BESIDE_DISKS if await asyncio.to_thread((found.path / name).is_file)]
+    taken = await asyncio.to_thread(lambda: sum(files.allocated(found.path / name) for name in names))
+    await node.preparation.rooms.check_growth(storage.uid, now=taken)
+    beside = place.with_name(f"{place.name}{half_made.SUFFIX}")
+    await asyncio.to_thread(files.remove_tree, beside)
+    try:
+        await asyncio.to_thread(directory.Directory(beside).make)
+        for name in names:
+            told = lambda done, total: run.progress(done, total)  # noqa: E731
+            await threads.run_job(sparse.copy_now, told, found.path / name, beside / name)
+        await asyncio.to_thread(files.sync_tree, beside)
+        await asyncio.to_thread(files.rename_durably, beside, place)
+    finally:
+        await asyncio.to_thread(files.remove_tree, beside)
+
+
+async def _bring_images(node: Node, storage: ground.Storage, found: adoption.Candidate) -> None:
+    """The images that its disks are linked to come along, checked, under the names that they had."""
+    for digest in {one.spec.image for one in found.volumes if one.spec.linked and one.spec.image}:
+        if await node.preparation.disks.image_file(storage.uid, digest) is None:
+            path = await asyncio.to_thread(shelving.beside, found.path, digest)
+            assert path is not None
+            await shelving.shelve(node, storage, path, found.names.get(digest))
 
 
 async def import_(node: Node, run: tasks.Run) -> dict[str, Any]:
     """Unpack an uploaded archive beside the other VMs, and take it in."""
     storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
-    root = pathlib.Path(storage.spec.path)
-    uploaded = node.library(storage).intake.path(run.params["upload"])
-    landing = root / "vms" / f"import-{run.uid}{half_made.SUFFIX}"
+    vms = pathlib.Path(storage.spec.path) / "vms"
+    intake, upload = node.library(storage).intake, str(run.params["upload"])
+    uid = run.remembered.get("uid")
+    if uid is not None and await _is_known(node, uid):  # all but the end was done before the daemon ended
+        return await _imported(node, run, uid)
+    landing = vms / f"import-{run.uid}{half_made.SUFFIX}"
     await asyncio.to_thread(files.remove_tree, landing)
     try:
-        await archive.unpack(
-            uploaded,
-            landing,
-            limit_bytes=space.free(root),
-            progress=lambda done, total: run.progress(done, total),
-        )
-        await _shelve_images(node, storage, landing)
+        source = landing
+        if uid is not None and await asyncio.to_thread((vms / uid).is_dir):
+            source = vms / uid
+        else:
+            limit = await node.preparation.rooms.left(storage.uid)
+            told = lambda done, total: run.progress(done, total)  # noqa: E731
+            await archive.unpack(intake.path(upload), landing, limit_bytes=limit, progress=told)
+            await _shelve_images(node, storage, landing)
         terms = adoption.Terms(name=run.params.get("name"), new_identity=bool(run.params.get("new_identity")))
-        machine = await adoption.take(node, storage, landing, terms)
+        found = await adoption.examine(node, storage, source, terms, uid=uid)
+        await run.remember(uid=found.vm.uid)
+        async with _placed(node, storage, found, run, moved=True):
+            await adoption.enter(node, found)
     finally:
         await asyncio.to_thread(files.remove_tree, landing)
-    await node.library(storage).intake.discard(run.params["upload"])
+    return await _imported(node, run, found.vm.uid)
+
+
+async def _imported(node: Node, run: tasks.Run, uid: str) -> dict[str, Any]:
+    storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
+    await node.library(storage).intake.discard(str(run.params["upload"]))
+    machine = next(one for one in (await node.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
     await node.ground.events.record(Imported(name=machine.name), subject=machine.ref)
     return {"vm": machine.name, "uid": machine.uid}
 
@@ -99,40 +199,8 @@ async def _shelve_images(node: Node, storage: ground.Storage, landing: pathlib.P
     brought = landing / "images"
     if not await asyncio.to_thread(brought.is_dir):
         return
+    held = await asyncio.to_thread(directory.Directory(landing).read)
     for path in await asyncio.to_thread(lambda: sorted(brought.iterdir())):
-        name = f"image-{path.stem[:12]}"
-        wanted = images.Wanted(
-            file_name=path.name,
-            origin="import",
-            format=path.suffix.removeprefix("."),
-            sha256=path.stem,
-            names={f"default/{name}": base.new_uid()},
-        )
-        taken = await node.library(storage).add(path, wanted)
-        await image_jobs.register(node, "default", name, taken, storage.uid, "import")
+        if await node.preparation.disks.image_file(storage.uid, path.stem) is None:
+            await shelving.shelve(node, storage, path, held.names.get(path.stem))
     await asyncio.to_thread(files.remove_tree, brought)
-
-
-async def _brought_in(
-    node: Node, storages: list[ground.Storage], path: pathlib.Path
-) -> tuple[ground.Storage, pathlib.Path]:
-    """The storage that a directory lies in; one that lies elsewhere is copied into `local` first."""
-    resolved = await asyncio.to_thread(path.resolve)
-    for storage in storages:
-        if resolved.parent == pathlib.Path(storage.spec.path).resolve() / "vms":  # noqa: ASYNC240 - no disk is read
-            return storage, resolved
-    if not await asyncio.to_thread((resolved / "vm.yaml").is_file):
-        raise adoption.NoDefinition(path=str(path))
-    local = next(storage for storage in storages if storage.name == "local")
-    copy = pathlib.Path(local.spec.path) / "vms" / base.new_uid()
-
-    def copy_in() -> None:
-        with contextlib.ExitStack() as undo:
-            beside = copy.with_name(copy.name + half_made.SUFFIX)
-            undo.callback(files.remove_tree, beside)
-            shutil.copytree(resolved, beside, symlinks=True)
-            files.rename_durably(beside, copy)
-
-    with space.told_when_full(copy.parent):
-        await asyncio.to_thread(copy_in)
-    return local, copy

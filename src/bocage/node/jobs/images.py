@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from bocage import errors, words
+from bocage import errors, files, words
 from bocage.guest import tiny
-from bocage.model import base, ground, requests, vm
-from bocage.model.units import Size
-from bocage.node import tasks
+from bocage.model import ground, requests, vm
+from bocage.node import shelving, tasks
 from bocage.planner import usage
 from bocage.storage import image_record
 from bocage.storage import images as library
@@ -22,15 +22,11 @@ if TYPE_CHECKING:
     from bocage.node.agent import Node
 
 
+_SCRATCH = "build-"
+
+
 class Error(errors.Problem):
     """Anything that goes wrong with images on this host."""
-
-
-class Added(words.Message):
-    type = "image-added"
-    text = N_("the image {name} is there ({count:size})")
-    name: str
-    count: int
 
 
 class Deleted(words.Message):
@@ -45,6 +41,7 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
     storage, uid = await _place(node, run)
     shelf = node.library(storage)
     project = run.task.metadata.project or "default"
+    await _check_free(node, project, asked.name, uid)
     wanted = library.Wanted(
         file_name=asked.file_name or os.path.basename(asked.path or asked.url or "") or asked.name,
         origin=asked.url or asked.path or asked.file_name,
@@ -54,14 +51,27 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
         limit=_limit(storage),
     )
     progress = lambda done, total: run.progress(done, total)  # noqa: E731
-    if asked.path:
+    if present := await _taken_in(shelf, project, asked.name, uid):
+        taken = present  # by an attempt that ended before it was entered
+    elif asked.path:
         taken = await shelf.add(pathlib.Path(asked.path), wanted, progress)
     elif asked.upload:
         taken = await shelf.finish(asked.upload, wanted, progress)
     else:
         taken = await _download(shelf, asked.url or "", wanted, run)
-    image = await register(node, project, asked.name, taken, storage.uid, wanted.origin)
+    image = await shelving.register(node, project, asked.name, taken, storage.uid, wanted.origin)
     return {"image": image.name, "sha256": image.spec.sha256}
+
+
+async def _check_free(node: Node, project: str, name: str, uid: str) -> None:
+    """Before anything is taken in: the library's record gives a name to the newest that asks for it."""
+    images = (await node.ground.resources.list(ground.Image, project)).items
+    if any(image.name == name and image.uid != uid for image in images):
+        raise resources.NameTaken(kind="image", name=name)
+
+
+async def _taken_in(shelf: library.Library, project: str, name: str, uid: str) -> image_record.Image | None:
+    return next((one for one in await shelf.images() if one.names.get(f"{project}/{name}") == uid), None)
 
 
 def _limit(storage: ground.Storage) -> int:
@@ -92,80 +102,77 @@ async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
     asked = requests.ImageBuild.model_validate({**run.params, "storage": "local"})
     storage, uid = await _place(node, run)
     project = run.task.metadata.project or "default"
+    await _check_free(node, project, asked.name, uid)
+    shelf = node.library(storage)
+    taken = await _taken_in(shelf, project, asked.name, uid)
+    origin = "built:tiny" if asked.what == "tiny" else f"built:debian/{asked.release}"
+    if taken is None:
+        names = {f"{project}/{asked.name}": uid}
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=_cache(node)) as scratch:
+            made = await _build(node, asked, pathlib.Path(scratch), run)
+            wanted = library.Wanted(file_name=made.name, origin=origin, names=names, limit=_limit(storage))
+            taken = await shelf.add(made, wanted)
+    image = await shelving.register(node, project, asked.name, taken, storage.uid, origin)
+    return {"image": image.name, "sha256": image.spec.sha256}
 
+
+async def _build(node: Node, asked: requests.ImageBuild, scratch: pathlib.Path, run: tasks.Run) -> pathlib.Path:
     def report(step: words.Message, fraction: float) -> None:
         run.report(step)
         run.progress(round(fraction * 100), 100, "steps")
 
-    node.ground.home.cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=node.ground.home.cache) as scratch:
-        cache = node.ground.home.cache / "packages"
-        if asked.what == "tiny":
-            made, origin = pathlib.Path(scratch) / f"{asked.name}.{tiny.FORMAT}", "built:tiny"
-            await tiny.build(made, cache=cache, report=report)
-        else:
-            from bocage.guest import debian  # late: it is seldom used
+    packages = _cache(node) / "packages"
+    if asked.what == "tiny":
+        made = scratch / f"{asked.name}.{tiny.FORMAT}"
+        await tiny.build(made, cache=packages, report=report)
+    else:
+        from bocage.guest import debian  # late: it is seldom used
 
-            made, origin = pathlib.Path(scratch) / f"{asked.name}.{debian.FORMAT}", f"built:debian/{asked.release}"
-            await debian.build(made, release=asked.release, cache=cache, report=report)
-        wanted = library.Wanted(file_name=made.name, origin=origin, names={f"{project}/{asked.name}": uid})
-        taken = await node.library(storage).add(made, wanted)
-    image = await register(node, project, asked.name, taken, storage.uid, origin)
-    return {"image": image.name, "sha256": image.spec.sha256}
+        made = scratch / f"{asked.name}.{debian.FORMAT}"
+        await debian.build(made, release=asked.release, cache=packages, report=report)
+    return made
+
+
+def _cache(node: Node) -> pathlib.Path:
+    node.ground.home.cache.mkdir(exist_ok=True)
+    return node.ground.home.cache
+
+
+def sweep(cache: pathlib.Path) -> None:
+    """Remove what builds left that a daemon's end broke off; called before any build begins."""
+    for path in cache.glob(f"{_SCRATCH}*"):
+        files.remove_tree(path)
 
 
 async def delete(node: Node, run: tasks.Run) -> None:
     """Remove a name, and the file when no other name leads to it; refused while something builds on it."""
     subject = run.task.spec.subject
     assert subject
+    kept = node.ground.resources
     try:
-        image = await node.ground.resources.get(ground.Image, subject.project, subject.uid)
+        image = await kept.get(ground.Image, subject.project, subject.uid)
     except resources.Missing:
-        return
-    machines = (await node.ground.resources.list(vm.VM, trash=True)).items
-    if users := usage.of_image(image, (await node.ground.resources.list(ground.Volume)).items, machines):
-        raise usage.ImageInUse(name=image.name, users=users)
-    everywhere = await node.ground.resources.list(ground.Image)
-    others = [
-        one
-        for one in everywhere.items
-        if one.uid != image.uid and (one.spec.sha256, one.spec.storage) == (image.spec.sha256, image.spec.storage)
-    ]
-    transaction = resources.Transaction()
-    transaction.delete(image)
-    await node.ground.resources.commit(transaction)
-    storage = await node.ground.resources.get(ground.Storage, None, image.spec.storage)
+        pass  # an earlier attempt ended before the file was gone
+    else:
+        machines = (await kept.list(vm.VM, trash=True)).items
+        if users := usage.of_image(image, (await kept.list(ground.Volume)).items, machines):
+            raise usage.ImageInUse(name=image.name, users=users)
+        await run.remember(digest=image.spec.sha256, storage=image.spec.storage)
+        transaction = resources.Transaction()
+        transaction.delete(image)
+        await kept.commit(transaction)
+    if digest := run.remembered.get("digest"):
+        await _remove_file(node, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
+        await node.ground.events.record(Deleted(name=subject.name), subject=subject)
+
+
+async def _remove_file(node: Node, digest: str, storage: ground.Storage) -> None:
+    """Remove the file, or only the name when others lead to it."""
+    everywhere = (await node.ground.resources.list(ground.Image)).items
+    others = [one for one in everywhere if (one.spec.sha256, one.spec.storage) == (digest, storage.uid)]
     shelf = node.library(storage)
-    try:
+    with contextlib.suppress(library.NoSuchImage):
         if others:
-            await shelf.rename(image.spec.sha256, {f"{one.metadata.project}/{one.name}": one.uid for one in others})
+            await shelf.rename(digest, {f"{one.metadata.project}/{one.name}": one.uid for one in others})
         else:
-            await shelf.remove(image.spec.sha256)
-    except library.NoSuchImage:
-        pass
-    await node.ground.events.record(Deleted(name=image.name), subject=image.ref)
-
-
-async def register(
-    node: Node, project: str, name: str, taken: image_record.Image, storage: str, origin: str
-) -> ground.Image:
-    """Enter an image of the library into the store; doing it twice is doing it once."""
-    uid = taken.names.get(f"{project}/{name}") or base.new_uid()
-    image = ground.Image(
-        metadata=base.Metadata(uid=uid, name=name, project=project),
-        spec=ground.ImageSpec(
-            sha256=taken.digest,
-            format=taken.format,
-            virtual_size=Size(taken.virtual_size),
-            storage=storage,
-            origin=origin,
-        ),
-        status=ground.ImageStatus(size_bytes=taken.file_size),
-    )
-    try:
-        present = await node.ground.resources.get(ground.Image, project, uid)
-    except resources.Missing:
-        await node.ground.resources.create(image)
-        await node.ground.events.record(Added(name=name, count=image.status.size_bytes), subject=image.ref)
-        return image
-    return present
+            await shelf.remove(digest)

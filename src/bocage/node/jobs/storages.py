@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 from bocage import errors
-from bocage.model import base, ground, vm
+from bocage.model import base, ground, keys, vm
 from bocage.node import tasks
 from bocage.planner import usage
 from bocage.storage import directory
@@ -18,14 +19,26 @@ if TYPE_CHECKING:
     from bocage.node.agent import Node
 
 
+_ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
+_WALK_BUSY, _WALK_IDLE = 8, 40  # rounds between two walks through all files: two minutes, ten minutes
+
+
 class Error(errors.Problem):
     """Anything that goes wrong with storage on this host."""
 
 
 async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
-    """Prepare the directory; when that cannot be done the resource goes again and the task says why."""
-    storage = await _subject(node, run)
+    """Prepare the directory; when that cannot be done the resource goes again and the task says why.
+
+    A directory that was a storage before the database was lost is that storage again, under its old uid: the VMs in
+    it name it by that.
+    """
     try:
+        storage = await _subject(node, run)
+    except resources.Missing:
+        storage = await _taken_over(node, run)
+    try:
+        storage = await _known_of_old(node, storage)
         await prepare(node, storage)
     except (errors.Problem, OSError):
         transaction = resources.Transaction()
@@ -33,6 +46,32 @@ async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
         await node.ground.resources.commit(transaction)
         raise
     return {"storage": storage.name}
+
+
+async def _known_of_old(node: Node, storage: ground.Storage) -> ground.Storage:
+    """The storage with the uid that its directory bears, when no other storage here has that."""
+    try:
+        uid = await asyncio.to_thread(directory.uid_at, pathlib.Path(storage.spec.path))
+    except directory.Gone:
+        return storage
+    kept = node.ground.resources
+    if uid in {one.uid for one in (await kept.list(ground.Storage)).items}:
+        return storage
+    old = storage.model_copy(update={"metadata": storage.metadata.model_copy(update={"uid": uid, "revision": 0})})
+    transaction = resources.Transaction()
+    transaction.create(old)
+    present = await kept.get(ground.Storage, None, storage.uid)
+    transaction.compare |= {keys.spec(ground.Storage.kind, None, storage.uid): present.metadata.revision}
+    transaction.deletes += [part(ground.Storage.kind, None, storage.uid) for part in (keys.spec, keys.status)]
+    transaction.compare.pop(keys.name(ground.Storage.kind, None, storage.name))  # it has the name, and keeps it
+    await kept.commit(transaction)
+    return await kept.get(ground.Storage, None, uid)
+
+
+async def _taken_over(node: Node, run: tasks.Run) -> ground.Storage:
+    """The storage that an earlier attempt made of the subject."""
+    assert run.task.spec.subject
+    return await node.ground.resources.find(ground.Storage, None, run.task.spec.subject.name)
 
 
 async def delete(node: Node, run: tasks.Run) -> None:
@@ -70,24 +109,58 @@ async def reopen(node: Node, storage: ground.Storage) -> None:
     await measure(node, storage)
 
 
-async def measure(node: Node, storage: ground.Storage) -> None:
-    """Write how full a storage is; one that is not there is unavailable, and says why."""
+async def measure(node: Node, storage: ground.Storage, *, whole: bool = True) -> None:
+    """Write how full a storage is; one that is not there is unavailable, and says why.
+
+    What its files take is found by walking through all of them, with `whole`; else as it was found last.
+    """
+    root, before = pathlib.Path(storage.spec.path), storage.status
     try:
-        place = await asyncio.to_thread(directory.open, pathlib.Path(storage.spec.path), storage.uid)
-        capacity = await asyncio.to_thread(place.capacity)
-    except errors.Problem as problem:
-        status = storage.status.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
+        place = await asyncio.to_thread(directory.open, root, storage.uid)
+        known = await asyncio.to_thread(os.statvfs, root)
+        allocated, provisioned = before.allocated_bytes, before.provisioned_bytes
+        if whole:
+            allocated = (await asyncio.to_thread(place.capacity)).allocated
+            volumes = await node.ground.resources.list(ground.Volume)
+            provisioned = sum(one.spec.size for one in volumes.items if one.spec.storage == storage.uid)
+    except (errors.Problem, OSError) as error:
+        problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
+        status = before.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
     else:
-        volumes = await node.ground.resources.list(ground.Volume)
-        provisioned = sum(one.spec.size for one in volumes.items if one.spec.storage == storage.uid)
         status = ground.StorageStatus(
             state="ready",
-            total_bytes=capacity.total,
-            free_bytes=capacity.free,
-            allocated_bytes=capacity.allocated,
+            total_bytes=known.f_blocks * known.f_frsize,
+            free_bytes=known.f_bavail * known.f_frsize,
+            allocated_bytes=allocated,
             provisioned_bytes=provisioned,
         )
+        if abs(status.free_bytes - before.free_bytes) < max(status.total_bytes // 1000, 1 << 20):
+            status = status.model_copy(update={"free_bytes": before.free_bytes})  # not worth a write
     await node.ground.resources.change_status(ground.Storage, None, storage.uid, lambda _: status)
+
+
+class Measuring:
+    """Measures the storages of one node again and again; their files only when some may have grown."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._rounds = 0
+        self._changed = True
+
+    def see(self, kind: str, part: str) -> None:
+        """A part of a resource was written."""
+        self._changed = self._changed or (part == "spec" and kind in _ON_STORAGE)
+
+    async def look(self) -> None:
+        """Measure."""
+        every = _WALK_BUSY if self._node.running() else _WALK_IDLE
+        whole = self._changed or self._rounds % every == 0
+        self._rounds += 1
+        self._changed = False
+        listing = await self._node.ground.resources.list(ground.Storage)
+        for storage in listing.items:
+            if storage.spec.host == self._node.ground.uid and storage.status.state != "pending":
+                await measure(self._node, storage, whole=whole)
 
 
 async def _subject(node: Node, run: tasks.Run) -> ground.Storage:

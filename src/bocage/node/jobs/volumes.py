@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pathlib
 from typing import TYPE_CHECKING, Any
 
-from bocage import errors, files
+from bocage import errors
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
-from bocage.storage import half_made
 from bocage.store import resources
 from bocage.words import N_
 
@@ -31,19 +31,19 @@ class Attached(Error, errors.Conflict):
 
 
 async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
-    """Make the file of a volume that the store has."""
+    """Make the file of a volume that the store has; when that cannot be done the volume goes again."""
     volume = await _subject(node, run)
-    if volume.status.state != "ready":
-        path = await node.preparation.volume_path(volume)
-        with contextlib.suppress(half_made.Exists):
-            await node.preparation.make_volume_file(volume, path, volume.name)
-        allocated = await asyncio.to_thread(files.allocated, path)
-        await node.ground.resources.change_status(
-            ground.Volume,
-            volume.metadata.project,
-            volume.uid,
-            lambda _: ground.VolumeStatus(state="ready", path=str(path), allocated_bytes=allocated),
+    try:
+        await node.preparation.disks.make(
+            volume, volume.name, None, report=run.report, progress=lambda done, total: run.progress(done, total)
         )
+    except (errors.Problem, OSError):
+        await _drop(node, volume)
+        raise
+    except asyncio.CancelledError:
+        if run.unwanted:
+            await asyncio.shield(_drop(node, volume))
+        raise
     return {"volume": volume.name}
 
 
@@ -52,14 +52,34 @@ async def delete(node: Node, run: tasks.Run) -> None:
     try:
         volume = await _subject(node, run)
     except resources.Missing:
-        return
-    if user := await _user(node, volume):
-        raise Attached(name=volume.name, vm=user[0], disk=user[1])
-    path = await node.preparation.volume_path(volume)
-    await asyncio.to_thread(files.remove_tree, path.parent if not volume.spec.vm else path)
-    transaction = resources.Transaction()
-    transaction.delete(volume)
-    await node.ground.resources.commit(transaction)
+        pass  # an earlier attempt ended before the file was gone
+    else:
+        if user := await _user(node, volume):
+            raise Attached(name=volume.name, vm=user[0], disk=user[1])
+        path = await node.preparation.disks.path(volume)
+        await run.remember(path=str(path))
+        transaction = resources.Transaction()
+        transaction.delete(await node.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
+        await node.ground.resources.commit(transaction)
+    if path_ := run.remembered.get("path"):
+        await asyncio.to_thread(_remove, pathlib.Path(path_))
+
+
+async def _drop(node: Node, volume: ground.Volume) -> None:
+    await asyncio.to_thread(_remove, await node.preparation.disks.path(volume))
+    with contextlib.suppress(resources.Missing):
+        transaction = resources.Transaction()
+        transaction.delete(await node.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
+        await node.ground.resources.commit(transaction)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Remove a volume's file, and the directories that it had for itself."""
+    path.unlink(missing_ok=True)
+    for directory in (path.parent, path.parent.parent):
+        if directory.name not in ("vms", "volumes") and directory.parent.name != "vms":
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
 
 async def grow(node: Node, run: tasks.Run) -> dict[str, Any]:
@@ -68,7 +88,7 @@ async def grow(node: Node, run: tasks.Run) -> dict[str, Any]:
     if user := await _user(node, volume):
         raise Attached(name=volume.name, vm=user[0], disk=user[1])
     size = requests.Grow.model_validate({"size": run.params["size"]}).size
-    await node.preparation.grow(volume, size)
+    await node.preparation.disks.grow(volume, size)
     return {"volume": volume.name, "size": str(size)}
 
 

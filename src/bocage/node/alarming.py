@@ -1,0 +1,159 @@
+"""Raises the alarms that `planner.alarms` finds to hold, brings them up to date, and clears those that no longer do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import time
+from typing import TYPE_CHECKING
+
+from bocage import words
+from bocage.model import base, ground, keys, vm, work
+from bocage.node import clock
+from bocage.planner import alarms
+from bocage.store import resources
+from bocage.words import N_
+
+if TYPE_CHECKING:
+    from bocage.node.agent import Node
+
+_KINDS = frozenset({vm.VM.kind, ground.Storage.kind, ground.Host.kind, work.Task.kind, work.Alarm.kind})
+_AT_LEAST_EVERY = 300.0  # seconds: some conditions end by time alone
+_RECENT = 3600.0  # seconds for which a step of the clock is told
+
+
+class Cleared(words.Message):
+    """What a person was told of is over."""
+
+    type = "alarm-cleared"
+    text = N_("no longer so: {condition} ({name})")
+    condition: str
+    name: str
+
+
+class Alarming:
+    """The alarms of one node. Looks at the store only when something in it changed."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._wall = _wall()
+        self._moved_at: float | None = None  # boot clock
+        self._changed = True
+        self._looked = 0.0
+        self._unknown: dict[str, int] = {}
+
+    def see(self, kind: str) -> None:
+        """Something of a kind was written."""
+        self._changed = self._changed or kind in _KINDS
+
+    def clock_moved(self) -> float:
+        """Seconds that the wall clock was set by within the last hour."""
+        moved = _wall() - self._wall
+        now = clock.boottime()
+        if abs(moved) < alarms.CLOCK_STEP:
+            self._moved_at = None
+        elif self._moved_at is None:
+            self._moved_at = now
+        elif now - self._moved_at > _RECENT:
+            self._wall, self._moved_at = _wall(), None
+            return 0.0
+        return moved
+
+    async def look(self) -> None:
+        """Raise what holds and is not raised, clear what is raised and no longer holds."""
+        moved, unknown = self.clock_moved(), await self._unknown_directories()
+        stale = clock.boottime() - self._looked > _AT_LEAST_EVERY
+        if not (self._changed or stale or unknown != self._unknown or abs(moved) >= alarms.CLOCK_STEP):
+            return
+        self._changed, self._looked, self._unknown = False, clock.boottime(), unknown
+        kept = self._node.ground.resources
+        world = alarms.World(
+            now=base.now(),
+            host=await kept.get(ground.Host, None, self._node.ground.uid),
+            storages=tuple((await kept.list(ground.Storage)).items),
+            vms=tuple((await kept.list(vm.VM)).items),
+            tasks=await self._tasks(),
+            clock_moved=moved,
+            unknown=unknown,
+        )
+        holding = {raised.uid: raised for raised in alarms.conditions(world)}
+        present = {alarm.uid: alarm for alarm in (await kept.list(work.Alarm)).items}
+        for uid in present.keys() - holding.keys():
+            await self._clear(present[uid])
+        for uid, raised in holding.items():
+            if uid in present:
+                await self._update(present[uid], raised)
+            else:
+                await self._raise(raised)
+
+    async def _tasks(self) -> tuple[work.Task, ...]:
+        """The tasks, if any of them failed."""
+        page = await self._node.ground.resources.store.list(keys.prefix(work.Task.kind))
+        if not any(b'"failed"' in entry.value for entry in page.entries if entry.key.endswith("/status")):
+            return ()
+        return tuple((await self._node.ground.resources.list(work.Task)).items)
+
+    async def _unknown_directories(self) -> dict[str, int]:
+        """By storage: how many VM directories it has that no VM of the store has."""
+        known = {actor.standing.uid for actor in self._node.actors()}
+        listing = await self._node.ground.resources.list(ground.Storage)
+        roots = {
+            storage.uid: pathlib.Path(storage.spec.path)
+            for storage in listing.items
+            if storage.spec.host == self._node.ground.uid
+        }
+
+        def count() -> dict[str, int]:
+            return {uid: len(unknown) for uid, root in roots.items() if (unknown := unknown_directories(root, known))}
+
+        return await asyncio.to_thread(count)
+
+    async def _raise(self, raised: alarms.Raised) -> None:
+        project = raised.subject.project if raised.subject and raised.subject.project else "default"
+        said = base.Saying.of(raised.condition)
+        alarm = work.Alarm(
+            metadata=base.Metadata(uid=raised.uid, name=raised.condition.type, project=project),
+            spec=work.AlarmSpec(said=said, severity=raised.severity, subject=raised.subject, raised=base.now()),
+        )
+        await self._node.ground.resources.create(alarm)
+        await self._node.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
+
+    async def _update(self, alarm: work.Alarm, raised: alarms.Raised) -> None:
+        """Say how it stands now. One that became worse is told anew, to those too who have seen it."""
+        said = base.Saying.of(raised.condition)
+        worse = _GRAVITY.index(raised.severity) > _GRAVITY.index(alarm.spec.severity)
+        if raised.severity is alarm.spec.severity and raised.condition.same(alarm.spec.said.params):
+            return
+        kept, place = self._node.ground.resources, (work.Alarm, alarm.metadata.project, alarm.uid)
+        await kept.change(*place, lambda now: resources.with_spec(now, said=said, severity=raised.severity))
+        if worse:
+            await kept.change_status(*place, lambda _: work.AlarmStatus())
+            await self._node.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
+
+    async def _clear(self, alarm: work.Alarm) -> None:
+        transaction = resources.Transaction()
+        transaction.delete(alarm)
+        await self._node.ground.resources.commit(transaction)
+        name = alarm.spec.subject.name if alarm.spec.subject else ""
+        over = Cleared(condition=alarm.spec.said.type, name=name)
+        await self._node.ground.events.record(over, subject=alarm.spec.subject)
+
+
+_GRAVITY = (base.Severity.INFO, base.Severity.WARNING, base.Severity.ERROR)
+
+
+def unknown_directories(root: pathlib.Path, known: set[str]) -> list[pathlib.Path]:
+    """The VM directories of a storage whose uids are not among those that are known."""
+    try:
+        names = os.listdir(root / "vms")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(
+        root / "vms" / name for name in names if name not in known and (root / "vms" / name / "vm.yaml").exists()
+    )
+
+
+def _wall() -> float:
+    """What tells a step of the wall clock: how far it is from the one that nobody can set."""
+    return time.time() - clock.boottime()

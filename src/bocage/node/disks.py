@@ -1,0 +1,304 @@
+"""The disk files of one host: where they lie, made, copied, grown, and told to the engine as chains.
+
+Every step looks first at what is there, so that it can be cut off anywhere and done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+
+from bocage import errors, files, words
+from bocage.engine import base as engine
+from bocage.model import base, ground, vm
+from bocage.model.units import Size
+from bocage.node import notes, rooms
+from bocage.node.ground import Ground
+from bocage.storage import directory, qcow2, volumes
+from bocage.store import resources
+from bocage.words import N_
+
+Report = Callable[[words.Message], None]
+Progress = Callable[[int, int], None]
+
+
+class Error(errors.Problem):
+    """A disk cannot be had on this host."""
+
+
+class ImageMissing(Error, errors.Unavailable):
+    type = "image-file-missing"
+    text = N_("the image {digest} of disk {disk} is not on the storage")
+    hint = N_("add it again: 'bocage image add'")
+    digest: str
+    disk: str
+
+
+class CopyWhileRunning(Error, errors.Conflict):
+    type = "copy-while-running"
+    text = N_("{name} is running: its disks change while they would be copied")
+    hint = N_("'bocage vm stop {name}' first")
+    name: str
+
+
+class BeingCopied(Error, errors.Conflict):
+    type = "disks-being-copied"
+    text = N_("the disks of {name} are being copied just now")
+    hint = N_("'bocage task list' shows how far that is")
+    name: str
+
+
+class VolumeMissing(Error, errors.Unavailable):
+    type = "volume-file-missing"
+    text = N_("the file {path} of disk {disk} is gone")
+    hint = N_("restore it from a backup; nothing was made in its place")
+    disk: str
+    path: str
+
+
+class Disks:
+    """The disks of one host's VMs, and who uses them just now."""
+
+    def __init__(self, ground: Ground, room: rooms.Rooms) -> None:
+        self._ground = ground
+        self._rooms = room
+        self._written: set[str] = set()  # VMs that have a process, or are about to
+        self._copied: collections.Counter[str] = collections.Counter()  # VMs whose disks are read for a copy
+
+    async def of(self, machine: vm.VM) -> list[ground.Volume]:
+        """A VM's volumes, in the order of its disks."""
+        project = machine.metadata.project
+        return [await self._ground.resources.get(ground.Volume, project, disk.volume) for disk in machine.spec.disks]
+
+    async def path(self, volume: ground.Volume) -> pathlib.Path:
+        """Where a volume's file lies, whether it is there or not."""
+        return place_of(volume, await self._ground.storage_root(volume.spec.storage))
+
+    async def extents(self, machine: vm.VM) -> list[rooms.Extent]:
+        """What its disks may come to take."""
+        return [
+            rooms.Extent(volume.spec.storage, await self.path(volume), volume.spec.size)
+            for volume in await self.of(machine)
+        ]
+
+    def write(self, machine: vm.VM) -> None:
+        """A VM's process may write from now on. Raises BeingCopied."""
+        if self.is_copied(machine.uid):
+            raise BeingCopied(name=machine.name)
+        self._written.add(machine.uid)
+
+    def rest(self, machine: vm.VM) -> None:
+        """No process of the VM is there any more."""
+        self._written.discard(machine.uid)
+
+    @contextlib.contextmanager
+    def copied(self, machines: Iterable[vm.VM]) -> Iterator[None]:
+        """Nobody starts these VMs inside. Raises CopyWhileRunning."""
+        with contextlib.ExitStack() as undo:
+            for machine in machines:
+                if machine.uid in self._written:
+                    raise CopyWhileRunning(name=machine.name)
+                self._copied[machine.uid] += 1
+                undo.callback(self._copied.subtract, [machine.uid])
+            yield
+
+    def is_copied(self, vm_uid: str) -> bool:
+        """Whether a VM's disks are being read for a copy just now, so that it must not start."""
+        return self._copied[vm_uid] > 0
+
+    async def make(
+        self,
+        volume: ground.Volume,
+        disk: str,
+        owner: int | None,
+        *,
+        report: Report | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Make a volume that waits, and say that it is ready, or why it cannot be made. Raises VolumeMissing."""
+        path = await self.path(volume)
+        if volume.status.state == "ready":
+            await self._check_there(volume, path, disk)
+            return
+        try:
+            if report:
+                report(notes.MakingDisk(disk=disk))
+            await self.make_file(volume, path, disk, progress=progress)
+        except (errors.Problem, OSError) as error:
+            said = base.Saying.of(error) if isinstance(error, errors.Problem) else None
+            await self._show(volume, ground.VolumeStatus(state="failed", problem=said))
+            raise
+        await asyncio.to_thread(own, path, owner)
+        allocated = await asyncio.to_thread(files.allocated, path)
+        await self._show(volume, ground.VolumeStatus(state="ready", path=str(path), allocated_bytes=allocated))
+
+    async def make_file(
+        self, volume: ground.Volume, path: pathlib.Path, disk: str, *, progress: Progress | None = None
+    ) -> None:
+        """Make a volume's file whole: blank, linked to its image, or a full copy of it or of another volume.
+
+        Raises storage's Gone, Full and Exists, rooms.WouldNotFit, ImageMissing, CopyWhileRunning.
+        """
+        spec = volume.spec
+        await asyncio.to_thread(directory.uid_at, await self._ground.storage_root(spec.storage))
+        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True, mode=0o711)
+        if not await asyncio.to_thread(os.path.lexists, path):
+            await self._rooms.check_growth(spec.storage, now=spec.size if spec.preallocated else 0)
+            if spec.source:
+                await self._copy(volume, path, progress)
+            elif spec.image is None:
+                await volumes.create(path, image_format=spec.format, size=spec.size, preallocate=spec.preallocated)
+            else:
+                await self._from_image(volume, spec.image, path, disk, progress)
+        if not spec.linked:  # a copy has the size of what it was made from at first
+            await volumes.grow(path, image_format=spec.format, size=spec.size)
+
+    async def grow(
+        self, volume: ground.Volume, size: Size, *, running: engine.Machine | None = None, disk: str = ""
+    ) -> None:
+        """Make a volume larger; by the machine that runs on it, where one does. Raises rooms.WouldNotFit."""
+        path = await self.path(volume)
+        await self._rooms.check_growth(volume.spec.storage, later=max(size - volume.spec.size, 0))
+        if running:
+            await running.grow_disk(disk, size)
+        else:
+            below = (await self.chain(volume, disk))[1:]
+            backing = volumes.Backing(relative(below[0].path, path), below[0].format) if below else None
+            await volumes.grow(path, image_format=volume.spec.format, size=size, backing=backing)
+        await self._ground.resources.change(
+            ground.Volume,
+            volume.metadata.project,
+            volume.uid,
+            lambda present: resources.with_spec(present, size=size),
+        )
+
+    async def chain(self, volume: ground.Volume, disk: str) -> tuple[engine.File, ...]:
+        """A volume's file and what it rests on; raises VolumeMissing, ImageMissing, and what a changed header gives."""
+        path = await self.path(volume)
+        await self._check_there(volume, path, disk)
+        own_file = engine.File(path=path, format=volume.spec.format)
+        if not volume.spec.linked:
+            if own_file.format == "qcow2":
+                qcow2.check_header(path, backing=None, backing_format=None)
+            return (own_file,)
+        assert volume.spec.image
+        image = await self.image_file(volume.spec.storage, volume.spec.image)
+        if image is None:
+            raise ImageMissing(digest=volume.spec.image[:12], disk=disk)
+        base_file = engine.File(path=image, format=image.suffix.removeprefix("."))
+        qcow2.check_header(path, backing=relative(image, path), backing_format=base_file.format)
+        return (own_file, base_file)
+
+    async def layers(self, volume: ground.Volume, disk: str) -> list[volumes.Layer]:
+        """A volume's chain as the storage's tools take it, its own file first."""
+        return [volumes.Layer(file.path, file.format) for file in await self.chain(volume, disk)]
+
+    async def image_file(self, storage: str, digest: str, *, anywhere: bool = False) -> pathlib.Path | None:
+        """The file of an image on a storage, or with `anywhere` on any storage of this host."""
+        roots = [await self._ground.storage_root(storage)]
+        if anywhere:
+            known = await self._ground.resources.list(ground.Storage)
+            roots += [pathlib.Path(one.spec.path) for one in known.items if one.spec.host == self._ground.uid]
+        for root in roots:
+            for suffix in ("qcow2", "raw", "iso"):
+                if (path := root / "images" / f"{digest}.{suffix}").is_file():
+                    return path
+        return None
+
+    async def free(self, volume: ground.Volume) -> None:
+        """Give the file of a VM's volume the name too that it has when it lies by itself; it stays the same file."""
+        there, by_itself = await self.path(volume), await self.path(_by_itself(volume))
+
+        def link() -> None:
+            if by_itself.exists():
+                return
+            by_itself.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            try:
+                os.link(there, by_itself, follow_symlinks=False)
+            except OSError:  # a file system without hard links
+                files.rename_durably(there, by_itself)
+            files.sync_directory(by_itself.parent)
+            files.sync_directory(by_itself.parent.parent)
+            own(by_itself, os.geteuid())
+
+        await asyncio.to_thread(link)
+
+    async def leave(self, project: str, volume_uid: str, old: pathlib.Path) -> None:
+        """Take the name away that a freed volume's file had in its VM's directory."""
+        with contextlib.suppress(resources.Missing):
+            volume = await self._ground.resources.get(ground.Volume, project, volume_uid)
+            path = await self.path(volume)
+            if volume.spec.vm is None and path != old and path.exists():
+                await asyncio.to_thread(old.unlink, missing_ok=True)
+
+    async def _check_there(self, volume: ground.Volume, path: pathlib.Path, disk: str) -> None:
+        if not await asyncio.to_thread(os.path.exists, path):
+            root = await self._ground.storage_root(volume.spec.storage)
+            await asyncio.to_thread(directory.uid_at, root)  # another matter when the whole storage is away
+            raise VolumeMissing(disk=disk, path=str(path))
+
+    async def _from_image(
+        self, volume: ground.Volume, digest: str, path: pathlib.Path, disk: str, progress: Progress | None
+    ) -> None:
+        spec = volume.spec
+        image = await self.image_file(spec.storage, digest, anywhere=not spec.linked)
+        if image is None:
+            raise ImageMissing(digest=digest[:12], disk=disk)
+        image_format = image.suffix.removeprefix(".")
+        if spec.linked:
+            backing = volumes.Backing(relative=relative(image, path), format=image_format)
+            await volumes.create(path, image_format="qcow2", size=spec.size, backing=backing)
+            return
+        layer = volumes.Layer(image, image_format)
+        limit = await self._rooms.left(spec.storage)
+        await volumes.convert([layer], path, image_format=spec.format, limit=limit, progress=progress)
+
+    async def _copy(self, volume: ground.Volume, path: pathlib.Path, progress: Progress | None) -> None:
+        """Fill a volume from another one, which nobody may write meanwhile."""
+        assert volume.spec.source
+        project, spec = volume.metadata.project, volume.spec
+        source = await self._ground.resources.get(ground.Volume, project, volume.spec.source)
+        machines = (await self._ground.resources.list(vm.VM, project, trash=True)).items
+        with self.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
+            layers, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
+            await volumes.convert(layers, path, image_format=spec.format, limit=limit, progress=progress)
+
+    async def _show(self, volume: ground.Volume, status: ground.VolumeStatus) -> None:
+        place = (volume.metadata.project, volume.uid)
+        await self._ground.resources.change_status(ground.Volume, *place, lambda _: status)
+
+
+def place_of(volume: ground.Volume, root: pathlib.Path) -> pathlib.Path:
+    """Where a volume's file lies below the root of its storage.
+
+    One that is linked lies as deep by itself as in a VM, so that its header leads to the image from both.
+    """
+    file_name = f"{volume.spec.name}.{volume.spec.format}"
+    if volume.spec.vm:
+        return root / "vms" / volume.spec.vm / "disks" / file_name
+    own_place = root / "volumes" / volume.uid
+    return (own_place / "disks" if volume.spec.linked else own_place) / file_name
+
+
+def _by_itself(volume: ground.Volume) -> ground.Volume:
+    return volume.model_copy(update={"spec": volume.spec.model_copy(update={"vm": None})})
+
+
+def own(path: pathlib.Path, uid: int | None) -> None:
+    """Make a file that is missing, and give it to one uid alone; None: it stays the daemon's."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if uid is not None and os.fstat(descriptor).st_uid != uid:
+            os.fchown(descriptor, uid, uid)
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def relative(target: pathlib.Path, link: pathlib.Path) -> str:
+    """How a file beside `link` names `target`."""
+    return os.path.relpath(target, link.parent)

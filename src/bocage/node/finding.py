@@ -1,0 +1,49 @@
+"""Sees, after a start of the daemon, what there is of a VM: its process, or how that ended meanwhile."""
+
+from __future__ import annotations
+
+from bocage.engine import base as engine
+from bocage.model import base, vm
+from bocage.node import clock, launching, notes
+from bocage.node.preparation import Preparation
+from bocage.node.standing import Standing
+
+_WAS_UP = (vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING, vm.State.UNKNOWN)
+_TOLD_TO_END = ("vm.stop", "vm.kill", "vm.save", "vm.delete")
+
+
+async def find(standing: Standing, preparation: Preparation) -> None:
+    """Take charge of a process that lives, and note the end of one that does not. Can be done twice."""
+    machine = await standing.read()
+    ground = standing.ground
+    runtime = ground.home.vm_runtime(machine.uid)
+    found = await ground.engine.find(
+        machine.uid, machine.name, runtime, listener=standing.heard, cgroup=ground.cgroup_of(machine.uid)
+    )
+    if found:
+        standing.watch(found)
+        since = clock.since(machine.status.since) if machine.status.state is vm.State.RUNNING else None
+        standing.started = since if since is not None else standing.started
+        await preparation.note_running(machine)
+        await _if_by_hand(standing, preparation, machine, found)
+    elif machine.status.state in _WAS_UP:
+        if ground.rebooted:
+            note = notes.HostRestarted(name=machine.name)
+            await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None)
+        else:
+            standing.ended = await ground.engine.post_mortem(runtime) or engine.Ended(
+                orderly=machine.spec.power is vm.Power.STOPPED, reason=notes.FoundGone(name=machine.name)
+            )
+            since = clock.since(machine.status.since)
+            standing.ran = clock.boottime() - since if since is not None else None
+
+
+async def _if_by_hand(standing: Standing, preparation: Preparation, machine: vm.VM, found: engine.Machine) -> None:
+    """A VM that somebody started by its script while no daemon was there runs because that is wanted."""
+    was_up = machine.status.state in (*_WAS_UP, vm.State.STARTING)
+    if found.started_generation != 0 or was_up or standing.asked(*_TOLD_TO_END):
+        return
+    launching.forget_saved(await preparation.place(machine))  # its disks have gone on without that memory
+    await standing.follow(machine, vm.Power.RUNNING)
+    await standing.tell(machine, notes.StartedByHand(name=machine.name, pid=found.pid), base.Severity.WARNING)
+    await standing.show(problem=None, restarts=0)

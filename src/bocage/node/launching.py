@@ -1,0 +1,142 @@
+"""Starts one VM: its definition is on the disk before its vCPUs run, and what cannot start leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from bocage import errors, files, words
+from bocage.engine import base as engine
+from bocage.model import base, vm
+from bocage.node import clock, directory, edits, notes, tasks
+from bocage.node.preparation import Preparation
+from bocage.node.standing import Standing
+
+log = logging.getLogger(__name__)
+
+STARTS = ("vm.create", "vm.clone", "vm.start")
+"""The tasks that end when it runs."""
+
+
+async def start(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """Start it; a failure of a start that a person asked for takes the wish back, others are tried again."""
+    by_person = bool(standing.asked("vm.start"))
+    tries = machine.status.restarts + 1 if standing.failed is not None else machine.status.restarts
+    restarts = 0 if by_person else tries
+    standing.report(notes.Starting(name=machine.name), *STARTS)
+    showing = asyncio.create_task(standing.set_state(vm.State.STARTING, restarts=restarts, problem=None))
+    try:
+        await _launch(standing, preparation, machine)
+    except (errors.Problem, OSError) as error:
+        await asyncio.wait([showing])
+        if standing.machine is not None:
+            raise  # its process stands: what is left to do is done at the next look
+        problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
+        await _could_not_start(standing, preparation, machine, problem)
+    except asyncio.CancelledError:
+        await asyncio.shield(asyncio.wait([showing]))
+        if standing.machine is None:
+            await asyncio.shield(preparation.disconnect(machine))
+        raise
+    else:
+        await asyncio.wait([showing])
+
+
+async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    place = await preparation.place(machine)
+    await preparation.claim(machine)
+    await preparation.make_what_waits(machine)
+    plan = await preparation.plan(machine)
+    edits.note_started(plan.runtime, machine)
+    saved = place.saved if place.saved.exists() else None
+    # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
+    defining = asyncio.create_task(define(standing, preparation, machine, plan=plan))
+    try:
+        running = await standing.ground.engine.start(
+            plan, generation=machine.metadata.generation, listener=standing.heard, paused=True, saved=saved
+        )
+        try:
+            await defining
+            if machine.spec.boot.once:  # the process has it on its command line
+                await standing.change(lambda spec: {"boot": spec.boot.model_copy(update={"once": None})})
+        except BaseException:
+            await asyncio.shield(running.kill())
+            raise
+    finally:
+        defining.cancel()
+        await asyncio.wait([defining])
+    standing.watch(running)
+    standing.failed = None
+    going = asyncio.create_task(let_go(standing, preparation, machine, running))
+    try:
+        await asyncio.shield(going)
+    except asyncio.CancelledError:
+        await asyncio.wait([going])  # not between the saved memory's end and the vCPUs' first step
+        raise
+
+
+async def let_go(standing: Standing, preparation: Preparation, machine: vm.VM, running: engine.Machine) -> None:
+    """Let the vCPUs of a machine that stands ready run, unless it should be paused."""
+    place = await preparation.place(machine)
+    restored = await asyncio.to_thread(forget_saved, place)
+    if machine.spec.power is not vm.Power.PAUSED:
+        await running.resume()
+    await preparation.note_running(machine)
+    if restored:
+        await standing.tell(machine, notes.Restored(name=machine.name))
+
+
+def forget_saved(place: directory.Directory) -> bool:
+    """Remove the saved memory, durably and before vCPUs run: it fits these disks only once. False: none was there."""
+    if not place.saved.exists():
+        return False
+    place.saved.unlink()
+    files.sync_directory(place.path)
+    return True
+
+
+async def _could_not_start(
+    standing: Standing, preparation: Preparation, machine: vm.VM, problem: errors.Problem
+) -> None:
+    standing.concluding = True
+    standing.failed = clock.boottime()
+    if problem.type != "vm-already-running":
+        await preparation.disconnect(machine)
+    note = notes.StartFailed(name=machine.name, reason=words.say(problem))
+    said = base.Saying.of(problem)
+    await standing.fail(problem, "vm.reboot")
+    if standing.asked(*STARTS):
+        standing.failed = None
+        saved = await preparation.has_saved(machine)
+        await standing.follow(machine, vm.Power.SAVED if saved else vm.Power.STOPPED)
+        state = vm.State.SAVED if saved else vm.State.STOPPED
+        await standing.turn(machine, state, note, base.Severity.ERROR, problem=said)
+        await standing.fail(problem, *STARTS)
+    else:
+        await standing.turn(machine, vm.State.CRASHED, note, base.Severity.ERROR, problem=said)
+
+
+async def define(
+    standing: Standing, preparation: Preparation, machine: vm.VM, *, plan: engine.Plan | None = None
+) -> None:
+    """Make `vm.yaml`, the link by name and the script that starts it by hand say what the store says."""
+    says = (machine.metadata.revision, machine.status.owner_generation)
+    if standing.defined == says:
+        return
+    written = await preparation.write_definition(machine)
+    await preparation.link(machine)
+    await preparation.agree(machine)
+    if plan or written:
+        await _write_by_hand(standing, preparation, machine, plan)
+    standing.defined = says
+
+
+async def _write_by_hand(
+    standing: Standing, preparation: Preparation, machine: vm.VM, plan: engine.Plan | None
+) -> None:
+    """The script may lag behind where a disk or a network is missing: the next start writes it all the same."""
+    place = await preparation.place(machine)
+    with contextlib.suppress(errors.Problem):
+        script = standing.ground.engine.by_hand(plan or await preparation.plan(machine, connect=False))
+        await asyncio.to_thread(place.write_by_hand, script)
