@@ -15,7 +15,6 @@ from typing import Any
 from tests.daemon import host as daemons
 
 from bench import measure
-from bocage import home as homes
 from bocage.engine.qemu import cgroup
 from bocage.guest import tiny
 
@@ -27,10 +26,6 @@ _PACKAGES = pathlib.Path.home() / ".cache" / "bocage-test" / "packages"  # fetch
 
 class Ours(daemons.Host):
     """A daemon, and what the figures do with it."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        super().__init__(path)
-        self.homes: homes.Home
 
     @property
     def pid(self) -> int:
@@ -65,11 +60,11 @@ class Ours(daemons.Host):
 
     def serial(self, machine: Document) -> pathlib.Path:
         """What the guest's serial line said."""
-        return self.homes.local_storage / "vms" / machine["metadata"]["uid"] / "serial.log"
+        return self.homes.local_storage / "vms" / str(machine["metadata"]["uid"]) / "serial.log"
 
     def disk(self, machine: Document) -> pathlib.Path:
         """The file of its system disk."""
-        return self.homes.local_storage / "vms" / machine["metadata"]["uid"] / "disks" / "disk0.qcow2"
+        return self.homes.local_storage / "vms" / str(machine["metadata"]["uid"]) / "disks" / "disk0.qcow2"
 
     def command(self, name: str) -> list[str]:
         """The line that starts it by hand."""

@@ -12,16 +12,33 @@ import sys
 from collections.abc import Callable
 
 _FRAME = re.compile(r"(.+) \((.+):(\d+)\)")
+_OURS = tuple(
+    f"bocage/{room}/" for room in ("api", "node", "store", "model", "planner", "engine", "storage", "network")
+)
 _TOP = 12
 
 
 def of(pid: int, work: Callable[[], object], at: pathlib.Path) -> list[str]:
-    """The functions in which the process is while `work` is done: share of samples, itself and with what it calls."""
+    """The functions in which the process is while `work` is done: share of the samples in which
+    one of its threads holds the interpreter, itself and with what it calls.
+    """
     program = shutil.which("py-spy") or str(pathlib.Path(sys.executable).with_name("py-spy"))
     if not pathlib.Path(program).exists():
         return ["no profile: py-spy is not installed"]
     record = at / "profile.txt"
-    command = [program, "record", "--pid", str(pid), "--format", "raw", "--output", str(record), "--rate", "200"]
+    command = [
+        program,
+        "record",
+        "--pid",
+        str(pid),
+        "--format",
+        "raw",
+        "--output",
+        str(record),
+        "--rate",
+        "200",
+        "--gil",
+    ]
     spying = subprocess.Popen([*command, "--duration", "3600"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         assert spying.stdout
@@ -47,7 +64,7 @@ def _summed(record: str) -> list[str]:
     if not total:
         return ["no samples"]
     own = [f"{count / total:5.1%} {name}" for name, count in alone.most_common(_TOP)]
-    ours = [(name, count) for name, count in inclusive.most_common() if name.startswith("bocage/")]
+    ours = [(name, count) for name, count in inclusive.most_common() if name.startswith(_OURS)]
     within = [f"{count / total:5.1%} {name}" for name, count in ours[:_TOP]]
     return ["itself:", *own, "with what it calls, ours:", *within]
 
