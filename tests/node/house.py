@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from bocage import daemon, home
@@ -13,12 +13,15 @@ from bocage.cluster import leader
 from bocage.engine.qemu import console
 from bocage.model import base, ground, requests, work
 from bocage.model import vm as vm
-from bocage.node import agent
+from bocage.node import agent, clock, directory, export
 from bocage.planner import definition, parts
 from bocage.store import resources, sqlite
 
 T = TypeVar("T")
 BOUND = 120.0  # seconds for anything that a test waits for
+_LOOK = 0.5  # seconds
+BLANK: dict[str, Any] = {"memory": "32M", "disk": "1M", "nics": []}
+"""The smallest VM: nothing boots on it, and it is there at once."""
 
 
 class House:
@@ -63,8 +66,10 @@ class House:
             transaction.update(resources.bumped(present, resources.with_spec(present, power=wish)))
         if action == "vm.delete" and isinstance(subject, vm.VM):
             present = await self.resources.get(vm.VM, "default", subject.uid)
-            transaction.release_name(present)
-            transaction.update(resources.with_metadata(present, deleted=base.now()))
+            if present.metadata.deleted is None:
+                transaction.release_name(present)
+                gone = resources.with_spec(present, power=vm.Power.STOPPED)
+                transaction.update(resources.bumped(present, resources.with_metadata(gone, deleted=base.now())))
         await self.resources.commit(transaction)
         return await self.ended(task.uid)
 
@@ -113,6 +118,74 @@ class House:
         await self.resources.commit(transaction)
         return await self.ended(task.uid)
 
+    async def storage(self, name: str, path: pathlib.Path | None = None, **spec: Any) -> ground.Storage:
+        """A storage more."""
+        where = path or self.homes.path / name
+        made = ground.Storage(
+            metadata=base.Metadata(name=name),
+            spec=ground.StorageSpec.model_validate({"host": self.node.ground.uid, "path": str(where), **spec}),
+        )
+        await self.resources.create(made)
+        ended = await self.ask("storage.create", made)
+        assert ended.status.state is work.TaskState.DONE, ended.status.problem
+        return await self.resources.find(ground.Storage, None, name)
+
+    async def clone(self, which: vm.VM, name: str, **request: Any) -> tuple[vm.VM, work.Task]:
+        """A copy, and the task that made it."""
+        present = await self.read(which)
+        volumes = {one.uid: one for one in (await self.resources.list(ground.Volume)).items}
+        made, _ = definition.clone(present, volumes, name=name, **request)
+        task = work.task("vm.clone", subject=made.vm.ref, host=self.node.ground.uid)
+        await self.resources.create(made.vm, *made.volumes, task)
+        return made.vm, await self.ended(task.uid)
+
+    async def attach(self, which: vm.VM, **request: Any) -> work.Task:
+        """One disk more."""
+        present, facts = await self.read(which), await self.facts()
+        asked = requests.DiskRequest.model_validate(request)
+        made = definition.attach(present, asked, facts, storage=facts.storage["local"])
+        disk = made.vm.spec.disks[-1]
+        task = work.task(
+            "vm.disk-attach", subject=present.ref, host=self.node.ground.uid, disk=disk.name, volume=disk.volume
+        )
+        transaction = resources.Transaction()
+        transaction.update(resources.bumped(present, made.vm))
+        for volume in made.volumes:
+            transaction.create(volume)
+        transaction.create(task)
+        await self.resources.commit(transaction)
+        return await self.ended(task.uid)
+
+    async def volumes(self) -> dict[str, ground.Volume]:
+        """All volumes by name."""
+        return {one.name: one for one in (await self.resources.list(ground.Volume)).items}
+
+    async def export(self, which: vm.VM, to: pathlib.Path, *, chain: bool = False) -> None:
+        """Its archive as a file."""
+        pieces = export.stream(self.node.preparation, await self.read(which), chain=chain)
+        with to.open("wb") as file:
+            async for piece in pieces:
+                file.write(piece)
+
+    async def upload(self, path: pathlib.Path, key: str = "upload-1", storage: str = "local") -> None:
+        """Send a file to the node, as the API does."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield path.read_bytes()
+
+        shelf = self.node.library(await self.resources.find(ground.Storage, None, storage))
+        await shelf.intake.append(key, shelf.intake.offset(key), pieces())
+
+    async def bring(self, path: pathlib.Path, *, storage: str = "local", **params: Any) -> work.Task:
+        """Import an archive."""
+        await self.upload(path, storage=storage)
+        target = await self.resources.find(ground.Storage, None, storage)
+        return await self.ask("vm.import", upload="upload-1", storage=target.uid, **params)
+
+    def place(self, which: vm.VM) -> directory.Directory:
+        """Its directory on `local`."""
+        return directory.Directory(self.homes.local_storage / "vms" / which.uid)
+
     async def adopt_local(self, **params: Any) -> work.Task:
         """Take in all that lies in the storage `local`."""
         storage = await self.resources.find(ground.Storage, None, "local")
@@ -133,17 +206,16 @@ class House:
         return await self.until(lambda: self.read(which), lambda one: one.status.state in states)
 
     async def until(self, read: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
-        """What `read` gives once it holds; looked at after every change of the store."""
-        async with asyncio.timeout(BOUND):
-            since = await self.resources.store.revision()
-            if holds(found := await read()):
-                return found
-            watch = self.resources.store.watch("/", since=since)
-            async with contextlib.aclosing(watch) as changes:
-                async for _ in changes:
-                    if holds(found := await read()):
-                        return found
-        raise AssertionError
+        """What `read` gives once it holds; looked at after every change of the store, and now and then without one."""
+        due = clock.boottime() + BOUND
+        since = await self.resources.store.revision()
+        while not holds(found := await read()):
+            assert clock.boottime() < due, f"it did not come to hold; last seen: {found}"
+            async with contextlib.aclosing(self.resources.store.watch("/", since=since)) as changes:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        since = (await anext(changes))[-1].revision
+        return found
 
     async def facts(self) -> parts.Facts:
         kept = self.resources

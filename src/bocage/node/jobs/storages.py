@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
+_UPLOADS_KEPT = 7 * 86_400.0  # seconds
 _WALK_BUSY, _WALK_IDLE = 8, 40  # rounds between two walks through all files: two minutes, ten minutes
 
 
@@ -93,7 +94,8 @@ async def delete(node: Node, run: tasks.Run) -> None:
 
 async def prepare(node: Node, storage: ground.Storage) -> None:
     """Make a new storage in its directory, and measure it."""
-    await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
+    place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
+    await asyncio.to_thread(place.library.intake.sweep, _UPLOADS_KEPT)  # which notes the boot that uploads belong to
     await measure(node, storage)
 
 

@@ -1,0 +1,186 @@
+"""Kills a daemon at the N-th thing that it does to the world: between any two of them, not at a random moment.
+
+Counted are the store's transactions (before and after each), durable writes, renames and removals of files, and
+what QEMU is told to do. The deed is done in a process of its own, which ends itself with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bocage import files, home
+from bocage.engine.qemu import link
+from bocage.model import vm
+from bocage.node import launching
+from bocage.storage import half_made
+from bocage.store import sqlite
+from tests.node import house as houses
+
+_LOOKS = ("query-", "qom-list", "qmp_capabilities", "getfd", "add-fd")  # of QMP: they change nothing
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.node.crash"])
+
+
+@dataclasses.dataclass(slots=True)
+class Counter:
+    """Counts the things done, and dies at the one that was chosen; 0: at none."""
+
+    fatal: int
+    done: int = 0
+    armed: bool = False
+
+    def point(self) -> None:
+        if self.armed:
+            self.done += 1
+            if self.done == self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(path: pathlib.Path, deed: str, point: int) -> int | None:
+    """Do a deed in a process of its own. None when it died at the point; else how many points there are."""
+    ours, theirs = _context.Pipe(duplex=False)
+    child = _context.Process(target=_child, args=(path, deed, point, theirs))
+    child.start()
+    theirs.close()
+    try:
+        points: int = ours.recv()
+    except EOFError:
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, f"{deed} at {point}: it ended with {child.exitcode}"
+        return None
+    child.join()
+    return points
+
+
+def _child(path: pathlib.Path, deed: str, point: int, told: Any) -> None:
+    os.environ["BOCAGE_HOME"] = str(path)
+    counter = Counter(point)
+    _watch(counter)
+    told.send(asyncio.run(_do(deed, counter)))
+
+
+async def _do(deed: str, counter: Counter) -> int:
+    opened = await houses.House(home.Home.from_environment()).open()
+    try:
+        for actor in opened.node.actors():
+            await actor.looked.wait()
+        counter.armed = True
+        await DEEDS[deed](opened)
+        counter.armed = False
+    finally:
+        await opened.close()
+    return counter.done
+
+
+def _watch(counter: Counter) -> None:
+    """Put a point before each thing that changes the world, and one after each transaction."""
+    apply = sqlite.SqliteStore.apply
+
+    async def counted(self: sqlite.SqliteStore, **options: Any) -> int:
+        counter.point()
+        revision = await apply(self, **options)
+        counter.point()
+        return revision
+
+    sqlite.SqliteStore.apply = counted  # type: ignore[method-assign]
+    execute = link.Link.execute
+
+    async def told(self: link.Link, command: str, *arguments: Any, **options: Any) -> Any:
+        if not command.startswith(_LOOKS):
+            counter.point()
+        return await execute(self, command, *arguments, **options)
+
+    link.Link.execute = told  # type: ignore[method-assign]
+    for module, name in (
+        (files, "write_durably"),
+        (files, "rename_durably"),
+        (files, "remove_tree"),
+        (files, "link_durably"),
+        (half_made, "finish"),
+        (launching, "forget_saved"),
+    ):
+        original = getattr(module, name)
+
+        def before(original: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+            counter.point()
+            return original(*arguments, **options)
+
+        setattr(module, name, functools.partial(before, original))
+
+
+async def _box(house: houses.House) -> vm.VM:
+    return next(one for one in (await house.resources.list(vm.VM, trash=True)).items if one.name == "box")
+
+
+def _ask(action: str, **params: Any) -> Callable[[houses.House], Awaitable[object]]:
+    async def ask(house: houses.House) -> object:
+        return await house.ask(action, await _box(house), **params)
+
+    return ask
+
+
+async def _create(house: houses.House) -> object:
+    return await house.create("new", start=True, **houses.BLANK)
+
+
+async def _clone(house: houses.House) -> object:
+    return await house.clone(await _box(house), "new")
+
+
+async def _undelete(house: houses.House) -> object:
+    return await house.undelete(await _box(house))
+
+
+async def _move(house: houses.House) -> object:
+    other = (await house.facts()).storage["other"]
+    return await house.ask("vm.move", await _box(house), storage=other.uid)
+
+
+async def _attach(house: houses.House) -> object:
+    return await house.attach(await _box(house), size="1M")
+
+
+async def _detach(house: houses.House) -> object:
+    disk = (await _box(house)).spec.disks[-1]
+    return await house.ask("vm.disk-detach", await _box(house), disk=disk.name, volume=disk.volume)
+
+
+async def _import(house: houses.House) -> object:
+    local = (await house.facts()).storage["local"]
+    return await house.ask("vm.import", upload="upload-1", storage=local.uid, new_identity=True, name="new")
+
+
+async def _adopt(house: houses.House) -> object:
+    return await house.ask("adopt", directories=[str(house.homes.path / "brought" / "box")], new_identity=False)
+
+
+DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
+    "create": _create,
+    "start": _ask("vm.start"),
+    "kill": _ask("vm.kill"),
+    "pause": _ask("vm.pause"),
+    "resume": _ask("vm.resume"),
+    "save": _ask("vm.save"),
+    "restore": _ask("vm.start"),
+    "discard": _ask("vm.kill"),
+    "reset": _ask("vm.reset"),
+    "delete": _ask("vm.delete"),
+    "undelete": _undelete,
+    "purge": _ask("vm.delete", purge=True),
+    "clone": _clone,
+    "move": _move,
+    "attach": _attach,
+    "plug": _attach,
+    "detach": _detach,
+    "grow": _ask("vm.disk-grow", disk="disk0", size="2M"),
+    "import": _import,
+    "adopt": _adopt,
+}

@@ -1,0 +1,264 @@
+"""A daemon that is killed between any two things that it does to the world: whoever comes next carries on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import random
+import shutil
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from bocage import home
+from bocage.engine.qemu import processes
+from bocage.model import ground, vm, work
+from bocage.node import directory
+from tests.node import crash
+from tests.node.house import BLANK, House
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+EVERY = bool(os.environ.get("BOCAGE_TEST_EVERY"))
+"""Whether every point is tried; else a few, others in each run."""
+FEW = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """What there is before a deed, and what must be after it, whatever happened in between."""
+
+    before: Callable[[House], Awaitable[object]]
+    after: Callable[[House], Awaitable[bool]]
+
+
+async def defined(house: House) -> vm.VM:
+    return await house.create("box", **BLANK)
+
+
+async def running(house: House) -> vm.VM:
+    return await house.create("box", start=True, **BLANK)
+
+
+async def paused(house: House) -> None:
+    await house.ask("vm.pause", await running(house))
+
+
+async def saved(house: House) -> None:
+    await house.ask("vm.save", await running(house))
+
+
+async def deleted(house: House) -> None:
+    await house.ask("vm.delete", await defined(house))
+
+
+async def with_another_storage(house: House) -> None:
+    await defined(house)
+    await house.storage("other")
+
+
+async def with_two_disks(house: House) -> vm.VM:
+    return await house.create("box", disks=[{"size": "1M"}], **BLANK)  # no guest is there to let go of one
+
+
+async def uploaded(house: House) -> None:
+    archive = house.homes.path / "box.tar.zst"
+    await house.export(await defined(house), archive)
+    await house.upload(archive)
+
+
+async def lying_elsewhere(house: House) -> None:
+    made = await defined(house)
+    elsewhere = house.homes.path / "brought" / "box"
+    shutil.copytree(house.place(made).path, elsewhere)
+    await house.ask("vm.delete", made, purge=True)
+
+
+async def box(house: House, name: str = "box") -> vm.VM | None:
+    found = [one for one in (await house.resources.list(vm.VM, trash=True)).items if one.name == name]
+    return found[0] if found else None
+
+
+def is_in(*states: vm.State, name: str = "box", power: vm.Power | None = None):
+    async def reached(house: House) -> bool:
+        found = await box(house, name)
+        return (
+            found is not None
+            and found.status.ready
+            and found.status.state in states
+            and (power is None or found.spec.power is power)
+        )
+
+    return reached
+
+
+async def in_the_trash(house: House) -> bool:
+    found = await box(house)
+    trash = house.homes.local_storage / "trash"
+    return found is not None and (trash / found.uid / "vm.yaml").exists() and not house.place(found).path.exists()
+
+
+async def gone(house: House) -> bool:
+    parts = [house.homes.local_storage / part for part in ("vms", "trash")]
+    return await box(house) is None and not any(list(part.iterdir()) for part in parts)
+
+
+async def back(house: House) -> bool:
+    found = await box(house)
+    return found is not None and house.place(found).definition.exists() and found.metadata.deleted is None
+
+
+async def copied(house: House) -> bool:
+    return await is_in(vm.State.STOPPED, name="new")(house) and await back(house)
+
+
+async def moved(house: House) -> bool:
+    found, other = await box(house), (await house.facts()).storage["other"]
+    assert found is not None
+    there = directory.Directory(pathlib.Path(other.spec.path) / "vms" / found.uid)
+    return found.spec.storage == other.uid and there.definition.exists() and not house.place(found).path.exists()
+
+
+async def two_disks(house: House) -> bool:
+    found = await box(house)
+    return found is not None and len(found.spec.disks) == 2
+
+
+async def one_disk_and_a_volume(house: House) -> bool:
+    found, volumes = await box(house), await house.volumes()
+    assert found is not None
+    free = [one for one in volumes.values() if one.spec.vm is None]
+    if len(found.spec.disks) != 1 or len(free) != 1:
+        return False
+    own = list(house.place(found).disks.iterdir())
+    by_itself = list((house.homes.local_storage / "volumes").rglob("*.qcow2"))
+    return len(own) == 1 and len(by_itself) == 1
+
+
+async def grown(house: House) -> bool:
+    return all(volume.spec.size == 2 << 20 for volume in (await house.volumes()).values())
+
+
+UP, OFF, SAVED = vm.Power.RUNNING, vm.Power.STOPPED, vm.Power.SAVED
+CASES = {
+    "create": Case(defined, is_in(vm.State.RUNNING, name="new", power=UP)),
+    "start": Case(defined, is_in(vm.State.RUNNING, power=UP)),
+    "kill": Case(running, is_in(vm.State.STOPPED, power=OFF)),
+    "pause": Case(running, is_in(vm.State.PAUSED)),
+    "resume": Case(paused, is_in(vm.State.RUNNING, power=UP)),
+    "save": Case(running, is_in(vm.State.SAVED, power=SAVED)),
+    "restore": Case(saved, is_in(vm.State.RUNNING, power=UP)),
+    "discard": Case(saved, is_in(vm.State.STOPPED, power=OFF)),
+    "reset": Case(running, is_in(vm.State.RUNNING, power=UP)),
+    "delete": Case(defined, in_the_trash),
+    "undelete": Case(deleted, back),
+    "purge": Case(defined, gone),
+    "clone": Case(defined, copied),
+    "move": Case(with_another_storage, moved),
+    "attach": Case(defined, two_disks),
+    "plug": Case(running, two_disks),
+    "detach": Case(with_two_disks, one_disk_and_a_volume),
+    "grow": Case(defined, grown),
+    "import": Case(uploaded, copied),
+    "adopt": Case(lying_elsewhere, is_in(vm.State.STOPPED, power=OFF)),
+}
+
+
+@pytest.mark.parametrize("deed", CASES)
+async def test_killed_at_any_point_of_it_what_was_asked_is_done_in_the_end(
+    deed: str, homes: home.Home, dice: random.Random
+):
+    points = await lived(homes, deed, 0)
+    assert points, "a deed without a point is none"
+    chosen = range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), min(FEW, points)))
+    for point in chosen:
+        await lived(homes, deed, point)
+
+
+async def lived(homes: home.Home, deed: str, point: int) -> int | None:
+    """Make what is before, do the deed and die at the point, and see that the next daemon carries on to the end."""
+    print(f"{deed} killed at {point}")
+    case = CASES[deed]
+    async with opened(homes) as house:
+        await case.before(house)
+        before = {task.uid for task in await tasks(house)}
+    points = crash.die_at(homes.path, deed, point)
+    async with opened(homes) as house:
+        asked = [task for task in await ended(house) if task.uid not in before]
+        for task in asked:  # none, when it died before it had taken what was asked
+            assert task.status.state is work.TaskState.DONE, task.status.problem
+            await house.until(lambda: case.after(house), bool)
+        await nothing_odd(house)
+        await clear(house)
+    return points
+
+
+async def ended(house: House) -> list[work.Task]:
+    """All tasks, once each has ended."""
+    return await house.until(lambda: tasks(house), lambda found: all(task.status.state.ended for task in found))
+
+
+async def tasks(house: House) -> list[work.Task]:
+    return (await house.resources.list(work.Task)).items
+
+
+async def nothing_odd(house: House) -> None:
+    """No half file, no directory of nobody, one QEMU for each running VM and none else; `vm.yaml` says the truth."""
+    await house.until(lambda: half_made(house), lambda left: left == [])
+    machines = (await house.resources.list(vm.VM, trash=True)).items
+    for storage in (await house.resources.list(ground.Storage)).items:
+        for part in ("vms", "trash"):
+            known = {
+                one.uid
+                for one in machines
+                if one.spec.storage == storage.uid and (one.metadata.deleted is not None) == (part == "trash")
+            }
+            assert {path.name for path in (pathlib.Path(storage.spec.path) / part).iterdir()} <= known
+    pids = sorted(one.status.pid for one in machines if one.status.pid)
+    qemus = [one for one in processes.find(house.homes.runtime) if "qemu-system" in one.arguments[0]]
+    assert sorted(one.identity.pid for one in qemus) == pids
+    for machine in machines:
+        if machine.metadata.deleted is None:
+            await house.until(lambda machine=machine: tells_the_truth(house, machine), bool)  # type: ignore[misc]
+
+
+async def half_made(house: House) -> list[pathlib.Path]:
+    roots = [pathlib.Path(one.spec.path) for one in (await house.resources.list(ground.Storage)).items]
+    return [path for root in roots for path in root.rglob("*.part") if "incoming" not in path.parts]
+
+
+async def tells_the_truth(house: House, machine: vm.VM) -> bool:
+    present = await house.read(machine)
+    root = (await house.resources.get(ground.Storage, None, present.spec.storage)).spec.path
+    held = directory.Directory(pathlib.Path(root) / "vms" / machine.uid).read()
+    volumes = {one.uid: one.spec for one in (await house.volumes()).values()}
+    return held.vm.spec == present.spec and all(volumes[one.uid] == one.spec for one in held.volumes)
+
+
+async def clear(house: House) -> None:
+    """Remove all of it, so that the next point begins as the last one did."""
+    for machine in (await house.resources.list(vm.VM, trash=True)).items:
+        await house.ask("vm.delete", machine, purge=True)
+    for volume in (await house.volumes()).values():
+        await house.ask("volume.delete", volume)
+    for storage in (await house.resources.list(ground.Storage)).items:
+        if storage.name != "local":
+            await house.ask("storage.delete", storage)
+            shutil.rmtree(storage.spec.path)
+    for task in await tasks(house):
+        place = f"/bocage/1/task/default/{task.uid}/"
+        await house.resources.store.apply(deletes=[place + "spec", place + "status"])
+    for left in ("brought", "box.tar.zst"):
+        path = house.homes.path / left
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def opened(homes: home.Home):
+    house = await House(homes).open()
+    try:
+        yield house
+    finally:
+        await house.close()
