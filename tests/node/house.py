@@ -13,7 +13,7 @@ from bocage.cluster import leader
 from bocage.engine.qemu import console
 from bocage.model import base, ground, requests, work
 from bocage.model import vm as vm
-from bocage.node import agent, clock, directory, export
+from bocage.node import agent, clock, directory, export, host
 from bocage.planner import definition, parts
 from bocage.store import resources, sqlite
 
@@ -32,18 +32,33 @@ class House:
         self._stack = contextlib.AsyncExitStack()
         self.node: agent.Node
         self.resources: resources.Resources
+        self.last_boot: str | None = None  # the boot id of the machine's last run, when it was another
 
     async def open(self) -> House:
         """Start the actors."""
-        self.homes.prepare()
-        store = await sqlite.open(self.homes.database)
-        self._stack.push_async_callback(store.close)
-        self.resources = resources.Resources(store)
+        await self._open_store()
         self.node = await daemon._node(self.homes, self.resources)
         working = [asyncio.create_task(self.node.run()), asyncio.create_task(leader.Leader(self.resources).run())]
         self._stack.push_async_callback(daemon._end, working)
         await self.node.ready.wait()
         return self
+
+    async def introduce(self) -> None:
+        """What a daemon does first, and no more."""
+        await self._open_store()
+        await host.introduce(self.resources, self.homes.identity(), self.homes)
+        await self.close()
+
+    async def _open_store(self) -> None:
+        self.homes.prepare()
+        store = await sqlite.open(self.homes.database)
+        self._stack.push_async_callback(store.close)
+        self.resources = resources.Resources(store)
+        if self.last_boot is not None:
+            uid, boot = self.homes.identity().uid, self.last_boot
+            await self.resources.change_status(
+                ground.Host, None, uid, lambda one: one.status.model_copy(update={"boot_id": boot})
+            )
 
     async def close(self) -> None:
         await self._stack.aclose()
