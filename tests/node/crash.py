@@ -172,6 +172,8 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "restore": _ask("vm.start"),
     "discard": _ask("vm.kill"),
     "reset": _ask("vm.reset"),
+    "stop": _ask("vm.stop"),
+    "reboot": _ask("vm.reboot"),
     "delete": _ask("vm.delete"),
     "undelete": _undelete,
     "purge": _ask("vm.delete", purge=True),

@@ -170,17 +170,41 @@ CASES = {
 async def test_killed_at_any_point_of_it_what_was_asked_is_done_in_the_end(
     deed: str, homes: home.Home, dice: random.Random
 ):
-    points = await lived(homes, deed, 0)
+    points = await lived(homes, deed, 0, CASES[deed])
     assert points, "a deed without a point is none"
     chosen = range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), min(FEW, points)))
     for point in chosen:
-        await lived(homes, deed, point)
+        await lived(homes, deed, point, CASES[deed])
 
 
-async def lived(homes: home.Home, deed: str, point: int) -> int | None:
+@pytest.mark.guest
+@pytest.mark.parametrize("deed", ["stop", "reboot"])
+async def test_a_guest_that_was_asked_to_go_down_does_so_once_whatever_becomes_of_the_daemon(
+    deed: str, homes: home.Home, dice: random.Random, tiny_image: pathlib.Path
+):
+    async def booted(house: House) -> None:
+        if not (await house.facts()).images:
+            await house.add_image(tiny_image)
+        made = await house.create("box", start=True, image="tiny", memory="128M", disk="64M", nics=[])
+        await house.says(made, "^tiny: ready")
+
+    async def rebooted_once(house: House) -> bool:
+        found = await box(house)
+        assert found is not None
+        said = house.place(found).serial_log.read_bytes()
+        assert said.count(b"tiny: ready") <= 2, "it was restarted twice"
+        return found.status.state is vm.State.RUNNING and said.count(b"tiny: ready") == 2
+
+    case = Case(booted, is_in(vm.State.STOPPED, power=OFF) if deed == "stop" else rebooted_once)
+    points = await lived(homes, deed, 0, case)
+    assert points
+    for point in range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), 2)):
+        await lived(homes, deed, point, case)
+
+
+async def lived(homes: home.Home, deed: str, point: int, case: Case) -> int | None:
     """Make what is before, do the deed and die at the point, and see that the next daemon carries on to the end."""
     print(f"{deed} killed at {point}")
-    case = CASES[deed]
     async with opened(homes) as house:
         await case.before(house)
         before = {task.uid for task in await tasks(house)}
@@ -250,7 +274,7 @@ async def clear(house: House) -> None:
     for task in await tasks(house):
         place = f"/bocage/1/task/default/{task.uid}/"
         await house.resources.store.apply(deletes=[place + "spec", place + "status"])
-    for left in ("brought", "box.tar.zst"):
+    for left in ("brought", "box.tar.zst", "storage/local/incoming/upload-1.part"):
         path = house.homes.path / left
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
