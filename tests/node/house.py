@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from bocage import daemon, home
+from bocage.api import machines
 from bocage.cluster import leader
 from bocage.engine.qemu import console
 from bocage.model import base, ground, requests, work
@@ -100,7 +101,9 @@ class House:
             requests.VMCreate.model_validate({"name": name, **request}), await self.facts(), project="default"
         )
         task = work.task("vm.create", subject=made.vm.ref, host=self.node.ground.uid)
-        await self.resources.create(made.vm, *made.volumes, task)
+        transaction = machines.creation(made)
+        transaction.create(task)
+        await self.resources.commit(transaction)
         ended = await self.ended(task.uid)
         assert ended.status.state is work.TaskState.DONE, ended.status
         return await self.read(made.vm)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import pathlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
 from bocage import home
-from bocage.model import base, ground, vm, work
-from bocage.node import directory
-from bocage.storage import archive
+from bocage.model import ground, vm, work
+from bocage.node import export
 from tests.node.conftest import clear
 from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem
@@ -53,11 +51,8 @@ async def test_an_exported_vm_is_the_same_on_another_machine(
 ):
     made = await tiny_house.create(image="tiny", memory="128M", disk="64M", start=True)
     await tiny_house.says(made, "^tiny: ready")
-    await tiny_house.says(
-        made,
-        "^written",
-        send="echo heron > /dev/vda2 2>/dev/null; echo heron | dd of=/dev/vda bs=1M seek=60 conv=notrunc,fsync 2>/dev/null; echo written",
-    )
+    write = "echo heron | dd of=/dev/vda bs=1M seek=60 conv=notrunc,fsync 2>/dev/null; echo written"
+    await tiny_house.says(made, "^written", send=write)
     await tiny_house.ask("vm.stop", made)
     path = tmp_path / "box.tar.zst"
     await tiny_house.export(made, path, chain=chain)
@@ -97,8 +92,6 @@ async def test_a_running_vm_is_not_exported_and_one_that_is_exported_does_not_st
 async def test_an_export_that_nobody_reads_to_its_end_leaves_nothing(house: House):
     made = await house.create(**{**BLANK, "disk": "64M"})
     before = files_of(house)
-    from bocage.node import export
-
     pieces = await export.started(export.stream(house.node.preparation, made, chain=False))
     await anext(pieces)
     await pieces.aclose()  # type: ignore[attr-defined]
@@ -178,7 +171,7 @@ async def carried(house: House, made: vm.VM, to: pathlib.Path) -> pathlib.Path:
     return to
 
 
-async def adopt(house: House, *paths: pathlib.Path, **params: object) -> work.Task:
+async def adopt(house: House, *paths: pathlib.Path, **params: Any) -> work.Task:
     return await house.ask("adopt", directories=[str(path) for path in paths], **params)
 
 
