@@ -1,0 +1,236 @@
+"""Disks and CDs that come, go and grow; the guest itself is asked what it sees."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+
+import pytest
+
+from bocage.model import base, ground, vm, work
+from bocage.node import edits
+from tests.node.house import BLANK, House
+from tests.node.test_wishes import problem
+
+SMALL = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
+_DISKS = "for d in /sys/block/vd*; do echo disk ${d##*/} $(cat $d/size); done; echo listed"
+
+
+async def seen(house: House, made: vm.VM) -> dict[str, int]:
+    """The guest's virtio disks and their sizes in bytes."""
+    said: dict[str, int] = {}
+    lines = await house.says(
+        made, "^disks:.*", send="echo disks: $(for d in /sys/block/vd*; do echo ${d##*/}=$(cat $d/size); done)"
+    )
+    for part in lines.removeprefix("disks:").split():
+        name, _, sectors = part.partition("=")
+        said[name] = int(sectors) * 512
+    return said
+
+
+def done(task: work.Task) -> None:
+    assert task.status.state is work.TaskState.DONE, task.status.problem
+
+
+@pytest.mark.guest
+async def test_a_running_guest_gets_a_disk_sees_it_grow_and_lets_it_go_as_a_volume_that_another_may_have(
+    tiny_house: House,
+):
+    house = tiny_house
+    made = await house.create(start=True, **SMALL)
+    await house.says(made, "^tiny: ready")
+    done(await house.attach(made, size="8M"))
+    assert await seen(house, made) == {"vda": 64 << 20, "vdb": 8 << 20}
+    await house.says(made, "^kept", send="echo heron | dd of=/dev/vdb conv=fsync 2>/dev/null; echo kept")
+    done(await house.ask("vm.disk-grow", made, disk="disk1", size="16M"))
+    assert (await seen(house, made))["vdb"] == 16 << 20
+    now = await house.read(made)
+    assert now.status.applied_generation == now.metadata.generation  # nothing waits for a cold start
+    done(await house.ask("vm.disk-detach", made, disk="disk1"))
+    assert await seen(house, made) == {"vda": 64 << 20}
+    assert [path.name for path in house.place(made).disks.iterdir()] == ["disk0.qcow2"]
+    free = next(one for one in (await house.volumes()).values() if one.spec.vm is None)
+    done(await house.ask("vm.stop", made))
+    done(await house.ask("vm.delete", made, purge=True))
+    second = await house.create("second", start=True, **SMALL)
+    await house.says(second, "^tiny: ready")
+    done(await house.attach(second, volume=free.name))
+    assert await seen(house, second) == {"vda": 64 << 20, "vdb": 16 << 20}
+    assert (
+        await house.says(second, "^heron", send="dd if=/dev/vdb bs=512 count=1 2>/dev/null | head -c 5; echo")
+        == "heron"
+    )
+
+
+async def test_a_linked_disk_still_finds_its_image_when_it_lies_by_itself(tiny_house: House):
+    house = tiny_house
+    made = await house.create(disks=[{"size": "1M"}], **SMALL)
+    done(await house.ask("vm.disk-detach", made, disk="disk0"))
+    volume = next(one for one in (await house.volumes()).values() if one.spec.linked)
+    assert volume.spec.vm is None
+    done(await house.attach(made, volume=volume.name))
+    done(await house.ask("vm.start", made))
+    done(await house.ask("vm.kill", made))
+    done(await house.ask("vm.disk-detach", made, disk="disk0"))
+    assert (await house.read(made)).spec.boot.order == ()
+    done(await house.ask("volume.delete", volume))
+    assert list((house.homes.local_storage / "volumes").iterdir()) == []
+
+
+async def test_a_stopped_vm_gets_a_disk_and_starts_with_it_however_soon(house: House):
+    made = await house.create(**BLANK)
+    done(await house.attach(made, size="1M"))
+    done(await house.ask("vm.disk-grow", made, disk="disk1", size="3M"))
+    done(await house.ask("vm.start", made))
+    sizes = sorted(int(one.spec.size) for one in (await house.volumes()).values())
+    assert sizes == [1 << 20, 3 << 20]
+
+
+@pytest.mark.fault
+async def test_a_disk_that_cannot_be_had_is_taken_out_again_and_the_vm_still_starts(house: House):
+    made = await house.create(start=True, **BLANK)
+    refused = await house.attach(made, size="60T", preallocated=True)
+    assert problem(refused) == "storage-would-not-fit"
+    after = await house.read(made)
+    assert [disk.name for disk in after.spec.disks] == ["disk0"]
+    assert len(await house.volumes()) == 1
+    assert problem(await house.attach(made, size="1M", bus="sata")) == "bus-not-hot-pluggable"
+    assert len(await house.volumes()) == 1
+    assert len(list(house.place(made).disks.iterdir())) == 1
+    await house.ask("vm.kill", made)
+    done(await house.ask("vm.start", made))
+
+
+async def test_taking_a_disk_out_leaves_what_boots_once_alone(house: House):
+    made = await house.create(disks=[{"size": "1M"}, {"size": "1M"}], **BLANK)
+    await house.resources.change(
+        vm.VM,
+        "default",
+        made.uid,
+        lambda one: one.model_copy(
+            update={"spec": one.spec.model_copy(update={"boot": vm.Boot(order=("disk1", "disk0"), once="disk2")})}
+        ),
+    )
+    done(await house.ask("vm.disk-detach", made, disk="disk1"))
+    assert (await house.read(made)).spec.boot == vm.Boot(order=("disk0",), once="disk2")
+
+
+async def test_what_boots_once_does_so_once(house: House):
+    made = await house.create(disks=[{"size": "1M"}], **BLANK)
+    await house.resources.change(
+        vm.VM,
+        "default",
+        made.uid,
+        lambda one: one.model_copy(
+            update={"spec": one.spec.model_copy(update={"boot": vm.Boot(order=("disk0",), once="disk1")})}
+        ),
+    )
+    done(await house.ask("vm.start", made))
+    running = await house.read(made)
+    assert running.spec.boot.once is None
+    assert running.status.applied_generation == running.metadata.generation
+
+
+@pytest.mark.guest
+async def test_a_cd_is_put_in_and_taken_out_while_the_guest_runs(tiny_house: House, tmp_path: pathlib.Path):
+    house = tiny_house
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+        made_iso = ["genisoimage", "-quiet", "-V", name, "-o", f"{name}.iso", name]
+        try:
+            subprocess.run(made_iso, cwd=tmp_path, check=True, capture_output=True)
+        except FileNotFoundError:
+            iso(tmp_path / f"{name}.iso", name)
+        await house.add_image(tmp_path / f"{name}.iso", name)
+    made = await house.create(start=True, cds=["red"], **SMALL)
+    await house.says(made, "^tiny: ready")
+    images = (await house.facts()).images
+    label = "dd if=/dev/sr0 bs=1 skip=32808 count=4 2>/dev/null; echo"
+    assert (await house.says(made, "^(red|RED)", send=label)).strip().lower() == "red"
+    for name in ("blue", None):
+        await put_in(house, made, images[name].uid if name else None)
+        done(await house.ask("vm.cd-change", made, cd="cd0"))
+        if name:
+            assert (await house.says(made, "^(blue|BLUE)", send=label)).strip().lower() == "blue"
+        else:
+            await house.says(made, "^empty", send="dd if=/dev/sr0 count=1 of=/dev/null 2>/dev/null || echo empty")
+
+
+async def put_in(house: House, made: vm.VM, image: str | None) -> None:
+    def changed(one: vm.VM) -> vm.VM:
+        cds = tuple(cd.model_copy(update={"image": image}) for cd in one.spec.cds)
+        return one.model_copy(update={"spec": one.spec.model_copy(update={"cds": cds})})
+
+    await house.resources.change(vm.VM, "default", made.uid, changed)
+
+
+def iso(path: pathlib.Path, label: str) -> None:
+    """A CD with one file."""
+    import io
+
+    import pycdlib
+
+    made = pycdlib.PyCdlib()
+    made.new(vol_ident=label.upper())
+    made.add_fp(io.BytesIO(label.encode()), len(label), f"/{label.upper()}.TXT;1")
+    made.write(str(path))
+    made.close()
+
+
+async def test_an_image_in_a_tray_and_one_that_is_being_copied_are_in_use(tiny_house: House):
+    made = await tiny_house.create(full=True, **SMALL)
+    image = (await tiny_house.facts()).images["tiny"]
+    done(await tiny_house.ask("image.delete", image))  # a full copy needs it no more
+    assert list((tiny_house.homes.local_storage / "images").iterdir()) == []
+    done(await tiny_house.ask("vm.start", made))
+
+
+async def test_a_network_of_changes_that_wait_is_told_apart_from_what_is_so_already(house: House):
+    made = await house.create(start=True, **BLANK)
+    runtime = house.homes.vm_runtime(made.uid)
+    started = edits.started_with(runtime)
+    assert started is not None
+    await house.ask("vm.pause", made)
+    await house.ask("vm.resume", made)
+    same = await house.read(made)
+    assert edits.pending(started, same) == []
+    assert same.status.applied_generation == same.metadata.generation
+    await house.resources.change(vm.VM, "default", made.uid, lambda one: _bigger(one))
+    waiting = await house.until(
+        lambda: house.read(made), lambda one: one.status.observed_generation == one.metadata.generation
+    )
+    assert [one["path"] for one in edits.pending(started, waiting)] == ["memory"]
+    assert waiting.status.applied_generation != waiting.metadata.generation
+    await house.ask("vm.kill", made)
+    await house.ask("vm.start", made)
+    cold = await house.read(made)
+    assert cold.status.applied_generation == cold.metadata.generation
+
+
+def _bigger(one: vm.VM) -> vm.VM:
+    from bocage.model.units import Size
+    from bocage.store import resources
+
+    return resources.with_spec(one, memory=Size(48 << 20))
+
+
+async def test_a_volume_by_itself_is_made_grown_and_removed(house: House):
+    storage = await house.resources.find(ground.Storage, None, "local")
+    spec = {"storage": storage.uid, "size": "1M", "format": "raw", "preallocated": True}
+    one = ground.Volume(
+        metadata=base.Metadata(name="data", project="default"), spec=ground.VolumeSpec.model_validate(spec)
+    )
+    await house.resources.create(one)
+    done(await house.ask("volume.create", one))
+    made = (await house.volumes())["data"]
+    assert (made.status.state, made.status.allocated_bytes) == ("ready", 1 << 20)
+    done(await house.ask("volume.grow", made, size="2M"))
+    assert (await house.volumes())["data"].spec.size == 2 << 20
+    machine = await house.create(**BLANK)
+    done(await house.attach(machine, volume="data"))
+    assert problem(await house.ask("volume.delete", made)) == "volume-attached"
+    done(await house.ask("vm.delete", machine, purge=True))
+    assert list(await house.volumes()) == ["data"]
+    done(await house.ask("volume.delete", made))
+    assert list((house.homes.local_storage / "volumes").iterdir()) == []
