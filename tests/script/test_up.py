@@ -224,15 +224,14 @@ def stand_in(checkout: Checkout, name: str, body: str) -> None:
     program.chmod(0o755)
 
 
-def test_root_has_missing_packages_installed(fresh: Checkout) -> None:
+def test_root_has_missing_packages_installed(bare: Checkout) -> None:
     if os.getuid() != 0:
         pytest.skip("only root installs packages")
-    there = fresh.path / "there"
-    with (fresh.path / "script/packages").open("a") as packages:
-        packages.write(f"made-up {there}\nother-made-up /usr  test\n")
-    stand_in(fresh, "apt-get", f'echo "$*" >>{fresh.path}/asked; [ "$1" = update ] || touch {there}')
-    assert fresh.run("up").code == 0
-    assert lines(fresh.path / "asked")[:2] == ["update -q", "install -q -y --no-install-recommends made-up"]
+    with (bare.path / "script/packages").open("a") as packages:
+        packages.write("made-up /nonexistent/a\nother-made-up /nonexistent/b test\n")
+    stand_in(bare, "apt-get", f'echo "$*" >>{bare.path}/asked; [ "$1" = update ] || exit 5')
+    assert bare.run("up").code == 5  # as far as the stand-in goes
+    assert lines(bare.path / "asked") == ["update -q", "install -q -y --no-install-recommends made-up"]
 
 
 def test_an_ordinary_user_is_told_the_one_line_for_root_and_nothing_is_done(visitor: Checkout) -> None:
