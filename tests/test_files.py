@@ -64,3 +64,14 @@ def test_two_homes_have_two_runtime_directories(tmp_path: pathlib.Path, monkeypa
         monkeypatch.setenv("BOCAGE_HOME", str(tmp_path / name))
         places.add(home.Home.from_environment().runtime)
     assert len(places) == 2
+
+
+def test_a_home_has_one_runtime_directory_whatever_the_session_says(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("BOCAGE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    without = home.Home.from_environment().runtime
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert home.Home.from_environment().runtime == without

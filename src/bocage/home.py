@@ -140,9 +140,8 @@ def listen_address() -> str:
 def _runtime_root() -> pathlib.Path:
     if os.geteuid() == 0:
         return pathlib.Path("/run/bocage")
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    if given and pathlib.Path(given).is_dir() and os.access(given, os.W_OK):
-        return pathlib.Path(given) / "bocage"
+    # Not XDG_RUNTIME_DIR: under su or cron it is not set and at the last logout it is emptied, while VMs run on;
+    # a daemon that looked elsewhere for them would start them a second time.
     return pathlib.Path(f"/tmp/bocage-{os.geteuid()}")  # noqa: S108 - checked below: ours, and nobody else's
 
 
