@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _RETRY = 2.0  # seconds before a step that failed is tried again, doubled each time
 _LONGEST_RETRY = 60.0
-_ENDING = 0.5  # seconds in which a process that answers no more is seen to end
+_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
 _OWNERLESS = 60.0  # seconds after which a task of a VM that no host has is given up
 _STARTING = (Do.START, Do.START_PAUSED)
 _FOR = {  # the tasks that a long step is done for: it is broken off when one of them is cancelled
@@ -51,6 +51,7 @@ class Actor:
         self._preparation = preparation
         self._cancelled: set[str] = set()
         self._stumbles = 0
+        self._at_hand: list[tasks.Run] = []  # the tasks that the present look knows of
         self.looked = asyncio.Event()  # it has seen whether its VM runs
         self.name = ""  # the VM's, when it was first looked at
         self.found = False  # whether its VM ran already then
@@ -132,13 +133,14 @@ class Actor:
 
     async def _stumble(self, problem: errors.Problem) -> float:
         """A step failed: say it, fail the tasks that wait for it, and try again later."""
-        if isinstance(problem, engine.NotRunning) and await self.standing.ends(within=_ENDING):
+        cut_off = isinstance(problem, (engine.NotRunning, ConnectionError))
+        if cut_off and await self.standing.ends(within=_ENDING):
             return 0.0  # it ended under the step's hands
         self._stumbles += 1
         log.warning("VM %s: %s", self.standing.uid, problem)
         with contextlib.suppress(errors.Problem, OSError):
             machine = await self.standing.read()
-            if self._stumbles >= 3 or not isinstance(problem, errors.TimedOut):
+            if self._stumbles >= 3 or not isinstance(problem, (errors.TimedOut, ConnectionError)):
                 await self._give_up(machine, problem)
             machine = await self.standing.show(problem=base.Saying.of(problem))
             if self.standing.machine and await self.standing.machine.look() is engine.Run.UNKNOWN:
@@ -148,11 +150,15 @@ class Actor:
     async def _give_up(self, machine: vm.VM, problem: errors.Problem) -> None:
         """Fail what waits, and take its wishes back: nothing happens behind the back of who was told so."""
         failed = [
-            run for run in self.standing.runs if not machine.status.ready or run.action not in operations.HANDLERS
+            run
+            for run in self._at_hand
+            if run in self.standing.runs and (not machine.status.ready or run.action not in operations.HANDLERS)
         ]
         if any(run.action in (*goals.POWER, "vm.create", "vm.clone") for run in failed):
             await self.standing.follow(machine, await self._as_it_is(machine))
-        await self.standing.fail(problem, *{run.action for run in failed})
+        for run in failed:
+            self.standing.runs.remove(run)
+            await run.failed(problem)
         self.standing.forget_stopping()
 
     async def _as_it_is(self, machine: vm.VM) -> vm.Power:
@@ -163,6 +169,7 @@ class Actor:
     async def _round(self) -> float | None:
         """One look and one step. Seconds until the next look: 0 at once, None when something happens."""
         standing, preparation = self.standing, self._preparation
+        self._at_hand = list(standing.runs)  # before the VM is read: so what is read has all that they wrote
         machine = await standing.read()
         if machine.status.host != self._ground.uid:
             return await self._without_owner(machine)
@@ -175,6 +182,7 @@ class Actor:
         whole = True
         if step.do is not Do.NOTHING:
             whole = await self._do(step.do, machine)
+            self._at_hand = list(standing.runs)
             machine = await standing.read()
         machine = await showing.show(standing, preparation, machine, step)
         await self._settle(machine, step if whole else lifecycle.Step(Do.NOTHING), trashed=seen.trashed)
@@ -276,7 +284,7 @@ class Actor:
             silent=clock.boottime() - standing.silent if standing.silent is not None else 0.0,
             waits=step.waits,
         )
-        for run in list(standing.runs):
+        for run in [run for run in self._at_hand if run in standing.runs]:
             if goals.reached(run, seen):
                 standing.runs.remove(run)
                 if run.action == "vm.reboot":
@@ -309,7 +317,7 @@ class Actor:
 
     async def _operate(self, machine: vm.VM) -> bool:
         """Do the first waiting operation; False when there is none."""
-        waiting = self.standing.asked(*operations.HANDLERS)
+        waiting = [run for run in self._at_hand if run in self.standing.asked(*operations.HANDLERS)]
         if not waiting or not machine.status.ready:
             return False
         run = waiting[0]
