@@ -33,9 +33,9 @@ async def edit(house: House, made: vm.VM, wrong: str, right: str) -> None:
 
 
 async def test_the_definition_is_complete_and_follows_every_change(house: House):
-    made = await house.create(tags=["web"], notes="é – ok", **BLANK)
+    made = await house.create(tags=["web"], notes="é ✓ ok", **BLANK)
     held = await says(house, made, "digest")
-    assert (held.vm.metadata.tags, held.vm.metadata.notes, held.vm.spec) == (("web",), "é – ok", made.spec)
+    assert (held.vm.metadata.tags, held.vm.metadata.notes, held.vm.spec) == (("web",), "é ✓ ok", made.spec)
     assert held.owner == vm.Owner(host=house.node.ground.uid, generation=1)
     assert [volume.uid for volume in held.volumes] == [disk.volume for disk in made.spec.disks]
     assert stat.S_IMODE(house.place(made).definition.stat().st_mode) == 0o600
