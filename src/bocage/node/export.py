@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from bocage import errors, files
 from bocage.model import ground, vm
@@ -27,7 +27,7 @@ class Running(Error, errors.Conflict):
     name: str
 
 
-async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncIterator[bytes]:
+async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncGenerator[bytes, None]:
     """The archive, piece by piece; the VM cannot start meanwhile. Raises Running before the first piece."""
     with contextlib.ExitStack() as undo:
         try:
@@ -42,12 +42,12 @@ async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> As
                 yield piece
 
 
-async def started(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def started(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same stream once its first piece is there, so that what is refused is refused before the answer begins."""
     first = await anext(pieces)
 
-    async def rest() -> AsyncIterator[bytes]:
-        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+    async def rest() -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(pieces):
             yield first
             async for piece in pieces:
                 yield piece

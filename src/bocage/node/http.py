@@ -12,12 +12,14 @@ import logging
 import pathlib
 import shlex
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bocage import errors, serving, words
@@ -72,7 +74,7 @@ class Interface:
         first = await asyncio.to_thread(boundedlog.start_offset, path)
         offset = max(asking.whole_number(request.query_params, "offset", first), first)
         body = _follow(path, offset) if follow else _read_all(path, offset)
-        return StreamingResponse(body, media_type="text/plain; charset=utf-8", headers={"Bocage-Offset": str(offset)})
+        return _Stream(body, media_type="text/plain; charset=utf-8", headers={"Bocage-Offset": str(offset)})
 
     async def expect(self, request: Request) -> Response:
         """Send a line, perhaps, and wait for one that matches."""
@@ -149,7 +151,7 @@ class Interface:
         machine, _ = await self._machine(request)
         chain = request.query_params.get("chain") in ("true", "1")
         stream = export.stream(self._node.preparation, machine, chain=chain)
-        return StreamingResponse(await export.started(stream), media_type="application/zstd")
+        return _Stream(await export.started(stream), media_type="application/zstd")
 
     async def upload_offset(self, request: Request) -> Response:
         """How much of an upload is here."""
@@ -213,6 +215,20 @@ async def serve(node: Node, path: pathlib.Path) -> AsyncIterator[None]:
         yield
 
 
+class _Stream(StreamingResponse):
+    """A stream that is closed when nobody reads it any more, not at some later time: files and locks hang on it."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], **options: Any) -> None:
+        super().__init__(pieces, **options)
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._pieces.aclose()
+
+
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.Problem)
     content = {"type": error.type, "params": error.params, "status": error.status}
@@ -230,7 +246,7 @@ async def _fault(request: Request, error: Exception) -> Response:
     return await _problem(request, errors.Internal(reference=reference))
 
 
-async def _read_all(path: pathlib.Path, offset: int) -> AsyncIterator[bytes]:
+async def _read_all(path: pathlib.Path, offset: int) -> AsyncGenerator[bytes, None]:
     end = (await asyncio.to_thread(path.stat)).st_size
     while offset < end:
         piece = await asyncio.to_thread(boundedlog.read, path, offset, min(_PIECE, end - offset))
@@ -240,7 +256,7 @@ async def _read_all(path: pathlib.Path, offset: int) -> AsyncIterator[bytes]:
         offset = piece.offset + len(piece.data)
 
 
-async def _follow(path: pathlib.Path, offset: int) -> AsyncIterator[bytes]:
+async def _follow(path: pathlib.Path, offset: int) -> AsyncGenerator[bytes, None]:
     async with contextlib.aclosing(boundedlog.follow(path, offset)) as pieces:
         async for piece in pieces:
             yield piece.data
