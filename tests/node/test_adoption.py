@@ -94,7 +94,7 @@ async def test_an_export_that_nobody_reads_to_its_end_leaves_nothing(house: Hous
     before = files_of(house)
     pieces = await export.started(export.stream(house.node.preparation, made, chain=False))
     await anext(pieces)
-    await pieces.aclose()  # type: ignore[attr-defined]
+    await pieces.aclose()
     await house.until(lambda: asyncio.to_thread(files_of, house), lambda now: now == before)
     assert (await house.ask("vm.start", made)).status.state is work.TaskState.DONE
 
