@@ -1,7 +1,11 @@
-"""Bare QEMU: the line of `bocage vm command` run by hand, its sockets and its log in a directory of our own."""
+"""Bare QEMU: the line of `bocage vm command` run by hand, its sockets and its log in a directory of our own.
+
+What carries its NIC stands ready before it is started.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pathlib
 import re
@@ -12,25 +16,30 @@ import time
 from collections.abc import Sequence
 
 from bench import measure
+from bocage.network import user
 
 _IO = re.compile(r'(/[^",]*/vms/[0-9a-f-]+/io)/')
 _DISK = re.compile(r'"filename":"([^"]*\.qcow2)"')
+_PASST = re.compile(r'"type":"unix","path":"([^"]*)"')
+_TAP = re.compile(r'"ifname":"([^"]*)"')
 _RUNNING = b"VM status: running"
 _BOUND = 60.0  # seconds
 
 
 class Bare:
-    """One machine, started and killed as often as is wanted. What carries its NIC stands ready before each start."""
+    """One machine, started and killed as often as is wanted; `bridge` is that of its network, if it has one."""
 
-    def __init__(self, command: Sequence[str], at: pathlib.Path) -> None:
+    def __init__(self, command: Sequence[str], at: pathlib.Path, *, bridge: str = "") -> None:
         self._at = at
+        self._bridge = bridge
         self.io = at / "io"
         self.serial = at / "serial.log"
         theirs = next(found[1] for part in command if (found := _IO.search(part)))
         self._command = [
             re.sub(r"logfile=[^,]*", f"logfile={self.serial}", part.replace(theirs, str(self.io))) for part in command
         ]
-        self._nics = re.findall(r'"type":"unix","path":"([^"]*)"', " ".join(self._command))
+        self._passts = _PASST.findall(" ".join(self._command))
+        self._taps = _TAP.findall(" ".join(self._command))
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._qemu: subprocess.Popen[bytes] | None = None
 
@@ -51,10 +60,13 @@ class Bare:
         self.io.mkdir(parents=True)
         self.io.chmod(0o777)  # passt gives root up before it makes its socket
         self.serial.unlink(missing_ok=True)
-        for nic in self._nics:
-            passt = ["passt", "--foreground", "--quiet", "--socket", nic]
-            self._helpers.append(subprocess.Popen(passt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            measure.until(pathlib.Path(nic).is_socket, what="passt", within=_BOUND)
+        for passt in map(pathlib.Path, self._passts):
+            line = user.passt_command(asyncio.run(user.plan()), passt)
+            self._helpers.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            measure.until(passt.is_socket, what="passt", within=_BOUND)
+        for tap in self._taps:
+            subprocess.run(["ip", "tuntap", "add", "dev", tap, "mode", "tap"], check=True)
+            subprocess.run(["ip", "link", "set", tap, "master", self._bridge, "up"], check=True)
 
     def start(self) -> float:
         """Start it; the monotonic time just before."""
@@ -68,6 +80,8 @@ class Bare:
         for process in [*([self._qemu] if self._qemu else []), *self._helpers]:
             process.kill()
             process.wait()
+        for tap in self._taps:
+            subprocess.run(["ip", "link", "delete", tap], check=False, stderr=subprocess.DEVNULL)
         self._qemu, self._helpers = None, []
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import pathlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 
 from bench import libvirt, ours
 
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+
 
 class Session:
-    """`runs` of each side; a directory of its own; the guest's image and the peer libvirt, made when first wanted."""
+    """`runs` of each side; `tiny` is the guest's image; the peer libvirt is started when it is first wanted."""
 
     def __init__(self, at: pathlib.Path, runs: int, undo: contextlib.ExitStack) -> None:
         self.runs = runs
+        self.tiny = ours.build_tiny(at)
         self._at = at
         self._undo = undo
-        self._tiny: pathlib.Path | None = None
         self._libvirt: libvirt.Libvirt | str | None = None
 
     def place(self, name: str) -> pathlib.Path:
@@ -28,13 +33,6 @@ class Session:
         path.mkdir(mode=0o711)
         path.chmod(0o711)
         return path
-
-    @property
-    def tiny(self) -> pathlib.Path:
-        """The image of the suite's guest."""
-        if self._tiny is None:
-            self._tiny = ours.build_tiny(self._at)
-        return self._tiny
 
     def libvirt_or_reason(self, home: ours.Ours) -> libvirt.Libvirt | str:
         """libvirt, up and without any domain, on the accelerator of `home`; or why it cannot be had."""
@@ -48,11 +46,22 @@ class Session:
 
 @contextlib.contextmanager
 def opened(runs: int) -> Iterator[Session]:
-    """A session; nothing of it is left afterwards."""
+    """A session; nothing of it is left afterwards. From then on this process has a network of its own."""
     at = pathlib.Path(tempfile.mkdtemp(prefix="bocage-bench-", dir="/var/tmp"))
     at.chmod(0o711)
     try:
         with contextlib.ExitStack() as undo:
-            yield Session(at, runs, undo)
+            made = Session(at, runs, undo)
+            _leave_the_network()
+            yield made
     finally:
         shutil.rmtree(at, ignore_errors=True)
+
+
+def _leave_the_network() -> None:
+    """Go to a network namespace that has a loopback alone: the bridges and rules of our VMs are nobody else's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "network namespace")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
