@@ -266,6 +266,15 @@ def test_disks_and_cds_are_changed_by_their_names(api: FakeApi, bocage: Bocage):
     assert sent == [{"size": "20G", "bus": "scsi"}, {"size": "40G"}, {"image": "debian-iso"}, {"image": None}]
 
 
+def test_an_old_system_gets_one_disk_on_its_own_bus_and_cds_by_their_files(api: FakeApi, bocage: Bocage):
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "done"), 202))
+    line = "vm create nt4 --machine pc --disk size=4G,bus=ide --cd /srv/iso/NT4_Server.iso --cd drivers"
+    assert bocage(*line.split()).code == 0
+    sent = api.asked_for("POST", VMS)[0].document
+    assert (sent["disk"], sent.get("disks")) == ({"size": "4G", "bus": "ide"}, None)
+    assert sent["cds"] == ["nt4-server", "drivers"]
+
+
 def test_a_disk_is_new_or_a_volume_and_not_both(api: FakeApi, bocage: Bocage):
     assert bocage("vm", "disk", "attach", "web1").code == 2
     assert bocage("vm", "disk", "attach", "web1", "--size", "1G", "--volume", "v").code == 2

@@ -75,6 +75,27 @@ def test_without_an_image_there_is_a_blank_disk_and_the_first_cd_is_booted():
     assert str(define().volumes[0].spec.size) == "20G"
 
 
+def test_the_system_disk_can_be_said_in_full():
+    made = define(machine="pc", disk={"size": "4G", "bus": "ide", "format": "raw", "serial": "QM00001"})
+    [disk], [volume] = made.vm.spec.disks, made.volumes
+    assert (disk.bus, disk.unit, disk.serial, disk.address) == (vm.Bus.IDE, 0, "QM00001", None)
+    assert (volume.spec.size, volume.spec.format) == (4 << 30, ground.VolumeFormat.RAW)
+
+
+def test_a_raw_system_disk_is_a_full_copy_of_its_image():
+    [volume] = define(image="tiny", disk={"size": "4G", "format": "raw"}).volumes
+    assert (volume.spec.image, volume.spec.linked) == (DIGEST, False)
+    with pytest.raises(ValueError, match="thin"):
+        define(image="tiny", disk={"size": "4G", "preallocated": True})
+
+
+def test_the_system_disk_can_be_a_volume_that_is_there_but_not_with_an_image_too():
+    made = define(disk={"volume": "data"})
+    assert [disk.volume for disk in made.vm.spec.disks] == [DATA.uid]
+    with pytest.raises(ValueError, match="not both"):
+        define(image="tiny", disk={"volume": "data"})
+
+
 def test_the_system_disk_is_grown_from_the_image_and_never_cut():
     assert str(define(image="tiny", disk="4G").volumes[0].spec.size) == "4G"
     with pytest.raises(parts.DiskTooSmall) as refused:

@@ -28,7 +28,7 @@ Changing = Annotated[calls.Call, calls.may("vm:change")]
 class Protected(problems.Error, errors.Conflict):
     type = "vm-protected"
     text = N_("{name} is protected from being deleted")
-    hint = N_("'bocage vm set {name} --no-protected' takes that away")
+    hint = N_("'bocage vm set {name} --unprotected' takes that away")
     name: str
 
 

@@ -77,8 +77,8 @@ class VMCreate(Part):
     storage: Name = "local"
     cpus: vm.Cpus = vm.Cpus()
     memory: Size = Size(512 * MiB)
-    disk: Size | None = None
-    """Of the system disk; None: the image's own, or 20G for a blank one."""
+    disk: Size | DiskRequest | None = None
+    """The system disk, by its size or in full; None: of the image's own size, or 20G for a blank one."""
     disks: Annotated[tuple[DiskRequest, ...], Field(max_length=31)] = ()
     """Further disks."""
     cds: Annotated[tuple[Name, ...], Field(max_length=6)] = ()
@@ -93,6 +93,15 @@ class VMCreate(Part):
     autostart: vm.Autostart = vm.Autostart()
     stop: vm.StopPolicy = vm.StopPolicy()
     start: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> VMCreate:
+        if self.image and isinstance(self.disk, DiskRequest):
+            if self.disk.volume:
+                raise ValueError("the system disk comes from the image or is a volume that is there, not both")
+            if self.disk.preallocated:
+                raise ValueError("a disk that is made from an image is thin; preallocate a blank one")
+        return self
 
 
 BLANK_DISK = Size(20 * GiB)

@@ -145,17 +145,20 @@ class Parts:
 
     def system_disk(self, request: requests.VMCreate, facts: Facts) -> None:
         """The first disk: made from the image, else blank."""
-        disk = requests.DiskRequest(size=request.disk or requests.BLANK_DISK)
-        if request.image is None:
+        asked = request.disk or requests.BLANK_DISK
+        disk = asked if isinstance(asked, requests.DiskRequest) else requests.DiskRequest(size=asked)
+        if request.image is None or disk.volume is not None:
             self.disk(disk, facts)
             return
         image = named(facts.images, "image", request.image)
         if image.spec.format == "iso":
             raise NotBootable(image=image.name)
-        size = request.disk or image.spec.virtual_size
+        size = (disk.size if request.disk else None) or image.spec.virtual_size
         if size < image.spec.virtual_size:
             raise DiskTooSmall(image=image.name, asked=size, needed=image.spec.virtual_size)
-        linked = not request.full and image.spec.storage == self.storage.uid
+        linked = (
+            disk.format is ground.VolumeFormat.QCOW2 and not request.full and image.spec.storage == self.storage.uid
+        )
         self.disk(disk, facts, size=_whole_sectors(size), image=image.spec.sha256, linked=linked)
 
     def disk(self, request: requests.DiskRequest, facts: Facts, **more: Any) -> None:

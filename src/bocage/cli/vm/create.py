@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import complete, options, read, session, waiting
+from bocage.cli import image as image_names
 from bocage.client import rest
 
 _ASK = "-"
@@ -110,7 +111,8 @@ def create(
     Examples:
       bocage vm create web1 --image tiny --cpus 2 --memory 512M --disk 4G --start
       bocage vm create web2 --image debian --ssh-key key.pub --publish 2222:22
-      bocage vm create win --cd windows --cd drivers --disk 80G --memory 4G --start
+      bocage vm create win --cd windows.iso --cd drivers.iso --disk 80G --memory 4G
+      bocage vm create nt4 --cd nt4.iso --machine pc --disk size=4G,bus=ide
     """
     disks = [read.disk(one) for one in disk or ()]
     request = rest.given(
@@ -120,7 +122,7 @@ def create(
         storage=storage,
         cpus=read.cpus(cpus) if cpus is not None else None,
         memory=memory,
-        cds=cd,
+        cds=[_image_of(one) for one in cd] if cd else None,
         nics=_nics(network, publish),
         firmware=firmware,
         machine=machine,
@@ -145,14 +147,17 @@ def create(
         waiting.finish(api, task, wait=wait, json=json, said=said)
 
 
+def _image_of(cd: str) -> str:
+    """The image that a CD is: by its name, or by that of the file which it was added from."""
+    return image_names.name_for(cd) if "." in cd or "/" in cd else cd
+
+
 def _disks(disks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first is the system disk when only its size was said; else each stands for itself."""
+    """The first is the system disk."""
     if not disks:
         return {}
     first, *others = disks
-    return (
-        {"disk": first["size"], **({"disks": others} if others else {})} if set(first) == {"size"} else {"disks": disks}
-    )
+    return {"disk": first["size"] if set(first) == {"size"} else first, **({"disks": others} if others else {})}
 
 
 def _nics(networks: list[str] | None, publish: list[str] | None) -> list[dict[str, Any]] | None:
