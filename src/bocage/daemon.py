@@ -20,6 +20,7 @@ from bocage.engine.qemu import engine as qemu
 from bocage.model import base, ground
 from bocage.node import agent, default_network, events, host, jobs
 from bocage.node import ground as node_ground
+from bocage.node.shop import Shop
 from bocage.store import resources, sqlite
 
 log = logging.getLogger("bocage")
@@ -63,7 +64,7 @@ async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio
         kept = resources.Resources(store)
         node = await _node(homes, kept)
         undo.enter_context(_pid_file(homes))
-        await undo.enter_async_context(http.serve(node, homes.node_socket))
+        await undo.enter_async_context(http.serve(node.shop, node.crew, homes.node_socket))
         working = [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
         undo.push_async_callback(_end, working)
         await node.ready.wait()
@@ -90,27 +91,27 @@ async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
             cgroups=place is not None,
         )
     )
-    await _first_things(node)
+    await _first_things(node.shop)
     return node
 
 
-async def _first_things(node: agent.Node) -> None:
+async def _first_things(shop: Shop) -> None:
     """The storage `local` and the network `default` are there from the first start; all storage is looked at."""
-    kept = node.ground.resources
-    await asyncio.to_thread(jobs.images.sweep, node.ground.home.cache)
+    kept = shop.ground.resources
+    await asyncio.to_thread(jobs.images.sweep, shop.ground.home.cache)
     storages = await kept.list(ground.Storage)
     if not any(storage.name == "local" for storage in storages.items):
-        spec = ground.StorageSpec(host=node.ground.uid, path=str(node.ground.home.local_storage))
-        uid = await asyncio.to_thread(_uid_of_storage, node.ground.home.local_storage)
+        spec = ground.StorageSpec(host=shop.ground.uid, path=str(shop.ground.home.local_storage))
+        uid = await asyncio.to_thread(_uid_of_storage, shop.ground.home.local_storage)
         await kept.create(ground.Storage(metadata=base.Metadata(name="local", uid=uid), spec=spec))
         storages = await kept.list(ground.Storage)
     for storage in storages.items:
         try:
             new = storage.status.state == "pending"
-            await (jobs.storages.prepare(node, storage) if new else jobs.storages.reopen(node, storage))
+            await (jobs.storages.prepare(shop, storage) if new else jobs.storages.reopen(shop, storage))
         except (errors.Problem, OSError) as error:
             log.warning("storage %s: %s", storage.name, error)
-    await default_network.ensure(node)
+    await default_network.ensure(shop)
 
 
 def _uid_of_storage(root: pathlib.Path) -> str:

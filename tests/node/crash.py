@@ -70,7 +70,7 @@ def _child(path: pathlib.Path, deed: str, point: int, told: Any) -> None:
 async def _do(deed: str, counter: Counter) -> int:
     opened = await houses.House(home.Home.from_environment()).open()
     try:
-        for actor in opened.node.actors():
+        for actor in opened.node.crew:
             await actor.looked.wait()
         counter.armed = True
         await DEEDS[deed](opened)

@@ -22,7 +22,7 @@ from tests.node.house import BLANK, House
 
 @pytest.fixture
 async def interface(house: House) -> AsyncIterator[httpx.AsyncClient]:
-    async with http.serve(house.node, house.homes.node_socket):
+    async with http.serve(house.node.shop, house.node.crew, house.homes.node_socket):
         transport = httpx.AsyncHTTPTransport(uds=str(house.homes.node_socket))
         async with httpx.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client:
             yield client

@@ -347,7 +347,7 @@ async def test_a_back_off_goes_on_where_it_was_when_the_daemon_comes_back(house:
 async def test_what_should_always_run_runs_again_after_an_orderly_end(house: House):
     made = await house.create(start=True, restart={"policy": "always", "delay": 0}, **BLANK)
     before = (await house.read(made)).status.pid
-    one = house.node.actor_of(made.uid)
+    one = house.node.crew.of(made.uid)
     assert one is not None
     assert one.standing.machine is not None
     with contextlib.suppress(Exception):
@@ -361,7 +361,7 @@ async def test_what_should_always_run_runs_again_after_an_orderly_end(house: Hou
 async def test_the_trash_is_emptied_after_its_time_by_whoever_lives_the_vm(house: House):
     made = await house.create(**BLANK)
     await house.ask("vm.delete", made)
-    one = house.node.actor_of(made.uid)
+    one = house.node.crew.of(made.uid)
     assert one is not None
     one.expire()
     await house.until(lambda: house.resources.list(vm.VM, trash=True), lambda listing: listing.items == [])

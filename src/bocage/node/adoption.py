@@ -11,19 +11,17 @@ import dataclasses
 import pathlib
 import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
-from bocage.node import alarming, directory, disks, shelving
+from bocage.node import directory, disks, shelving
+from bocage.node.shop import Shop
 from bocage.planner import hardware
 from bocage.storage import qcow2
 from bocage.store import resources
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 BESIDE_DISKS = ("vm.yaml", "firmware-vars.fd", "seed.iso", "saved.state", "serial.log", "qemu.log")
 """What belongs to a VM and is no disk, by its name in the directory."""
@@ -127,7 +125,7 @@ class Candidate:
 
 
 async def examine(
-    node: Node, storage: ground.Storage, path: pathlib.Path, terms: Terms, *, uid: str | None = None
+    shop: Shop, storage: ground.Storage, path: pathlib.Path, terms: Terms, *, uid: str | None = None
 ) -> Candidate:
     """See whether a directory can be taken into `storage`; `uid` is the one that it gets with a new identity."""
     place = directory.Directory(path)
@@ -135,19 +133,19 @@ async def examine(
         held = await asyncio.to_thread(place.read)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoDefinition(path=str(path)) from error
-    if held.owner and held.owner.host not in (node.ground.uid, terms.dead):
+    if held.owner and held.owner.host not in (shop.ground.uid, terms.dead):
         raise OfAnotherHost(name=held.vm.name, host=held.owner.host)
     in_place = path == await asyncio.to_thread(pathlib.Path(storage.spec.path).resolve) / "vms" / held.vm.uid
-    if in_place and node.actor_of(held.vm.uid) is not None:
+    if in_place and await is_known(shop, held.vm.uid):
         raise OwnDirectory(path=str(path), name=held.vm.name)
     stays = in_place and not terms.new_identity
-    machine, volumes = await _fit(node, storage, held, path, terms, uid or base.new_uid(), stays=stays)
+    machine, volumes = await _fit(shop, storage, held, path, terms, uid or base.new_uid(), stays=stays)
     if not stays:
-        await _check_at_rest(node, held.vm)
-    await _check_free(node, machine)
+        await _check_at_rest(shop, held.vm)
+    await _check_free(shop, machine)
     await asyncio.to_thread(_check_plain, path)
     for volume in volumes:
-        await _check_file(node, volume, path, machine.name)
+        await _check_file(shop, volume, path, machine.name)
     return Candidate(
         path=path,
         vm=machine,
@@ -157,26 +155,32 @@ async def examine(
     )
 
 
-async def enter(node: Node, found: Candidate) -> None:
+async def enter(shop: Shop, found: Candidate) -> None:
     """Write a candidate into the store, whose directory has its place by now. The VM comes last: it makes it whole."""
-    kept = node.ground.resources
+    kept = shop.ground.resources
     for first in range(0, len(found.volumes), _TOGETHER):
         transaction = resources.Transaction()
         for volume in found.volumes[first : first + _TOGETHER]:
-            if not await _is_there(node, volume):
+            if not await _is_there(shop, volume):
                 transaction.create(volume)
         if transaction.puts:
             await kept.commit(transaction)
     transaction = resources.Transaction()
     transaction.create(found.vm)
-    owner = vm.Owner(host=node.ground.uid, generation=found.generation + 1)
+    owner = vm.Owner(host=shop.ground.uid, generation=found.generation + 1)
     transaction.set_owner(found.vm, owner, expected=0)
     await kept.commit(transaction)
 
 
-async def forget(node: Node, found: Candidate) -> None:
+async def is_known(shop: Shop, uid: str) -> bool:
+    """Whether a VM of this uid is in the store, be it in the trash."""
+    machines = (await shop.ground.resources.list(vm.VM, trash=True)).items
+    return any(machine.uid == uid for machine in machines)
+
+
+async def forget(shop: Shop, found: Candidate) -> None:
     """Take the volumes of a candidate out of the store again that could not be entered whole."""
-    kept = node.ground.resources
+    kept = shop.ground.resources
     for volume in found.volumes:
         with contextlib.suppress(errors.Problem):
             transaction = resources.Transaction()
@@ -185,7 +189,7 @@ async def forget(node: Node, found: Candidate) -> None:
 
 
 async def _fit(
-    node: Node,
+    shop: Shop,
     storage: ground.Storage,
     held: directory.Held,
     path: pathlib.Path,
@@ -219,8 +223,8 @@ async def _fit(
             "storage": storage.uid,
             "power": power,
             "disks": tuple(devices),
-            "nics": await _nics(node, held, path, project, uid, new=terms.new_identity),
-            "cds": await _cds(node, held, project),
+            "nics": await _nics(shop, held, path, project, uid, new=terms.new_identity),
+            "cds": await _cds(shop, held, project),
             "hardware": board,
         }
     )
@@ -255,13 +259,13 @@ def _volume(
 
 
 async def _nics(
-    node: Node, held: directory.Held, path: pathlib.Path, project: str, uid: str, *, new: bool
+    shop: Shop, held: directory.Held, path: pathlib.Path, project: str, uid: str, *, new: bool
 ) -> tuple[vm.Nic, ...]:
     """Its NICs on the networks of the same uid, of the same name, or on `default`."""
-    networks = (await node.ground.resources.list(ground.Network, project)).items
+    networks = (await shop.ground.resources.list(ground.Network, project)).items
     by_uid = {network.uid: network for network in networks}
     by_name = {network.name: network for network in networks}
-    taken = set(await _macs(node)) if new else set()
+    taken = set(await _macs(shop)) if new else set()
     nics: list[vm.Nic] = []
     for nic in held.vm.spec.nics:
         name = held.names.get(nic.network, nic.network)
@@ -274,9 +278,9 @@ async def _nics(
     return tuple(nics)
 
 
-async def _cds(node: Node, held: directory.Held, project: str) -> tuple[vm.Cd, ...]:
+async def _cds(shop: Shop, held: directory.Held, project: str) -> tuple[vm.Cd, ...]:
     """Its CDs, by uid or by name; a tray whose image is not here is empty."""
-    images = (await node.ground.resources.list(ground.Image, project)).items
+    images = (await shop.ground.resources.list(ground.Image, project)).items
     by_uid = {image.uid: image.uid for image in images}
     by_name = {image.name: image.uid for image in images}
     return tuple(
@@ -285,12 +289,12 @@ async def _cds(node: Node, held: directory.Held, project: str) -> tuple[vm.Cd, .
     )
 
 
-async def _check_at_rest(node: Node, source: vm.VM) -> None:
+async def _check_at_rest(shop: Shop, source: vm.VM) -> None:
     """What is moved, copied or given another identity must not run under its old one."""
-    if node.actor_of(source.uid) is not None:
+    if await is_known(shop, source.uid):
         return  # it is another one here, which lies elsewhere
-    runtime = node.ground.home.vm_runtime(source.uid)
-    found = await node.ground.engine.find(source.uid, source.name, runtime, listener=_unheard)
+    runtime = shop.ground.home.vm_runtime(source.uid)
+    found = await shop.ground.engine.find(source.uid, source.name, runtime, listener=_unheard)
     if found:
         pid = found.pid
         await found.detach()
@@ -301,16 +305,16 @@ def _unheard(_: engine.Happened) -> None:
     pass
 
 
-async def _check_free(node: Node, machine: vm.VM) -> None:
+async def _check_free(shop: Shop, machine: vm.VM) -> None:
     """Its uid, its name and its addresses are nobody else's."""
-    known = (await node.ground.resources.list(vm.VM, trash=True)).items
+    known = (await shop.ground.resources.list(vm.VM, trash=True)).items
     for other in known:
         if other.uid == machine.uid:
             raise Known(name=machine.name, uid=machine.uid)
         same_place = other.metadata.project == machine.metadata.project and not other.metadata.deleted
         if other.name == machine.name and same_place:
             raise resources.NameTaken(kind="vm", name=machine.name)
-    macs = await _macs(node)
+    macs = await _macs(shop)
     for nic in machine.spec.nics:
         if nic.mac in macs:
             raise AddressTaken(mac=nic.mac, name=machine.name, other=macs[nic.mac])
@@ -323,11 +327,11 @@ def _check_plain(path: pathlib.Path) -> None:
                 raise NotAFile(path=str(path / name))
 
 
-async def _check_file(node: Node, volume: ground.Volume, path: pathlib.Path, name: str) -> None:
+async def _check_file(shop: Shop, volume: ground.Volume, path: pathlib.Path, name: str) -> None:
     """The file is there, is a file, and its header names what it should and nothing else."""
     if volume.spec.vm is None:
         try:
-            root = await node.ground.storage_root(volume.spec.storage)
+            root = await shop.ground.storage_root(volume.spec.storage)
         except resources.Missing as error:
             raise DiskMissing(path=volume.name, name=name) from error
         file = disks.place_of(volume, root)
@@ -342,7 +346,7 @@ async def _check_file(node: Node, volume: ground.Volume, path: pathlib.Path, nam
     if volume.spec.linked:
         assert volume.spec.image
         digest = volume.spec.image
-        image = await node.preparation.disks.image_file(volume.spec.storage, digest) or await asyncio.to_thread(
+        image = await shop.preparation.disks.image_file(volume.spec.storage, digest) or await asyncio.to_thread(
             shelving.beside, path, digest
         )
         if image is None:
@@ -355,10 +359,10 @@ async def _check_file(node: Node, volume: ground.Volume, path: pathlib.Path, nam
         await asyncio.to_thread(qcow2.check_header, file, backing=None, backing_format=None)
 
 
-async def _is_there(node: Node, volume: ground.Volume) -> bool:
+async def _is_there(shop: Shop, volume: ground.Volume) -> bool:
     """Whether an earlier attempt, or the volume itself, stands in the store already as the same thing."""
     try:
-        present = await node.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid)
+        present = await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid)
     except resources.Missing:
         return False
     if present.spec != volume.spec:
@@ -366,15 +370,15 @@ async def _is_there(node: Node, volume: ground.Volume) -> bool:
     return True
 
 
-async def _macs(node: Node) -> dict[str, str]:
-    machines = (await node.ground.resources.list(vm.VM, trash=True)).items
+async def _macs(shop: Shop) -> dict[str, str]:
+    machines = (await shop.ground.resources.list(vm.VM, trash=True)).items
     return {nic.mac: machine.name for machine in machines for nic in machine.spec.nics}
 
 
-async def unknown_directories(node: Node, storage: ground.Storage) -> list[pathlib.Path]:
+async def unknown_directories(shop: Shop, storage: ground.Storage) -> list[pathlib.Path]:
     """The VM directories of a storage that the store knows nothing of."""
-    known = {machine.uid for machine in (await node.ground.resources.list(vm.VM, trash=True)).items}
-    return await asyncio.to_thread(alarming.unknown_directories, pathlib.Path(storage.spec.path), known)
+    known = {machine.uid for machine in (await shop.ground.resources.list(vm.VM, trash=True)).items}
+    return await asyncio.to_thread(directory.unknown, pathlib.Path(storage.spec.path), known)
 
 
 def result(machines: list[str], refused: list[dict[str, Any]]) -> dict[str, Any]:

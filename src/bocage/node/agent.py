@@ -9,17 +9,15 @@ import asyncio
 import contextlib
 import functools
 import logging
-import pathlib
 from collections.abc import Coroutine
 from typing import Any
 
 from bocage import errors
 from bocage.model import ground, keys, vm, work
 from bocage.node import actor, boot, jobs, memory, mending, notes, tasks, upkeep
+from bocage.node.crew import Crew
 from bocage.node.ground import Ground
-from bocage.node.preparation import Preparation
-from bocage.node.wiring import Wires
-from bocage.storage import images
+from bocage.node.shop import Shop
 from bocage.store import contract, resources
 
 log = logging.getLogger(__name__)
@@ -33,14 +31,12 @@ class Node:
     """One host's agent."""
 
     def __init__(self, ground: Ground) -> None:
-        self.ground = ground
-        self.wires = Wires(ground)
-        self.preparation = Preparation(ground, self.wires)
-        self._mending = mending.Mending(self)
-        self._upkeep = upkeep.Upkeep(self)
-        self._actors: dict[str, actor.Actor] = {}
+        self.shop = Shop.on(ground)
+        self.crew = Crew()
+        self.ground, self.preparation, self.wires = ground, self.shop.preparation, self.shop.wires
+        self._mending = mending.Mending(self.shop, self.crew)
+        self._upkeep = upkeep.Upkeep(self.shop, self.crew)
         self._jobs: dict[str, tuple[tasks.Run, asyncio.Task[None]]] = {}
-        self._libraries: dict[str, images.Library] = {}
         self._known: set[str] = set()  # tasks that were handed on
         self._background: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(_JOBS_AT_ONCE)
@@ -63,31 +59,13 @@ class Node:
         finally:
             await self._wind_down()
 
-    def library(self, storage: ground.Storage) -> images.Library:
-        """The images of a storage: one library each, since it knows what is coming in just now."""
-        if storage.uid not in self._libraries:
-            self._libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
-        return self._libraries[storage.uid]
-
-    def actors(self) -> list[actor.Actor]:
-        """One for each VM of this host."""
-        return list(self._actors.values())
-
-    def running(self) -> list[actor.Actor]:
-        """The actors whose VM has a process."""
-        return [one for one in self._actors.values() if one.standing.machine is not None]
-
-    def actor_of(self, uid: str) -> actor.Actor | None:
-        """The actor of a VM of this host."""
-        return self._actors.get(uid)
-
     async def _catch_up(self) -> int:
         """Look at everything once; returns the revision that was looked at."""
         listing = await self.ground.resources.list(vm.VM, trash=True)
         mine = [machine for machine in listing.items if machine.status.host == self.ground.uid]
         waiting = await self.ground.resources.list(work.Task)
         first = not self.ready.is_set()
-        booting = boot.Boot(self, mine) if first and self.ground.rebooted else None
+        booting = boot.Boot(self.shop, self.crew, mine) if first and self.ground.rebooted else None
         if first:
             await self.wires.recall(mine)
             await self.wires.wire_up((await self.ground.resources.list(ground.Network)).items)
@@ -112,8 +90,8 @@ class Node:
         if booting:
             self._spawn(booting.run())
             await booting.settle()
-        await asyncio.gather(*[one.looked.wait() for one in self.actors()])
-        if found := sorted(one.name for one in self.actors() if one.found):
+        await asyncio.gather(*[one.looked.wait() for one in self.crew])
+        if found := sorted(one.name for one in self.crew if one.found):
             host = await self.ground.resources.get(ground.Host, None, self.ground.uid)
             note = notes.Found(count=len(found), names=found[:_NAMED])
             await self.ground.events.record(note, subject=host.ref)
@@ -152,22 +130,23 @@ class Node:
             owner = vm.Owner.model_validate_json(change.entry.value)
             if owner.host == self.ground.uid:
                 self._ensure_actor(project, uid)
-        if known := self._actors.get(uid):
+        if known := self.crew.of(uid):
             known.wake()
 
     def _ensure_actor(self, project: str, uid: str) -> actor.Actor:
-        if uid not in self._actors:
-            new = actor.Actor(self.ground, self.preparation, project, uid)
-            new.standing.listeners.append(functools.partial(self._mending.heard, uid))
-            self._actors[uid] = new
-            self._spawn(self._live(new, project, uid))
-        return self._actors[uid]
+        if (present := self.crew.of(uid)) is not None:
+            return present
+        new = actor.Actor(self.ground, self.preparation, project, uid)
+        new.standing.listeners.append(functools.partial(self._mending.heard, uid))
+        self.crew.join(uid, new)
+        self._spawn(self._live(new, project, uid))
+        return new
 
     async def _live(self, new: actor.Actor, project: str, uid: str) -> None:
         try:
             await new.live()
         finally:
-            self._actors.pop(uid, None)
+            self.crew.leave(uid)
         for run in new.standing.runs:  # handed to it in its last moment
             self._ensure_actor(project, uid).hand(run)
 
@@ -192,7 +171,7 @@ class Node:
                 if handler is None:
                     await run.failed(tasks.UnknownAction(action=run.action))
                 else:
-                    await tasks.carry_out(run, lambda run: handler(self, run))
+                    await tasks.carry_out(run, lambda run: handler(self.shop, run))
         except asyncio.CancelledError:
             if run.unwanted:  # also one that still waited for its turn
                 await asyncio.shield(run.cancelled(run.unwanted))
@@ -206,7 +185,7 @@ class Node:
             run, doing = job
             run.unwanted = tasks.Cancelled()
             doing.cancel()
-        for one in self._actors.values():
+        for one in self.crew:
             if any(run.uid == uid for run in one.standing.runs):
                 one.cancel(uid)
 

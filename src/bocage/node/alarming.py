@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pathlib
 import time
-from typing import TYPE_CHECKING
 
 from bocage import words
 from bocage.model import base, ground, keys, vm, work
-from bocage.node import clock
+from bocage.node import clock, directory
+from bocage.node.crew import Crew
+from bocage.node.shop import Shop
 from bocage.planner import alarms
 from bocage.store import resources
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 _KINDS = frozenset({vm.VM.kind, ground.Storage.kind, ground.Host.kind, work.Task.kind, work.Alarm.kind})
 _AT_LEAST_EVERY = 300.0  # seconds: some conditions end by time alone
@@ -35,8 +32,8 @@ class Cleared(words.Message):
 class Alarming:
     """The alarms of one node. Looks at the store only when something in it changed."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, shop: Shop, crew: Crew) -> None:
+        self._shop, self._crew = shop, crew
         self._wall = _wall()
         self._moved_at: float | None = None  # boot clock
         self._changed = True
@@ -67,10 +64,10 @@ class Alarming:
         if not (self._changed or stale or unknown != self._unknown or abs(moved) >= alarms.CLOCK_STEP):
             return
         self._changed, self._looked, self._unknown = False, clock.boottime(), unknown
-        kept = self._node.ground.resources
+        kept = self._shop.ground.resources
         world = alarms.World(
             now=base.now(),
-            host=await kept.get(ground.Host, None, self._node.ground.uid),
+            host=await kept.get(ground.Host, None, self._shop.ground.uid),
             storages=tuple((await kept.list(ground.Storage)).items),
             vms=tuple((await kept.list(vm.VM)).items),
             tasks=await self._tasks(),
@@ -89,23 +86,23 @@ class Alarming:
 
     async def _tasks(self) -> tuple[work.Task, ...]:
         """The tasks, if any of them failed."""
-        page = await self._node.ground.resources.store.list(keys.prefix(work.Task.kind))
+        page = await self._shop.ground.resources.store.list(keys.prefix(work.Task.kind))
         if not any(b'"failed"' in entry.value for entry in page.entries if entry.key.endswith("/status")):
             return ()
-        return tuple((await self._node.ground.resources.list(work.Task)).items)
+        return tuple((await self._shop.ground.resources.list(work.Task)).items)
 
     async def _unknown_directories(self) -> dict[str, int]:
         """By storage: how many VM directories it has that no VM of the store has."""
-        known = {actor.standing.uid for actor in self._node.actors()}
-        listing = await self._node.ground.resources.list(ground.Storage)
+        known = {actor.standing.uid for actor in self._crew}
+        listing = await self._shop.ground.resources.list(ground.Storage)
         roots = {
             storage.uid: pathlib.Path(storage.spec.path)
             for storage in listing.items
-            if storage.spec.host == self._node.ground.uid
+            if storage.spec.host == self._shop.ground.uid
         }
 
         def count() -> dict[str, int]:
-            return {uid: len(unknown) for uid, root in roots.items() if (unknown := unknown_directories(root, known))}
+            return {uid: len(unknown) for uid, root in roots.items() if (unknown := directory.unknown(root, known))}
 
         return await asyncio.to_thread(count)
 
@@ -116,8 +113,8 @@ class Alarming:
             metadata=base.Metadata(uid=raised.uid, name=raised.condition.type, project=project),
             spec=work.AlarmSpec(said=said, severity=raised.severity, subject=raised.subject, raised=base.now()),
         )
-        await self._node.ground.resources.create(alarm)
-        await self._node.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
+        await self._shop.ground.resources.create(alarm)
+        await self._shop.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
 
     async def _update(self, alarm: work.Alarm, raised: alarms.Raised) -> None:
         """Say how it stands now. One that became worse is told anew, to those too who have seen it."""
@@ -125,33 +122,22 @@ class Alarming:
         worse = _GRAVITY.index(raised.severity) > _GRAVITY.index(alarm.spec.severity)
         if raised.severity is alarm.spec.severity and raised.condition.same(alarm.spec.said.params):
             return
-        kept, place = self._node.ground.resources, (work.Alarm, alarm.metadata.project, alarm.uid)
+        kept, place = self._shop.ground.resources, (work.Alarm, alarm.metadata.project, alarm.uid)
         await kept.change(*place, lambda now: resources.with_spec(now, said=said, severity=raised.severity))
         if worse:
             await kept.change_status(*place, lambda _: work.AlarmStatus())
-            await self._node.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
+            await self._shop.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
 
     async def _clear(self, alarm: work.Alarm) -> None:
         transaction = resources.Transaction()
         transaction.delete(alarm)
-        await self._node.ground.resources.commit(transaction)
+        await self._shop.ground.resources.commit(transaction)
         name = alarm.spec.subject.name if alarm.spec.subject else ""
         over = Cleared(condition=alarm.spec.said.type, name=name)
-        await self._node.ground.events.record(over, subject=alarm.spec.subject)
+        await self._shop.ground.events.record(over, subject=alarm.spec.subject)
 
 
 _GRAVITY = (base.Severity.INFO, base.Severity.WARNING, base.Severity.ERROR)
-
-
-def unknown_directories(root: pathlib.Path, known: set[str]) -> list[pathlib.Path]:
-    """The VM directories of a storage whose uids are not among those that are known."""
-    try:
-        names = os.listdir(root / "vms")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(
-        root / "vms" / name for name in names if name not in known and (root / "vms" / name / "vm.yaml").exists()
-    )
 
 
 def _wall() -> float:

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from bocage import errors
 from bocage.model import ground, vm
+from bocage.node.actor import Actor
+from bocage.node.crew import Crew
+from bocage.node.shop import Shop
 from bocage.planner import autostart
 from bocage.store import resources
-
-if TYPE_CHECKING:
-    from bocage.node import actor as actors
-    from bocage.node.agent import Node
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +25,15 @@ _UNDECIDED = (vm.State.STOPPED, vm.State.STARTING)
 class Boot:
     """One start of the host. It counts as dealt with when every VM's wish is written and each was looked at."""
 
-    def __init__(self, node: Node, machines: Iterable[vm.VM]) -> None:
-        self._node = node
+    def __init__(self, shop: Shop, crew: Crew, machines: Iterable[vm.VM]) -> None:
+        self._shop, self._crew = shop, crew
         self._turns = autostart.turns(machines)
 
     async def wish(self) -> None:
         """Write that those which start with the host should run."""
         for turn in self._turns:
             with contextlib.suppress(resources.Missing):
-                await self._node.ground.resources.change(
+                await self._shop.ground.resources.change(
                     vm.VM,
                     turn.project,
                     turn.uid,
@@ -49,40 +47,40 @@ class Boot:
     def hold(self) -> None:
         """Let none of them start before its turn."""
         for turn in self._turns:
-            if actor := self._node.actor_of(turn.uid):
+            if actor := self._crew.of(turn.uid):
                 actor.turn.clear()
 
     async def run(self) -> None:
         """Let them start; a VM that does not come up holds up those after it for a bounded time."""
         try:
-            before: list[actors.Actor] = []
+            before: list[Actor] = []
             for turn in self._turns:
                 if turn.first_of_its_order:
                     await _until_up(before)
                     before = []
                 await asyncio.sleep(turn.delay)
-                if actor := self._node.actor_of(turn.uid):
+                if actor := self._crew.of(turn.uid):
                     actor.may_start()
                     before.append(actor)
         finally:
             for turn in self._turns:
-                if actor := self._node.actor_of(turn.uid):
+                if actor := self._crew.of(turn.uid):
                     actor.may_start()
 
     async def settle(self) -> None:
         """Once every VM was looked at, the present boot is the known one: another daemon's start repeats nothing."""
-        node = self._node
-        await asyncio.gather(*[actor.looked.wait() for actor in node.actors()])
-        await node.ground.resources.change_status(
+        host = self._shop.ground
+        await asyncio.gather(*[actor.looked.wait() for actor in self._crew])
+        await host.resources.change_status(
             ground.Host,
             None,
-            node.ground.uid,
-            lambda present: present.status.model_copy(update={"boot_id": node.ground.boot_id}),
+            host.uid,
+            lambda present: present.status.model_copy(update={"boot_id": host.boot_id}),
         )
-        node.ground.rebooted = False
+        host.rebooted = False
 
 
-async def _until_up(some: list[actors.Actor]) -> None:
+async def _until_up(some: list[Actor]) -> None:
     """Wait until each of them runs or could not be started."""
     for _ in range(_LOOKS):
         some = [actor for actor in some if await _is_undecided(actor)]
@@ -91,7 +89,7 @@ async def _until_up(some: list[actors.Actor]) -> None:
         await asyncio.sleep(_LOOK)
 
 
-async def _is_undecided(actor: actors.Actor) -> bool:
+async def _is_undecided(actor: Actor) -> bool:
     try:
         machine = await actor.standing.read()
     except resources.Missing:

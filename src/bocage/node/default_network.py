@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from bocage import errors, words
 from bocage.model import base, ground
 from bocage.network import base as network
 from bocage.network import machine as surroundings
+from bocage.node.shop import Shop
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 NAME = "default"
 SETTING = "BOCAGE_DEFAULT_NETWORK"
@@ -54,17 +52,17 @@ class AsSet(words.Message):
     text = N_("BOCAGE_DEFAULT_NETWORK says so")
 
 
-async def ensure(node: Node) -> None:
+async def ensure(shop: Shop) -> None:
     """Have the network be there; of a bridge nothing is made yet. Raises KindUnknown."""
-    known = await node.ground.resources.list(ground.Network, "default")
+    known = await shop.ground.resources.list(ground.Network, "default")
     if any(net.name == NAME for net in known.items):
         return
     kind, reason = await _choose()
     # Always the same uid on this host: with the database lost, its bridge and the VMs on it are found again.
-    uid = str(uuid.uuid5(uuid.UUID(node.ground.uid), NAME))
+    uid = str(uuid.uuid5(uuid.UUID(shop.ground.uid), NAME))
     metadata = base.Metadata(name=NAME, uid=uid, project="default")
-    await node.ground.resources.create(ground.Network(metadata=metadata, spec=ground.NetworkSpec(kind=kind)))
-    await node.ground.events.record(Nat() if reason is None else User(reason=words.say(reason)))
+    await shop.ground.resources.create(ground.Network(metadata=metadata, spec=ground.NetworkSpec(kind=kind)))
+    await shop.ground.events.record(Nat() if reason is None else User(reason=words.say(reason)))
 
 
 async def _choose() -> tuple[Literal["nat", "user"], words.Message | errors.Problem | None]:

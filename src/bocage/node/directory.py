@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 from typing import Any
@@ -203,6 +204,17 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreadable(path=str(path), reason=_brief(error)) from error
+
+
+def unknown(root: pathlib.Path, known: set[str]) -> list[pathlib.Path]:
+    """The VM directories of a storage whose uids are not among those that are known."""
+    try:
+        names = os.listdir(root / "vms")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(
+        root / "vms" / name for name in names if name not in known and (root / "vms" / name / "vm.yaml").exists()
+    )
 
 
 def _bounded(path: pathlib.Path) -> bytes:

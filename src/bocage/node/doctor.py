@@ -8,15 +8,13 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import words
 from bocage.model import ground
+from bocage.node.shop import Shop
 from bocage.storage import space
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -90,9 +88,9 @@ class StorageGone(Finding):
     reason: str
 
 
-async def examine(node: Node) -> dict[str, Any]:
+async def examine(shop: Shop) -> dict[str, Any]:
     """Every check: its level (ok, warning, error), what is so, and what to do."""
-    findings = [*_packages(), *_machine(node), *await _storages(node)]
+    findings = [*_packages(), *_machine(shop), *await _storages(shop)]
     return {
         "checks": [
             {
@@ -121,23 +119,23 @@ def _packages() -> Iterator[Graded]:
             yield "error" if program in _NEEDED else "warning", Lacking(what=program, package=package)
 
 
-def _machine(node: Node) -> Iterator[Graded]:
-    if node.ground.accelerator == "kvm":
+def _machine(shop: Shop) -> Iterator[Graded]:
+    if shop.ground.accelerator == "kvm":
         yield "ok", Fine(what="accelerator", detail="kvm")
     else:
         yield (
             "warning",
-            Slow(reason=words.say(node.ground.accelerator_reason) if node.ground.accelerator_reason else ""),
+            Slow(reason=words.say(shop.ground.accelerator_reason) if shop.ground.accelerator_reason else ""),
         )
-    yield ("ok", Fine(what="control groups", detail="used")) if node.ground.cgroups else ("warning", NoGroups())
+    yield ("ok", Fine(what="control groups", detail="used")) if shop.ground.cgroups else ("warning", NoGroups())
     now = time.time()
     said = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     yield ("ok", Fine(what="clock", detail=said)) if now > _EARLIEST else ("error", ClockWrong(said=said))
-    yield "ok", Fine(what="home", detail=str(node.ground.home.path))
+    yield "ok", Fine(what="home", detail=str(shop.ground.home.path))
 
 
-async def _storages(node: Node) -> list[Graded]:
-    listing = await node.ground.resources.list(ground.Storage)
+async def _storages(shop: Shop) -> list[Graded]:
+    listing = await shop.ground.resources.list(ground.Storage)
     findings: list[Graded] = []
     for storage in listing.items:
         if storage.status.state == "unavailable":

@@ -28,7 +28,8 @@ from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
 from bocage.node import adoption, asking, directory, doctor, edits, export, tasks
-from bocage.node.agent import Node
+from bocage.node.crew import Crew
+from bocage.node.shop import Shop
 from bocage.storage import directory as storage_directory
 from bocage.store import resources
 
@@ -40,8 +41,8 @@ _PIECE = 256 << 10
 class Interface:
     """The routes, over one node."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, shop: Shop, crew: Crew) -> None:
+        self._shop, self._crew = shop, crew
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -103,7 +104,7 @@ class Interface:
     async def screenshot(self, request: Request) -> Response:
         """The screen as PNG."""
         machine, _ = await self._machine(request)
-        with tempfile.TemporaryDirectory(dir=self._node.ground.home.cache) as scratch:
+        with tempfile.TemporaryDirectory(dir=self._shop.ground.home.cache) as scratch:
             path = pathlib.Path(scratch) / "screen.png"
             await self._running(machine).screenshot(path)
             content = await asyncio.to_thread(path.read_bytes)
@@ -119,7 +120,7 @@ class Interface:
     async def command(self, request: Request) -> Response:
         """The line that starts it by hand."""
         machine, _ = await self._machine(request)
-        argv = self._node.ground.engine.command(await self._node.preparation.plan(machine, connect=False))
+        argv = self._shop.ground.engine.command(await self._shop.preparation.plan(machine, connect=False))
         return JSONResponse({"command": argv, "line": shlex.join(argv)})
 
     async def yaml(self, request: Request) -> Response:
@@ -150,68 +151,68 @@ class Interface:
         """The whole VM as one archive."""
         machine, _ = await self._machine(request)
         chain = request.query_params.get("chain") in ("true", "1")
-        stream = export.stream(self._node.preparation, machine, chain=chain)
+        stream = export.stream(self._shop.preparation, machine, chain=chain)
         return _Stream(await export.started(stream), media_type="application/zstd")
 
     async def upload_offset(self, request: Request) -> Response:
         """How much of an upload is here."""
-        shelf = self._node.library(await self._storage(request))
+        shelf = self._shop.library(await self._storage(request))
         return Response(headers={"Upload-Offset": str(shelf.intake.offset(request.path_params["key"]))})
 
     async def upload(self, request: Request) -> Response:
         """Take the next part of an upload."""
         storage, key = await self._storage(request), request.path_params["key"]
-        intake = self._node.library(storage).intake
+        intake = self._shop.library(storage).intake
         offset = asking.whole_number(request.headers, "upload-offset")
-        limit = intake.offset(key) + await self._node.preparation.rooms.left(storage.uid)
+        limit = intake.offset(key) + await self._shop.preparation.rooms.left(storage.uid)
         reached = await intake.append(key, offset, request.stream(), limit=limit)
         return Response(status_code=204, headers={"Upload-Offset": str(reached)})
 
     async def upload_discard(self, request: Request) -> Response:
         """Forget an upload."""
-        await self._node.library(await self._storage(request)).intake.discard(request.path_params["key"])
+        await self._shop.library(await self._storage(request)).intake.discard(request.path_params["key"])
         return Response(status_code=204)
 
     async def doctor(self, request: Request) -> Response:
         """The checks of this machine."""
-        return JSONResponse(await doctor.examine(self._node))
+        return JSONResponse(await doctor.examine(self._shop))
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
         """Where the running machine differs from the spec: what it was started with lies beside its record."""
-        actor = self._node.actor_of(machine.uid)
+        actor = self._crew.of(machine.uid)
         if actor is None or actor.standing.machine is None:
             return []
-        started = await asyncio.to_thread(edits.started_with, self._node.ground.home.vm_runtime(machine.uid))
+        started = await asyncio.to_thread(edits.started_with, self._shop.ground.home.vm_runtime(machine.uid))
         return edits.pending(started, machine) if started else []
 
     async def _storage(self, request: Request) -> ground.Storage:
         name = request.query_params.get("storage") or "local"
-        storage = await self._node.ground.resources.find(ground.Storage, None, name)
+        storage = await self._shop.ground.resources.find(ground.Storage, None, name)
         await asyncio.to_thread(storage_directory.uid_at, pathlib.Path(storage.spec.path))
         return storage
 
     async def _machine(self, request: Request | WebSocket) -> tuple[vm.VM, directory.Directory]:
         uid = request.path_params["uid"]
-        actor = self._node.actor_of(uid)
+        actor = self._crew.of(uid)
         if actor is None:
             raise resources.Missing(kind="vm", name=uid)
         machine = await actor.standing.read()
-        return machine, await self._node.preparation.place(machine)
+        return machine, await self._shop.preparation.place(machine)
 
     def _running(self, machine: vm.VM) -> engine.Machine:
-        actor = self._node.actor_of(machine.uid)
+        actor = self._crew.of(machine.uid)
         if actor is None or actor.standing.machine is None:
             raise engine.NotRunning(name=machine.name)
         return actor.standing.machine
 
     def _console(self, machine: vm.VM, place: directory.Directory) -> serial.Console:
-        return serial.Console.of(machine.name, place.path, self._node.ground.home.vm_runtime(machine.uid))
+        return serial.Console.of(machine.name, place.path, self._shop.ground.home.vm_runtime(machine.uid))
 
 
 @contextlib.asynccontextmanager
-async def serve(node: Node, path: pathlib.Path) -> AsyncIterator[None]:
+async def serve(shop: Shop, crew: Crew, path: pathlib.Path) -> AsyncIterator[None]:
     """Answer on a Unix socket, for this user alone."""
-    async with serving.unix(Interface(node).app(), path, mode=0o600):
+    async with serving.unix(Interface(shop, crew).app(), path, mode=0o600):
         yield
 
 

@@ -6,17 +6,15 @@ import asyncio
 import collections
 import contextlib
 import logging
-from typing import TYPE_CHECKING
 
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base
 from bocage.node import clock, notes, tasks
+from bocage.node.actor import Actor
+from bocage.node.crew import Crew
+from bocage.node.shop import Shop
 from bocage.store import resources
-
-if TYPE_CHECKING:
-    from bocage.node import actor as actors
-    from bocage.node.agent import Node
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +26,8 @@ _STEADY = 10.0  # seconds for which what was mended must have held to be mended 
 class Mending:
     """The repairs of one node's wires."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, shop: Shop, crew: Crew) -> None:
+        self._shop, self._crew = shop, crew
         self._cut: set[str] = set()  # VMs that told of a NIC
         self._woken = asyncio.Event()
         self._tried: dict[str, float] = collections.defaultdict(lambda: -_STEADY)  # boot clock, by VM
@@ -47,7 +45,7 @@ class Mending:
             await self._go_round()
         finally:
             with contextlib.suppress(errors.Problem, OSError):
-                await self._node.wires.rest()
+                await self._shop.wires.rest()
 
     async def _go_round(self) -> None:
         pause = min(_FIRST, _EVERY)
@@ -61,14 +59,14 @@ class Mending:
                 self._woken.clear()
                 cut, self._cut = self._cut, set()
                 steady = [uid for uid in cut if clock.boottime() - self._tried[uid] >= _STEADY]
-                await asyncio.gather(*[self._mend(one) for one in map(self._node.actor_of, steady) if one])
-            await asyncio.gather(*[self._mend(one) for one in self._node.running()])
+                await asyncio.gather(*[self._mend(one) for one in map(self._crew.of, steady) if one])
+            await asyncio.gather(*[self._mend(one) for one in self._crew.running()])
             try:
-                await self._node.wires.look_after()
+                await self._shop.wires.look_after()
             except (errors.Problem, OSError) as error:
                 log.warning("networks: %s", error)
 
-    async def _mend(self, actor: actors.Actor) -> None:
+    async def _mend(self, actor: Actor) -> None:
         running = actor.standing.machine
         cut = running.cut_nics() if running else ()
         if not running or not cut:
@@ -77,7 +75,7 @@ class Mending:
         with contextlib.suppress(resources.Missing, engine.NotRunning):
             machine = await actor.standing.read()
             try:
-                mended = await running.mend(await self._node.preparation.carriers(machine))
+                mended = await running.mend(await self._shop.preparation.carriers(machine))
             except (errors.Problem, OSError) as error:
                 problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
                 for nic in cut:

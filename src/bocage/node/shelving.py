@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from bocage import words
 from bocage.model import base, ground
 from bocage.model.units import Size
+from bocage.node.shop import Shop
 from bocage.storage import image_record, images
 from bocage.store import resources
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 
 class Added(words.Message):
@@ -26,7 +23,7 @@ class Added(words.Message):
 
 
 async def register(
-    node: Node, project: str, name: str, taken: image_record.Image, storage: str, origin: str
+    shop: Shop, project: str, name: str, taken: image_record.Image, storage: str, origin: str
 ) -> ground.Image:
     """Enter an image of the library into the store; doing it twice is doing it once."""
     uid = taken.names.get(f"{project}/{name}") or base.new_uid()
@@ -42,29 +39,29 @@ async def register(
         status=ground.ImageStatus(size_bytes=taken.file_size),
     )
     try:
-        present = await node.ground.resources.get(ground.Image, project, uid)
+        present = await shop.ground.resources.get(ground.Image, project, uid)
     except resources.Missing:
-        await node.ground.resources.create(image)
-        await node.ground.events.record(Added(name=name, count=image.status.size_bytes), subject=image.ref)
+        await shop.ground.resources.create(image)
+        await shop.ground.events.record(Added(name=name, count=image.status.size_bytes), subject=image.ref)
         return image
     return present
 
 
-async def shelve(node: Node, storage: ground.Storage, path: pathlib.Path, name: str | None) -> None:
+async def shelve(shop: Shop, storage: ground.Storage, path: pathlib.Path, name: str | None) -> None:
     """Take in an image file that is named by its digest, and enter it under its name or one that is free."""
-    taken = {image.name for image in (await node.ground.resources.list(ground.Image, "default")).items}
+    taken = {image.name for image in (await shop.ground.resources.list(ground.Image, "default")).items}
     called = name if name and name not in taken else f"image-{path.stem[:12]}"
     wanted = images.Wanted(
         file_name=path.name,
         origin="import",
         format=path.suffix.removeprefix("."),
         sha256=path.stem,
-        limit=await node.preparation.rooms.left(storage.uid),
+        limit=await shop.preparation.rooms.left(storage.uid),
         names={f"default/{called}": base.new_uid()},
     )
-    image = await node.library(storage).add(path, wanted)
+    image = await shop.library(storage).add(path, wanted)
     with contextlib.suppress(resources.NameTaken):
-        await register(node, "default", called, image, storage.uid, "import")
+        await register(shop, "default", called, image, storage.uid, "import")
 
 
 def beside(path: pathlib.Path, digest: str) -> pathlib.Path | None:
@@ -77,14 +74,14 @@ def beside(path: pathlib.Path, digest: str) -> pathlib.Path | None:
     return None
 
 
-async def take_images(node: Node, storage: ground.Storage) -> list[ground.Image]:
+async def take_images(shop: Shop, storage: ground.Storage) -> list[ground.Image]:
     """Enter into the store every image of a storage that it does not know, under the names in its record."""
-    kept = node.ground.resources
+    kept = shop.ground.resources
     present = (await kept.list(ground.Image)).items
     known = {image.uid for image in present}
     taken = {(image.metadata.project, image.name) for image in present}
     entered: list[ground.Image] = []
-    for found in await node.library(storage).images():
+    for found in await shop.library(storage).images():
         for project, label, uid in _names(found.names, found.digest):
             if uid in known:
                 continue

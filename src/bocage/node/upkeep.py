@@ -10,19 +10,17 @@ import contextlib
 import datetime
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
 
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm, work
 from bocage.node import alarming, clock, forgetting, trash
+from bocage.node.actor import Actor
+from bocage.node.crew import Crew
 from bocage.node.jobs import storages
+from bocage.node.shop import Shop
 from bocage.planner import alarms
 from bocage.store import resources
-
-if TYPE_CHECKING:
-    from bocage.node import actor as actors
-    from bocage.node.agent import Node
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +35,13 @@ _WARM = 3600.0  # seconds that the daemon runs before the trash is emptied: time
 class Upkeep:
     """The rounds of one node."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, shop: Shop, crew: Crew) -> None:
+        self._shop, self._crew = shop, crew
         self._began = clock.boottime()
         self._rounds = 0
         self._new_events = 0
-        self._alarming = alarming.Alarming(node)
-        self._measuring = storages.Measuring(node)
+        self._alarming = alarming.Alarming(shop, crew)
+        self._measuring = storages.Measuring(shop, crew)
 
     def see(self, kind: str, part: str) -> None:
         """A part of a resource was written."""
@@ -69,7 +67,7 @@ class Upkeep:
         if self._rounds % _BEAT == 0:
             due.append(self.beat)
         if self._rounds % _SELDOM == 0:
-            due += [self.empty_trash, self.forget_tasks, self._node.wires.sweep]
+            due += [self.empty_trash, self.forget_tasks, self._shop.wires.sweep]
         if self._rounds % _SELDOM == 0 or self._new_events >= _EVENTS_AT_ONCE:
             due.append(self.forget_events)
         self._rounds += 1
@@ -78,18 +76,18 @@ class Upkeep:
 
     async def beat(self) -> None:
         """Write that this host is there."""
-        await self._node.ground.resources.change_status(
+        await self._shop.ground.resources.change_status(
             ground.Host,
             None,
-            self._node.ground.uid,
+            self._shop.ground.uid,
             lambda present: present.status.model_copy(update={"seen": base.now()}),
         )
 
     async def look_after(self) -> None:
         """Ask each machine whether it still answers; one that hangs holds up none of the others."""
-        await asyncio.gather(*[self._look_after(actor) for actor in self._node.running()])
+        await asyncio.gather(*[self._look_after(actor) for actor in self._crew.running()])
 
-    async def _look_after(self, actor: actors.Actor) -> None:
+    async def _look_after(self, actor: Actor) -> None:
         machine = actor.standing.machine
         if machine is not None:
             before = machine.run
@@ -99,18 +97,18 @@ class Upkeep:
 
     async def find_addresses(self) -> None:
         """Write the addresses that running guests are reached by."""
-        running = self._node.running()
+        running = self._crew.running()
         if running:
-            seen = await self._node.wires.addresses()
+            seen = await self._shop.wires.addresses()
             await asyncio.gather(*[self._find_addresses(actor, seen) for actor in running])
 
-    async def _find_addresses(self, actor: actors.Actor, seen: Mapping[str, tuple[str, ...]]) -> None:
+    async def _find_addresses(self, actor: Actor, seen: Mapping[str, tuple[str, ...]]) -> None:
         with contextlib.suppress(resources.Missing, errors.TimedOut, engine.NotRunning):
             machine = await actor.standing.read()
             if actor.standing.machine is None:
                 return
             told = await actor.standing.machine.guest_addresses()
-            carried = await self._node.wires.carriers(machine)
+            carried = await self._shop.wires.carriers(machine)
             await actor.standing.show_nics(
                 lambda nic: {
                     "addresses": told.get(nic.mac) or seen.get(nic.mac, ()),
@@ -121,10 +119,10 @@ class Upkeep:
     async def _watch_leases(self) -> None:
         """Pass the time until the next round; an address that is given meanwhile is shown at once."""
         due = clock.boottime() + EVERY
-        before = self._node.wires.lease_times()
+        before = self._shop.wires.lease_times()
         while (left := due - clock.boottime()) > 0:
             await asyncio.sleep(min(left, _LEASE_LOOK))
-            if (now := self._node.wires.lease_times()) != before:
+            if (now := self._shop.wires.lease_times()) != before:
                 before = now
                 await _safely(self.find_addresses)
 
@@ -134,19 +132,19 @@ class Upkeep:
         if young or abs(self._alarming.clock_moved()) >= alarms.CLOCK_STEP:
             return
         kept_since = base.now() - datetime.timedelta(seconds=trash.KEPT)
-        for machine in (await self._node.ground.resources.list(vm.VM, trash=True)).items:
-            actor = self._node.actor_of(machine.uid)
+        for machine in (await self._shop.ground.resources.list(vm.VM, trash=True)).items:
+            actor = self._crew.of(machine.uid)
             if actor and machine.metadata.deleted and machine.metadata.deleted < kept_since:
                 actor.expire()
 
     async def forget_events(self) -> None:
         """Forget the oldest events."""
         self._new_events = 0
-        await forgetting.old_events(self._node.ground.resources.store)
+        await forgetting.old_events(self._shop.ground.resources.store)
 
     async def forget_tasks(self) -> None:
         """Forget the oldest tasks that have ended."""
-        await forgetting.old_tasks(self._node.ground.resources.store)
+        await forgetting.old_tasks(self._shop.ground.resources.store)
 
 
 async def _safely(duty: Callable[[], Awaitable[object]]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage.node import tasks
 from bocage.node.jobs import adopt, images, networks, storages, volumes
+from bocage.node.shop import Shop
 
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
-
-Job = Callable[["Node", tasks.Run], Awaitable[dict[str, Any] | None]]
+Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
 
 HANDLERS: dict[str, Job] = {
     "image.add": images.add,

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import pathlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import errors, files, words
 from bocage.model import ground, requests, vm
 from bocage.node import adoption, directory, shelving, tasks
+from bocage.node.shop import Shop
 from bocage.storage import archive, half_made, sparse, threads
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 
 class Adopted(words.Message):
@@ -39,21 +37,21 @@ class NoneAdopted(adoption.Error, errors.Conflict):
     reasons: list[str]
 
 
-async def adopt(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def adopt(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Take in directories, or all that a storage has; one that is refused keeps no other out."""
     asked = requests.Adopt.model_validate({**run.params, "storage": None})
     terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity)
-    storages = (await node.ground.resources.list(ground.Storage)).items
+    storages = (await shop.ground.resources.list(ground.Storage)).items
     wanted: list[pathlib.Path] = list(map(pathlib.Path, asked.directories))
     for storage in storages:
         if storage.uid == run.params.get("storage"):
-            await shelving.take_images(node, storage)
-            wanted = [*await adoption.unknown_directories(node, storage), *wanted]
+            await shelving.take_images(shop, storage)
+            wanted = [*await adoption.unknown_directories(shop, storage), *wanted]
     refused: list[dict[str, Any]] = []
     for done, path in enumerate(wanted):
         run.progress(done, len(wanted), "steps")
         try:
-            await _adopt_one(node, run, storages, await asyncio.to_thread(path.resolve), terms)
+            await _adopt_one(shop, run, storages, await asyncio.to_thread(path.resolve), terms)
         except (errors.Problem, OSError) as error:
             problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
             refused.append({"path": str(path), "type": problem.type, "text": words.say(problem)})
@@ -65,7 +63,7 @@ async def adopt(node: Node, run: tasks.Run) -> dict[str, Any]:
 
 
 async def _adopt_one(
-    node: Node, run: tasks.Run, storages: list[ground.Storage], path: pathlib.Path, terms: adoption.Terms
+    shop: Shop, run: tasks.Run, storages: list[ground.Storage], path: pathlib.Path, terms: adoption.Terms
 ) -> None:
     """Take in one directory. What was begun before the daemon ended is found under the uid that was noted then."""
     noted: dict[str, str] = dict(run.remembered.get("uids", {}))
@@ -73,53 +71,48 @@ async def _adopt_one(
     target = storage or next(one for one in storages if one.name == "local")
     if (uid := noted.get(str(path))) is not None:
         landed = pathlib.Path(target.spec.path) / "vms" / uid
-        if await _is_known(node, uid):
-            return await _count(node, run, uid, path)
+        if await adoption.is_known(shop, uid):
+            return await _count(shop, run, uid, path)
         if landed != path and await asyncio.to_thread(landed.is_dir):
             path = landed
-    found = await adoption.examine(node, target, path, terms, uid=uid)
+    found = await adoption.examine(shop, target, path, terms, uid=uid)
     if noted.get(str(path)) != found.vm.uid:
         await run.remember(uids={**noted, str(path): found.vm.uid})
-    async with _placed(node, target, found, run, moved=storage is not None):
-        await adoption.enter(node, found)
-    return await _count(node, run, found.vm.uid, path)
+    async with _placed(shop, target, found, run, moved=storage is not None):
+        await adoption.enter(shop, found)
+    return await _count(shop, run, found.vm.uid, path)
 
 
 def _lies_in(path: pathlib.Path, storages: list[ground.Storage]) -> ground.Storage | None:
     return next((one for one in storages if path.parent == pathlib.Path(one.spec.path).resolve() / "vms"), None)
 
 
-async def _is_known(node: Node, uid: str) -> bool:
-    machines = (await node.ground.resources.list(vm.VM, trash=True)).items
-    return any(machine.uid == uid for machine in machines)
-
-
-async def _count(node: Node, run: tasks.Run, uid: str, path: pathlib.Path) -> None:
-    machine = next(one for one in (await node.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
+async def _count(shop: Shop, run: tasks.Run, uid: str, path: pathlib.Path) -> None:
+    machine = next(one for one in (await shop.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
     adopted = list(run.remembered.get("adopted", []))
     if machine.name not in adopted:
         await run.remember(adopted=[*adopted, machine.name])
-        await node.ground.events.record(Adopted(name=machine.name, path=str(path)), subject=machine.ref)
+        await shop.ground.events.record(Adopted(name=machine.name, path=str(path)), subject=machine.ref)
 
 
 @contextlib.asynccontextmanager
 async def _placed(
-    node: Node, storage: ground.Storage, found: adoption.Candidate, run: tasks.Run, *, moved: bool
+    shop: Shop, storage: ground.Storage, found: adoption.Candidate, run: tasks.Run, *, moved: bool
 ) -> AsyncIterator[None]:
     """Give a directory its place, `vms/UID`, by moving or copying it; when what is done inside fails, it goes back."""
     place = pathlib.Path(storage.spec.path) / "vms" / found.vm.uid
     if found.path == place:
         yield
         return
-    await _bring_images(node, storage, found)
+    await _bring_images(shop, storage, found)
     if moved:
         await asyncio.to_thread(files.rename_durably, found.path, place)
     else:
-        await _copy(node, storage, found, place, run)
+        await _copy(shop, storage, found, place, run)
     try:
         yield
     except BaseException:
-        await adoption.forget(node, found)
+        await adoption.forget(shop, found)
         if moved:
             await asyncio.to_thread(files.rename_durably, place, found.path)
         else:
@@ -128,13 +121,13 @@ async def _placed(
 
 
 async def _copy(
-    node: Node, storage: ground.Storage, found: adoption.Candidate, place: pathlib.Path, run: tasks.Run
+    shop: Shop, storage: ground.Storage, found: adoption.Candidate, place: pathlib.Path, run: tasks.Run
 ) -> None:
     """Copy what belongs to a VM, and only files: a link could lead anywhere."""
     names = [f"disks/{one.spec.name}.{one.spec.format}" for one in found.volumes if one.spec.vm == found.vm.uid]
     names += [name for name in adoption.BESIDE_DISKS if await asyncio.to_thread((found.path / name).is_file)]
     taken = await asyncio.to_thread(lambda: sum(files.allocated(found.path / name) for name in names))
-    await node.preparation.rooms.check_growth(storage.uid, now=taken)
+    await shop.preparation.rooms.check_growth(storage.uid, now=taken)
     beside = place.with_name(f"{place.name}{half_made.SUFFIX}")
     await asyncio.to_thread(files.remove_tree, beside)
     try:
@@ -148,23 +141,23 @@ async def _copy(
         await asyncio.to_thread(files.remove_tree, beside)
 
 
-async def _bring_images(node: Node, storage: ground.Storage, found: adoption.Candidate) -> None:
+async def _bring_images(shop: Shop, storage: ground.Storage, found: adoption.Candidate) -> None:
     """The images that its disks are linked to come along, checked, under the names that they had."""
     for digest in {one.spec.image for one in found.volumes if one.spec.linked and one.spec.image}:
-        if await node.preparation.disks.image_file(storage.uid, digest) is None:
+        if await shop.preparation.disks.image_file(storage.uid, digest) is None:
             path = await asyncio.to_thread(shelving.beside, found.path, digest)
             assert path is not None
-            await shelving.shelve(node, storage, path, found.names.get(digest))
+            await shelving.shelve(shop, storage, path, found.names.get(digest))
 
 
-async def import_(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Unpack an uploaded archive beside the other VMs, and take it in."""
-    storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
+    storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
     vms = pathlib.Path(storage.spec.path) / "vms"
-    intake, upload = node.library(storage).intake, str(run.params["upload"])
+    intake, upload = shop.library(storage).intake, str(run.params["upload"])
     uid = run.remembered.get("uid")
-    if uid is not None and await _is_known(node, uid):  # all but the end was done before the daemon ended
-        return await _imported(node, run, uid)
+    if uid is not None and await adoption.is_known(shop, uid):  # all but the end was done before the daemon ended
+        return await _imported(shop, run, uid)
     landing = vms / f"import-{run.uid}{half_made.SUFFIX}"
     await asyncio.to_thread(files.remove_tree, landing)
     try:
@@ -172,35 +165,35 @@ async def import_(node: Node, run: tasks.Run) -> dict[str, Any]:
         if uid is not None and await asyncio.to_thread((vms / uid).is_dir):
             source = vms / uid
         else:
-            limit = await node.preparation.rooms.left(storage.uid)
+            limit = await shop.preparation.rooms.left(storage.uid)
             told = lambda done, total: run.progress(done, total)  # noqa: E731
             await archive.unpack(intake.path(upload), landing, limit_bytes=limit, progress=told)
-            await _shelve_images(node, storage, landing)
+            await _shelve_images(shop, storage, landing)
         terms = adoption.Terms(name=run.params.get("name"), new_identity=bool(run.params.get("new_identity")))
-        found = await adoption.examine(node, storage, source, terms, uid=uid)
+        found = await adoption.examine(shop, storage, source, terms, uid=uid)
         await run.remember(uid=found.vm.uid)
-        async with _placed(node, storage, found, run, moved=True):
-            await adoption.enter(node, found)
+        async with _placed(shop, storage, found, run, moved=True):
+            await adoption.enter(shop, found)
     finally:
         await asyncio.to_thread(files.remove_tree, landing)
-    return await _imported(node, run, found.vm.uid)
+    return await _imported(shop, run, found.vm.uid)
 
 
-async def _imported(node: Node, run: tasks.Run, uid: str) -> dict[str, Any]:
-    storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
-    await node.library(storage).intake.discard(str(run.params["upload"]))
-    machine = next(one for one in (await node.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
-    await node.ground.events.record(Imported(name=machine.name), subject=machine.ref)
+async def _imported(shop: Shop, run: tasks.Run, uid: str) -> dict[str, Any]:
+    storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
+    await shop.library(storage).intake.discard(str(run.params["upload"]))
+    machine = next(one for one in (await shop.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
+    await shop.ground.events.record(Imported(name=machine.name), subject=machine.ref)
     return {"vm": machine.name, "uid": machine.uid}
 
 
-async def _shelve_images(node: Node, storage: ground.Storage, landing: pathlib.Path) -> None:
+async def _shelve_images(shop: Shop, storage: ground.Storage, landing: pathlib.Path) -> None:
     """Images that an archive brought along go to the library, where the links lead."""
     brought = landing / "images"
     if not await asyncio.to_thread(brought.is_dir):
         return
     held = await asyncio.to_thread(directory.Directory(landing).read)
     for path in await asyncio.to_thread(lambda: sorted(brought.iterdir())):
-        if await node.preparation.disks.image_file(storage.uid, path.stem) is None:
-            await shelving.shelve(node, storage, path, held.names.get(path.stem))
+        if await shop.preparation.disks.image_file(storage.uid, path.stem) is None:
+            await shelving.shelve(shop, storage, path, held.names.get(path.stem))
     await asyncio.to_thread(files.remove_tree, brought)

@@ -6,21 +6,18 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import errors, files, words
 from bocage.guest import tiny
 from bocage.model import ground, requests, vm
 from bocage.node import shelving, tasks
+from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.storage import image_record
 from bocage.storage import images as library
 from bocage.store import resources
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
-
 
 _SCRATCH = "build-"
 
@@ -35,13 +32,13 @@ class Deleted(words.Message):
     name: str
 
 
-async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def add(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Take in a file of this host, what was uploaded, or what lies at a URL."""
     asked = requests.ImageAdd.model_validate({**run.params, "storage": "local"})
-    storage, uid = await _place(node, run)
-    shelf = node.library(storage)
+    storage, uid = await _place(shop, run)
+    shelf = shop.library(storage)
     project = run.task.metadata.project or "default"
-    await _check_free(node, project, asked.name, uid)
+    await _check_free(shop, project, asked.name, uid)
     wanted = library.Wanted(
         file_name=asked.file_name or os.path.basename(asked.path or asked.url or "") or asked.name,
         origin=asked.url or asked.path or asked.file_name,
@@ -59,13 +56,13 @@ async def add(node: Node, run: tasks.Run) -> dict[str, Any]:
         taken = await shelf.finish(asked.upload, wanted, progress)
     else:
         taken = await _download(shelf, asked.url or "", wanted, run)
-    image = await shelving.register(node, project, asked.name, taken, storage.uid, wanted.origin)
+    image = await shelving.register(shop, project, asked.name, taken, storage.uid, wanted.origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
-async def _check_free(node: Node, project: str, name: str, uid: str) -> None:
+async def _check_free(shop: Shop, project: str, name: str, uid: str) -> None:
     """Before anything is taken in: the library's record gives a name to the newest that asks for it."""
-    images = (await node.ground.resources.list(ground.Image, project)).items
+    images = (await shop.ground.resources.list(ground.Image, project)).items
     if any(image.name == name and image.uid != uid for image in images):
         raise resources.NameTaken(kind="image", name=name)
 
@@ -81,10 +78,10 @@ def _limit(storage: ground.Storage) -> int:
     return max(known.f_bavail * known.f_frsize - reserve, 0)
 
 
-async def _place(node: Node, run: tasks.Run) -> tuple[ground.Storage, str]:
+async def _place(shop: Shop, run: tasks.Run) -> tuple[ground.Storage, str]:
     """The storage that an image goes to, and the uid that was chosen for it when it was asked for."""
     assert run.task.spec.subject
-    storage = await node.ground.resources.get(ground.Storage, None, run.params["storage"])
+    storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
     return storage, run.task.spec.subject.uid
 
 
@@ -97,31 +94,31 @@ async def _download(shelf: library.Library, url: str, wanted: library.Wanted, ru
     return await shelf.finish(key, wanted)
 
 
-async def build(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def build(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Build an image from the distribution's packages and take it in."""
     asked = requests.ImageBuild.model_validate({**run.params, "storage": "local"})
-    storage, uid = await _place(node, run)
+    storage, uid = await _place(shop, run)
     project = run.task.metadata.project or "default"
-    await _check_free(node, project, asked.name, uid)
-    shelf = node.library(storage)
+    await _check_free(shop, project, asked.name, uid)
+    shelf = shop.library(storage)
     taken = await _taken_in(shelf, project, asked.name, uid)
     origin = "built:tiny" if asked.what == "tiny" else f"built:debian/{asked.release}"
     if taken is None:
         names = {f"{project}/{asked.name}": uid}
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=_cache(node)) as scratch:
-            made = await _build(node, asked, pathlib.Path(scratch), run)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=_cache(shop)) as scratch:
+            made = await _build(shop, asked, pathlib.Path(scratch), run)
             wanted = library.Wanted(file_name=made.name, origin=origin, names=names, limit=_limit(storage))
             taken = await shelf.add(made, wanted)
-    image = await shelving.register(node, project, asked.name, taken, storage.uid, origin)
+    image = await shelving.register(shop, project, asked.name, taken, storage.uid, origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
-async def _build(node: Node, asked: requests.ImageBuild, scratch: pathlib.Path, run: tasks.Run) -> pathlib.Path:
+async def _build(shop: Shop, asked: requests.ImageBuild, scratch: pathlib.Path, run: tasks.Run) -> pathlib.Path:
     def report(step: words.Message, fraction: float) -> None:
         run.report(step)
         run.progress(round(fraction * 100), 100, "steps")
 
-    packages = _cache(node) / "packages"
+    packages = _cache(shop) / "packages"
     if asked.what == "tiny":
         made = scratch / f"{asked.name}.{tiny.FORMAT}"
         await tiny.build(made, cache=packages, report=report)
@@ -133,9 +130,9 @@ async def _build(node: Node, asked: requests.ImageBuild, scratch: pathlib.Path, 
     return made
 
 
-def _cache(node: Node) -> pathlib.Path:
-    node.ground.home.cache.mkdir(exist_ok=True)
-    return node.ground.home.cache
+def _cache(shop: Shop) -> pathlib.Path:
+    shop.ground.home.cache.mkdir(exist_ok=True)
+    return shop.ground.home.cache
 
 
 def sweep(cache: pathlib.Path) -> None:
@@ -144,11 +141,11 @@ def sweep(cache: pathlib.Path) -> None:
         files.remove_tree(path)
 
 
-async def delete(node: Node, run: tasks.Run) -> None:
+async def delete(shop: Shop, run: tasks.Run) -> None:
     """Remove a name, and the file when no other name leads to it; refused while something builds on it."""
     subject = run.task.spec.subject
     assert subject
-    kept = node.ground.resources
+    kept = shop.ground.resources
     try:
         image = await kept.get(ground.Image, subject.project, subject.uid)
     except resources.Missing:
@@ -162,15 +159,15 @@ async def delete(node: Node, run: tasks.Run) -> None:
         transaction.delete(image)
         await kept.commit(transaction)
     if digest := run.remembered.get("digest"):
-        await _remove_file(node, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
-        await node.ground.events.record(Deleted(name=subject.name), subject=subject)
+        await _remove_file(shop, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
+        await shop.ground.events.record(Deleted(name=subject.name), subject=subject)
 
 
-async def _remove_file(node: Node, digest: str, storage: ground.Storage) -> None:
+async def _remove_file(shop: Shop, digest: str, storage: ground.Storage) -> None:
     """Remove the file, or only the name when others lead to it."""
-    everywhere = (await node.ground.resources.list(ground.Image)).items
+    everywhere = (await shop.ground.resources.list(ground.Image)).items
     others = [one for one in everywhere if (one.spec.sha256, one.spec.storage) == (digest, storage.uid)]
-    shelf = node.library(storage)
+    shelf = shop.library(storage)
     with contextlib.suppress(library.NoSuchImage):
         if others:
             await shelf.rename(digest, {f"{one.metadata.project}/{one.name}": one.uid for one in others})

@@ -3,55 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import errors
 from bocage.model import ground, vm
 from bocage.node import tasks
+from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.store import resources
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 
 class Error(errors.Problem):
     """Anything that goes wrong with networks on this host."""
 
 
-async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Make a network; when the machine cannot, the resource goes again and the task says why."""
-    network = await _subject(node, run)
+    network = await _subject(shop, run)
     try:
-        await node.wires.ensure(network, check=True)
+        await shop.wires.ensure(network, check=True)
     except errors.Problem:
         with contextlib.suppress(errors.Problem):  # what could not be made cannot always be looked for
-            await node.wires.remove(network)
-        await _forget(node, network)
+            await shop.wires.remove(network)
+        await _forget(shop, network)
         raise
     return {"network": network.name}
 
 
-async def delete(node: Node, run: tasks.Run) -> None:
+async def delete(shop: Shop, run: tasks.Run) -> None:
     """Take a network down that no VM has."""
     try:
-        network = await _subject(node, run)
+        network = await _subject(shop, run)
     except resources.Missing:
         return
-    machines = (await node.ground.resources.list(vm.VM, network.metadata.project, trash=True)).items
+    machines = (await shop.ground.resources.list(vm.VM, network.metadata.project, trash=True)).items
     if users := usage.of_network(network, machines):
         raise usage.NetworkInUse(name=network.name, users=users)
-    await node.wires.remove(network)
-    await _forget(node, network)
+    await shop.wires.remove(network)
+    await _forget(shop, network)
 
 
-async def _forget(node: Node, network: ground.Network) -> None:
+async def _forget(shop: Shop, network: ground.Network) -> None:
     transaction = resources.Transaction()
-    transaction.delete(await node.ground.resources.get(ground.Network, network.metadata.project, network.uid))
-    await node.ground.resources.commit(transaction)
+    transaction.delete(await shop.ground.resources.get(ground.Network, network.metadata.project, network.uid))
+    await shop.ground.resources.commit(transaction)
 
 
-async def _subject(node: Node, run: tasks.Run) -> ground.Network:
+async def _subject(shop: Shop, run: tasks.Run) -> ground.Network:
     subject = run.task.spec.subject
     assert subject
-    return await node.ground.resources.get(ground.Network, subject.project, subject.uid)
+    return await shop.ground.resources.get(ground.Network, subject.project, subject.uid)

@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import errors
 from bocage.model import base, ground, keys, vm
 from bocage.node import tasks
+from bocage.node.crew import Crew
+from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.storage import directory
 from bocage.store import resources
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
-
 
 _ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
 _UPLOADS_KEPT = 7 * 86_400.0  # seconds
@@ -28,34 +26,34 @@ class Error(errors.Problem):
     """Anything that goes wrong with storage on this host."""
 
 
-async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Prepare the directory; when that cannot be done the resource goes again and the task says why.
 
     A directory that was a storage before the database was lost is that storage again, under its old uid: the VMs in
     it name it by that.
     """
     try:
-        storage = await _subject(node, run)
+        storage = await _subject(shop, run)
     except resources.Missing:
-        storage = await _taken_over(node, run)
+        storage = await _taken_over(shop, run)
     try:
-        storage = await _known_of_old(node, storage)
-        await prepare(node, storage)
+        storage = await _known_of_old(shop, storage)
+        await prepare(shop, storage)
     except (errors.Problem, OSError):
         transaction = resources.Transaction()
-        transaction.delete(await node.ground.resources.get(ground.Storage, None, storage.uid))
-        await node.ground.resources.commit(transaction)
+        transaction.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
+        await shop.ground.resources.commit(transaction)
         raise
     return {"storage": storage.name}
 
 
-async def _known_of_old(node: Node, storage: ground.Storage) -> ground.Storage:
+async def _known_of_old(shop: Shop, storage: ground.Storage) -> ground.Storage:
     """The storage with the uid that its directory bears, when no other storage here has that."""
     try:
         uid = await asyncio.to_thread(directory.uid_at, pathlib.Path(storage.spec.path))
     except directory.Gone:
         return storage
-    kept = node.ground.resources
+    kept = shop.ground.resources
     if uid in {one.uid for one in (await kept.list(ground.Storage)).items}:
         return storage
     old = storage.model_copy(update={"metadata": storage.metadata.model_copy(update={"uid": uid, "revision": 0})})
@@ -69,37 +67,37 @@ async def _known_of_old(node: Node, storage: ground.Storage) -> ground.Storage:
     return await kept.get(ground.Storage, None, uid)
 
 
-async def _taken_over(node: Node, run: tasks.Run) -> ground.Storage:
+async def _taken_over(shop: Shop, run: tasks.Run) -> ground.Storage:
     """The storage that an earlier attempt made of the subject."""
     assert run.task.spec.subject
-    return await node.ground.resources.find(ground.Storage, None, run.task.spec.subject.name)
+    return await shop.ground.resources.find(ground.Storage, None, run.task.spec.subject.name)
 
 
-async def delete(node: Node, run: tasks.Run) -> None:
+async def delete(shop: Shop, run: tasks.Run) -> None:
     """Forget a storage that holds nothing of ours."""
     try:
-        storage = await _subject(node, run)
+        storage = await _subject(shop, run)
     except resources.Missing:
         return
     held: list[str] = []
     for kind in (vm.VM, ground.Volume, ground.Image):
-        listing = await node.ground.resources.list(kind, trash=True)
+        listing = await shop.ground.resources.list(kind, trash=True)
         held += [f"{one.kind} {one.name}" for one in listing.items if one.spec.storage == storage.uid]
     if held:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     transaction = resources.Transaction()
     transaction.delete(storage)
-    await node.ground.resources.commit(transaction)
+    await shop.ground.resources.commit(transaction)
 
 
-async def prepare(node: Node, storage: ground.Storage) -> None:
+async def prepare(shop: Shop, storage: ground.Storage) -> None:
     """Make a new storage in its directory, and measure it."""
     place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
     await asyncio.to_thread(place.library.intake.sweep, _UPLOADS_KEPT)  # which notes the boot that uploads belong to
-    await measure(node, storage)
+    await measure(shop, storage)
 
 
-async def reopen(node: Node, storage: ground.Storage) -> None:
+async def reopen(shop: Shop, storage: ground.Storage) -> None:
     """Open a storage that was made before, sweep what a crash left half made, and measure it.
 
     One whose marker is not there is unavailable, never made anew: its file system may not be mounted.
@@ -108,10 +106,10 @@ async def reopen(node: Node, storage: ground.Storage) -> None:
     with contextlib.suppress(errors.Problem):
         place = await asyncio.to_thread(directory.open, pathlib.Path(storage.spec.path), storage.uid)
         await asyncio.to_thread(place.sweep)
-    await measure(node, storage)
+    await measure(shop, storage)
 
 
-async def measure(node: Node, storage: ground.Storage, *, whole: bool = True) -> None:
+async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) -> None:
     """Write how full a storage is; one that is not there is unavailable, and says why.
 
     What its files take is found by walking through all of them, with `whole`; else as it was found last.
@@ -123,7 +121,7 @@ async def measure(node: Node, storage: ground.Storage, *, whole: bool = True) ->
         allocated, provisioned = before.allocated_bytes, before.provisioned_bytes
         if whole:
             allocated = (await asyncio.to_thread(place.capacity)).allocated
-            volumes = await node.ground.resources.list(ground.Volume)
+            volumes = await shop.ground.resources.list(ground.Volume)
             provisioned = sum(one.spec.size for one in volumes.items if one.spec.storage == storage.uid)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
@@ -138,14 +136,14 @@ async def measure(node: Node, storage: ground.Storage, *, whole: bool = True) ->
         )
         if abs(status.free_bytes - before.free_bytes) < max(status.total_bytes // 1000, 1 << 20):
             status = status.model_copy(update={"free_bytes": before.free_bytes})  # not worth a write
-    await node.ground.resources.change_status(ground.Storage, None, storage.uid, lambda _: status)
+    await shop.ground.resources.change_status(ground.Storage, None, storage.uid, lambda _: status)
 
 
 class Measuring:
     """Measures the storages of one node again and again; their files only when some may have grown."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, shop: Shop, crew: Crew) -> None:
+        self._shop, self._crew = shop, crew
         self._rounds = 0
         self._changed = True
 
@@ -155,17 +153,17 @@ class Measuring:
 
     async def look(self) -> None:
         """Measure."""
-        every = _WALK_BUSY if self._node.running() else _WALK_IDLE
+        every = _WALK_BUSY if self._crew.running() else _WALK_IDLE
         whole = self._changed or self._rounds % every == 0
         self._rounds += 1
         self._changed = False
-        listing = await self._node.ground.resources.list(ground.Storage)
+        listing = await self._shop.ground.resources.list(ground.Storage)
         for storage in listing.items:
-            if storage.spec.host == self._node.ground.uid and storage.status.state != "pending":
-                await measure(self._node, storage, whole=whole)
+            if storage.spec.host == self._shop.ground.uid and storage.status.state != "pending":
+                await measure(self._shop, storage, whole=whole)
 
 
-async def _subject(node: Node, run: tasks.Run) -> ground.Storage:
+async def _subject(shop: Shop, run: tasks.Run) -> ground.Storage:
     subject = run.task.spec.subject
     assert subject
-    return await node.ground.resources.get(ground.Storage, None, subject.uid)
+    return await shop.ground.resources.get(ground.Storage, None, subject.uid)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bocage import errors
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
+from bocage.node.shop import Shop
 from bocage.store import resources
 from bocage.words import N_
-
-if TYPE_CHECKING:
-    from bocage.node.agent import Node
 
 
 class Error(errors.Problem):
@@ -30,47 +28,47 @@ class Attached(Error, errors.Conflict):
     disk: str
 
 
-async def create(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Make the file of a volume that the store has; when that cannot be done the volume goes again."""
-    volume = await _subject(node, run)
+    volume = await _subject(shop, run)
     try:
-        await node.preparation.disks.make(
+        await shop.preparation.disks.make(
             volume, volume.name, None, report=run.report, progress=lambda done, total: run.progress(done, total)
         )
     except (errors.Problem, OSError):
-        await _drop(node, volume)
+        await _drop(shop, volume)
         raise
     except asyncio.CancelledError:
         if run.unwanted:
-            await asyncio.shield(_drop(node, volume))
+            await asyncio.shield(_drop(shop, volume))
         raise
     return {"volume": volume.name}
 
 
-async def delete(node: Node, run: tasks.Run) -> None:
+async def delete(shop: Shop, run: tasks.Run) -> None:
     """Remove a volume that no VM has."""
     try:
-        volume = await _subject(node, run)
+        volume = await _subject(shop, run)
     except resources.Missing:
         pass  # an earlier attempt ended before the file was gone
     else:
-        if user := await _user(node, volume):
+        if user := await _user(shop, volume):
             raise Attached(name=volume.name, vm=user[0], disk=user[1])
-        path = await node.preparation.disks.path(volume)
+        path = await shop.preparation.disks.path(volume)
         await run.remember(path=str(path))
         transaction = resources.Transaction()
-        transaction.delete(await node.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
-        await node.ground.resources.commit(transaction)
+        transaction.delete(await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
+        await shop.ground.resources.commit(transaction)
     if path_ := run.remembered.get("path"):
         await asyncio.to_thread(_remove, pathlib.Path(path_))
 
 
-async def _drop(node: Node, volume: ground.Volume) -> None:
-    await asyncio.to_thread(_remove, await node.preparation.disks.path(volume))
+async def _drop(shop: Shop, volume: ground.Volume) -> None:
+    await asyncio.to_thread(_remove, await shop.preparation.disks.path(volume))
     with contextlib.suppress(resources.Missing):
         transaction = resources.Transaction()
-        transaction.delete(await node.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
-        await node.ground.resources.commit(transaction)
+        transaction.delete(await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
+        await shop.ground.resources.commit(transaction)
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -82,24 +80,24 @@ def _remove(path: pathlib.Path) -> None:
                 directory.rmdir()
 
 
-async def grow(node: Node, run: tasks.Run) -> dict[str, Any]:
+async def grow(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Make a volume larger that no VM has."""
-    volume = await _subject(node, run)
-    if user := await _user(node, volume):
+    volume = await _subject(shop, run)
+    if user := await _user(shop, volume):
         raise Attached(name=volume.name, vm=user[0], disk=user[1])
     size = requests.Grow.model_validate({"size": run.params["size"]}).size
-    await node.preparation.disks.grow(volume, size)
+    await shop.preparation.disks.grow(volume, size)
     return {"volume": volume.name, "size": str(size)}
 
 
-async def _subject(node: Node, run: tasks.Run) -> ground.Volume:
+async def _subject(shop: Shop, run: tasks.Run) -> ground.Volume:
     subject = run.task.spec.subject
     assert subject
-    return await node.ground.resources.get(ground.Volume, subject.project, subject.uid)
+    return await shop.ground.resources.get(ground.Volume, subject.project, subject.uid)
 
 
-async def _user(node: Node, volume: ground.Volume) -> tuple[str, str] | None:
-    machines = await node.ground.resources.list(vm.VM, volume.metadata.project, trash=True)
+async def _user(shop: Shop, volume: ground.Volume) -> tuple[str, str] | None:
+    machines = await shop.ground.resources.list(vm.VM, volume.metadata.project, trash=True)
     for machine in machines.items:
         for disk in machine.spec.disks:
             if disk.volume == volume.uid:
