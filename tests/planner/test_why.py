@@ -1,6 +1,7 @@
 """Why a VM is as it is: state in, chain out."""
 
 import datetime
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,33 @@ def machine(power: str = "stopped", **status: object) -> vm.VM:
     return defined.model_copy(update={"spec": spec, "status": vm.VMStatus.model_validate(values)})
 
 
-def task(action: str, state: str = "done", **status: object) -> work.Task:
-    made_ = work.task(action, asked_by="unix:0")
-    return made_.model_copy(update={"status": work.TaskStatus.model_validate({"state": state, **status})})
+def task(
+    action: str,
+    state: str = "done",
+    *,
+    at: datetime.datetime = NOW,
+    params: dict[str, Any] | None = None,
+    **status: object,
+) -> work.Task:
+    made_ = work.task(action, asked_by="unix:0", **(params or {}))
+    return made_.model_copy(
+        update={
+            "metadata": made_.metadata.model_copy(update={"created": at}),
+            "status": work.TaskStatus.model_validate({"state": state, **status}),
+        }
+    )
+
+
+def happened(type_: str, at: datetime.datetime = NOW, **params: object) -> work.Event:
+    """An event of a node's, which the planner knows by its type alone."""
+    made_ = work.event(words.Unknown(name=type_, said=""))
+    said = base.Saying(type=type_, params=params)
+    return made_.model_copy(update={"spec": made_.spec.model_copy(update={"said": said, "time": at})})
+
+
+def minutes(count: int) -> datetime.datetime:
+    """A moment so many minutes from now."""
+    return NOW + datetime.timedelta(minutes=count)
 
 
 def ask(subject: vm.VM, **world: object) -> list[words.Message]:
@@ -59,6 +84,11 @@ def test_a_vm_that_nobody_started_says_so():
     assert types(ask(machine())) == ["why-is", "why-never-started"]
 
 
+def test_neither_does_one_that_was_only_made():
+    assert types(ask(machine(), tasks=[task("vm.create")])) == ["why-is", "why-never-started"]
+    assert types(ask(machine(), tasks=[task("vm.create"), task("vm.start", "failed")]))[-1] != "why-never-started"
+
+
 def test_a_stopped_vm_names_who_stopped_it():
     chain = ask(machine(state="stopped", since=NOW), tasks=[task("vm.start"), task("vm.stop")])
     assert types(chain) == ["why-is-since", "why-asked"]
@@ -66,12 +96,51 @@ def test_a_stopped_vm_names_who_stopped_it():
     assert words.advise(chain[1]) == "'bocage vm start web1' undoes that"
 
 
+def test_an_earlier_stop_is_not_blamed_for_what_the_guest_did_itself():
+    off = base.Saying(type="vm-switched-off", params={"name": "web1"})
+    chain = ask(machine(state="stopped", reason=off), tasks=[task("vm.stop"), task("vm.start")])
+    assert [link.type for link in chain][2:] == ["why-stays-off"]
+    assert "bocage vm start web1" in words.advise(chain[-1])
+    assert "why-asked" not in types(ask(machine(state="stopped"), tasks=[task("vm.stop"), task("vm.start")]))
+
+
+def test_a_reason_that_repeats_the_state_is_left_out():
+    paused = base.Saying(type="vm-paused", params={"name": "web1"})
+    chain = ask(machine("paused", state="paused", reason=paused, accelerator="tcg"), tasks=[task("vm.pause")])
+    assert types(chain) == ["why-is", "why-asked"]
+    assert words.advise(chain[1]) == "'bocage vm resume web1' undoes that"
+
+
+def test_a_start_that_failed_is_said_once():
+    problem = base.Saying.of(words.Unknown(name="qemu", said="no such machine"))
+    reason = base.Saying(type="vm-start-did-not-work", params={"name": "web1", "reason": problem.text})
+    chain = ask(machine("running", state="crashed", reason=reason, problem=problem))
+    assert types(chain)[1:] == ["why-should-be", "unknown-message"]
+
+
+def test_one_that_ended_by_itself_and_runs_again_says_so():
+    subject = machine("running", state="running", restarts=1)
+    crash = happened("vm-crashed", minutes(-5), name="web1", reason="killed", last_lines=[])
+    chain = ask(subject, tasks=[task("vm.start", at=minutes(-9))], events=[crash])
+    assert types(chain)[1:4] == ["why-asked", "why-came-back", crash.spec.said.message.type]
+    assert chain[2].params["when"] == "2026-01-01 11:55:00 UTC"
+    started_by_hand = [task("vm.start", at=minutes(-9)), task("vm.start", at=minutes(-1))]
+    assert "why-came-back" not in types(ask(subject, tasks=started_by_hand, events=[crash]))
+
+
+def test_one_that_came_back_with_its_host_says_so():
+    events = [happened("vm-host-restarted", minutes(-5), name="web1")]
+    assert types(ask(machine("running", state="running"), events=events)) == ["why-is", "why-came-back-with-host"]
+
+
 def test_what_it_ended_of_comes_with_when_it_is_tried_again():
     crashed = base.Saying.of(lifecycle.NoRestart(name="web1"))
     subject = machine(
         "running", state="crashed", reason=crashed, restarts=3, next_try=NOW + datetime.timedelta(seconds=30)
     )
-    assert types(ask(subject)) == ["why-is", "why-should-be", "restart-never", "why-waits-until"]
+    chain = ask(subject)
+    assert types(chain) == ["why-is", "why-should-be", "restart-never", "why-waits-until"]
+    assert chain[-1].params["next"] == 4
 
 
 def test_at_the_limit_it_is_said_that_nothing_more_is_tried():
@@ -107,7 +176,7 @@ def test_a_full_storage_is_named_when_the_vm_is_not_as_it_should_be():
         update={"status": ground.StorageStatus(state="ready", total_bytes=100 << 30, free_bytes=1 << 30)}
     )
     chain = ask(machine("running", state="paused"), storage=full)
-    assert "why-storage-full" in types(chain)
+    assert "migrate" not in words.advise(next(link for link in chain if link.type == "why-storage-full"))
     assert "why-storage-full" not in types(ask(machine("running", state="running"), storage=full))
 
 
@@ -172,6 +241,8 @@ def test_a_vm_that_stops_says_how_long_its_guest_has():
     chain = ask(machine("stopped", state="stopping"))
     assert types(chain) == ["why-is", "why-guest-is-asked"]
     assert "why-should-be" not in types(chain)
+    hurried = ask(machine("stopped", state="stopping"), tasks=[task("vm.stop", "running", params={"within": 7.0})])
+    assert hurried[1].params["within"] == 7.0
 
 
 def test_in_the_trash_nothing_else_matters():

@@ -66,6 +66,7 @@ def show(
                 ("problem", people.saying(status.get("problem"))),
                 ("accelerator", status.get("accelerator")),
                 ("because", people.saying(status.get("accelerator_reason"))),
+                ("what helps", people.hint(status.get("accelerator_reason"))),
                 ("qemu", status.get("qemu") or "none is installed"),
                 ("machines", ", ".join(f"{alias}: {full}" for alias, full in (status.get("machines") or {}).items())),
                 ("CPU model", status.get("cpu_model")),

@@ -53,10 +53,13 @@ class Lacking(Finding):
 
 
 class Slow(Finding):
+    """The reason and its advice are the accelerator's own, as `host show` and `why` give them."""
+
     type = "doctor-slow"
     text = N_("accelerator: tcg, so guests run slowly: {reason}")
-    hint = N_("switch virtualisation on in the firmware, and see that /dev/kvm may be opened")
+    hint = N_("{advice}")
     reason: str
+    advice: str
 
 
 class NoGroups(Finding):
@@ -120,13 +123,11 @@ def _packages() -> Iterator[Graded]:
 
 
 def _machine(shop: Shop) -> Iterator[Graded]:
+    why = shop.ground.accelerator_reason
     if shop.ground.accelerator == "kvm":
         yield "ok", Fine(what="accelerator", detail="kvm")
     else:
-        yield (
-            "warning",
-            Slow(reason=words.say(shop.ground.accelerator_reason) if shop.ground.accelerator_reason else ""),
-        )
+        yield "warning", Slow(reason=words.say(why) if why else "", advice=words.advise(why) if why else "")
     yield ("ok", Fine(what="control groups", detail="used")) if shop.ground.cgroups else ("warning", NoGroups())
     now = time.time()
     said = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))

@@ -51,6 +51,27 @@ class NeverStarted(Because):
     name: str
 
 
+class StaysOff(Because):
+    type = "why-stays-off"
+    text = N_("a guest that switches itself off stays off, as its restart policy is '{policy}'")
+    hint = N_("'bocage vm start {name}' starts it; 'bocage vm set {name} --restart always' brings it back each time")
+    name: str
+    policy: str
+
+
+class CameBack(Because):
+    type = "why-came-back"
+    text = N_("it ended by itself at {when}, and its restart policy '{policy}' started it again")
+    policy: str
+    when: str
+
+
+class CameBackWithHost(Because):
+    type = "why-came-back-with-host"
+    text = N_("its host was restarted while it was running, and it was started again after that ({when})")
+    when: str
+
+
 class ShouldBe(Because):
     type = "why-should-be"
     text = N_("it should be {power}")
@@ -76,19 +97,19 @@ class TaskFailed(Because):
 
 class WaitsUntil(Because):
     type = "why-waits-until"
-    text = N_("it ended by itself {restarts} times; the next try is at {until}")
+    text = N_("its restart policy starts it again at {until} (try {next} of {limit})")
     hint = N_("'bocage vm start {name}' tries at once")
     name: str
-    restarts: int
+    next: int
+    limit: int
     until: str
 
 
 class NoMoreTries(Because):
     type = "why-no-more-tries"
-    text = N_("it ended by itself {restarts} times in a row; its restart policy gives up after {limit}")
-    hint = N_("look at 'bocage vm log {name} --qemu', then 'bocage vm start {name}'")
+    text = N_("its restart policy has tried {limit} times in a row, and tries no more")
+    hint = N_("look at 'bocage vm log {name} --qemu' and 'bocage vm log {name}', then 'bocage vm start {name}'")
     name: str
-    restarts: int
     limit: int
 
 
@@ -116,7 +137,7 @@ class DiskFailed(Because):
 class DiskGone(Because):
     type = "why-disk-gone"
     text = N_("the volume of its disk {disk} is not there")
-    hint = N_("'bocage vm disk detach {name} {disk}' takes the disk out of it")
+    hint = N_("'bocage volume list' shows those that are; 'bocage vm disk detach {name} {disk}' does without it")
     name: str
     disk: str
 
@@ -131,8 +152,7 @@ class StorageAway(Because):
 class StorageFull(Because):
     type = "why-storage-full"
     text = N_("its storage {storage} has {free:size} of {total:size} free")
-    hint = N_("make room ('bocage volume list'), or move disks ('bocage vm migrate {name} --storage …')")
-    name: str
+    hint = N_("make room: 'bocage volume list', 'bocage image list', 'bocage vm list --trash'")
     storage: str
     free: int
     total: int
@@ -170,7 +190,7 @@ class PendingChanges(Because):
 class OldQemu(Because):
     type = "why-old-qemu"
     text = N_("it runs on QEMU {running}; {installed} is installed")
-    hint = N_("'bocage vm reboot {name}' moves it to the installed one")
+    hint = N_("'bocage vm stop {name}', then 'bocage vm start {name}', moves it to the installed one")
     name: str
     running: str
     installed: str
@@ -178,8 +198,7 @@ class OldQemu(Because):
 
 class Emulated(Because):
     type = "why-emulated"
-    text = N_("it is slow because its CPU is emulated (TCG), not run by the hardware")
-    hint = N_("'bocage host show' says why; 'bocage doctor' what helps")
+    text = N_("it is slow, as its CPU is emulated (accelerator: tcg)")
 
 
 class Guest(Because):

@@ -12,13 +12,17 @@ from bocage.planner import causes
 
 SILENT_AFTER = 60.0  # seconds without a sign of a host
 _NEARLY_FULL = 0.8  # of a storage
-_ENDED_BY = ("vm.stop", "vm.kill", "vm.delete")
 _MOVED_BY = {
-    model.Power.STOPPED: _ENDED_BY,
+    model.Power.STOPPED: ("vm.stop", "vm.kill", "vm.delete"),
     model.Power.PAUSED: ("vm.pause", "vm.start"),
     model.Power.SAVED: ("vm.save",),
     model.Power.RUNNING: ("vm.start", "vm.resume", "vm.create", "vm.clone", "vm.reboot"),
 }
+_MAKING = ("vm.create", "vm.clone")
+_MOVES = {action for actions in _MOVED_BY.values() for action in actions} - set(_MAKING)
+_HOST_RESTARTED = "vm-host-restarted"
+_ENDS = ("vm-crashed", "vm-switched-off", _HOST_RESTARTED)  # the events of an end that nobody asked for
+_SAYS_THE_STATE = ("vm-stopped", "vm-paused", "vm-resumed")  # reasons that tell nothing more
 
 
 def why(
@@ -71,12 +75,12 @@ def _chain(world: _World) -> Iterator[words.Message]:
         yield causes.InTrash(name=vm.name, when=_time(vm.metadata.deleted))
         return
     yield from _of_host(world)
-    if not world.as_it_should_be() and world.state is not model.State.STOPPING:
+    if not (world.as_it_should_be() or world.state in (model.State.STARTING, model.State.STOPPING)):
         yield causes.ShouldBe(power=vm.spec.power)
-    if status.reason:
-        yield status.reason.message
+    yield from _reason(status)
     if world.as_it_should_be():
         yield from _asked(world)
+    yield from _came_back(world)
     yield from _under_way(world)
     yield from _failed(world)
     yield from _restarts(world)
@@ -84,7 +88,7 @@ def _chain(world: _World) -> Iterator[words.Message]:
         yield status.problem.message
     yield from _of_disks(world)
     yield from _of_networks(world)
-    if status.state in (model.State.RUNNING, model.State.STARTING, model.State.PAUSED):
+    if status.state in (model.State.RUNNING, model.State.STARTING):
         yield from _while_running(world)
 
 
@@ -113,27 +117,62 @@ def _waits(world: _World) -> bool:
     )
 
 
+def _reason(status: model.VMStatus) -> Iterator[words.Message]:
+    """The reason that the node gave, unless it repeats the state, or the problem that is told below."""
+    reason = status.reason
+    if reason is None or reason.type in _SAYS_THE_STATE:
+        return
+    if not (status.problem and reason.params.get("reason") == status.problem.text):
+        yield reason.message
+
+
 def _asked(world: _World) -> Iterator[words.Message]:
-    """Who asked for the present state."""
+    """Who asked for the present state: the newest of those that moved it, when the world has not moved it since."""
     vm, power = world.vm, world.vm.spec.power
-    for task in reversed(world.tasks):
-        if task.spec.action in _MOVED_BY[power] and task.status.state is work.TaskState.DONE:
-            yield causes.Asked(
-                name=vm.name,
-                action=task.spec.action,
-                by=task.spec.asked_by or "bocage",
-                when=_time(task.metadata.created),
-                opposite={model.Power.RUNNING: "stop", model.Power.PAUSED: "resume"}.get(power, "start"),
-            )
-            return
-    if power is model.Power.STOPPED and vm.status.reason is None and not world.tasks:
+    reason = vm.status.reason.type if vm.status.reason else ""
+    if reason == "vm-switched-off":
+        if power is model.Power.STOPPED:
+            yield causes.StaysOff(name=vm.name, policy=vm.spec.restart.policy)
+        return
+    done = [task for task in world.tasks if task.status.state is work.TaskState.DONE]
+    moves = [task for task in done if task.spec.action in _MOVES or task.spec.action in _MOVED_BY[power]]
+    if moves and (task := moves[-1]).spec.action in _MOVED_BY[power]:
+        yield causes.Asked(
+            name=vm.name,
+            action=task.spec.action,
+            by=task.spec.asked_by or "bocage",
+            when=_time(task.metadata.created),
+            opposite={model.Power.RUNNING: "stop", model.Power.PAUSED: "resume"}.get(power, "start"),
+        )
+    elif power is model.Power.STOPPED and not reason and _never_moved(world.tasks):
         yield causes.NeverStarted(name=vm.name)
+
+
+def _never_moved(tasks: list[work.Task]) -> bool:
+    """Whether its tasks reach back to its making, and none was to change its state since."""
+    return not tasks or (tasks[0].spec.action in _MAKING and not any(task.spec.action in _MOVES for task in tasks))
+
+
+def _came_back(world: _World) -> Iterator[words.Message]:
+    """Its last end, when nobody asked for that one and it was started again by itself."""
+    if world.state not in (model.State.STARTING, model.State.RUNNING, model.State.PAUSED):
+        return
+    ends = [event.spec for event in world.events if event.spec.said.type in _ENDS]
+    if not ends or any(t.spec.action in _MOVES and t.metadata.created > ends[-1].time for t in world.tasks):
+        return
+    when = _time(ends[-1].time)
+    if ends[-1].said.type == _HOST_RESTARTED:
+        yield causes.CameBackWithHost(when=when)
+    else:
+        yield causes.CameBack(policy=world.vm.spec.restart.policy, when=when)
+        yield ends[-1].said.message
 
 
 def _under_way(world: _World) -> Iterator[words.Message]:
     vm = world.vm
     if world.state is model.State.STOPPING:
-        yield causes.Guest(name=vm.name, within=vm.spec.stop.within)
+        asked = [task.spec.params.get("within") for task in world.tasks if not task.status.state.ended]
+        yield causes.Guest(name=vm.name, within=next(filter(None, asked), vm.spec.stop.within))
     for task in world.tasks:
         if not task.status.state.ended:
             yield causes.BeingDone(action=task.spec.action, task=task.uid)
@@ -159,11 +198,13 @@ def _restarts(world: _World) -> Iterator[words.Message]:
     if not wanted or status.state not in (model.State.CRASHED, model.State.STOPPED):
         return
     if status.next_try and status.next_try > world.now:
-        yield causes.WaitsUntil(name=vm.name, restarts=status.restarts, until=_time(status.next_try))
+        yield causes.WaitsUntil(
+            name=vm.name, next=status.restarts + 1, limit=policy.limit, until=_time(status.next_try)
+        )
     elif status.state is model.State.CRASHED and policy.policy == "never":
         yield causes.NeverRestarts(name=vm.name)
     elif status.restarts >= policy.limit:
-        yield causes.NoMoreTries(name=vm.name, restarts=status.restarts, limit=policy.limit)
+        yield causes.NoMoreTries(name=vm.name, limit=policy.limit)
 
 
 def _of_disks(world: _World) -> Iterator[words.Message]:
@@ -174,7 +215,7 @@ def _of_disks(world: _World) -> Iterator[words.Message]:
             yield storage.status.reason.message
     elif storage and _is_nearly_full(storage) and not world.as_it_should_be():
         total, free = storage.status.total_bytes, storage.status.free_bytes
-        yield causes.StorageFull(name=vm.name, storage=storage.name, free=free, total=total)
+        yield causes.StorageFull(storage=storage.name, free=free, total=total)
     there = {volume.uid for volume in world.volumes}
     for disk in vm.spec.disks:
         if disk.volume not in there:

@@ -39,7 +39,7 @@ class Slow(words.Message):
     """KVM is there and emulates."""
 
     type = "kvm-slow"
-    text = N_("KVM is there, but crawls: {ns:.0f} ns for a turn that hardware does in about one; it is not used")
+    text = N_("KVM is there, but crawls ({ns:.0f} ns for a turn that hardware does in about one)")
     hint = N_("switch on nested virtualisation in the hypervisor under this machine, or use hardware")
     ns: float
 
@@ -48,7 +48,7 @@ class Missing(words.Message):
     """No device."""
 
     type = "kvm-missing"
-    text = N_("there is no /dev/kvm: virtual machines are emulated, and slow")
+    text = N_("there is no /dev/kvm")
     hint = N_("switch on virtualisation in the firmware and load the module kvm_intel or kvm_amd")
 
 
@@ -56,7 +56,7 @@ class NotPermitted(words.Message):
     """The device is not for us."""
 
     type = "kvm-not-permitted"
-    text = N_("/dev/kvm may not be opened by uid {uid}: virtual machines are emulated, and slow")
+    text = N_("/dev/kvm may not be opened by uid {uid}")
     hint = N_("make the user a member of the group kvm, and give that group /dev/kvm (mode 0660)")
     uid: int
 
@@ -65,7 +65,7 @@ class Broken(words.Message):
     """The trial did not end as it should."""
 
     type = "kvm-broken"
-    text = N_("KVM failed in a trial ({said}); it is not used")
+    text = N_("KVM failed in a trial ({said})")
     said: str
 
 
@@ -73,7 +73,7 @@ class Foreign(words.Message):
     """Not an x86."""
 
     type = "kvm-foreign"
-    text = N_("there is no trial of KVM for the architecture {machine} yet, so it is not used")
+    text = N_("there is no trial of KVM for the architecture {machine} yet")
     machine: str
 
 
