@@ -109,16 +109,19 @@ async def test_started_by_hand_while_bocage_is_gone_it_runs_and_is_taken_care_of
     place = tiny_house.place(made)
     await tiny_house.until(lambda: asyncio.to_thread(place.by_hand.exists), bool)
     await tiny_house.close()
+    place.serial_log.write_text("tiny: ready in an earlier life\n")
     by_hand = await asyncio.to_thread(
         lambda: subprocess.Popen([place.by_hand], start_new_session=True, stdin=subprocess.DEVNULL)
     )
     try:
-        assert await tiny_house.says(made, "^tiny: ready")
+        assert await tiny_house.says(made, "^tiny: ready cpus")
         again = await House(tiny_house.homes).open()
         try:
             found = await again.becomes(made, vm.State.RUNNING)
             assert (found.status.pid, found.spec.power) == (by_hand.pid, vm.Power.RUNNING)
             assert "vm-started-by-hand" in await again.events()
+            assert "cpus" in await again.says(made, "^tiny: ready")
+            assert await again.says(made, "^typed$", send="echo ty''ped")
             assert (await again.ask("vm.stop", found)).status.state is work.TaskState.DONE
             assert (await again.read(made)).status.state is vm.State.STOPPED
             assert (await again.ask("vm.start", made)).status.state is work.TaskState.DONE

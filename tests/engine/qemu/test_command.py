@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from bocage.engine import base
-from bocage.engine.qemu import command
+from bocage.engine.qemu import command, paths
 from bocage.model import vm as model
 from tests.engine.qemu import specs
 
@@ -108,3 +108,6 @@ def test_the_script_for_a_bad_night_is_a_shell_script_that_runs_the_same_line(tm
     printed = script.replace("exec qemu-system-x86_64", r"printf '%s\0' qemu-system-x86_64")
     said = subprocess.run(["sh"], input=printed, text=True, check=True, capture_output=True, timeout=10).stdout
     assert said.rstrip("\0").split("\0") == command.command(plan)
+    at = paths.Paths(plan.directory, plan.runtime)
+    assert at.keys.is_fifo()
+    assert at.said.samefile(os.devnull)

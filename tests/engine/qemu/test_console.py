@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import pathlib
+import signal
 import time
 
 import pytest
@@ -12,7 +14,10 @@ from bocage.engine import base
 from bocage.engine.qemu import console, processes
 from bocage.engine.qemu import record as records
 from bocage.model import vm as model
+from tests.engine.qemu import running
 from tests.engine.qemu.vms import Vms, until
+
+MiB = 1 << 20
 
 # A boot sector that answers each byte with the one after it: what comes back is no echo.
 ANSWERS = (
@@ -21,6 +26,17 @@ ANSWERS = (
         "baf803 ec fec0 88c4"  # ah = the byte from port 0x3f8, plus one
         "bafd03 ec a820 74fb"  # until bit 5 of port 0x3fd: something may go
         "baf803 88e0 ee ebe0"  # send it; and again
+    ).ljust(510, b"\0")
+    + b"\x55\xaa"
+)
+
+# One that says 00000001, 00000002 and so on in hexadecimal, as fast as it can, for ever.
+COUNTS = (
+    bytes.fromhex(
+        "6631ff 6647 b90800"  # edi = 0; next: edi + 1; eight times:
+        "66c1c704 89f8 240f 3c0a 1c69 2f e80900 e2ee"  # its highest digit, put
+        "b00a e80200 ebe2"  # a line feed, put; next
+        "88c4 bafd03 ec a820 74fb baf803 88e0 ee c3"  # put: until bit 5 of port 0x3fd: something may go; send it
     ).ljust(510, b"\0")
     + b"\x55\xaa"
 )
@@ -42,14 +58,23 @@ def started_at(directory: pathlib.Path, offset: int) -> None:
     records.write(directory / "process.json", record)
 
 
+def booting(vms: Vms, sector: bytes) -> base.Plan:
+    """A VM that boots a sector."""
+    plan = vms.plan("sata")
+    disk = vms.root / "boot.raw"
+    disk.write_bytes(sector + bytes(1 << 20))
+    return dataclasses.replace(plan, chains={**plan.chains, "disk0": (base.File(disk, "raw"),)})
+
+
+def line_of(plan: base.Plan) -> console.Console:
+    return console.Console.of(plan.name, plan.directory, plan.runtime)
+
+
 async def answering(vms: Vms) -> tuple[base.Plan, console.Console]:
     """A running VM whose serial line answers."""
-    plan = vms.plan("sata")
-    disk = vms.root / "answers.raw"
-    disk.write_bytes(ANSWERS + bytes(1 << 20))
-    plan = dataclasses.replace(plan, chains={**plan.chains, "disk0": (base.File(disk, "raw"),)})
+    plan = booting(vms, ANSWERS)
     await vms.start(plan)
-    return plan, console.Console.of(plan.name, plan.directory, plan.runtime)
+    return plan, line_of(plan)
 
 
 async def test_what_was_said_since_the_last_start_is_found_at_once(tmp_path):
@@ -117,7 +142,7 @@ async def test_what_is_typed_arrives_and_the_answer_is_logged_with_nobody_watchi
 
 async def test_a_second_writer_waits_its_turn_or_takes_over_whoever_made_the_console(vms):
     plan, line = await answering(vms)
-    other = console.Console.of(plan.name, plan.directory, plan.runtime)
+    other = line_of(plan)
     async with line.writer() as write:
         with pytest.raises(console.Taken):
             await other.writer().__aenter__()
@@ -149,3 +174,67 @@ async def test_every_watcher_sees_the_same_from_where_it_began(vms):
     for task in watching:
         task.cancel()
     await asyncio.wait(watching)
+
+
+async def said_once(vms: Vms) -> None:
+    """Somebody holds the line, slow and then stopped; the guest goes on, and its log has each character once."""
+    plan = booting(vms, COUNTS)
+    line = line_of(plan)
+    await vms.start(plan)
+
+    async def slow() -> None:
+        async with line.writer():
+            while True:
+                await asyncio.sleep(0.01)
+                time.sleep(0.1)  # noqa: ASYNC251 - as a loop that has much else to do
+
+    await until(lambda: line.end > 0)
+    holder = running.in_child(slow)
+    try:
+        await until(lambda: line.end > MiB, within=120)
+        os.kill(holder, signal.SIGSTOP)
+        stood = line.end
+        await until(lambda: line.end > stood + MiB, within=120)
+        os.kill(holder, signal.SIGCONT)
+        stood = line.end
+        await until(lambda: line.end > stood + MiB, within=120)
+    finally:
+        running.kill(holder)
+    said = (plan.directory / "serial.log").read_bytes()
+    said = said[said.index(b"00000001\n") : said.rindex(b"\n") + 1]
+    assert said == b"".join(b"%08X\n" % number for number in range(1, len(said) // 9 + 1))
+
+
+async def test_the_log_has_each_character_once_and_the_guest_goes_on_whatever_the_one_who_types_does(vms):
+    await said_once(vms)
+
+
+async def test_what_the_guest_does_not_read_is_waited_for_until_another_takes_over_or_the_vm_ends(vms):
+    plan = booting(vms, ANSWERS)
+    line = line_of(plan)
+    machine = await vms.start(plan, paused=True)
+    async with line.writer() as write:
+        pasting = asyncio.ensure_future(write(b"x" * MiB))
+        await asyncio.sleep(0.1)
+        assert not pasting.done()
+        async with line.writer(take_over=True) as theirs:
+            with pytest.raises(console.TakenOver):
+                await pasting
+            pasting = asyncio.ensure_future(theirs(b"x" * MiB))
+            await asyncio.sleep(0.1)
+            assert not pasting.done()
+            await machine.kill()
+            with pytest.raises(base.NotRunning):
+                await pasting
+
+
+@pytest.mark.parametrize("place", ["file", "link", "directory"])
+async def test_what_a_vm_left_in_place_of_its_line_is_not_written(tmp_path, place):
+    (tmp_path / "io").mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    keys = tmp_path / "io" / "tty.in"
+    {"file": keys.touch, "link": lambda: keys.symlink_to(precious), "directory": keys.mkdir}[place]()
+    with pytest.raises(base.NotRunning):
+        await line_in(tmp_path).writer().__aenter__()
+    assert precious.read_text() == "x"

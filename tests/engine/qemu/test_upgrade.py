@@ -14,6 +14,7 @@ from bocage.engine import base
 from bocage.engine.qemu import command, isolation
 from tests.engine.qemu import specs
 from tests.engine.qemu.test_board import built
+from tests.engine.qemu.test_console import said_once
 from tests.engine.qemu.test_guest import SAID, booted, guest, line_of
 from tests.engine.qemu.vms import Vms, until
 from tests.guest.conftest import CACHE, packages_cache, tiny_image
@@ -95,6 +96,11 @@ async def test_the_newer_qemu_builds_the_same_board(
     second = await vms.start(plan)
     assert int(second.version.split(".")[0]) > int(first.version.split(".")[0])
     assert await built(second, plan.spec) == before
+
+
+async def test_the_newer_qemu_logs_each_character_once(vms: Vms, newer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgraded(monkeypatch, newer)
+    await said_once(vms)
 
 
 async def test_a_machine_saved_under_the_older_goes_on_under_the_newer(

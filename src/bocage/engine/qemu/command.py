@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -59,7 +60,15 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
 def by_hand(plan: base.Plan) -> str:
     """A shell script that starts the VM without Bocage; where its bridge is gone, the NIC leads nowhere."""
     at = paths.Paths(plan.directory, plan.runtime)
-    lines = ["#!/bin/sh", "set -e", shlex.join(["mkdir", "-p", str(at.io)])]
+    keys, log, start = (shlex.quote(str(path)) for path in (at.keys, at.serial_log, at.by_hand_start))
+    lines = [
+        "#!/bin/sh",
+        "set -e",
+        shlex.join(["mkdir", "-p", str(at.io)]),
+        f"[ -p {keys} ] || mkfifo -m 600 {keys}",
+        shlex.join(["ln", "-sfn", os.devnull, str(at.said)]),
+        f"stat -c %s {log} >{start} || true",
+    ]
     for name, backend in plan.nics.items():
         socket = str(at.nic(name))
         match backend:
@@ -124,18 +133,12 @@ def _firmware(board: model.Hardware, at: paths.Paths) -> list[str]:
 
 
 def _channels(at: paths.Paths) -> list[str]:
-    log = (f"logfile={escaped(at.serial_log)}", "logappend=on")
     arguments: list[str] = []
-    for name, path, more in (
-        ("qmp", at.qmp, ()),
-        ("hmp", at.hmp, ()),
-        ("agent", at.agent, ()),
-        ("tty", at.tty, log),
-    ):
-        arguments += [
-            "-chardev",
-            _joined("socket", f"id={name}", f"path={escaped(path)}", "server=on", "wait=off", *more),
-        ]
+    for name, path in (("qmp", at.qmp), ("hmp", at.hmp), ("agent", at.agent)):
+        arguments += ["-chardev", _joined("socket", f"id={name}", f"path={escaped(path)}", "server=on", "wait=off")]
+    # What is said goes to the log alone: of a socket that does not take it QEMU logs the same bytes again.
+    tty = (f"path={escaped(at.tty)}", f"logfile={escaped(at.serial_log)}", "logappend=on")
+    arguments += ["-chardev", _joined("pipe", "id=tty", *tty)]
     arguments += ["-mon", "chardev=qmp,mode=control", "-mon", "chardev=hmp,mode=readline"]
     return [*arguments, "-serial", "chardev:tty"]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import errno
 import os
 import pathlib
 import re
+import select
 import signal
-import socket
-import struct
-import termios
+import stat
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
@@ -21,12 +20,8 @@ from bocage.engine.qemu import boundedlog, lines, paths
 from bocage.engine.qemu import record as records
 from bocage.words import N_
 
-_CONNECT_BOUND = 2.0  # seconds
-_WRITE_BOUND = 30.0  # a guest that does not read holds the line
+_WRITE_BOUND = 30.0  # seconds; a guest that does not read holds the line
 _SEARCH_BOUND = 0.2  # for one line: some expressions never end
-_PIECE = 65_536
-_KEYSTROKES = 16  # bytes sent at once: what the kernel counts as unread goes down by whole sends
-_PAUSE, _PATIENCE = 0.005, 5.0  # seconds
 _ENTER = b"\r"
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -92,7 +87,7 @@ class Console:
             known = records.read(at.record)
             return known.serial_start if known else 0
 
-        return cls(at.serial_log, at.tty, name=name, start=start)
+        return cls(at.serial_log, at.keys, name=name, start=start)
 
     @property
     def end(self) -> int:
@@ -121,9 +116,8 @@ class Console:
                 raise Taken(name=self._name)
             present.taken = True
             await present.close()
-        line = _held[self._path] = _Line(self._name)
+        line = _held[self._path] = _Line(self._path, self._name)
         try:
-            await line.open(self._path)
             yield line.write
         finally:
             if _held.get(self._path) is line:
@@ -162,89 +156,62 @@ class Console:
 
 
 class _Line:
-    """The socket, held while somebody writes; what comes out of it is in the log already and dropped.
+    """The pipe that QEMU reads the guest's keys from, held while somebody writes.
 
-    Our own calls and not asyncio's streams: those say a byte is written when it is merely queued.
+    QEMU keeps it open itself: what is written and not yet read waits there when we hang up.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, path: pathlib.Path, name: str) -> None:
+        """Open it. Raises base.NotRunning."""
         self.taken = False
         self._name = name
         self._turn = asyncio.Lock()
-        self._drain: asyncio.Task[None] | None = None
-        self._socket: socket.socket | None = None
-
-    async def open(self, path: pathlib.Path) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._changed = asyncio.Event()  # there may be room, or it was closed
         try:
-            async with asyncio.timeout(_CONNECT_BOUND):
-                await asyncio.get_running_loop().sock_connect(connection, os.fspath(path))
+            self._pipe = _opened(path)
         except OSError as error:
-            connection.close()
-            if isinstance(error, TimeoutError):
-                raise errors.TimedOut(what=str(path), bound=_CONNECT_BOUND) from error
-            raise base.NotRunning(name=self._name) from error
-        except BaseException:
-            connection.close()
-            raise
-        self._socket = connection
-        self._drain = asyncio.create_task(_drop(connection))
+            raise base.NotRunning(name=name) from error
 
     async def write(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(_WRITE_BOUND), self._turn:
-                if (connection := self._socket) is None:
-                    raise BrokenPipeError
-                for start in range(0, len(data), _KEYSTROKES):
-                    await asyncio.get_running_loop().sock_sendall(connection, data[start : start + _KEYSTROKES])
+                while data:
+                    try:
+                        data = data[os.write(self._pipe, data[: select.PIPE_BUF]) :]
+                    except BlockingIOError:
+                        await self._change()
         except TimeoutError as error:
             raise errors.TimedOut(what=self._name, bound=_WRITE_BOUND) from error
         except OSError as error:
             raise (TakenOver if self.taken else base.NotRunning)(name=self._name) from error
 
     async def close(self) -> None:
-        connection, self._socket = self._socket, None
-        if connection is None:
-            return
+        pipe, self._pipe = self._pipe, -1
+        self._changed.set()
+        async with self._turn:
+            if pipe >= 0:
+                os.close(pipe)
+
+    async def _change(self) -> None:
+        loop, pipe = asyncio.get_running_loop(), self._pipe
+        self._changed.clear()
+        loop.add_writer(pipe, self._changed.set)
         try:
-            with contextlib.suppress(OSError):
-                await _read_by_peer(connection)
+            await self._changed.wait()
         finally:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # whoever still reads or writes is woken
-            if self._drain:
-                self._drain.cancel()
-                await asyncio.wait([self._drain])
-            async with self._turn:
-                connection.close()
+            loop.remove_writer(pipe)
 
 
 _held: dict[pathlib.Path, _Line] = {}  # who writes on which line, in all of this process
 
 
-async def _drop(connection: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError):
-        while await loop.sock_recv(connection, _PIECE):
-            pass
-
-
-async def _read_by_peer(connection: socket.socket) -> None:
-    """Wait until QEMU has taken what was typed last: it drops what it has not read when we hang up.
-
-    A guest that reads nothing for five seconds is not waited for.
-    """
-    patience, left = _PATIENCE, _unread(connection.fileno())
-    while left and patience > 0:
-        await asyncio.sleep(_PAUSE)
-        before, left = left, _unread(connection.fileno())
-        patience = _PATIENCE if left < before else patience - _PAUSE
-
-
-def _unread(descriptor: int) -> int:
-    """Bytes that the other end of a Unix socket has not read yet (unix(7), SIOCOUTQ)."""
-    held: tuple[int] = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
-    return held[0]
+def _opened(path: pathlib.Path) -> int:
+    # QEMU may write this directory: no link that it left there is followed, and nothing but a pipe written.
+    pipe = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISFIFO(os.fstat(pipe).st_mode):
+        return pipe
+    os.close(pipe)
+    raise OSError(errno.EINVAL, "not a pipe", str(path))
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

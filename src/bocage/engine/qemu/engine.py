@@ -155,6 +155,7 @@ class QemuEngine:
                 isolation=model.Isolation(),
                 paused=False,
                 cgroup=cgroup,
+                serial_start=_by_hand_start(at),
             )
         return None
 
@@ -207,6 +208,14 @@ def _why(error: Exception, said: Sequence[str]) -> str:
     """What kept a VM from starting: QEMU's words when it gave up, ours when it did not."""
     gave_up = isinstance(error, (base.NotRunning, qmp.NoMonitor, qmp.Disconnected))
     return " / ".join(orderly.plain(said)) if gave_up and said else str(error)
+
+
+def _by_hand_start(at: paths.Paths) -> int:
+    """Where the serial log began to speak of a start by hand; 0 when that was not noted."""
+    try:
+        return int(at.by_hand_start.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _size(path: pathlib.Path) -> int:

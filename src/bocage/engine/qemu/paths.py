@@ -62,8 +62,23 @@ class Paths:
 
     @property
     def tty(self) -> pathlib.Path:
-        """The serial line."""
+        """The serial line, as QEMU is told it: the names of its two ways without their endings."""
         return self.io / "tty"
+
+    @property
+    def keys(self) -> pathlib.Path:
+        """The pipe into the serial line: `printf 'ls\\r' >…/io/tty.in`."""
+        return self.io / "tty.in"
+
+    @property
+    def said(self) -> pathlib.Path:
+        """The way out of the serial line, a link to where nothing is kept: all is in the log."""
+        return self.io / "tty.out"
+
+    @property
+    def by_hand_start(self) -> pathlib.Path:
+        """The serial log's length when the VM was last started by hand."""
+        return self.runtime / "by-hand-start"
 
     @property
     def vnc(self) -> pathlib.Path:

@@ -114,11 +114,13 @@ def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None, gr
     at.runtime.chmod(0o711)
     shutil.rmtree(at.io, ignore_errors=True)
     at.io.mkdir(mode=0o700)
+    os.mkfifo(at.keys, 0o600)
+    at.said.symlink_to(os.devnull)
     os.close(os.open(at.serial_log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     if plan.spec.hardware.firmware is model.Firmware.UEFI:
         make_firmware_variables(at.firmware_vars)
     if owner:
-        for path in (at.io, *_written(plan, at)):
+        for path in (at.io, at.keys, *_written(plan, at)):
             os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
     if group:
         group.make()
