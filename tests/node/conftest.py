@@ -59,3 +59,22 @@ async def tiny_house(house: houses.House, tiny_image: pathlib.Path) -> houses.Ho
     """A running host with the image `tiny`."""
     await house.add_image(tiny_image)
     return house
+
+
+@pytest.fixture
+def other_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[home.Home]:
+    """Another machine's home."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-", dir="/var/tmp"))
+    path.chmod(0o711)
+    with monkeypatch.context() as patch:
+        patch.setenv("BOCAGE_HOME", str(path))
+        made = home.Home.from_environment()
+    yield made
+    clear(made)
+
+
+@pytest.fixture
+async def other(other_homes: home.Home) -> AsyncIterator[houses.House]:
+    opened = await houses.House(other_homes).open()
+    yield opened
+    await opened.close()

@@ -5,37 +5,14 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from bocage import home
 from bocage.model import ground, vm, work
 from bocage.node import export
-from tests.node.conftest import clear
 from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem
-
-
-@pytest.fixture
-def other_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[home.Home]:
-    """Another machine's home."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-", dir="/var/tmp"))
-    path.chmod(0o711)
-    with monkeypatch.context() as patch:
-        patch.setenv("BOCAGE_HOME", str(path))
-        made = home.Home.from_environment()
-    yield made
-    clear(made)
-
-
-@pytest.fixture
-async def other(other_homes: home.Home) -> AsyncIterator[House]:
-    opened = await House(other_homes).open()
-    yield opened
-    await opened.close()
 
 
 def files_of(house: House) -> set[str]:

@@ -15,7 +15,9 @@ import pytest
 from bocage import home
 from bocage.engine.qemu import processes
 from bocage.model import ground, vm, work
-from bocage.node import directory
+from bocage.model.units import Size
+from bocage.node import directory, edits
+from bocage.store import resources
 from tests.node import crash
 from tests.node.house import BLANK, House
 
@@ -48,6 +50,22 @@ async def paused(house: House) -> None:
 
 async def saved(house: House) -> None:
     await house.ask("vm.save", await running(house))
+
+
+async def saved_and_changed(house: House) -> None:
+    await saved(house)
+    found = await box(house)
+    assert found is not None
+    await house.resources.change(
+        vm.VM, "default", found.uid, lambda one: resources.with_spec(one, memory=Size(48 << 20))
+    )
+
+
+async def as_it_was_saved(house: House) -> bool:
+    found = await box(house)
+    assert found is not None
+    started = edits.started_with(house.homes.vm_runtime(found.uid))
+    return found.status.state is vm.State.RUNNING and started is not None and started.memory == 32 << 20
 
 
 async def deleted(house: House) -> None:
@@ -149,7 +167,7 @@ CASES = {
     "pause": Case(running, is_in(vm.State.PAUSED)),
     "resume": Case(paused, is_in(vm.State.RUNNING, power=UP)),
     "save": Case(running, is_in(vm.State.SAVED, power=SAVED)),
-    "restore": Case(saved, is_in(vm.State.RUNNING, power=UP)),
+    "restore": Case(saved_and_changed, as_it_was_saved),
     "discard": Case(saved, is_in(vm.State.STOPPED, power=OFF)),
     "reset": Case(running, is_in(vm.State.RUNNING, power=UP)),
     "delete": Case(defined, in_the_trash),

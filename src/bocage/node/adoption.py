@@ -23,7 +23,7 @@ from bocage.storage import qcow2
 from bocage.store import resources
 from bocage.words import N_
 
-BESIDE_DISKS = ("vm.yaml", "firmware-vars.fd", "seed.iso", "saved.state", "serial.log", "qemu.log")
+BESIDE_DISKS = ("vm.yaml", "firmware-vars.fd", "seed.iso", "saved.state", "saved.json", "serial.log", "qemu.log")
 """What belongs to a VM and is no disk, by its name in the directory."""
 _TOGETHER = 16  # volumes that are entered in one transaction
 
@@ -77,6 +77,15 @@ class DiskMissing(Error, errors.Conflict):
     type = "adopt-disk-missing"
     text = N_("{path}, a disk of {name}, is not there")
     path: str
+    name: str
+
+
+class MemoryOfAnother(Error, errors.Conflict):
+    """Its guest knows the identity that it had, and would go on under it."""
+
+    type = "adopt-saved-memory"
+    text = N_("the memory of {name} is saved, and knows it by the identity that it had")
+    hint = N_("take it in without '--new-identity'; or start and stop it where it is at home, then try again")
     name: str
 
 
@@ -216,7 +225,10 @@ async def _fit(
         identity = base.new_uid()
         smbios = board.smbios.model_copy(update={"uuid": identity, "serial": identity})
         board = board.model_copy(update={"smbios": smbios})
-    saved = source.spec.power is vm.Power.SAVED and await asyncio.to_thread((path / "saved.state").exists)
+    has_memory = await asyncio.to_thread(directory.Directory(path).saved.exists)
+    if has_memory and terms.new_identity:
+        raise MemoryOfAnother(name=source.name)
+    saved = source.spec.power is vm.Power.SAVED and has_memory
     power = source.spec.power if stays or saved else vm.Power.STOPPED
     spec = source.spec.model_copy(
         update={

@@ -8,6 +8,7 @@
     qemu.log           QEMU's own words
     start-by-hand      the QEMU line, for the day when Bocage is gone
     saved.state        its memory, while it is saved
+    saved.json         the machine that this memory fits
 
 The last line of `vm.yaml` is a digest of the lines above it: so a hand edit is seen.
 """
@@ -100,6 +101,11 @@ class Directory:
     @property
     def saved(self) -> pathlib.Path:
         return self.path / "saved.state"
+
+    @property
+    def saved_definition(self) -> pathlib.Path:
+        """What the machine was built of whose memory is saved. It is written first: without `saved` it says nothing."""
+        return self.path / "saved.json"
 
     def exists(self) -> bool:
         return self.path.is_dir()

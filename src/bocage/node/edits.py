@@ -1,15 +1,19 @@
-"""How a VM differs from what the store says: edits by hand, and changes that wait for a cold start."""
+"""How a VM differs from what the store says: edits by hand, and what it was built of that runs or is saved."""
 
 from __future__ import annotations
 
+import json
+import logging
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from bocage import errors
+from bocage import errors, files
 from bocage.model import vm as model
 from bocage.node.directory import Directory, Error, Held, parse
 from bocage.words import N_
+
+log = logging.getLogger(__name__)
 
 
 class NotEdited(Error, errors.Conflict):
@@ -90,6 +94,35 @@ def started_with(runtime: pathlib.Path) -> model.VMSpec | None:
         return model.VMSpec.model_validate_json((runtime / "started.json").read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def note_saved(place: Directory, spec: model.VMSpec, generation: int) -> None:
+    """Keep, durably, what the machine was built of whose memory is about to be saved."""
+    held = {"generation": generation, "spec": spec.model_dump(mode="json")}
+    files.write_durably(place.saved_definition, json.dumps(held), mode=0o600)
+
+
+def as_saved(place: Directory, machine: model.VM) -> model.VM:
+    """The machine that the saved memory fits, of the generation that it had: only what lies in its trays is today's.
+
+    Without a word on how it was saved it is taken as it is now, and QEMU refuses memory that does not fit.
+    """
+    try:
+        held = json.loads(place.saved_definition.read_bytes())
+        spec, generation = model.VMSpec.model_validate(held["spec"]), int(held["generation"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("VM %s: nothing tells how it was saved: %s", machine.uid, error)
+        return machine
+    images = {cd.name: cd.image for cd in machine.spec.cds}
+    built = {name: getattr(spec, name) for name in _COLD}
+    built["cds"] = tuple(cd.model_copy(update={"image": images.get(cd.name)}) for cd in spec.cds)
+    built["boot"] = spec.boot.model_copy(update={"once": None})  # that was its first start
+    return machine.model_copy(
+        update={
+            "spec": machine.spec.model_copy(update=built),
+            "metadata": machine.metadata.model_copy(update={"generation": generation}),
+        }
+    )
 
 
 def pending(started: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
                 changes |= {"linked": False, "image": None}
             parts[f"disks/{disk.name}.{volume.spec.format}"] = own
             kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
-        for extra in (place.firmware_variables, place.seed, place.saved):
+        for extra in (place.firmware_variables, place.seed, place.saved, place.saved_definition):
             if await asyncio.to_thread(extra.exists):
                 parts[extra.name] = extra
         held = directory.Held(vm=machine, volumes=tuple(kept), names=await preparation.names(machine), owner=None)

@@ -178,11 +178,14 @@ class Interface:
         return JSONResponse(await doctor.examine(self._shop))
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
-        """Where the running machine differs from the spec: what it was started with lies beside its record."""
+        """Where the machine that runs, or is saved, differs from the spec."""
+        place = await self._shop.preparation.place(machine)
         actor = self._crew.of(machine.uid)
-        if actor is None or actor.standing.machine is None:
-            return []
-        started = await asyncio.to_thread(edits.started_with, self._shop.ground.home.vm_runtime(machine.uid))
+        started: vm.VMSpec | None = None
+        if actor is not None and actor.standing.machine is not None:
+            started = await asyncio.to_thread(edits.started_with, self._shop.ground.home.vm_runtime(machine.uid))
+        elif await self._shop.preparation.has_saved(machine):
+            started = (await asyncio.to_thread(edits.as_saved, place, machine)).spec
         return edits.pending(started, machine) if started else []
 
     async def _storage(self, request: Request) -> ground.Storage:

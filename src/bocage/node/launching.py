@@ -45,20 +45,21 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
 
 async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     place = await preparation.place(machine)
-    await preparation.claim(machine)
-    await preparation.make_what_waits(machine)
-    plan = await preparation.plan(machine)
-    edits.note_started(plan.runtime, machine)
     saved = place.saved if place.saved.exists() else None
+    built = await preparation.as_saved(machine) if saved else machine
+    await preparation.claim(built)
+    await preparation.make_what_waits(built)
+    plan = await preparation.plan(built)
+    edits.note_started(plan.runtime, built)
     # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
-    defining = asyncio.create_task(define(standing, preparation, machine, plan=plan))
+    defining = asyncio.create_task(define(standing, preparation, machine, plan=None if saved else plan))
     try:
         running = await standing.ground.engine.start(
-            plan, generation=machine.metadata.generation, listener=standing.heard, paused=True, saved=saved
+            plan, generation=built.metadata.generation, listener=standing.heard, paused=True, saved=saved
         )
         try:
             await defining
-            if machine.spec.boot.once:  # the process has it on its command line
+            if machine.spec.boot.once and not saved:  # the process has it on its command line
                 await standing.change(lambda spec: {"boot": spec.boot.model_copy(update={"once": None})})
         except BaseException:
             await asyncio.shield(running.kill())
@@ -92,6 +93,7 @@ def forget_saved(place: directory.Directory) -> bool:
     if not place.saved.exists():
         return False
     place.saved.unlink()
+    place.saved_definition.unlink(missing_ok=True)
     files.sync_directory(place.path)
     return True
 

@@ -19,6 +19,7 @@ from bocage.node import edits, moving, notes, tasks
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 from bocage.store import resources
+from bocage.words import N_
 
 _TRIES = 20  # of a read-change-write that others get in the way of
 
@@ -27,6 +28,14 @@ Handler = Callable[[Standing, Preparation, vm.VM, tasks.Run], Awaitable[dict[str
 
 class Error(errors.Problem):
     """An operation on a VM could not be done."""
+
+
+class SavedWithDisk(Error, errors.Conflict):
+    type = "vm-saved-with-disk"
+    text = N_("the memory of {name} was saved with {disk} in use")
+    hint = N_("'bocage vm start {name}' goes on from there; 'bocage vm kill {name}' throws the memory away")
+    name: str
+    disk: str
 
 
 def _running(standing: Standing, machine: vm.VM) -> engine.Machine:
@@ -73,6 +82,10 @@ async def detach_disk(
         if standing.machine:
             await standing.machine.detach_disk(name)
             edits.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
+        elif await preparation.has_saved(machine):
+            built = await asyncio.to_thread(edits.as_saved, await preparation.place(machine), machine)
+            if any(one.volume == disk.volume for one in built.spec.disks):
+                raise SavedWithDisk(name=machine.name, disk=name)
         volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
         await run.remember(path=str(await preparation.disks.path(volume)), volume=volume.uid)
         await preparation.disks.free(volume)

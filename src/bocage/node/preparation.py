@@ -11,7 +11,7 @@ import os
 import pathlib
 from typing import Any
 
-from bocage import files
+from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
@@ -21,8 +21,21 @@ from bocage.node.ground import Ground
 from bocage.storage import directory as storage_directory
 from bocage.storage import space
 from bocage.store import resources
+from bocage.words import N_
 
 _ROOM_TO_GO_ON = 64 << 20  # bytes
+
+
+class Error(errors.Problem):
+    """What a VM needs cannot be had."""
+
+
+class NoLongerIts(Error, errors.Conflict):
+    type = "vm-saved-with-what-it-lost"
+    text = N_("the memory of {name} was saved with {device}, which does not belong to it any more")
+    hint = N_("give it back, then start it; or throw the memory away: 'bocage vm kill {name}'")
+    name: str
+    device: str
 
 
 class Preparation:
@@ -53,6 +66,29 @@ class Preparation:
         except storage_directory.Gone:
             return machine.status.state is vm.State.SAVED or machine.spec.power is vm.Power.SAVED
         return (await self.place(machine)).saved.exists()
+
+    async def as_saved(self, machine: vm.VM) -> vm.VM:
+        """The machine that its saved memory fits, its NICs on the networks that they had, as far as these are here.
+
+        Raises NoLongerIts: what was saved may come from elsewhere, and gives nobody a disk or an address of others.
+        """
+        built = await asyncio.to_thread(edits.as_saved, await self.place(machine), machine)
+        own = {disk.volume for disk in machine.spec.disks}
+        for disk, volume in zip(built.spec.disks, await self.disks.of(built), strict=True):
+            if volume.uid not in own and volume.spec.vm != machine.uid:
+                raise NoLongerIts(name=machine.name, device=disk.name)
+        others = (await self._ground.resources.list(vm.VM, trash=True)).items
+        taken = {nic.mac for other in others if other.uid != machine.uid for nic in other.spec.nics}
+        for nic in built.spec.nics:
+            if nic.mac in taken:
+                raise NoLongerIts(name=machine.name, device=nic.name)
+        here = {one.uid for one in (await self._ground.resources.list(ground.Network, machine.metadata.project)).items}
+        now = {nic.name: nic.network for nic in machine.spec.nics}
+        nics = tuple(
+            nic if nic.network in here else nic.model_copy(update={"network": now.get(nic.name, nic.network)})
+            for nic in built.spec.nics
+        )
+        return built.model_copy(update={"spec": built.spec.model_copy(update={"nics": nics})})
 
     async def trash(self, machine: vm.VM) -> pathlib.Path:
         """Where it lies after it was deleted."""

@@ -70,7 +70,7 @@ class Standing:
                 self.silent, self.guest_reboots, self.has_rebooted = None, False, False
                 self.woken.set()
 
-        self.machine, self.started = machine, clock.boottime()
+        self.machine, self.started, self.pending = machine, clock.boottime(), None
         self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
 
     async def until_ended(self) -> None:

@@ -86,7 +86,7 @@ def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
         output.document(vm)
         return
     name = output.named(vm)
-    waiting = api.vms.diff(name)["pending"] if vm["status"]["state"] in ("running", "paused") else []
+    waiting = api.vms.diff(name)["pending"] if vm["status"]["state"] in ("running", "paused", "saved") else []
     output.line(f"{name} is changed")
     if waiting:
         paths = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
