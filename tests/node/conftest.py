@@ -14,6 +14,7 @@ import pytest
 
 from bocage import home
 from bocage.engine.qemu import cgroup, processes
+from bocage.node import mending
 from tests.network.conftest import connect, namespace, serve  # noqa: F401 - fixtures
 from tests.node import house as houses
 
@@ -59,6 +60,24 @@ async def tiny_house(house: houses.House, tiny_image: pathlib.Path) -> houses.Ho
     """A running host with the image `tiny`."""
     await house.add_image(tiny_image)
     return house
+
+
+@pytest.fixture
+async def wired(
+    namespace: None,  # noqa: F811 - the fixture
+    homes: home.Home,
+    tiny_image: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[houses.House]:
+    """A host whose daemon chooses its default network by itself."""
+    monkeypatch.delenv("BOCAGE_DEFAULT_NETWORK")
+    monkeypatch.setattr(mending, "_EVERY", 1.0)
+    opened = await houses.House(homes).open()
+    try:
+        await opened.add_image(tiny_image)
+        yield opened
+    finally:
+        await opened.close()
 
 
 @pytest.fixture

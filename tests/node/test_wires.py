@@ -19,31 +19,12 @@ from bocage.engine.qemu import processes
 from bocage.model import base, ground, vm, work
 from bocage.network import base as network
 from bocage.network import dnsmasq
-from bocage.node import mending
 from tests.network.machines import Machine, eventually, run
 from tests.node.house import House
 
 pytestmark = pytest.mark.guest
 SMALL = {"image": "tiny", "memory": "128M", "disk": "64M"}
 BLANK = {"memory": "32M", "disk": "1M"}
-
-
-@pytest.fixture
-async def wired(
-    namespace: None,
-    homes: home.Home,
-    tiny_image: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[House]:
-    """A host whose daemon chooses its default network by itself."""
-    monkeypatch.delenv("BOCAGE_DEFAULT_NETWORK")
-    monkeypatch.setattr(mending, "_EVERY", 1.0)
-    opened = await House(homes).open()
-    try:
-        await opened.add_image(tiny_image)
-        yield opened
-    finally:
-        await opened.close()
 
 
 @contextlib.asynccontextmanager

@@ -58,6 +58,14 @@ async def storage_named(call: calls.Call, name: str) -> ground.Storage:
     return storage
 
 
+async def check_networks(call: calls.Call, project: str, names: Iterable[str]) -> None:
+    """Raise parts.NoSuch for a network that a request names and that is not there."""
+    names = list(names)
+    known = await _named(call, ground.Network, project, names)
+    for name in names:
+        parts.named(known, "network", name)
+
+
 def only_one_may_have(request: requests.VMCreate) -> bool:
     """Whether it asks for something that no other VM may have."""
     return (

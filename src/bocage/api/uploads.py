@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from bocage import errors
 from bocage.api import calls, facts, problems, routing
-from bocage.model import base
+from bocage.model import base, requests
 from bocage.model.work import Task
 from bocage.words import N_
 
@@ -54,6 +54,7 @@ class Import(base.Part):
     new_identity: bool = False
     """A fresh uid, SMBIOS uuid and MAC addresses: for a copy beside the original."""
     storage: base.Name = "local"
+    networks: requests.Networks = {}
 
 
 @router.get("/{key}", name="get", response_class=Response, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
@@ -111,6 +112,7 @@ async def import_vm(
 ) -> Response:
     """Make a VM from an archive that was sent before."""
     storage = await facts.storage_named(call, request.storage)
+    await facts.check_networks(call, project, request.networks.values())
     params = request.model_dump(mode="json", exclude={"storage"})
     task = call.task("vm.import", host=storage.spec.host, project=project, **params, storage=storage.uid)
     return await call.accept(task)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, failure, options, output, session, waiting
+from bocage.cli import complete, failure, options, output, read, session, waiting
 from bocage.client import rest
 
 
@@ -22,6 +22,7 @@ def adopt(
     new_identity: Annotated[
         bool, typer.Option("--new-identity", help="With new uid, uuid, MACs and serials: for copies.")
     ] = False,
+    network: options.Replaced = None,
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
@@ -40,6 +41,7 @@ def adopt(
         storage=storage,
         dead=dead,
         new_identity=new_identity or None,
+        networks=read.replacements(network or []),
     )
     with session.connect() as api:
         task = api.adopt(request)

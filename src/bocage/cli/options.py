@@ -19,5 +19,11 @@ Project = Annotated[
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.", rich_help_panel=EVERYWHERE)]
+Replaced = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", metavar="OLD=NEW", help="Put NICs that were on OLD on the network NEW of here. Can be repeated."
+    ),
+]
 VMName = Annotated[str, typer.Argument(metavar="NAME", help="The VM.", autocompletion=complete.vms)]
 VMNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="The VMs.", autocompletion=complete.vms)]

@@ -81,6 +81,17 @@ def address(text: str, *, option: str = "--address") -> dict[str, Any]:
     return found
 
 
+def replacements(texts: list[str], *, option: str = "--network") -> dict[str, str] | None:
+    """`OLD=NEW`, as often as wanted; None for none."""
+    found: dict[str, str] = {}
+    for text in texts:
+        old, _, new = text.partition("=")
+        if not old or not new or "=" in new or found.setdefault(old, new) != new:
+            right = "write OLD=NEW: the network's name there, and the one here that takes its place"
+            raise failure.Usage(option=option, wrong=f"'{text}' is not understood", right=right)
+    return found or None
+
+
 def smbios(texts: list[str], *, option: str = "--smbios") -> dict[str, Any]:
     """`uuid=…`, `serial=…`; `oem=…` as often as wanted."""
     found: dict[str, Any] = {}

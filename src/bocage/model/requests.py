@@ -216,12 +216,17 @@ class TokenCreate(Part):
     days: Annotated[int, Field(ge=1, le=3650)] | None = None
 
 
+Networks = Annotated[dict[Name, Name], Field(max_length=64)]
+"""For VMs that come in, by the network's name there: the network here that its NICs shall be on."""
+
+
 class Adopt(Part):
     directories: tuple[AbsolutePath, ...] = ()
     storage: Name | None = None
     dead: str | None = None
     """The uid of the host whose directories these were, on the asker's word that it is dead."""
     new_identity: bool = False
+    networks: Networks = {}
 
 
 class Document(Part):

@@ -9,22 +9,19 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
-import stat
 from collections.abc import Mapping
 from typing import Any
 
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
-from bocage.node import directory, disks, shelving
+from bocage.node import carried, directory, rewiring
 from bocage.node.shop import Shop
 from bocage.planner import hardware
-from bocage.storage import qcow2
 from bocage.store import resources
 from bocage.words import N_
 
-BESIDE_DISKS = ("vm.yaml", "firmware-vars.fd", "seed.iso", "saved.state", "saved.json", "serial.log", "qemu.log")
-"""What belongs to a VM and is no disk, by its name in the directory."""
+PROJECT = "default"  # the one that there is
 _TOGETHER = 16  # volumes that are entered in one transaction
 
 
@@ -73,13 +70,6 @@ class AddressTaken(Error, errors.Conflict):
     other: str
 
 
-class DiskMissing(Error, errors.Conflict):
-    type = "adopt-disk-missing"
-    text = N_("{path}, a disk of {name}, is not there")
-    path: str
-    name: str
-
-
 class MemoryOfAnother(Error, errors.Conflict):
     """Its guest knows the identity that it had, and would go on under it."""
 
@@ -97,14 +87,6 @@ class OwnDirectory(Error, errors.Conflict):
     name: str
 
 
-class NotAFile(Error, errors.Invalid):
-    """A link or a device where a disk should be: it could lead anywhere."""
-
-    type = "adopt-not-a-file"
-    text = N_("{path} is no ordinary file; nothing was opened")
-    path: str
-
-
 class Inconsistent(Error, errors.Invalid):
     type = "adopt-inconsistent"
     text = N_("{path} names the {kind} {name}, of which it says nothing")
@@ -120,6 +102,7 @@ class Terms:
     dead: str | None = None
     new_identity: bool = False
     name: str | None = None
+    networks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by name: which one takes its place here
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,6 +112,7 @@ class Candidate:
     path: pathlib.Path
     vm: vm.VM
     volumes: tuple[ground.Volume, ...]
+    networks: tuple[ground.Network, ...]  # those that are made for it
     generation: int  # of the ownership that it names
     names: Mapping[str, str]  # of what it refers to
 
@@ -138,6 +122,7 @@ async def examine(
 ) -> Candidate:
     """See whether a directory can be taken into `storage`; `uid` is the one that it gets with a new identity."""
     place = directory.Directory(path)
+    await asyncio.to_thread(carried.check_plain, path)
     try:
         held = await asyncio.to_thread(place.read)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -148,24 +133,36 @@ async def examine(
     if in_place and await is_known(shop, held.vm.uid):
         raise OwnDirectory(path=str(path), name=held.vm.name)
     stays = in_place and not terms.new_identity
-    machine, volumes = await _fit(shop, storage, held, path, terms, uid or base.new_uid(), stays=stays)
+    name = terms.name or held.vm.name
+    wiring = await rewiring.find(shop, held, PROJECT, terms.networks, name=name, stays=stays)
+    machine, volumes = await _fit(shop, storage, held, path, terms, uid or base.new_uid(), wiring, stays=stays)
     if not stays:
         await _check_at_rest(shop, held.vm)
     await _check_free(shop, machine)
-    await asyncio.to_thread(_check_plain, path)
-    for volume in volumes:
-        await _check_file(shop, volume, path, machine.name)
+    await carried.check(shop, path, machine.name, volumes)
     return Candidate(
         path=path,
         vm=machine,
         volumes=tuple(volumes),
+        networks=wiring.new,
         generation=held.owner.generation if held.owner else 0,
         names=held.names,
     )
 
 
 async def enter(shop: Shop, found: Candidate) -> None:
-    """Write a candidate into the store, whose directory has its place by now. The VM comes last: it makes it whole."""
+    """Write a candidate into the store, whose directory has its place by now; nothing of it stays when that fails."""
+    try:
+        await rewiring.make(shop, found.networks)
+        await _enter(shop, found)
+    except BaseException:
+        await _forget(shop, found)
+        await rewiring.forget(shop, found.networks)
+        raise
+
+
+async def _enter(shop: Shop, found: Candidate) -> None:
+    """The VM comes last: it makes it whole."""
     kept = shop.ground.resources
     for first in range(0, len(found.volumes), _TOGETHER):
         transaction = resources.Transaction()
@@ -187,7 +184,7 @@ async def is_known(shop: Shop, uid: str) -> bool:
     return any(machine.uid == uid for machine in machines)
 
 
-async def forget(shop: Shop, found: Candidate) -> None:
+async def _forget(shop: Shop, found: Candidate) -> None:
     """Take the volumes of a candidate out of the store again that could not be entered whole."""
     kept = shop.ground.resources
     for volume in found.volumes:
@@ -204,11 +201,12 @@ async def _fit(
     path: pathlib.Path,
     terms: Terms,
     new_uid: str,
+    wiring: rewiring.Wiring,
     *,
     stays: bool,
 ) -> tuple[vm.VM, list[ground.Volume]]:
     """The definition with its references made good here, and with another identity where that is wanted."""
-    source, project = held.vm, "default"  # the one that there is
+    source = held.vm
     uid = new_uid if terms.new_identity else source.uid
     by_uid = {volume.uid: volume for volume in held.volumes}
     volumes: list[ground.Volume] = []
@@ -216,7 +214,7 @@ async def _fit(
     for disk in source.spec.disks:
         if disk.volume not in by_uid:
             raise Inconsistent(path=str(path), kind="volume", name=disk.volume)
-        volume = _volume(by_uid[disk.volume], storage, source.uid, uid, project, new=terms.new_identity)
+        volume = _volume(by_uid[disk.volume], storage, source.uid, uid, PROJECT, new=terms.new_identity)
         volumes.append(volume)
         serial = hardware.serial(volume.uid) if terms.new_identity else disk.serial
         devices.append(disk.model_copy(update={"volume": volume.uid, "serial": serial}))
@@ -235,8 +233,8 @@ async def _fit(
             "storage": storage.uid,
             "power": power,
             "disks": tuple(devices),
-            "nics": await _nics(shop, held, path, project, uid, new=terms.new_identity),
-            "cds": await _cds(shop, held, project),
+            "nics": await _nics(shop, held, wiring, uid, new=terms.new_identity),
+            "cds": await _cds(shop, held, PROJECT),
             "hardware": board,
         }
     )
@@ -244,7 +242,7 @@ async def _fit(
         update={
             "uid": uid,
             "name": terms.name or source.name,
-            "project": project,
+            "project": PROJECT,
             "deleted": None,
             "revision": 0,
             "status_revision": 0,
@@ -271,22 +269,16 @@ def _volume(
 
 
 async def _nics(
-    shop: Shop, held: directory.Held, path: pathlib.Path, project: str, uid: str, *, new: bool
+    shop: Shop, held: directory.Held, wiring: rewiring.Wiring, uid: str, *, new: bool
 ) -> tuple[vm.Nic, ...]:
-    """Its NICs on the networks of the same uid, of the same name, or on `default`."""
-    networks = (await shop.ground.resources.list(ground.Network, project)).items
-    by_uid = {network.uid: network for network in networks}
-    by_name = {network.name: network for network in networks}
+    """Its NICs, on the networks that were found for them."""
     taken = set(await _macs(shop)) if new else set()
     nics: list[vm.Nic] = []
     for nic in held.vm.spec.nics:
-        name = held.names.get(nic.network, nic.network)
-        network = by_uid.get(nic.network) or by_name.get(name) or by_name.get("default")
-        if network is None:
-            raise Inconsistent(path=str(path), kind="network", name=name)
         mac = hardware.mac(uid, nic.name, taken) if new else nic.mac
         taken.add(mac)
-        nics.append(nic.model_copy(update={"network": network.uid, "mac": mac, "publish": () if new else nic.publish}))
+        network = wiring.networks[nic.network]
+        nics.append(nic.model_copy(update={"network": network, "mac": mac, "publish": () if new else nic.publish}))
     return tuple(nics)
 
 
@@ -330,45 +322,6 @@ async def _check_free(shop: Shop, machine: vm.VM) -> None:
     for nic in machine.spec.nics:
         if nic.mac in macs:
             raise AddressTaken(mac=nic.mac, name=machine.name, other=macs[nic.mac])
-
-
-def _check_plain(path: pathlib.Path) -> None:
-    for name in BESIDE_DISKS:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG((path / name).lstat().st_mode):
-                raise NotAFile(path=str(path / name))
-
-
-async def _check_file(shop: Shop, volume: ground.Volume, path: pathlib.Path, name: str) -> None:
-    """The file is there, is a file, and its header names what it should and nothing else."""
-    if volume.spec.vm is None:
-        try:
-            root = await shop.ground.storage_root(volume.spec.storage)
-        except resources.Missing as error:
-            raise DiskMissing(path=volume.name, name=name) from error
-        file = disks.place_of(volume, root)
-    else:
-        file = path / "disks" / f"{volume.spec.name}.{volume.spec.format}"
-    try:
-        known = await asyncio.to_thread(file.lstat)
-    except FileNotFoundError as error:
-        raise DiskMissing(path=str(file), name=name) from error
-    if not stat.S_ISREG(known.st_mode):
-        raise NotAFile(path=str(file))
-    if volume.spec.linked:
-        assert volume.spec.image
-        digest = volume.spec.image
-        image = await shop.preparation.disks.image_file(volume.spec.storage, digest) or await asyncio.to_thread(
-            shelving.beside, path, digest
-        )
-        if image is None:
-            raise disks.ImageMissing(digest=digest[:12], disk=volume.name)
-        backing = f"../../../images/{image.name}"
-        await asyncio.to_thread(
-            qcow2.check_header, file, backing=backing, backing_format=image.suffix.removeprefix(".")
-        )
-    elif volume.spec.format == "qcow2":
-        await asyncio.to_thread(qcow2.check_header, file, backing=None, backing_format=None)
 
 
 async def _is_there(shop: Shop, volume: ground.Volume) -> bool:

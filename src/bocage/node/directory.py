@@ -59,6 +59,7 @@ class Held:
     volumes: tuple[ground.Volume, ...]
     names: dict[str, str]  # names of what it refers to, by uid: networks, storage, images
     owner: model.Owner | None
+    networks: tuple[ground.Network, ...] = ()  # those of its NICs, as far as they are known
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,6 +186,14 @@ def render(held: Held) -> bytes:
             }
             for volume in held.volumes
         ],
+        "networks": [
+            {
+                "metadata": network.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
+                "spec": network.spec.model_dump(mode="json"),
+                "status": network.status.model_dump(mode="json", include={"subnet"}),
+            }
+            for network in held.networks
+        ],
         "names": held.names,
     }
     if held.owner:
@@ -207,6 +216,7 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
             volumes=tuple(ground.Volume.model_validate(item) for item in document.get("volumes") or ()),
             names={str(uid): str(name) for uid, name in (document.get("names") or {}).items()},
             owner=model.Owner.model_validate(document["owner"]) if document.get("owner") else None,
+            networks=tuple(ground.Network.model_validate(item) for item in document.get("networks") or ()),
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreadable(path=str(path), reason=_brief(error)) from error

@@ -90,7 +90,7 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
         for extra in (place.firmware_variables, place.seed, place.saved, place.saved_definition):
             if await asyncio.to_thread(extra.exists):
                 parts[extra.name] = extra
-        held = directory.Held(vm=machine, volumes=tuple(kept), names=await preparation.names(machine), owner=None)
+        held = await preparation.held(machine, kept, None)
         definition = scratch / "vm.yaml"
         await asyncio.to_thread(files.write_durably, definition, directory.render(held))
         yield {"vm.yaml": definition, **parts}

@@ -8,7 +8,7 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.model import ground, vm
-from bocage.node import adoption, directory, disks, notes, tasks
+from bocage.node import carried, directory, disks, notes, tasks
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 from bocage.storage import directory as storage_directory
@@ -106,7 +106,7 @@ async def _copy(
         await volumes.convert(layers, path, image_format=after.spec.format, limit=limit, progress=told)
         if after.spec.format == "raw":
             await volumes.grow(path, image_format="raw", size=after.spec.size)
-    for name in (*adoption.BESIDE_DISKS, "vm.yaml.edited"):
+    for name in (*carried.BESIDE_DISKS, "vm.yaml.edited"):
         source = old.path / name
         if await asyncio.to_thread(source.exists):
             await threads.run_job(sparse.copy_now, None, source, making.path / name)

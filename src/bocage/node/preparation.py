@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from bocage import errors, files
@@ -124,10 +125,13 @@ class Preparation:
         """Make `vm.yaml` say what the store says; False when it did."""
         place = await self.place(machine)
         owner, _ = await self._ground.resources.owner(machine)
-        held = directory.Held(
-            vm=machine, volumes=tuple(await self.disks.of(machine)), names=await self.names(machine), owner=owner
-        )
+        held = await self.held(machine, await self.disks.of(machine), owner)
         return await asyncio.to_thread(place.write, held)
+
+    async def held(self, machine: vm.VM, volumes: Iterable[ground.Volume], owner: vm.Owner | None) -> directory.Held:
+        """All that its definition says, for those too who read it elsewhere."""
+        names, networks = await self._refers_to(machine)
+        return directory.Held(vm=machine, volumes=tuple(volumes), names=names, owner=owner, networks=networks)
 
     async def link(self, machine: vm.VM) -> None:
         """Make `by-name/PROJECT/NAME` lead to the directory, and no other name."""
@@ -257,25 +261,26 @@ class Preparation:
         others = (await self._ground.resources.list(vm.VM, machine.metadata.project, trash=True)).items
         return next((one for one in others if any(disk.volume in sources for disk in one.spec.disks)), None)
 
-    async def names(self, machine: vm.VM) -> dict[str, str]:
-        """What it refers to is called so now, by uid, images under disks by digest: for those who read it elsewhere."""
+    async def _refers_to(self, machine: vm.VM) -> tuple[dict[str, str], tuple[ground.Network, ...]]:
+        """What it refers to is called so now, by uid, images under disks by digest; and its networks."""
         names: dict[str, str] = {}
+        networks: list[ground.Network] = []
         project = machine.metadata.project
         wanted: list[tuple[type[base.Resource[Any, Any]], str | None, str]] = [
             (ground.Storage, None, machine.spec.storage)
         ]
         wanted += [(ground.Network, project, nic.network) for nic in machine.spec.nics]
         wanted += [(ground.Image, project, cd.image) for cd in machine.spec.cds if cd.image]
-        for kind, of, uid in wanted:
-            try:
-                names[uid] = (await self._ground.resources.get(kind, of, uid)).name
-            except resources.Missing:
-                continue
+        for kind, of, uid in dict.fromkeys(wanted):
+            with contextlib.suppress(resources.Missing):
+                found = await self._ground.resources.get(kind, of, uid)
+                names[uid] = found.name
+                networks += [found] if isinstance(found, ground.Network) else []
         linked = {volume.spec.image for volume in await self.disks.of(machine) if volume.spec.linked}
         if linked:
             images = (await self._ground.resources.list(ground.Image, project)).items
             names |= {image.spec.sha256: image.name for image in images if image.spec.sha256 in linked}
-        return names
+        return names, tuple(networks)
 
 
 def _seed(machine: vm.VM, seed: vm.Seed) -> seeds.Seed:

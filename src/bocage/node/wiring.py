@@ -65,14 +65,16 @@ class Wires:
                 with contextlib.suppress(errors.Problem, OSError):  # told in its status
                     await self.ensure(net)
 
-    async def ensure(self, wanted: ground.Network, *, check: bool = False) -> ground.Network:
-        """Make a network, or what is missing of it, and write its status; `check` first what the machine lacks."""
+    async def check(self, wanted: ground.Network) -> None:
+        """Raise what this machine lacks for a network, or what is in its way."""
+        subnet = wanted.spec.subnet or wanted.status.subnet
+        await surroundings.check(
+            wanted.spec.kind, subnet=ipaddress.IPv4Network(subnet) if subnet else None, uid=wanted.uid
+        )
+
+    async def ensure(self, wanted: ground.Network) -> ground.Network:
+        """Make a network, or what is missing of it, and write its status."""
         async with self._locks[wanted.uid], self._telling(wanted):
-            if check:
-                subnet = wanted.spec.subnet
-                await surroundings.check(
-                    wanted.spec.kind, subnet=ipaddress.IPv4Network(subnet) if subnet else None, uid=wanted.uid
-                )
             if wanted.spec.kind == "user":
                 backend = (await user.plan()).backend
                 return await self._write(wanted, ground.NetworkStatus(state="ready", backend=backend))

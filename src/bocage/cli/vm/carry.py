@@ -12,7 +12,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from bocage.cli import complete, failure, options, output, people, sending, session, waiting
+from bocage.cli import complete, failure, options, output, people, read, sending, session, waiting
 from bocage.client import archives, rest, streams
 
 _ENDINGS = (".tar.zst", ".tzst", ".zst", ".bocage")
@@ -98,6 +98,7 @@ def import_(
     storage: Annotated[
         str | None, typer.Option(metavar="STORAGE", help="Where it lies: local.", autocompletion=complete.storage)
     ] = None,
+    network: options.Replaced = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -108,11 +109,13 @@ def import_(
       bocage vm import web1.tar.zst
       bocage vm import web1/ --name web2 --new-identity
     """
-    key = uuid.uuid4().hex
+    key, networks = uuid.uuid4().hex, read.replacements(network or [])
     with session.connect(project) as api:
         with sending.bar(f"sending {os.path.basename(source.rstrip('/'))}") as show, _opened(source) as pieces:
             streams.put_import(api, key, _counted(pieces, show))
-        request = rest.given(upload=key, name=name, new_identity=new_identity or None, storage=storage)
+        request = rest.given(
+            upload=key, name=name, new_identity=new_identity or None, storage=storage, networks=networks
+        )
         task = api.vms.take_import(request)
         waiting.finish(api, task, wait=wait, json=json, said=f"{name or 'it'} is taken in")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.model import ground, requests, vm
-from bocage.node import adoption, directory, shelving, tasks
+from bocage.node import adoption, carried, directory, shelving, tasks
 from bocage.node.shop import Shop
 from bocage.storage import archive, half_made, sparse, threads
 from bocage.words import N_
@@ -40,7 +40,7 @@ class NoneAdopted(adoption.Error, errors.Conflict):
 async def adopt(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Take in directories, or all that a storage has; one that is refused keeps no other out."""
     asked = requests.Adopt.model_validate({**run.params, "storage": None})
-    terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity)
+    terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity, networks=asked.networks)
     storages = (await shop.ground.resources.list(ground.Storage)).items
     wanted: list[pathlib.Path] = list(map(pathlib.Path, asked.directories))
     for storage in storages:
@@ -112,7 +112,6 @@ async def _placed(
     try:
         yield
     except BaseException:
-        await adoption.forget(shop, found)
         if moved:
             await asyncio.to_thread(files.rename_durably, place, found.path)
         else:
@@ -125,7 +124,7 @@ async def _copy(
 ) -> None:
     """Copy what belongs to a VM, and only files: a link could lead anywhere."""
     names = [f"disks/{one.spec.name}.{one.spec.format}" for one in found.volumes if one.spec.vm == found.vm.uid]
-    names += [name for name in adoption.BESIDE_DISKS if await asyncio.to_thread((found.path / name).is_file)]
+    names += [name for name in carried.BESIDE_DISKS if await asyncio.to_thread((found.path / name).is_file)]
     taken = await asyncio.to_thread(lambda: sum(files.allocated(found.path / name) for name in names))
     await shop.preparation.rooms.check_growth(storage.uid, now=taken)
     beside = place.with_name(f"{place.name}{half_made.SUFFIX}")
@@ -169,7 +168,11 @@ async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
             told = lambda done, total: run.progress(done, total)  # noqa: E731
             await archive.unpack(intake.path(upload), landing, limit_bytes=limit, progress=told)
             await _shelve_images(shop, storage, landing)
-        terms = adoption.Terms(name=run.params.get("name"), new_identity=bool(run.params.get("new_identity")))
+        terms = adoption.Terms(
+            name=run.params.get("name"),
+            new_identity=bool(run.params.get("new_identity")),
+            networks=run.params.get("networks") or {},
+        )
         found = await adoption.examine(shop, storage, source, terms, uid=uid)
         await run.remember(uid=found.vm.uid)
         async with _placed(shop, storage, found, run, moved=True):

@@ -21,7 +21,8 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Make a network; when the machine cannot, the resource goes again and the task says why."""
     network = await _subject(shop, run)
     try:
-        await shop.wires.ensure(network, check=True)
+        await shop.wires.check(network)
+        await shop.wires.ensure(network)
     except errors.Problem:
         with contextlib.suppress(errors.Problem):  # what could not be made cannot always be looked for
             await shop.wires.remove(network)
