@@ -297,12 +297,30 @@ def test_why_is_a_chain_of_causes_each_with_what_helps(api: FakeApi, bocage: Boc
     assert json.loads(bocage("why", "web1", "--json").out) == {"chain": chain}
 
 
+LOG = "\x1b[2J\x1b[1;31mtiny: ready\x1b[0m\r\n10%\r100%\n\x1b]0;title\x07ümlaut\x9b31m\nlogin: \x1b[?2004h"
+
+
 def test_the_log_is_passed_on_byte_by_byte(api: FakeApi, bocage: Bocage):
-    api.on("GET", f"{VMS}/web1/log", fake_api.Reply("tiny: ready\r\nümlaut\n".encode()))
-    assert bocage("vm", "log", "web1").out == "tiny: ready\r\nümlaut\n"
+    api.on("GET", f"{VMS}/web1/log", fake_api.Reply(LOG.encode()))
+    assert bocage("vm", "log", "web1").out == LOG
     assert "source=serial" in api.asked[0].path
-    bocage("vm", "log", "web1", "--qemu", "--follow")
+    assert bocage("vm", "log", "web1", "--qemu", "--follow").out == LOG
     assert "source=qemu&follow=true" in api.asked[1].path
+
+
+@pytest.mark.parametrize("more", [(), ("--qemu",), ("--follow",)])
+def test_the_log_can_be_read_without_what_would_control_a_terminal(api: FakeApi, bocage: Bocage, more: tuple[str, ...]):
+    api.on("GET", f"{VMS}/web1/log", fake_api.Reply(LOG.encode()))
+    assert bocage("vm", "log", "web1", "--plain", *more).out == "tiny: ready\n100%\nümlaut31m\nlogin: \n"
+
+
+def test_the_log_is_plain_on_a_terminal_unless_that_is_not_wanted(
+    api: FakeApi, bocage: Bocage, monkeypatch: pytest.MonkeyPatch
+):
+    api.on("GET", f"{VMS}/web1/log", fake_api.Reply(b"\x1b[1mbold\r\n"))
+    monkeypatch.setattr("bocage.cli.output.on_terminal", lambda: True)
+    assert bocage("vm", "log", "web1").out == "bold\n"
+    assert bocage("vm", "log", "web1", "--raw").out == "\x1b[1mbold\r\n"
 
 
 def test_a_screenshot_is_written_to_its_file(api: FakeApi, bocage: Bocage, tmp_path):

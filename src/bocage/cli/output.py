@@ -11,7 +11,7 @@ from bocage.client import rest
 
 def document(value: Any) -> None:
     """Print a document of the API: indented on a terminal, one line else."""
-    indent = 2 if sys.stdout.isatty() else None
+    indent = 2 if on_terminal() else None
     sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=not _speaks_unicode()) + "\n")
 
 
@@ -25,6 +25,11 @@ def complain(text: str) -> None:
     """A remark beside the answer: on standard error, so that it stands in no pipe."""
     sys.stdout.flush()
     sys.stderr.write(text + "\n")
+
+
+def on_terminal() -> bool:
+    """Whether what is printed goes to a terminal."""
+    return sys.stdout.isatty()
 
 
 def interactive() -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
 
+from bocage import lines
 from bocage.cli import failure, options, output, session
 
 
@@ -24,6 +26,10 @@ def console(
     json: options.Json = False,
 ) -> None:
     """Attach to the serial console like a terminal; Ctrl-] leaves it.
+
+    It ends by itself when the VM is off, and where its input is no terminal also
+    with that. A serial line does not tell the guest how large your window is: type
+    'stty rows 50 cols 132' there.
 
     For scripts: with --expect it waits for a whole line that matches the regular
     expression and prints it (exit code 0; 1 when the time is over). With --send only
@@ -60,15 +66,37 @@ def log(
     name: options.VMName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     qemu: Annotated[bool, typer.Option("--qemu", help="QEMU's own log in place of the serial console's.")] = False,
+    raw: Annotated[
+        bool | None,
+        typer.Option("--raw/--plain", help="Each byte as it is, or what can be read of it."),
+    ] = None,
     project: options.Project = options.DEFAULT,
 ) -> None:
-    """Print what the guest said on its serial console."""
+    """Print what the guest said on its serial console.
+
+    On a terminal it is shown in plain lines, without the guest's colours, cursor
+    movements and other control sequences; to a file or a pipe go the bytes as they are.
+
+    Examples:
+      bocage vm log web1 --follow
+      bocage vm log web1 --plain | grep 'login:$'
+      bocage vm log web1 --qemu
+    """
     from bocage.client import streams
 
     with session.connect(project) as api:
-        for piece in streams.log(api, name, source="qemu" if qemu else "serial", follow=follow):
+        pieces = streams.log(api, name, source="qemu" if qemu else "serial", follow=follow)
+        for piece in pieces if raw or (raw is None and not output.on_terminal()) else _plain(pieces):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
+
+
+def _plain(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    splitter = lines.Splitter()
+    for piece in pieces:
+        yield "".join(f"{line}\n" for line in splitter.feed(piece)).encode()
+    if rest := splitter.rest():
+        yield f"{rest}\n".encode()
 
 
 def screenshot(

@@ -14,9 +14,9 @@ import stat
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
-from bocage import errors
+from bocage import errors, lines
 from bocage.engine import base
-from bocage.engine.qemu import boundedlog, lines, paths
+from bocage.engine.qemu import boundedlog, paths
 from bocage.engine.qemu import record as records
 from bocage.words import N_
 

@@ -1,4 +1,4 @@
-"""What a person would read of a serial line: bytes with control sequences in, plain lines out. Pure."""
+"""What a person would read of a terminal's output: bytes with control sequences in, plain lines out. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _TOKEN = re.compile(
     r"\x1b\[(?P<arguments>[0-?]*)[ -/]*(?P<final>[@-~])"
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"
     r"|\x1b[ -/]*[0-~]?"
-    r"|(?P<text>[^\x00-\x1f\x7f]+)"
-    r"|(?P<control>[\x00-\x1f\x7f])",
+    r"|(?P<text>[^\x00-\x1f\x7f-\x9f]+)"
+    r"|(?P<control>[\x00-\x1f\x7f-\x9f])",
     re.DOTALL,
 )
 _PROMPT_END = re.compile(r"[#$%>:\])]\s*$")
@@ -30,6 +30,10 @@ class Splitter:
         *whole, self._pending = (self._pending + data).split(b"\n")
         self._pending = self._pending[-_PENDING:]
         return [rendered(line.decode(errors="replace")) for line in whole]
+
+    def rest(self) -> str:
+        """What came after the last whole line."""
+        return rendered(self._pending.decode(errors="replace"))
 
 
 class Echo:

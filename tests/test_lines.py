@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bocage.engine.qemu import lines
+from bocage import lines
 
 
 def fed(*pieces: bytes) -> list[str]:
