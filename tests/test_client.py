@@ -279,6 +279,27 @@ def test_a_console_carries_bytes_both_ways_and_says_why_it_was_refused(tmp_path:
     assert (refused.value.http_status, str(refused.value)) == (409, "somebody else writes")
 
 
+@pytest.mark.parametrize("code", [1000, 1001, 1011, None])
+def test_a_console_tells_the_end_of_its_vm_from_that_of_the_connection(tmp_path: pathlib.Path, code: int | None):
+    path = str(tmp_path / "ws.sock")
+
+    def serve(socket: ws.ServerConnection) -> None:
+        if code is None:
+            socket.socket.shutdown(2)
+        else:
+            socket.close(code, "web1 is off" if code == 1000 else "")
+
+    with ws.unix_serve(serve, path) as server, client.connect(client.Address(socket=path)) as found:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with console.attach(found, "web1") as attached:
+            if code == 1000:
+                assert (attached.receive(), attached.farewell) == (None, "web1 is off")
+            else:
+                with pytest.raises(console.Lost):
+                    attached.receive()
+        server.shutdown()
+
+
 def test_a_console_of_a_daemon_that_is_not_there_is_unreachable(tmp_path: pathlib.Path):
     address = client.Address(socket=str(tmp_path / "none"))
     with client.connect(address) as found, pytest.raises(client.Unreachable), console.attach(found, "web1"):

@@ -142,6 +142,7 @@ class FakeNode:
         self.ended = asyncio.Event()  # a stream was left by its listener
         self.edited: Any = None
         self.lines = 100_000  # of a log that is followed
+        self.refusal: dict[str, Any] | None = None  # with which a console is refused
 
     def app(self) -> Starlette:
         return Starlette(
@@ -237,6 +238,8 @@ class FakeNode:
         return JSONResponse([{"check": "all", "well": True}])
 
     async def console(self, socket: WebSocket) -> None:
+        if self.refusal:
+            return await socket.send_denial_response(JSONResponse(self.refusal, self.refusal["status"]))
         await socket.accept()
         self.asked.append(dict(socket.query_params))
         try:

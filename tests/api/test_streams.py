@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 import websockets
 from websockets.asyncio import client as ws
 
+from bocage.engine.qemu import console as serial
 from tests.api.conftest import VMS, World, create, over_socket, problem
 
 
@@ -127,6 +129,20 @@ async def test_a_console_carries_bytes_both_ways_and_tells_why_it_ended(machine,
             await asyncio.wait_for(socket.recv(), 10)
         assert (socket.close_code, socket.close_reason) == (4409, "somebody else writes")
     assert node.asked == [{"write": "False".lower(), "take": "true"}]
+
+
+async def test_a_console_that_the_node_refuses_is_refused_with_its_problem(machine, node, world):
+    taken = serial.Taken(name="web1")
+    node.refusal = {"type": taken.type, "params": taken.params, "status": taken.status}
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with console(world):
+            pass
+    assert refused.value.response.status_code == 409
+    told = json.loads(refused.value.response.body)
+    assert (told["type"], told["hint"]) == (
+        "urn:bocage:problem:console-taken",
+        "watch it, or take it over: 'bocage vm console web1 --take-over'",
+    )
 
 
 async def test_a_console_that_is_left_ends_at_the_node(machine, node, world):

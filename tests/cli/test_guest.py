@@ -1,5 +1,6 @@
 """The command line on a real daemon with real guests, as the README shows it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -136,30 +137,71 @@ def test_a_vm_is_carried_away_and_taken_in_again(bocage: Run, tmp_path: pathlib.
     bocage("vm", "kill", "far")
 
 
-def test_the_console_is_a_terminal_until_the_escape_key(bocage: Run):
+def test_the_console_is_a_terminal_until_the_escape_key_or_the_end_of_the_vm(bocage: Run):
     bocage("vm", "create", "term", "--image", "tiny", "--memory", "128M", "--network", "none", "--start")
     bocage("vm", "console", "term", "--expect", "^tiny: ready", "--timeout", "120")
+    with _attached(bocage, "term") as (child, terminal):
+        _read_until(terminal, b"Ctrl-] leaves it")
+        os.write(terminal, b"echo $((7*6)) \x03\rfor i in a b; do echo got-$i; done\r")
+        assert b"got-a" in _read_until(terminal, b"got-b")
+        refused = bocage("vm", "console", "term", code=4)
+        assert "--take-over" in refused.stderr
+        os.write(terminal, b"\x1d")
+        _read_until(terminal, b"Left the console of term")
+        assert child.wait(20) == 0
+    assert json.loads(bocage("vm", "show", "term", "--json").stdout)["status"]["state"] == "running"
+
+    with _attached(bocage, "term") as (child, terminal):
+        _read_until(terminal, b"Ctrl-] leaves it")
+        bocage("vm", "kill", "term")
+        _read_until(terminal, b"Left the console: term is off.")
+        assert child.wait(20) == 0
+    for options in ((), ("--read-only",)):
+        assert "'bocage vm start term'" in bocage("vm", "console", "term", *options, code=4).stderr
+
+
+def test_a_console_that_nobody_reads_any_more_ends(bocage: Run):
+    bocage("vm", "create", "unread", "--image", "tiny", "--memory", "128M", "--network", "none", "--start")
+    bocage("vm", "console", "unread", "--expect", "^tiny: ready", "--timeout", "120")
+    with _attached(bocage, "unread", "--read-only", stdout=subprocess.PIPE) as (child, terminal):
+        _read_until(terminal, b"Ctrl-] leaves it")
+        assert child.stdout
+        child.stdout.close()
+        bocage("vm", "console", "unread", "--send", "echo more", "--expect", "^more", "--timeout", "60")
+        assert child.wait(20) == 1
+        assert b"Traceback" not in _read_all(terminal)
+    bocage("vm", "kill", "unread")
+
+
+Attached = Iterator[tuple["subprocess.Popen[bytes]", int]]
+
+
+@contextlib.contextmanager
+def _attached(bocage: Run, *arguments: str, stdout: int | None = None) -> Attached:
+    """A console in a terminal of its own."""
     terminal, other = pty.openpty()
     child = subprocess.Popen(
-        [sys.executable, "-m", "bocage", "vm", "console", "term"],
+        [sys.executable, "-m", "bocage", "vm", "console", *arguments],
         stdin=other,
-        stdout=other,
+        stdout=other if stdout is None else stdout,
         stderr=other,
         env=bocage.environment,  # type: ignore[attr-defined]
     )
     os.close(other)
     try:
-        _read_until(terminal, b"Ctrl-] leaves it")
-        os.write(terminal, b"echo $((7*6)) \x03\rfor i in a b; do echo got-$i; done\r")
-        assert b"got-a" in _read_until(terminal, b"got-b")
-        os.write(terminal, b"\x1d")
-        _read_until(terminal, b"Left the console of term")
-        assert child.wait(20) == 0
+        yield child, terminal
     finally:
         child.kill()
         child.wait()
         os.close(terminal)
-    assert json.loads(bocage("vm", "show", "term", "--json").stdout)["status"]["state"] == "running"
+
+
+def _read_all(terminal: int) -> bytes:
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: nobody holds the other end
+        while piece := os.read(terminal, 65536):
+            said += piece
+    return said
 
 
 def _read_until(terminal: int, wanted: bytes) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from websockets.asyncio import client as websockets
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bocage import words
 from bocage.model import base, vm, work
@@ -206,27 +206,54 @@ async def test_many_watch_a_console_one_types_and_another_may_take_that_over(
     ):
         await writer.send(b"echo her''on\r")
         await asyncio.gather(*[heard(one, b"heron") for one in (first, second, writer)])
-        async with console(house, made.uid) as refused:
-            with pytest.raises(ConnectionClosed) as closed:
-                await asyncio.wait_for(forever(refused), 30)
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 4409
+        assert await refused(house, made.uid) == (409, "console-taken")
         async with console(house, made.uid, take="true") as taker:
             await taker.send(b"echo wa''gtail\r")
             await heard(first, b"wagtail")
+            await writer.send(b"x")
+            assert await closing(writer) == (4409, "somebody else has taken over the console of box")
+            await taker.send(b"echo la''st; tiny stop\r")
+            await heard(first, b"last")
+            for one in (first, taker):
+                assert await closing(one) == (1000, "box is off")
+    await house.becomes(made, vm.State.STOPPED)
+    for write in ("true", "false"):
+        assert await refused(house, made.uid, write=write) == (409, "vm-not-running")
 
 
-async def forever(socket: websockets.ClientConnection) -> None:
-    while True:
-        await socket.recv()
+async def closing(socket: websockets.ClientConnection) -> tuple[int | None, str | None]:
+    """How it is closed."""
+    async with asyncio.timeout(60):
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in socket:
+                pass
+    return socket.close_code, socket.close_reason
+
+
+async def refused(house: House, uid: str, **query: str) -> tuple[int, str]:
+    """With what a console is refused."""
+    with pytest.raises(InvalidStatus) as closed:
+        await asyncio.wait_for(console(house, uid, **query), 30)
+    answer = closed.value.response
+    return answer.status_code, json.loads(answer.body)["type"]
 
 
 async def test_a_console_of_nobody_is_refused(house: House, interface: httpx.AsyncClient):
-    async with console(house, NOBODY) as socket:
-        with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(forever(socket), 30)
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 4404
+    assert await refused(house, NOBODY) == (404, "not-found")
+
+
+async def test_a_console_ends_with_its_vm_and_has_shown_all_until_then(house: House, interface: httpx.AsyncClient):
+    made = await house.create(start=True, **BLANK)
+    async with console(house, made.uid, write="false") as watcher:
+        with house.place(made).serial_log.open("ab") as log:
+            log.write(b"x" * (1 << 20))
+        await house.ask("vm.kill", made)
+        said = 0
+        async with asyncio.timeout(60):
+            async for piece in watcher:
+                said += len(piece)
+        assert said >= 1 << 20
+        assert (watcher.close_code, watcher.close_reason) == (1000, "box is off")
 
 
 async def test_the_doctor_answers(interface: httpx.AsyncClient):

@@ -105,7 +105,9 @@ class Node:
             raise BrokeOff(reason=str(error) or type(error).__name__) from error
         passed = {name: response.headers[name] for name in _PASSED if name in response.headers}
         if response.status_code >= 400:
-            raise await _problem(response)
+            content = await response.aread()
+            await response.aclose()
+            raise _told(response.status_code, content)
         return Stream(response, passed, self._closing)
 
     async def document(self, method: str, path: str, **options: Any) -> Any:
@@ -115,9 +117,12 @@ class Node:
         return json.loads(await answer.whole())
 
     async def converse(self, socket: WebSocket, path: str, query: Mapping[str, Any]) -> None:
-        """Carry a WebSocket's frames both ways until either side ends. Raises Away before it is accepted."""
+        """Carry a WebSocket's frames both ways until either side ends.
+
+        Raises the node's problems, Away and BrokeOff before it is accepted.
+        """
         from websockets.asyncio import client
-        from websockets.exceptions import InvalidHandshake
+        from websockets.exceptions import InvalidHandshake, InvalidStatus
 
         tail = urllib.parse.urlencode({name: _plain(value) for name, value in query.items()})
         async with contextlib.AsyncExitStack() as stack:
@@ -132,6 +137,8 @@ class Node:
                         compression=None,
                     )
                 )
+            except InvalidStatus as refused:
+                raise _told(refused.response.status_code, bytes(refused.response.body)) from refused
             except (OSError, TimeoutError, InvalidHandshake) as error:
                 raise Away(reason=str(error)) from error
             await socket.accept()
@@ -227,20 +234,18 @@ async def _carry(socket: WebSocket, upstream: Any, closing: asyncio.Event) -> No
             await socket.close(code if known else _UNEXPECTED, upstream.close_reason or "")
 
 
-async def _problem(response: httpx.Response) -> errors.Problem:
-    content = await response.aread()
-    await response.aclose()
+def _told(status: int, content: bytes) -> errors.Problem:
     try:
         told = json.loads(content)
         message = words.revive(str(told["type"]), dict(told["params"]))
     except (ValueError, KeyError, TypeError):
-        said = content[:200].decode(errors="replace") or f"status {response.status_code}"
+        said = content[:200].decode(errors="replace") or f"status {status}"
         return BrokeOff(reason=said)
     if isinstance(message, errors.Problem):
         return message
     said = getattr(message, "said", "") or words.say(message)
     problem = Said(name=str(told["type"]), said=said)
-    problem.__dict__["status"] = response.status_code
+    problem.__dict__["status"] = status
     return problem
 
 

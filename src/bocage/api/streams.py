@@ -78,7 +78,11 @@ async def log(
 async def console(
     socket: WebSocket, project: str, name: str, call: Console, write: bool = True, take: bool = False
 ) -> None:
-    """The serial line: binary frames both ways. One writes, several watch; `take` takes the writing over."""
+    """The serial line: binary frames both ways. One writes, several watch; `take` takes the writing over.
+
+    It is closed with 1000 when the VM is off, with 4409 when another has taken over, with 1001 when the
+    daemon ends, and the reason in words.
+    """
     machine = await call.resources.find(vm.VM, project, name)
     await call.api.node.converse(socket, f"/vms/{machine.uid}/console", {"write": write, "take": take})
 

@@ -17,6 +17,7 @@ from bocage.cli import output
 from bocage.client import console
 
 ESCAPE = b"\x1d"  # Ctrl-]
+_AS_USUAL = b"\x1b[0m\x1b[?25h\x1b[?2004l"  # no colour, a cursor, no marks around what is pasted
 
 
 def converse(attached: console.Console, *, called: str, write: bool) -> None:
@@ -24,9 +25,10 @@ def converse(attached: console.Console, *, called: str, write: bool) -> None:
     keys = sys.stdin.fileno()
     person = os.isatty(keys)
     mode = "" if write else " (read only)"
+    start = "\r\n" if person else ""
     ended_read, ended_write = os.pipe()
-    refusals: list[errors.Problem] = []
-    reader = threading.Thread(target=_show, args=(attached, ended_write, refusals), daemon=True)
+    failed: list[Exception] = []
+    reader = threading.Thread(target=_show, args=(attached, ended_write, failed), daemon=True)
     try:
         with _raw(keys) if person else contextlib.nullcontext():
             if person:
@@ -38,18 +40,20 @@ def converse(attached: console.Console, *, called: str, write: bool) -> None:
         reader.join(5)
         os.close(ended_read)
         os.close(ended_write)
-    if refusals:
-        raise refusals[0]
-    if person:
-        output.complain(f"\r\nLeft the console of {called}.")
+    if failed:
+        raise failed[0]
+    if attached.farewell:
+        output.complain(f"{start}Left the console: {attached.farewell}.")
+    elif person:
+        output.complain(f"{start}Left the console of {called}.")
 
 
-def _show(attached: console.Console, ended: int, refusals: list[errors.Problem]) -> None:
+def _show(attached: console.Console, ended: int, failed: list[Exception]) -> None:
     try:
         while (data := attached.receive()) is not None:
             _write_all(1, data)
-    except errors.Problem as problem:
-        refusals.append(problem)
+    except (errors.Problem, OSError) as error:  # the console's, or that of a pipe that nobody reads any more
+        failed.append(error)
     with contextlib.suppress(OSError):
         os.write(ended, b".")
 
@@ -60,7 +64,10 @@ def _type(attached: console.Console, keys: int, ended: int, *, write: bool, pers
         ready, _, _ = select.select(watched, [], [])
         if ended in ready:
             return
-        data = os.read(keys, 4096)
+        try:
+            data = os.read(keys, 4096)
+        except OSError:  # the terminal is gone
+            return
         if not data:
             return
         before, escape, _ = data.partition(ESCAPE) if person else (data, b"", b"")
@@ -80,12 +87,16 @@ def _write_all(descriptor: int, data: bytes) -> None:
 def _raw(descriptor: int) -> Iterator[None]:
     """Raw mode, also left when the command is told to end."""
     before = termios.tcgetattr(descriptor)
+    shown = os.isatty(1)
     handlers = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         tty.setraw(descriptor)
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error, OSError):  # the terminal may be gone
+            if shown:
+                _write_all(1, _AS_USUAL)
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

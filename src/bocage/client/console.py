@@ -6,27 +6,42 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bocage import errors
 from bocage.client import problems
 from bocage.client.connection import segment, target
 from bocage.client.rest import Client
+from bocage.words import N_
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
 _OPEN_WITHIN = 15.0
-_REFUSED = 4400  # closing codes from here on are 4000 and an HTTP status
+_DONE, _REFUSED = 1000, 4400  # closing codes from 4400 on are 4000 and an HTTP status
+
+
+class Lost(problems.Error, errors.Unavailable):
+    """The console ended, and not because of its VM."""
+
+    type = "console-lost"
+    text = N_("the connection to the console of {name} broke; the guest goes on")
+    hint = N_("attach again; 'bocage daemon status' says whether the daemon runs")
+    name: str
 
 
 class Console:
     """An open console. `receive` and `send` may be called from two threads."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, *, name: str) -> None:
+        self.farewell = ""
+        """Why it has ended by itself, in words."""
         self._socket = socket
+        self._name = name
+        self._left = False
 
     def receive(self) -> bytes | None:
         """The next bytes of the guest, waiting for them without bound; None when the console has ended.
 
-        Raises problems.ProblemError when the API refuses it.
+        Raises problems.ProblemError when the API refuses it, and Lost.
         """
         from websockets import exceptions
 
@@ -36,6 +51,9 @@ class Console:
             code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
             if code >= _REFUSED:
                 raise problems.ProblemError(problem="console", http_status=code - 4000, sentence=reason) from closed
+            if code != _DONE and not self._left:
+                raise Lost(name=self._name) from closed
+            self.farewell = reason
             return None
         return message.encode() if isinstance(message, str) else message
 
@@ -50,6 +68,8 @@ class Console:
         return True
 
     def close(self) -> None:
+        """Leave it."""
+        self._left = True
         self._socket.close()
 
 
@@ -70,7 +90,7 @@ def attach(client: Client, name: str, *, write: bool = True, take: bool = False)
             raise problems.read(answer.status_code, bytes(answer.body or b""), address=str(at)) from refused
         except (OSError, exceptions.WebSocketException) as error:
             raise problems.Unreachable(address=str(at), reason=str(error).lower()) from error
-        yield Console(socket)
+        yield Console(socket, name=name)
 
 
 def _connection(client: Client, name: str, *, write: bool, take: bool) -> ClientConnection:

@@ -20,16 +20,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketState
 
 from bocage import errors, serving, words
 from bocage.engine import base as engine
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
-from bocage.node import adoption, asking, directory, doctor, edits, export, tasks
+from bocage.node import adoption, asking, conversation, directory, doctor, edits, export, tasks
 from bocage.node.crew import Crew
 from bocage.node.shop import Shop
+from bocage.node.standing import Standing
 from bocage.storage import directory as storage_directory
 from bocage.store import resources
 
@@ -85,21 +86,21 @@ class Interface:
         return JSONResponse({"line": line})
 
     async def console(self, socket: WebSocket) -> None:
-        """The serial line, both ways: binary frames."""
-        await socket.accept()
+        """The serial line, both ways: binary frames. A problem is told before it is open; it ends with the VM."""
+        query = socket.query_params
         try:
             machine, place = await self._machine(socket)
-            await _converse(
-                socket,
-                self._console(machine, place),
-                write=socket.query_params.get("write") != "false",
-                take=socket.query_params.get("take") == "true",
-            )
+            line = self._console(machine, place)
+            async with contextlib.AsyncExitStack() as stack:
+                talk = conversation.Conversation(socket, line, self._standing(machine))
+                if query.get("write") != "false":
+                    talk.type = await stack.enter_async_context(line.writer(take_over=query.get("take") == "true"))
+                await socket.accept()
+                await talk.carry()
         except errors.Problem as problem:
-            await socket.close(code=4000 + problem.status, reason=words.say(problem)[:120])
+            await _refuse(socket, problem)
         except OSError as error:
-            problem_ = tasks.from_os(error)
-            await socket.close(code=4000 + problem_.status, reason=words.say(problem_)[:120])
+            await _refuse(socket, tasks.from_os(error))
 
     async def screenshot(self, request: Request) -> Response:
         """The screen as PNG."""
@@ -203,10 +204,16 @@ class Interface:
         return machine, await self._shop.preparation.place(machine)
 
     def _running(self, machine: vm.VM) -> engine.Machine:
+        running = self._standing(machine).machine
+        assert running
+        return running
+
+    def _standing(self, machine: vm.VM) -> Standing:
+        """What is known of a VM that runs."""
         actor = self._crew.of(machine.uid)
         if actor is None or actor.standing.machine is None:
             raise engine.NotRunning(name=machine.name)
-        return actor.standing.machine
+        return actor.standing
 
     def _console(self, machine: vm.VM, place: directory.Directory) -> serial.Console:
         return serial.Console.of(machine.name, place.path, self._shop.ground.home.vm_runtime(machine.uid))
@@ -254,10 +261,21 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
+async def _refuse(socket: WebSocket, problem: errors.Problem) -> None:
+    if socket.application_state is WebSocketState.CONNECTING:
+        await socket.send_denial_response(_told(problem))
+    else:
+        await conversation.close(socket, 4000 + problem.status, words.say(problem))
+
+
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.Problem)
-    content = {"type": error.type, "params": error.params, "status": error.status}
-    return Response(json.dumps(content, default=str), error.status, media_type="application/problem+json")
+    return _told(error)
+
+
+def _told(problem: errors.Problem) -> Response:
+    content = {"type": problem.type, "params": problem.params, "status": problem.status}
+    return Response(json.dumps(content, default=str), problem.status, media_type="application/problem+json")
 
 
 async def _os_problem(request: Request, error: Exception) -> Response:
@@ -285,31 +303,3 @@ async def _follow(path: pathlib.Path, offset: int) -> AsyncGenerator[bytes, None
     async with contextlib.aclosing(boundedlog.follow(path, offset)) as pieces:
         async for piece in pieces:
             yield piece.data
-
-
-async def _converse(socket: WebSocket, line: serial.Console, *, write: bool, take: bool) -> None:
-    """Carry bytes both ways until either side ends."""
-
-    async def show() -> None:
-        async with contextlib.aclosing(line.watch()) as pieces:
-            async for piece in pieces:
-                await socket.send_bytes(piece)
-
-    async def listen() -> None:
-        if not write:
-            while True:
-                await socket.receive()
-        async with line.writer(take_over=take) as type_:
-            while True:
-                await type_(await socket.receive_bytes())
-
-    both = [asyncio.create_task(show()), asyncio.create_task(listen())]
-    try:
-        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for one in done:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-                one.result()
-    finally:
-        for one in both:
-            one.cancel()
-        await asyncio.wait(both)

@@ -73,21 +73,30 @@ def tail_lines(path: pathlib.Path, count: int, *, start: int = 0) -> list[str]:
     return data.decode(errors="replace").splitlines()[-count:] if count > 0 else []
 
 
-async def follow(path: pathlib.Path, offset: int) -> AsyncGenerator[Piece, None]:
+async def follow(
+    path: pathlib.Path, offset: int, *, until: asyncio.Future[None] | None = None
+) -> AsyncGenerator[Piece, None]:
     """What is in the log from `offset` on and whatever comes after it, for ever.
 
-    When another file takes the name, that one's bytes follow, from offset 0. Raises OSError when
-    there is no such file at first.
+    With `until` it ends when that is done and all that was there by then has been given. When another
+    file takes the name, that one's bytes follow, from offset 0. Raises OSError when there is no such
+    file at first.
     """
     with contextlib.ExitStack() as stack:
         changes = stack.enter_context(_Changes(path))
         descriptor = _open(path)
+        if until:
+            until.add_done_callback(changes.wake)
+            stack.callback(until.remove_done_callback, changes.wake)
         try:
             while True:
                 changes.watch(descriptor)
+                ended = until is not None and until.done()
                 while (piece := _read(descriptor, offset, _PIECE)).data:
                     offset = piece.end
                     yield piece
+                if ended:
+                    return
                 if (newer := _replacement(path, descriptor)) is not None:
                     os.close(descriptor)
                     descriptor, offset = newer, 0
@@ -167,6 +176,9 @@ class _Changes:
 
     async def wait(self) -> None:
         await self._ready.wait()
+
+    def wake(self, _: object) -> None:
+        self._ready.set()
 
     def _add(self, path: bytes, mask: int) -> int:
         return _checked(_libc.inotify_add_watch(self._descriptor, path, mask))

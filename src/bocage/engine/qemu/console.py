@@ -75,7 +75,7 @@ class Console:
     ) -> None:
         self._log = log
         self._path = line
-        self._name = name
+        self.name = name
         self._start = start
 
     @classmethod
@@ -97,9 +97,14 @@ class Console:
         except OSError:
             return 0
 
-    async def watch(self, offset: int | None = None) -> AsyncGenerator[bytes, None]:
-        """What it says from an offset on, for ever; None for from now on. Raises OSError without a log."""
-        pieces = boundedlog.follow(self._log, self.end if offset is None else offset)
+    async def watch(
+        self, offset: int | None = None, *, until: asyncio.Future[None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """What it says from an offset on, None for from now on: for ever, or all of it when `until` is done.
+
+        Raises OSError without a log.
+        """
+        pieces = boundedlog.follow(self._log, self.end if offset is None else offset, until=until)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece.data
@@ -113,10 +118,10 @@ class Console:
         """
         if present := _held.get(self._path):
             if not take_over:
-                raise Taken(name=self._name)
+                raise Taken(name=self.name)
             present.taken = True
             await present.close()
-        line = _held[self._path] = _Line(self._path, self._name)
+        line = _held[self._path] = _Line(self._path, self.name)
         try:
             yield line.write
         finally:
@@ -142,7 +147,7 @@ class Console:
                         await write(send.encode() + _ENTER)
                     return await self._found(wanted, offset, echo)
             except TimeoutError as error:
-                raise NotSaid(what=self._name, bound=within, pattern=pattern) from error
+                raise NotSaid(what=self.name, bound=within, pattern=pattern) from error
 
     async def _found(self, wanted: re.Pattern[str], offset: int, echo: lines.Echo) -> str:
         splitter = lines.Splitter()
