@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
 import resource
 import struct
 import sys
+import types
 from typing import Any, NoReturn
 
 from bocage.storage import detect, foreign, qcow2_header, reader, refusals
@@ -160,6 +162,7 @@ def main() -> NoReturn:
     descriptor, name, claimed, file_name = int(sys.argv[1]), *sys.argv[2:5]
     logging.disable()
     source = reader.Reader(descriptor=descriptor, size=os.fstat(descriptor).st_size, name=name)
+    _pass_by_the_face()
     import oslo_utils.imageutils.format_inspector  # noqa: F401 - loaded before the bounds close
 
     _close_in()
@@ -172,6 +175,15 @@ def main() -> NoReturn:
         said = {"refused": refusal.type, "params": refusal.params}
     print(json.dumps(said))  # noqa: T201 - this is its answer
     sys.exit(0)
+
+
+def _pass_by_the_face() -> None:
+    """Stand in for a package whose `__init__` loads much more than the inspector: half of the time of all this."""
+    package = importlib.util.find_spec("oslo_utils")
+    places = (package and package.submodule_search_locations) or []
+    face = types.ModuleType("oslo_utils.imageutils")
+    face.__path__ = [os.path.join(place, "imageutils") for place in places]
+    sys.modules[face.__name__] = face
 
 
 def _close_in() -> None:
