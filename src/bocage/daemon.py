@@ -63,7 +63,7 @@ async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio
         undo.push_async_callback(store.close)
         kept = resources.Resources(store)
         node = await _node(homes, kept)
-        undo.enter_context(_pid_file(homes))
+        undo.enter_context(_pid_file(homes, listen))
         await undo.enter_async_context(http.serve(node.shop, node.crew, homes.node_socket))
         working = [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
         undo.push_async_callback(_end, working)
@@ -124,11 +124,16 @@ def _uid_of_storage(root: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def _pid_file(homes: home.Home) -> Iterator[None]:
+def _pid_file(homes: home.Home, listen: str) -> Iterator[None]:
     from bocage.engine.qemu import processes
 
     identity = processes.identify(os.getpid())
-    content = {"pid": identity.pid, "start_time": identity.start_time, "version": bocage.__version__}
+    content = {
+        "pid": identity.pid,
+        "start_time": identity.start_time,
+        "version": bocage.__version__,
+        "listen": listen,
+    }
     files.write_durably(homes.pid_file, json.dumps(content) + "\n")
     try:
         yield

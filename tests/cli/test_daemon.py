@@ -54,12 +54,25 @@ def test_a_daemon_is_started_found_and_stopped(at: home.Home, bocage: Bocage):
     again = bocage("daemon", "start")
     assert (again.code, again.out) == (0, f"the daemon runs already, pid {pid}\n")
     assert pid_of(bocage("daemon", "status", "--json")) == pid
+    told = json.loads(bocage("daemon", "status", "--json").out)
+    assert told["listen"] == os.environ["BOCAGE_LISTEN"]
+    shown = dict(line.split(None, 1) for line in bocage("daemon", "status").out.splitlines())
+    assert shown == {"state": f"running, pid {pid}", **{key: told[key] for key in ("listen", "socket", "home", "log")}}
     assert bocage("vm", "list").code == 0
     assert "bocage" in bocage("daemon", "log", "-n", "50").out
 
     assert bocage("daemon", "stop").code == 0
     assert not pathlib.Path(f"/proc/{pid}").exists() or _is_zombie(pid)
     assert bocage("vm", "list").code == 6
+
+
+def test_the_doctor_of_a_daemon_that_is_down_says_who_is_in_its_place(at: home.Home, bocage: Bocage):
+    ended = bocage("doctor")
+    assert (ended.code, "does not answer" in ended.err) == (6, True)
+    with socket.create_server(("127.0.0.1", int(os.environ["BOCAGE_LISTEN"].rpartition(":")[2]))):
+        ended = bocage("doctor")
+    assert ended.code == 6
+    assert f"another program listens on {os.environ['BOCAGE_LISTEN']}" in ended.err
 
 
 def test_two_starts_at_once_leave_one_daemon(at: home.Home):

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import pathlib
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -36,6 +38,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 
 NOBODY = base.new_uid()
+PACKAGES = pathlib.Path(__file__).parents[2] / "script" / "packages"
 
 
 @pytest.mark.parametrize(
@@ -256,10 +259,34 @@ async def test_a_console_ends_with_its_vm_and_has_shown_all_until_then(house: Ho
         assert (watcher.close_code, watcher.close_reason) == (1000, "box is off")
 
 
-async def test_the_doctor_answers(interface: httpx.AsyncClient):
+async def test_the_doctor_looks_for_every_package_that_the_project_names(
+    interface: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
     checks = (await interface.get("/doctor")).json()["checks"]
     assert {check["level"] for check in checks} <= {"ok", "warning", "error"}
     assert all(check["text"] for check in checks)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    lacking = {
+        check["params"]["package"]: check["level"]
+        for check in (await interface.get("/doctor")).json()["checks"]
+        if check["type"].startswith("doctor-lacking")
+    }
+    lines = [line.split() for line in PACKAGES.read_text().splitlines() if not line.startswith("#")]
+    needed = {name for name, _, *purpose in lines if not purpose or (purpose == ["root"] and os.geteuid() == 0)}
+    assert lacking.keys() == needed - {"python3", "python3-venv"}
+    assert (lacking["qemu-utils"], lacking["mmdebstrap"]) == ("error", "warning")
+
+
+async def test_the_doctor_says_which_published_port_somebody_else_has(house: House, interface: httpx.AsyncClient):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        nics = [{"network": "default", "publish": [{"host_port": port, "guest_port": 22}]}]
+        made = await house.create(**BLANK | {"nics": nics})
+        checks = (await interface.get("/doctor")).json()["checks"]
+        [taken] = [check for check in checks if check["type"] == "doctor-port-taken"]
+    assert (taken["params"]["name"], taken["params"]["port"]) == (made.name, port)
+    checks = (await interface.get("/doctor")).json()["checks"]
+    assert not any(check["type"] == "doctor-port-taken" for check in checks)
 
 
 async def test_a_fault_of_the_program_is_told_by_a_reference_and_no_more(

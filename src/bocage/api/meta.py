@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 import bocage
 from bocage.api import answers, calls, routing
+from bocage.model import ground
 
 API = 1
 EXTENSIONS = (
@@ -39,6 +40,8 @@ class Version(BaseModel):
     api: int
     python: str
     kernel: str
+    qemu: str
+    """The installed QEMU's version; empty when there is none."""
 
 
 class Whoami(BaseModel):
@@ -49,7 +52,14 @@ class Whoami(BaseModel):
 @router.get("/version", name="version", response_model=Version)
 async def version(call: Annotated[calls.Call, calls.may("meta:read")]) -> Response:
     """Which Bocage this is."""
-    said = Version(version=bocage.__version__, api=API, python=platform.python_version(), kernel=platform.release())
+    host = (await call.api.index.fresh()).ground.get(ground.Host, None, call.api.host) if call.api.host else None
+    said = Version(
+        version=bocage.__version__,
+        api=API,
+        python=platform.python_version(),
+        kernel=platform.release(),
+        qemu=host.status.qemu if host else "",
+    )
     return answers.json(said.model_dump_json())
 
 

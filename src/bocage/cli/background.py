@@ -70,6 +70,15 @@ def find() -> Found | None:
     return Found(pid) if pid > 0 else None
 
 
+def listens(found: Found) -> str | None:
+    """The address that a daemon listens on beside its socket, as it noted it."""
+    try:
+        note = json.loads(homes.Home.from_environment().pid_file.read_text())
+        return str(note["listen"]) if int(note["pid"]) == found.pid else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _noted(path: pathlib.Path) -> Found | None:
     """Who wrote the pid file, when that very process (pid and start time) is still there: it starts, ends or hangs."""
     try:

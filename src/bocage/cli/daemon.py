@@ -11,6 +11,7 @@ import typer
 from bocage.cli import failure, lazy, options, output
 from bocage.words import N_
 
+_SHOWN = ("listen", "socket", "home", "log")
 Within = Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long to wait for it.")]
 
 
@@ -69,7 +70,7 @@ def status(json: options.Json = False) -> None:
     if json:
         output.document({**_document(found, running=found is not None), "answers": answers})
     elif found and answers:
-        output.line(f"running, pid {found.pid}, at {home.Home.from_environment().path}")
+        output.line(_shown(_document(found, running=True)))
     elif found:
         output.line(f"pid {found.pid} is there and does not answer: 'bocage daemon log' may say why")
     if not found and not json:
@@ -79,13 +80,22 @@ def status(json: options.Json = False) -> None:
         raise typer.Exit(failure.UNREACHABLE)
 
 
+def _shown(document: dict[str, Any]) -> str:
+    from bocage.cli import table
+
+    facts = (("state", f"running, pid {document['pid']}"), *((key, document[key]) for key in _SHOWN))
+    return table.facts(facts)
+
+
 def _document(found: Any, *, running: bool) -> dict[str, Any]:
     from bocage import home
+    from bocage.cli import background
 
     at = home.Home.from_environment()
     return {
         "running": running,
         "pid": found.pid if found and running else None,
+        "listen": background.listens(found) if found and running else None,
         "home": str(at.path),
         "socket": str(at.socket),
         "log": str(at.log),

@@ -24,12 +24,13 @@ def version(json: options.Json = False) -> None:
         return
     rows: list[tuple[str, object]] = [("bocage", bocage.__version__)]
     if daemon:
-        rows += [("daemon", daemon.get("version")), *((key, _short(daemon[key])) for key in daemon if key != "version")]
+        rows += [
+            ("daemon", f"{daemon['version']}, API {daemon['api']}"),
+            ("its python", daemon["python"] if daemon["python"] != own["python"] else ""),
+            ("its kernel", daemon["kernel"] if daemon["kernel"] not in own["system"] else ""),
+            ("qemu", daemon.get("qemu") or "none is installed"),
+        ]
     else:
         rows.append(("daemon", trouble))
     output.line(table.facts([*rows, ("python", own["python"]), ("system", own["system"])]))
     sys.stdout.flush()
-
-
-def _short(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

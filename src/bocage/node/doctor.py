@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import json
 import os
 import pathlib
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from bocage import words
-from bocage.model import ground
+from bocage.model import ground, vm
 from bocage.node.shop import Shop
 from bocage.storage import space
 from bocage.words import N_
 
-_PACKAGES = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
-    "bwrap": "bubblewrap",
-    "passt": "passt",
-    "dnsmasq": "dnsmasq-base",
-    "nft": "nftables",
-    "ip": "iproute2",
-    "mcopy": "mtools",
-    "syslinux": "syslinux",
-}
-_NEEDED = {"qemu-system-x86_64", "qemu-img"}
-_ROOT_ONLY = {"dnsmasq", "nft"}
 _EARLIEST = 1_735_689_600  # 2025-01-01: no clock of a machine that runs this is right before it
 _LOW = 2 << 30  # bytes
 
@@ -52,6 +43,31 @@ class Lacking(Finding):
     package: str
 
 
+class LackingForUefi(Lacking):
+    type = "doctor-lacking-for-uefi"
+    text = N_("{what} is not installed: there are no VMs with UEFI firmware")
+
+
+class LackingForBuilds(Lacking):
+    type = "doctor-lacking-for-builds"
+    text = N_("{what} is not installed: 'bocage image build' does not work")
+
+
+class LackingForNetworks(Lacking):
+    type = "doctor-lacking-for-networks"
+    text = N_("{what} is not installed: networks of the kinds nat and isolated do not work")
+
+
+class LackingForUserNetworks(Lacking):
+    type = "doctor-lacking-for-user-networks"
+    text = N_("{what} is not installed: networks of the kind user are QEMU's own, which is slower")
+
+
+class LackingForIsolation(Lacking):
+    type = "doctor-lacking-for-isolation"
+    text = N_("{what} is not installed: VMs run without a mount namespace of their own")
+
+
 class Slow(Finding):
     """The reason and its advice are the accelerator's own, as `host show` and `why` give them."""
 
@@ -60,6 +76,16 @@ class Slow(Finding):
     hint = N_("{advice}")
     reason: str
     advice: str
+
+
+class PortTaken(Finding):
+    type = "doctor-port-taken"
+    text = N_("port {port}/{protocol} of {address}, which {name} publishes, is taken by another program")
+    hint = N_("'ss -lntup' shows which; {name} does not start before it is free")
+    name: str
+    address: str
+    port: int
+    protocol: str
 
 
 class NoGroups(Finding):
@@ -91,9 +117,27 @@ class StorageGone(Finding):
     reason: str
 
 
+_NEEDED: tuple[tuple[str, str, type[Lacking]], ...] = (
+    ("qemu-system-x86_64", "qemu-system-x86", Lacking),
+    ("qemu-img", "qemu-utils", Lacking),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", LackingForUefi),
+    ("bwrap", "bubblewrap", LackingForIsolation),
+    ("passt", "passt", LackingForUserNetworks),
+    ("ip", "iproute2", Lacking),
+    ("mcopy", "mtools", LackingForBuilds),
+    ("mkfs.fat", "dosfstools", LackingForBuilds),
+    ("mke2fs", "e2fsprogs", LackingForBuilds),
+    ("syslinux", "syslinux", LackingForBuilds),
+    ("/usr/lib/syslinux/mbr/mbr.bin", "syslinux-common", LackingForBuilds),
+    ("mmdebstrap", "mmdebstrap", LackingForBuilds),
+)
+"""Programs, or files, and the Debian packages that bring them; the same as in script/packages."""
+_AS_ROOT = (("nft", "nftables", LackingForNetworks), ("dnsmasq", "dnsmasq-base", LackingForNetworks))
+
+
 async def examine(shop: Shop) -> dict[str, Any]:
     """Every check: its level (ok, warning, error), what is so, and what to do."""
-    findings = [*_packages(), *_machine(shop), *await _storages(shop)]
+    findings = [*_packages(), *_machine(shop), *await _storages(shop), *await _ports(shop)]
     return {
         "checks": [
             {
@@ -113,13 +157,11 @@ Graded = tuple[str, Finding]
 
 def _packages() -> Iterator[Graded]:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    for program, package in _PACKAGES.items():
-        if program in _ROOT_ONLY and os.geteuid() != 0:
-            continue
-        if found := shutil.which(program, path=path):
-            yield "ok", Fine(what=program, detail=found)
+    for what, package, lacking in (*_NEEDED, *(_AS_ROOT if os.geteuid() == 0 else ())):
+        if found := shutil.which(what, path=path, mode=os.F_OK):
+            yield "ok", Fine(what=package if what.startswith("/") else what, detail=found)
         else:
-            yield "error" if program in _NEEDED else "warning", Lacking(what=program, package=package)
+            yield "error" if lacking is Lacking else "warning", lacking(what=what, package=package)
 
 
 def _machine(shop: Shop) -> Iterator[Graded]:
@@ -151,6 +193,36 @@ async def _storages(shop: Shop) -> list[Graded]:
             else ("ok", Fine(what=f"storage {storage.name}", detail=f"{words.size(free)} free"))
         )
     return findings
+
+
+async def _ports(shop: Shop) -> list[Graded]:
+    """The API's own address, and the ports that VMs publish and do not have yet."""
+    findings: list[Graded] = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        listen = json.loads(await asyncio.to_thread(shop.ground.home.pid_file.read_text))["listen"]
+        findings.append(("ok", Fine(what="API", detail=f"listens on {listen} and on {shop.ground.home.socket}")))
+    for machine in (await shop.ground.resources.list(vm.VM)).items:
+        if machine.status.state not in (vm.State.STOPPED, vm.State.CRASHED, vm.State.SAVED):
+            continue
+        for port in (port for nic in machine.spec.nics for port in nic.publish):
+            if await asyncio.to_thread(_is_taken, port):
+                told = PortTaken(
+                    name=machine.name, address=port.host_address, port=port.host_port, protocol=port.protocol
+                )
+                findings.append(("warning", told))
+    return findings
+
+
+def _is_taken(port: vm.Publish) -> bool:
+    family = socket.AF_INET6 if ":" in port.host_address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM) as probe:
+        if port.protocol == "tcp":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((port.host_address, port.host_port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _free(storage: ground.Storage) -> int:
