@@ -1,3 +1,4 @@
+import io
 import json
 import pathlib
 import stat
@@ -92,7 +93,7 @@ def test_an_edit_that_does_not_hold_opens_the_editor_again_with_the_reason(
         problem(422, "invalid-fields", "spec.memory: a size has a unit", faults=faults),
         vm("web1", state="stopped"),
     )
-    monkeypatch.setattr("sys.stdin", _Terminal())
+    at_a_terminal(monkeypatch, "\n")
     place = editor(
         "case $N in\n"
         "1) sed -i 's/memory: 512M/memory: 512/' \"$1\";;\n"
@@ -108,26 +109,43 @@ def test_an_edit_that_does_not_hold_opens_the_editor_again_with_the_reason(
     assert list(place.glob("bocage-*")) == []
 
 
-def test_giving_up_an_edit_keeps_what_was_written(
-    api: FakeApi, bocage: Bocage, editor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answers", ["n\n", "", "\nn\n"])
+def test_an_edit_that_is_given_up_says_why_and_keeps_what_was_written(
+    api: FakeApi, bocage: Bocage, editor, monkeypatch: pytest.MonkeyPatch, answers: str
 ):
+    faults = [{"path": "spec.memory", "wrong": "'lots' is no size", "right": "512M"}]
     api.on("GET", WEB1, vm("web1"))
-    api.on("PUT", WEB1, problem(422, "invalid-fields", "it does not hold"))
-    monkeypatch.setattr("sys.stdin", _Terminal())
+    api.on("PUT", WEB1, problem(422, "invalid-fields", "spec.memory: 'lots' is no size", faults=faults))
+    at_a_terminal(monkeypatch, answers)
     place = editor("[ $N = 1 ] && sed -i 's/memory: 512M/memory: lots/' \"$1\" || true")
     ended = bocage("vm", "edit", "web1")
-    assert ended.code == 1
+    assert ended.code == 2
+    assert "spec.memory: 'lots' is no size (512M)" in ended.err
     [kept] = place.glob("bocage-*")
     assert str(kept) in ended.err
     assert "memory: lots" in kept.read_text()
+    assert len(api.asked_for("PUT")) == 1, "what was left as it was is not sent again"
 
 
-def test_an_edit_that_somebody_else_overtook_is_kept_and_not_tried_again(api: FakeApi, bocage: Bocage, editor):
+def test_where_nobody_can_be_asked_a_refused_edit_is_kept_at_once(api: FakeApi, bocage: Bocage, editor):
+    api.on("GET", WEB1, vm("web1"))
+    place = editor("sed -i 's/memory: 512M/memory: [/' \"$1\"")
+    ended = bocage("vm", "edit", "web1")
+    assert ended.code == 2
+    assert "is no YAML document: line " in ended.err
+    assert "Edit again" not in ended.err
+    assert len(list(place.glob("bocage-*"))) == 1
+
+
+def test_an_edit_that_somebody_else_overtook_is_kept_and_not_tried_again(
+    api: FakeApi, bocage: Bocage, editor, monkeypatch: pytest.MonkeyPatch
+):
     api.on("GET", WEB1, vm("web1"))
     api.on("PUT", WEB1, problem(412, "changed-meanwhile", "somebody changed it meanwhile"))
+    at_a_terminal(monkeypatch, "y\n")
     place = editor("sed -i 's/memory: 512M/memory: 1G/' \"$1\"")
     ended = bocage("vm", "edit", "web1")
-    assert ended.code == 1
+    assert ended.code == 4
     assert "somebody changed it meanwhile" in ended.err
     assert len(list(place.glob("bocage-*"))) == 1
     assert len(api.asked_for("PUT")) == 1
@@ -179,6 +197,11 @@ def test_diff_shows_both_kinds_of_difference(api: FakeApi, bocage: Bocage):
     assert json.loads(bocage("vm", "diff", "web1", "--json").out) == {"pending": pending, "edited": edited}
 
 
-class _Terminal:
+class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
+    monkeypatch.setattr("sys.stdin", _Terminal(answers))
+    monkeypatch.setattr("bocage.cli.output.interactive", lambda: True)
