@@ -49,6 +49,15 @@ def test_words_of_other_tools_lead_to_ours_and_do_nothing(bocage: Bocage, line: 
         ("list", "bocage vm list"),
         ("console web1", "bocage vm console"),
         ("vm disk atach", "bocage vm disk attach"),
+        ("vm disk add", "bocage vm disk attach"),
+        ("vm disk remove web1", "bocage vm disk detach"),
+        ("vm cd remove web1", "bocage vm cd eject"),
+        ("vm remove web1", "bocage vm delete"),
+        ("network add", "bocage network create"),
+        ("image remove", "bocage image delete"),
+        ("storage edit", "bocage storage set"),
+        ("token revoke", "bocage token delete"),
+        ("ls", "bocage vm list"),
     ],
 )
 def test_a_misspelt_word_is_answered_with_the_nearest_of_ours(bocage: Bocage, line: str, near: str):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 OUR_VM_VERBS = frozenset(
     word
@@ -15,6 +16,28 @@ OUR_VM_VERBS = frozenset(
     )
     for word in line.split()
 )
+
+
+_EVERYDAY = (
+    (("add", "new", "make", "define", "attach", "plug"), ("create", "add", "attach", "insert")),
+    (("remove", "rm", "del", "destroy", "delete", "revoke", "unplug"), ("delete", "detach", "eject")),
+    (("ls", "all", "status"), ("list",)),
+    (("info", "get", "inspect", "view", "status", "describe"), ("show", "list")),
+    (("resize", "extend", "expand", "grow"), ("grow",)),
+    (("edit", "modify", "change", "update", "configure"), ("set",)),
+    (("mount", "load", "change"), ("insert",)),
+    (("unmount", "umount", "empty"), ("eject",)),
+    (("acknowledge", "clear", "silence", "dismiss"), ("ack",)),
+    (("download", "import", "upload", "pull", "fetch"), ("add",)),
+    (("abort", "kill", "stop"), ("cancel",)),
+    (("logs",), ("log",)),
+)
+
+
+def everyday(word: str, known: Collection[str]) -> str | None:
+    """The verb, of those that are known, that an everyday word for the same asks for."""
+    ours = (verb for words, verbs in _EVERYDAY if word in words for verb in verbs)
+    return next((verb for verb in ours if verb in known), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

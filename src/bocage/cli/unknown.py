@@ -58,6 +58,10 @@ def verb(noun: str, words: Sequence[str], known: Sequence[str]) -> Error:
         return _elsewhere(said)
     if noun == "bocage" and word in foreign.OUR_VM_VERBS:
         return DidYouMean(command=command, nearest=f"'bocage vm {word}'")
+    if ours := foreign.everyday(word.lower(), known):
+        return DidYouMean(command=command, nearest=f"'{path} {ours}'")
+    if noun == "bocage" and (ours := foreign.everyday(word.lower(), foreign.OUR_VM_VERBS)):
+        return DidYouMean(command=command, nearest=f"'bocage vm {ours}'")
     if near := _nearest(word.lower(), known):
         return DidYouMean(command=command, nearest=" or ".join(f"'{path} {one}'" for one in near))
     return UnknownVerb(command=command, path=path)
