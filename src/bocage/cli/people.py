@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bocage import words
@@ -56,6 +56,13 @@ def saying(said: Mapping[str, Any] | None) -> str:
 
 def hint(said: Mapping[str, Any] | None) -> str:
     return str(said.get("hint") or "") if said else ""
+
+
+def first(values: Sequence[str]) -> str:
+    """The first of several, and how many more there are: `10.80.1.5 +2`."""
+    if not values:
+        return NOTHING
+    return f"{values[0]} +{len(values) - 1}" if len(values) > 1 else values[0]
 
 
 def yes(value: object) -> str:

@@ -125,6 +125,8 @@ class Metadata(Part):
     created: datetime.datetime = Field(default_factory=now)
     deleted: datetime.datetime | None = None
     """When it went to the trash."""
+    goes: datetime.datetime | None = None
+    """When it leaves the trash for good."""
     generation: int = 1
     """Raised by each change of the spec."""
     revision: int = 0

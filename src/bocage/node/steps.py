@@ -110,7 +110,7 @@ async def to_trash(standing: Standing, preparation: Preparation, machine: vm.VM)
     await preparation.forget(machine)
     if not bin_.exists():
         await purge(standing, preparation, machine)
-    note = notes.Trashed(name=machine.name, span=trash.KEPT)
+    note = notes.Trashed(name=machine.name, span=vm.TRASH_KEPT.total_seconds())
     await stopping.is_off(standing, preparation, machine, note, ready=machine.status.ready)
 
 

@@ -11,7 +11,6 @@ from bocage.model import ground, vm
 from bocage.storage import half_made
 from bocage.store import resources
 
-KEPT = 7 * 86_400.0  # seconds
 _TOGETHER = 16  # volumes that are forgotten in one transaction
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm, work
-from bocage.node import alarming, clock, forgetting, trash
+from bocage.node import alarming, clock, forgetting
 from bocage.node.actor import Actor
 from bocage.node.crew import Crew
 from bocage.node.jobs import storages
@@ -131,10 +130,11 @@ class Upkeep:
         young = clock.boottime() - self._began < _WARM
         if young or abs(self._alarming.clock_moved()) >= alarms.CLOCK_STEP:
             return
-        kept_since = base.now() - datetime.timedelta(seconds=trash.KEPT)
+        now = base.now()
         for machine in (await self._shop.ground.resources.list(vm.VM, trash=True)).items:
             actor = self._crew.of(machine.uid)
-            if actor and machine.metadata.deleted and machine.metadata.deleted < kept_since:
+            about = machine.metadata
+            if actor and about.deleted and now > (about.goes or about.deleted + vm.TRASH_KEPT):
                 actor.expire()
 
     async def forget_events(self) -> None:

@@ -17,6 +17,13 @@ _COLUMNS = (
     table.Column("ADDRESSES", least=15),
     table.Column("SINCE"),
 )
+_TRASH = (
+    table.Column("NAME", least=20),
+    table.Column("CPUS", right=True),
+    table.Column("MEMORY", right=True),
+    table.Column("DELETED"),
+    table.Column("GOES FOR GOOD"),
+)
 
 
 def list_vms(
@@ -37,18 +44,25 @@ def list_vms(
     """
     with session.connect(project) as api:
         found = api.vms.list(state=state, tag=tag, trash=trash or None)
+        told = not (json or quiet or trash)
+        alarmed = _alarmed(api.alarms.list()) if told and found["items"] else set[str]()
     if trash:
         found["items"] = [vm for vm in found["items"] if vm["metadata"].get("deleted")]
+    shown = sorted(found["items"], key=output.named)
     if json:
         output.document(found)
     elif quiet:
-        for vm in found["items"]:
+        for vm in shown:
             output.line(output.named(vm))
-    elif not found["items"]:
+    elif not shown:
         output.complain(_nothing(trash=trash, filtered=bool(state or tag)))
+    elif trash:
+        output.line(table.render(_TRASH, [_trashed(vm) for vm in shown]))
+        output.complain("'bocage vm undelete NAME' brings one back")
     else:
-        output.line(table.render(_COLUMNS, [_row(vm) for vm in sorted(found["items"], key=output.named)]))
-        _tell_problems(found["items"])
+        troubled = [vm for vm in shown if vm["metadata"]["uid"] in alarmed or _is_amiss(vm)]
+        output.line(table.render(_COLUMNS, [_row(vm, "!" if vm in troubled else "") for vm in shown]))
+        _tell_troubled(troubled)
 
 
 def _nothing(*, trash: bool, filtered: bool) -> str:
@@ -57,35 +71,50 @@ def _nothing(*, trash: bool, filtered: bool) -> str:
     return "the trash is empty" if trash else "no VM yet: 'bocage vm create --help' shows how one is made"
 
 
-def _row(vm: rest.Document) -> tuple[str, ...]:
+def _row(vm: rest.Document, mark: str) -> tuple[str, ...]:
     status, spec = vm["status"], vm["spec"]
-    deleted = vm["metadata"].get("deleted")
     return (
         output.named(vm),
-        "deleted" if deleted else state_of(vm),
+        status["state"] + mark,
         str(people.vcpus(spec["cpus"])),
         str(spec["memory"]),
-        " ".join(addresses(vm)) or people.NOTHING,
-        people.ago(deleted or status.get("since")),
+        people.first(addresses(vm)),
+        people.ago(status.get("since")),
     )
 
 
-def state_of(vm: rest.Document) -> str:
-    """Its state, marked with `!` when something keeps it from being what it should be."""
-    return str(vm["status"]["state"]) + ("!" if vm["status"].get("problem") else "")
+def _trashed(vm: rest.Document) -> tuple[str, ...]:
+    about, spec = vm["metadata"], vm["spec"]
+    cpus, memory = str(people.vcpus(spec["cpus"])), str(spec["memory"])
+    return (output.named(vm), cpus, memory, people.ago(about["deleted"]), people.ago(about.get("goes")))
+
+
+def _alarmed(alarms: rest.Document) -> set[str]:
+    """The uids that open alarms are about."""
+    return {
+        (one["spec"].get("subject") or {}).get("uid", "")
+        for one in alarms["items"]
+        if not one["status"].get("acknowledged")
+    }
+
+
+def _is_amiss(vm: rest.Document) -> bool:
+    """Whether something keeps a VM from being what it should be."""
+    status, power = vm["status"], vm["spec"].get("power")
+    held = status["state"] == "paused" and power == "running"  # such as by a storage without room
+    return bool(status.get("problem")) or status["state"] in ("crashed", "unknown") or held
 
 
 def addresses(vm: rest.Document) -> list[str]:
-    """Its IP addresses, those that reach no further than the link left out."""
+    """Its IP addresses, IPv4 first, those that reach no further than the link left out."""
     found = [one for nic in vm["status"].get("nics") or () for one in nic.get("addresses") or ()]
-    return [one for one in found if not one.lower().startswith("fe80:")]
+    return sorted((one for one in found if not one.lower().startswith("fe80:")), key=lambda one: ":" in one)
 
 
-def _tell_problems(vms: list[rest.Document]) -> None:
-    troubled = [output.named(vm) for vm in vms if vm["status"].get("problem")]
-    if troubled:
-        more = f" (and {len(troubled) - 1} more)" if len(troubled) > 1 else ""
-        output.complain(f"! something is wrong: 'bocage why {troubled[0]}' says what{more}")
+def _tell_troubled(vms: list[rest.Document]) -> None:
+    if vms:
+        more = f"; so are {len(vms) - 1} more" if len(vms) > 1 else ""
+        output.complain(f"! is not as it should be: 'bocage why {output.named(vms[0])}' says why{more}")
 
 
 def show(
@@ -105,11 +134,13 @@ def show(
             return
         volumes, images = session.look_up(api.volumes.list()), session.look_up(api.images.list())
         networks, hosts = session.look_up(api.networks.list()), session.look_up(api.hosts.list())
-    output.line(table.facts([*_identity(vm), *_state(vm, hosts), *_machine(vm)]))
+        waiting = api.vms.diff(name)["pending"] if _may_wait(vm) else []
+    output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm)]))
     for title, lines in (
         ("Disks", [_disk(disk, volumes) for disk in vm["spec"]["disks"]]),
         ("CDs", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
         ("Network", [_nic(nic, vm, networks) for nic in vm["spec"]["nics"]]),
+        ("Published", [_port(port, nic) for nic in vm["spec"]["nics"] for port in nic.get("publish") or ()]),
     ):
         if lines:
             output.line(f"\n{title}\n" + _grid(lines))
@@ -131,22 +162,38 @@ def _identity(vm: rest.Document) -> list[tuple[str, object]]:
         ("uid", about["uid"]),
         ("created", people.ago(about["created"])),
         ("protected", "yes: it cannot be deleted" if about.get("protected") else ""),
-        ("deleted", people.ago(about["deleted"]) if about.get("deleted") else ""),
+        ("deleted", _deleted(about)),
     ]
 
 
-def _state(vm: rest.Document, hosts: dict[str, rest.Document]) -> list[tuple[str, object]]:
+def _deleted(about: dict[str, Any]) -> str:
+    if not about.get("deleted"):
+        return ""
+    goes = f", goes for good {people.ago(about['goes'])}" if about.get("goes") else ""
+    return people.ago(about["deleted"]) + goes
+
+
+def _may_wait(vm: rest.Document) -> bool:
+    """Whether it runs as it was defined earlier; what of that matters is for the node to say."""
+    status = vm["status"]
+    applied = status.get("applied_generation")
+    return status["state"] in ("running", "paused") and bool(applied) and applied < vm["metadata"]["generation"]
+
+
+def _state(
+    vm: rest.Document, hosts: dict[str, rest.Document], waiting: list[dict[str, Any]]
+) -> list[tuple[str, object]]:
     status, spec = vm["status"], vm["spec"]
     should = "" if spec["power"] == status["state"] else f", should be {spec['power']}"
     since = f", {people.ago(status['since'])}" if status.get("since") else ""
     host = hosts.get(status.get("host") or "")
     qemu = status.get("qemu") or {}
-    waits = status.get("applied_generation") and status["applied_generation"] < vm["metadata"]["generation"]
+    waits = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
     return [
         ("state", f"{status['state']}{since}{should}"),
         ("reason", people.saying(status.get("reason"))),
         ("problem", people.saying(status.get("problem"))),
-        ("pending", f"changes wait for a cold start: 'bocage vm reboot {output.named(vm)}'" if waits else ""),
+        ("pending", f"{waits}: from the next cold start on ('bocage vm reboot {output.named(vm)}')" if waits else ""),
         ("host", output.named(host) if host else ""),
         ("accelerator", status.get("accelerator")),
         ("qemu", _qemu(qemu)),
@@ -203,10 +250,15 @@ def _cd(cd: dict[str, Any], images: dict[str, rest.Document]) -> tuple[str, ...]
 def _nic(nic: dict[str, Any], vm: rest.Document, networks: dict[str, rest.Document]) -> tuple[str, ...]:
     network = networks.get(nic["network"])
     now: dict[str, Any] = next((one for one in vm["status"].get("nics") or () if one["name"] == nic["name"]), {})
-    ports = " ".join(f"{one['host_port']}→{one['guest_port']}/{one['protocol']}" for one in nic.get("publish") or ())
-    found = " ".join(now.get("addresses") or ()) or people.NOTHING
+    found = people.first(addresses({"status": {"nics": [now]}}))
     where = output.named(network) if network else "?"
-    return (nic["name"], where, nic["model"], nic["mac"], found, ports)
+    return (nic["name"], where, nic["model"], nic["mac"], found)
+
+
+def _port(port: dict[str, Any], nic: dict[str, Any]) -> tuple[str, ...]:
+    host = f"[{port['host_address']}]" if ":" in port["host_address"] else port["host_address"]
+    protocol = "" if port["protocol"] == "tcp" else f"/{port['protocol']}"
+    return (nic["name"], f"{host}:{port['host_port']} → {port['guest_port']}{protocol}")
 
 
 def command(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
