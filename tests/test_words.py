@@ -98,3 +98,20 @@ def test_a_message_of_another_version_is_shown_as_it_is():
 )
 def test_sizes_are_said_in_three_digits(count: int, said: str):
     assert words.size(count) == said
+
+
+def test_a_message_inside_another_is_told_by_its_own_sentence():
+    over = words.revive(
+        "alarm-cleared", {"condition": {"type": "alarm-stays-down", "params": {"name": "web1"}}, "name": "web1"}
+    )
+    assert words.say(over) == "no longer so: web1 should run and does not"
+    old = words.revive("alarm-cleared", {"condition": "alarm-stays-down", "name": "web1"})
+    assert words.say(old) == "no longer so: alarm-stays-down"
+
+
+@pytest.mark.parametrize(
+    ("asker", "said"),
+    [("unix:0", "root"), ("unix:3999999999", "uid 3999999999"), ("token:backup", "token backup"), ("bocage", "bocage")],
+)
+def test_who_asked_is_told_by_a_name(asker: str, said: str):
+    assert words.asker(asker) == said

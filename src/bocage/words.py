@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import gettext
 import pathlib
+import pwd
 import string
 from typing import Any, ClassVar, dataclass_transform
 
@@ -32,7 +33,8 @@ class Message:
     """A sentence with parameters. A subclass declares `type`, `text`, perhaps `hint`, and its fields.
 
     `text` and `hint` are format strings over the fields. Beside Python's own format
-    specifications they know `{n:size}` (bytes as `2G`) and `{s:seconds}`.
+    specifications they know `{n:size}` (bytes as `2G`), `{s:seconds}`, `{who:asker}` (`unix:0` as `root`) and
+    `{m:saying}` (a message inside this one, kept as its type and parameters).
     """
 
     type: ClassVar[str] = ""
@@ -109,12 +111,27 @@ def seconds(span: float) -> str:
     return f"{span / 86_400:.0f} d"
 
 
+def asker(name: str) -> str:
+    """Who asked, for people: `root` for `unix:0`, `token backup` for `token:backup`."""
+    how, _, who = name.partition(":")
+    if how == "unix" and who.isdigit():
+        try:
+            return pwd.getpwuid(int(who)).pw_name
+        except (KeyError, OverflowError):
+            return f"uid {who}"
+    return f"token {who}" if how == "token" and who else name
+
+
 class _Formatter(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec == "size":
             return size(int(value))
         if format_spec == "seconds":
             return seconds(float(value))
+        if format_spec == "asker":
+            return asker(str(value))
+        if format_spec == "saying":
+            return say(revive(str(value["type"]), value["params"])) if isinstance(value, dict) else str(value)
         if isinstance(value, (list, tuple)) and not format_spec:
             return ", ".join(str(item) for item in value)
         return str(super().format_field(value, format_spec))

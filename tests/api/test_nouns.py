@@ -100,6 +100,21 @@ async def test_directories_are_adopted_by_a_task(client, world):
     problem(await client.post("/adopt", json={}), 422, "adopt-nothing")
 
 
+async def test_a_storage_is_changed_at_the_revision_that_was_read(client, world):
+    read = await client.get("/storage/local")
+    changes = {"overcommit": True, "reserve_percent": 10, "title": "NVMe", "notes": None}
+    answer = await client.patch("/storage/local", json=changes, headers={"if-match": read.headers["etag"]})
+    kept = await world.kept.find(ground.Storage, None, "local")
+    assert answer.json()["spec"] == kept.spec.model_dump(mode="json")
+    assert (kept.spec.overcommit, kept.spec.reserve_percent, kept.metadata.title) == (True, 10, "NVMe")
+    assert kept.metadata.generation == 2
+    stale = await client.patch("/storage/local", json={"title": "x"}, headers={"if-match": read.headers["etag"]})
+    problem(stale, 412, "changed-meanwhile")
+    problem(await client.patch("/storage/local", json={"reserve_percent": 95}), 422, "invalid-fields")
+    problem(await client.patch("/storage/local", json={"path": "/elsewhere"}), 422, "invalid-fields")
+    problem(await client.patch("/storage/nope", json={"title": "x"}), 404, "not-found")
+
+
 async def test_what_it_can_do_is_listed_by_name(client):
     names = (await client.get("/extensions")).json()
     assert names == sorted(names)

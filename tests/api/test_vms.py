@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from bocage.model import base, ground, vm, work
+from bocage.store import resources
 from tests.api.conftest import VMS, create, problem
 
 
@@ -193,7 +194,9 @@ async def test_the_trash_gives_back_the_newest_of_a_name(client, world):
     await create(client)
     first = await world.kept.find(vm.VM, "default", "web1")
     await client.delete(f"{VMS}/web1")
-    problem(await client.get(f"{VMS}/web1"), 404, "not-found")
+    said = problem(await client.get(f"{VMS}/web1"), 404, "vm-not-found-but-in-trash")
+    assert "bocage vm undelete web1" in said["hint"]
+    assert (await client.get(f"{VMS}/web1/why")).json()["chain"][1]["type"] == "why-in-trash"
     await create(client)
     second = await world.kept.find(vm.VM, "default", "web1")
     await client.delete(f"{VMS}/web1")
@@ -207,6 +210,52 @@ async def test_the_trash_gives_back_the_newest_of_a_name(client, world):
     problem(await client.post(f"{VMS}/web1/undelete"), 409, "vm-not-in-trash")
     problem(await client.post(f"{VMS}/{first.uid}/undelete"), 409, "name-taken")
     assert (await client.delete(f"{VMS}/{first.uid}?purge=true")).status_code == 202
+
+
+async def test_what_could_never_start_is_refused_when_it_is_defined(client, world):
+    await world.kept.change_status(
+        ground.Host, None, world.host.uid, lambda one: one.status.model_copy(update={"memory_bytes": 24 << 30})
+    )
+    large = {"name": "big", "image": "tiny", "memory": "4T"}
+    said = problem(await client.post(VMS, json=large), 422, "invalid-fields")
+    assert said["faults"][0]["path"] == "memory"
+    assert "24G" in said["faults"][0]["right"]
+    await create(client, memory="24G")
+    problem(await client.patch(f"{VMS}/web1", json={"memory": "25G"}), 422, "invalid-fields")
+    document = (await client.get(f"{VMS}/web1")).json()
+    document["spec"]["memory"] = "25G"
+    sent = {"api": "bocage/1", "kind": "VM", "metadata": document["metadata"], "spec": document["spec"]}
+    said = problem(await client.put(f"{VMS}/web1", json=sent), 422, "invalid-fields")
+    assert said["faults"][0]["path"] == "spec.memory"
+
+
+async def test_a_number_of_cpus_is_taken_for_that_many_cores(client):
+    await create(client, cpus=2)
+    assert (await client.get(f"{VMS}/web1")).json()["spec"]["cpus"] == {"sockets": 1, "cores": 2, "threads": 1}
+    assert (await client.patch(f"{VMS}/web1", json={"cpus": 4})).json()["spec"]["cpus"]["cores"] == 4
+    problem(await client.patch(f"{VMS}/web1", json={"cpus": 256}), 422, "invalid-fields")
+
+
+async def test_who_makes_disks_that_outgrow_their_storage_is_warned(client, world):
+    status = world.storage.status.model_copy(update={"total_bytes": 100 << 30, "free_bytes": 50 << 30})
+    await world.kept.change_status(ground.Storage, None, world.storage.uid, lambda _: status)
+    assert (await create(client, disk="40G"))["spec"]["warnings"] == []
+    [warning] = (await create(client, "web2", disk="40G"))["spec"]["warnings"]
+    assert warning["type"] == "capacity-may-not-start"
+    assert "bocage storage set local --overcommit" in warning["hint"]
+    attached = (await client.post(f"{VMS}/web1/disks", json={"size": "1G"})).json()
+    assert [one["type"] for one in attached["spec"]["warnings"]] == ["capacity-may-not-start"]
+    await client.patch("/storage/local", json={"overcommit": True})
+    assert (await create(client, "web3", disk="40G"))["spec"]["warnings"] == []
+
+
+async def test_who_gives_uefi_to_an_image_that_boots_by_bios_is_warned(client, world):
+    await world.kept.change(
+        ground.Image, "default", world.image.uid, lambda one: resources.with_spec(one, origin="built:tiny")
+    )
+    [warning] = (await create(client, firmware="uefi"))["spec"]["warnings"]
+    assert warning["text"].startswith("the image tiny boots by BIOS only")
+    assert (await create(client, "web2"))["spec"]["warnings"] == []
 
 
 async def test_a_rename_changes_the_name_alone(client, world):

@@ -142,9 +142,34 @@ def test_alarms_come_with_their_next_step_until_they_are_acknowledged(api: FakeA
     assert "make room" in ended.out
     api.on("GET", "/alarms", listed({**alarm, "status": {"acknowledged": "2026-01-02T03:04:05Z"}}))
     assert bocage("alarm", "list").out == ""
-    assert "acknowledged by" in bocage("alarm", "list", "--all").out
+    alarm["status"] = {"acknowledged": "2026-01-02T03:04:05Z", "acknowledged_by": "unix:0"}
+    api.on("GET", "/alarms", listed(alarm))
+    assert "acknowledged by root" in bocage("alarm", "list", "--all").out
     api.on("POST", f"/alarms/{fake_api.VM_UID}/acknowledge", alarm)
     assert bocage("alarm", "ack", fake_api.VM_UID[:8]).code == 0
+
+
+def test_all_alarms_are_acknowledged_at_once_but_those_that_were(api: FakeApi, bocage: Bocage):
+    seen = {"metadata": metadata("a", "a"), "status": {"acknowledged": "2026-01-02T03:04:05Z"}}
+    some = [{"metadata": metadata("b", uid), "status": {"acknowledged": None}} for uid in ("b", "c")]
+    api.on("GET", "/alarms", listed(seen, *some))
+    api.answer_any("POST", "/alarms/", Reply(some[0]))
+    ended = bocage("alarm", "ack", "--all")
+    assert ended.err == ""
+    assert ended.out == "2 alarms are acknowledged; they go by themselves when the cause is gone\n"
+    assert [one.path for one in api.asked_for("POST")] == ["/alarms/b/acknowledge", "/alarms/c/acknowledge"]
+    api.on("GET", "/alarms", listed(seen))
+    assert bocage("alarm", "ack", "--all").out == ""
+    assert bocage("alarm", "ack").code == 2
+    assert bocage("alarm", "ack", "B", "--all").code == 2
+
+
+def test_a_storage_is_changed_after_it_was_made(api: FakeApi, bocage: Bocage):
+    api.on("PATCH", "/storage/local", {"metadata": metadata("local")})
+    ended = bocage("storage", "set", "local", "--no-overcommit", "--reserve", "10", "--title", "")
+    assert (ended.code, ended.out) == (0, "storage local is changed\n")
+    assert api.asked[0].document == {"overcommit": False, "reserve_percent": 10, "title": ""}
+    assert bocage("storage", "set", "local").code == 2
 
 
 def test_events_are_listed_and_followed_from_where_the_list_ends(api: FakeApi, bocage: Bocage):
@@ -179,6 +204,13 @@ def test_version_speaks_for_the_command_also_without_a_daemon(api: FakeApi, boca
     found = json.loads(bocage("version", "--json").out)
     assert found["daemon"] == {"version": "9.9", "api": 1}
     assert found["client"]["version"]
+    own = found["client"]["python"]
+    api.on("GET", "/version", {"version": "9.9", "api": 1, "python": own, "kernel": "6.1-far", "qemu": "7.2.22"})
+    shown = bocage("version").out
+    assert shown.count("python") == 1
+    assert "9.9, API 1" in shown
+    assert "6.1-far" in shown
+    assert "7.2.22" in shown
 
 
 def test_export_writes_an_archive_only_when_it_is_whole(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):

@@ -11,18 +11,20 @@ VMS = "/projects/default/vms"
 
 
 def test_the_list_shows_state_size_and_addresses(api: FakeApi, bocage: Bocage):
-    nics = [{"name": "nic0", "mac": "x", "addresses": ["10.80.1.5", "fe80::1", "fd00::5"]}]
+    nics = [{"name": "nic0", "mac": "x", "addresses": ["fd00::5", "fe80::1", "10.80.1.5"]}]
     api.on("GET", VMS, listed(vm("web2", state="stopped"), vm("web1", nics=nics)))
+    api.on("GET", "/alarms", listed())
     ended = bocage("vm", "list")
     head, first, second = ended.out.splitlines()
     assert head.split() == ["NAME", "STATE", "CPUS", "MEMORY", "ADDRESSES", "SINCE"]
-    assert first.split()[:6] == ["web1", "running", "2", "512M", "10.80.1.5", "fd00::5"]
+    assert first.split()[:6] == ["web1", "running", "2", "512M", "10.80.1.5", "+1"]
     assert second.split()[:5] == ["web2", "stopped", "2", "512M", "-"]
 
 
 def test_the_list_fits_80_columns_whatever_names_and_addresses_there_are(api: FakeApi, bocage: Bocage):
     nics = [{"name": "nic0", "mac": "x", "addresses": [f"fd00:0:0:0:{n}::1" for n in range(9)]}]
     api.on("GET", VMS, listed(vm("a" * 63, nics=nics), vm("b")))
+    api.on("GET", "/alarms", listed())
     ended = bocage("vm", "list")
     assert max(map(len, ended.out.splitlines())) <= 80
 
@@ -43,12 +45,29 @@ def test_the_trash_holds_only_what_was_deleted(api: FakeApi, bocage: Bocage):
     assert "trash=true" in api.asked[0].path
 
 
+def test_the_trash_says_since_when_and_until_when(api: FakeApi, bocage: Bocage):
+    deleted = vm("old", state="stopped")
+    deleted["metadata"] |= {"deleted": "2026-01-02T03:04:05Z", "goes": "2026-01-09T03:04:05Z"}
+    api.on("GET", VMS, listed(deleted))
+    head, row = bocage("vm", "list", "--trash").out.splitlines()
+    assert head.split() == ["NAME", "CPUS", "MEMORY", "DELETED", "GOES", "FOR", "GOOD"]
+    assert row.split()[0] == "old"
+    assert api.asked_for("GET", "/alarms") == []
+
+
 def test_a_vm_in_trouble_is_marked_and_why_is_named(api: FakeApi, bocage: Bocage):
     trouble = {"type": "x", "params": {}, "text": "there is no room"}
-    api.on("GET", VMS, listed(vm("web1", state="stopped", problem=trouble)))
+    held, crashed = vm("held", state="paused"), vm("crashed", state="crashed")
+    alarmed, fine = vm("noisy"), vm("fine", state="paused")
+    alarmed["metadata"]["uid"], fine["spec"]["power"] = "A", "paused"
+    alarm: dict[str, Any] = {"spec": {"subject": {"kind": "vm", "uid": "A"}}, "status": {"acknowledged": None}}
+    seen = {"spec": {"subject": {"uid": fake_api.VM_UID}}, "status": {"acknowledged": "2026-01-02T03:04:05Z"}}
+    api.on("GET", VMS, listed(vm("broken", state="stopped", problem=trouble), held, crashed, alarmed, fine))
+    api.on("GET", "/alarms", listed(alarm, seen))
     ended = bocage("vm", "list")
-    assert "stopped!" in ended.out
-    assert "bocage why web1" in ended.err
+    marked = {line.split()[0] for line in ended.out.splitlines() if "!" in line}
+    assert marked == {"broken", "held", "crashed", "noisy"}
+    assert "! is not as it should be: 'bocage why broken' says why; so are 3 more" in ended.err
 
 
 def test_json_is_what_the_api_answered_all_pages_in_one(api: FakeApi, bocage: Bocage):
@@ -92,7 +111,8 @@ def test_one_vm_is_shown_with_its_disks_and_cards(api: FakeApi, bocage: Bocage):
     assert "stopped" in ended.out
     assert "should be running" in ended.out
     assert "4G (1M taken)" in ended.out
-    assert "2222→22/tcp" in ended.out
+    assert "127.0.0.1:2222 → 22\n" in ended.out
+    assert "pending" not in ended.out, "nothing waits on a VM that is stopped"
     assert "empty" in ended.out
     assert max(map(len, ended.out.splitlines())) <= 80
 
@@ -114,6 +134,28 @@ def test_create_sends_what_was_asked_and_leaves_the_rest_to_the_api(api: FakeApi
     assert api.asked[0].headers["Idempotency-Key"]
     assert bocage("vm", "create", "web2", "--image", "tiny").code == 0
     assert api.asked[1].document == {"name": "web2", "image": "tiny"}
+
+
+def test_a_vm_that_is_made_and_does_not_start_is_told_to_be_there(api: FakeApi, bocage: Bocage):
+    why = {"type": "x", "params": {}, "text": "port 2222 is taken", "hint": "publish another one"}
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "failed", problem=why, http_status=409), 202))
+    api.on("GET", f"{VMS}/web1", vm("web1", state="stopped", ready=True))
+    ended = bocage("vm", "create", "web1", "--image", "tiny", "--start")
+    assert ended.code == 1
+    assert "web1 is made, but did not start: port 2222 is taken" in ended.err
+    assert "publish another one, then 'bocage vm start web1'" in ended.err
+    api.on("GET", f"{VMS}/web1", vm("web1", state="stopped", ready=False))
+    ended = bocage("vm", "create", "web1", "--image", "tiny", "--start")
+    assert (ended.code, "is made" in ended.err) == (4, False)
+
+
+def test_a_warning_of_a_task_is_told_beside_the_answer(api: FakeApi, bocage: Bocage):
+    made = task("vm.create", "done")
+    made["spec"]["warnings"] = [{"type": "x", "params": {}, "text": "a start may be refused", "hint": "smaller disks"}]
+    api.on("POST", VMS, fake_api.Reply(made, 202))
+    ended = bocage("vm", "create", "web1", "--image", "tiny")
+    assert (ended.code, ended.out) == (0, "web1 is made; 'bocage vm start web1' starts it\n")
+    assert ended.err == "note: a start may be refused\n  → smaller disks\n"
 
 
 def test_create_for_an_installation_from_cds(api: FakeApi, bocage: Bocage):
@@ -250,6 +292,10 @@ def test_expect_prints_the_line_and_ends_with_1_at_the_time_out(api: FakeApi, bo
 
 def test_disks_and_cds_are_changed_by_their_names(api: FakeApi, bocage: Bocage):
     done = fake_api.Reply(task("vm.disk-attach", "done"), 202)
+    done.body["spec"]["params"] = {"disk": "disk1"}
+    machine = vm("web1")
+    machine["spec"]["disks"] = [{"name": "disk1", "volume": "V", "bus": "scsi", "serial": "S1"}]
+    api.on("GET", f"{VMS}/web1", machine)
     for method, path in (
         ("POST", "disks"),
         ("DELETE", "disks/disk1"),
@@ -257,7 +303,8 @@ def test_disks_and_cds_are_changed_by_their_names(api: FakeApi, bocage: Bocage):
         ("PUT", "cds/cd0"),
     ):
         api.on(method, f"{VMS}/web1/{path}", done)
-    assert bocage("vm", "disk", "attach", "web1", "--size", "20G", "--bus", "scsi").code == 0
+    ended = bocage("vm", "disk", "attach", "web1", "--size", "20G", "--bus", "scsi")
+    assert (ended.code, ended.out) == (0, "web1 has disk1 (scsi, serial S1)\n")
     assert bocage("vm", "disk", "grow", "web1", "disk1", "40G").code == 0
     assert bocage("vm", "disk", "detach", "web1", "disk1").code == 0
     assert bocage("vm", "cd", "insert", "web1", "debian-iso").code == 0

@@ -1,5 +1,6 @@
 from bocage import words
 from bocage.planner import capacity
+from tests.planner import things
 
 GIB = 1 << 30
 ROOM = capacity.Room(total=100 * GIB, free=30 * GIB, promised=10 * GIB, reserve=5 * GIB)
@@ -34,8 +35,13 @@ def test_a_vm_that_grows_no_more_may_start_on_an_overfull_storage() -> None:
     assert capacity.fits("local", full, capacity.Growth()) is None
 
 
-def test_the_reserve_is_a_part_of_the_storage_within_bounds() -> None:
-    assert capacity.reserve(4 * GIB) == 4 * GIB // 10
-    assert capacity.reserve(15 * GIB) == GIB
-    assert capacity.reserve(200 * GIB) == 10 * GIB
-    assert capacity.reserve(10_000 * GIB) == 64 * GIB
+def test_disks_that_could_outgrow_their_storage_are_warned_of_before_a_start_is_refused() -> None:
+    status = {"state": "ready", "total_bytes": 100 * GIB, "free_bytes": 30 * GIB, "allocated_bytes": 20 * GIB}
+    storage = things.storage(status=status)
+    assert capacity.forewarn(storage, 45 * GIB) is None
+    warning = capacity.forewarn(storage, 45 * GIB + 1)
+    assert warning
+    assert "could grow to 45G together, and it has room for 45G" in words.say(warning)
+    allowed = storage.model_copy(update={"spec": storage.spec.model_copy(update={"overcommit": True})})
+    assert capacity.forewarn(allowed, 900 * GIB) is None
+    assert capacity.forewarn(things.storage(), 900 * GIB) is None, "it was not measured yet"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import Depends, Path
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from bocage import errors
+from bocage import errors, words
 from bocage.api import answers, auth, idempotency, index, nodes, problems, views
 from bocage.model import base, ground, work
 from bocage.store import resources as stored
@@ -76,9 +77,17 @@ class Call:
     def resources(self) -> stored.Resources:
         return self.api.resources
 
-    def task(self, action: str, *, subject: base.Ref | None = None, host: str | None, **params: Any) -> work.Task:
+    def task(
+        self,
+        action: str,
+        *,
+        subject: base.Ref | None = None,
+        host: str | None,
+        warnings: Iterable[words.Message] = (),
+        **params: Any,
+    ) -> work.Task:
         """A new task in this asker's name."""
-        return work.task(action, subject=subject, host=host, asked_by=self.asker.name, **params)
+        return work.task(action, subject=subject, host=host, asked_by=self.asker.name, warnings=warnings, **params)
 
     async def commit(self, transaction: stored.Transaction, answer: Response) -> Response:
         """Write, and answer; the answer is kept with what is written when the request has an idempotency key."""

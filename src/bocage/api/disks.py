@@ -32,7 +32,7 @@ class Insert(base.Part):
 async def attach(project: calls.Project, name: calls.Name, request: requests.DiskRequest, call: Changing) -> Response:
     """Add a disk; a running VM gets it at once."""
     async with call.api.index.claim if request.volume is not None else contextlib.nullcontext():
-        machine = await call.resources.find(vm.VM, project, name)
+        machine = await machines.find(call, project, name)
         known = await facts.for_disk(call, machine, request)
         host = await machines.host_of(call, machine)
 
@@ -43,7 +43,14 @@ async def attach(project: calls.Project, name: calls.Name, request: requests.Dis
             for volume in made.volumes:
                 transaction.create(volume)
             disk = made.vm.spec.disks[-1]
-            task = call.task("vm.disk-attach", subject=present.ref, host=host, disk=disk.name, volume=disk.volume)
+            task = call.task(
+                "vm.disk-attach",
+                subject=present.ref,
+                host=host,
+                warnings=await facts.warnings_of_room(call, made),
+                disk=disk.name,
+                volume=disk.volume,
+            )
             return await call.accept(task, transaction=transaction)
 
         return await machines.until_unchanged(call, machine, once)
@@ -87,13 +94,13 @@ async def change_cd(project: calls.Project, name: calls.Name, cd: Device, reques
         machines.check_not_in_trash(machine)
         return machines.update(machine, cds=definition.change_cd(machine, cd, image).spec.cds)
 
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     image_uid = image.uid if image else None
     return await machines.ask(call, machine, "vm.cd-change", wanted, cd=cd, image=image_uid)
 
 
 async def _disk(call: calls.Call, project: str, name: str, disk: str) -> tuple[vm.VM, vm.Disk]:
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     machines.check_not_in_trash(machine)
     for one in machine.spec.disks:
         if one.name == disk:

@@ -41,6 +41,10 @@ DOCUMENT = {
         {"api": "bocage/1", "kind": "VM", "metadata": {"name": "web1", "revision": 42}, "spec": {"memory": "1G"}},
     ),
 }
+STORAGE_PATCH = {
+    "overcommit": _example("Let VMs start that could fill it together", {"overcommit": True}),
+    "reserve": _example("Keep back more of it, and say why", {"reserve_percent": 10, "notes": "databases grow here"}),
+}
 IMAGE_ADD = {
     "url": _example(
         "From an address, with what its publisher says of it",

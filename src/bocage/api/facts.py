@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from bocage import words
 from bocage.api import calls, index
 from bocage.model import base, ground, requests, vm
-from bocage.planner import parts
+from bocage.planner import definition, forewarned, parts
 from bocage.store import resources
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
@@ -40,6 +41,12 @@ async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskReque
         volumes=await _volumes(call, machine.metadata.project or "", [request]),
         users=held.users,
     )
+
+
+async def warnings_of_room(call: calls.Call, made: definition.Definition) -> list[words.Message]:
+    """What to know of the storage that the volumes of a definition are made on."""
+    held, uid = await call.api.index.fresh(), made.vm.spec.storage
+    return forewarned.of_room(held.ground.get(ground.Storage, None, uid), held.provisioned(uid), made.volumes)
 
 
 async def host_of(call: calls.Call, storage: ground.Storage | None) -> ground.Host:

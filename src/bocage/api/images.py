@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Body
 from starlette.responses import Response
@@ -80,7 +80,7 @@ async def delete(
 
 
 async def _accept(
-    call: calls.Call, project: str, action: str, name: str, storage_name: str, params: dict[str, object]
+    call: calls.Call, project: str, action: str, name: str, storage_name: str, params: dict[str, Any]
 ) -> Response:
     """The task that makes an image: its uid is chosen now, the image itself comes with its content."""
     storage = await facts.storage_named(call, storage_name)

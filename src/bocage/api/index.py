@@ -13,7 +13,7 @@ from typing import Any
 
 from bocage import errors
 from bocage.api import standing
-from bocage.model import ground, keys, vm
+from bocage.model import ground, keys, units, vm
 from bocage.store import contract
 
 _BOUND = 30.0  # seconds
@@ -42,6 +42,7 @@ class Copy:
     image: str | None  # the digest of the image that it is linked to
     storage: str
     vm: str | None
+    size: int  # bytes
 
 
 class Index:
@@ -95,6 +96,11 @@ class Index:
         """The VMs and the volumes that lie on it, by name."""
         volumes = (one.name for one in self.volumes.values() if one.storage == uid)
         return [*(one.name for one in self.vms.values() if one.storage == uid), *volumes]
+
+    def provisioned(self, storage: str) -> int:
+        """What the volumes on a storage may grow to, in bytes; without those in the trash, which nobody writes."""
+        trashed = {uid for uid, one in self.vms.items() if one.deleted}
+        return sum(one.size for one in self.volumes.values() if one.storage == storage and one.vm not in trashed)
 
     async def _carry_on(self, newest: int) -> None:
         if self._watch is None:
@@ -151,7 +157,13 @@ class Index:
         else:
             metadata, spec = document["metadata"], document["spec"]
             linked = spec.get("image") if spec.get("linked") else None
-            self.volumes[uid] = Copy(name=metadata["name"], image=linked, storage=spec["storage"], vm=spec.get("vm"))
+            self.volumes[uid] = Copy(
+                name=metadata["name"],
+                image=linked,
+                storage=spec["storage"],
+                vm=spec.get("vm"),
+                size=units.Size.parse(spec["size"]),
+            )
 
     def _enter(self, uid: str, uses: Uses) -> None:
         self.vms[uid] = uses

@@ -29,6 +29,14 @@ class InTrash(problems.Error, errors.Conflict):
     name: str
 
 
+class MissingButInTrash(resources.Missing):
+    """Its name is that of one that was deleted."""
+
+    type = "vm-not-found-but-in-trash"
+    text = N_("there is no {kind} named {name}, but one in the trash")
+    hint = N_("'bocage vm undelete {name}' brings it back; 'bocage vm list --trash' shows until when")
+
+
 class NotInTrash(problems.Error, errors.Conflict):
     type = "vm-not-in-trash"
     text = N_("{name} is not in the trash")
@@ -64,20 +72,23 @@ async def find(call: calls.Call, project: str, name: str, *, in_trash: bool = Fa
     """A VM by name or uid; with `in_trash`, also the newest of that name in the trash. Raises resources.Missing."""
     try:
         return await call.resources.find(vm.VM, project, name)
-    except resources.Missing:
+    except resources.Missing as missing:
+        held = (await call.api.index.fresh()).vms
+        if not any(one.deleted and one.name == name for one in held.values()):
+            raise
         if not in_trash:
-            raise
-        listing = await call.resources.list(vm.VM, project, trash=True)
-        gone = [one for one in listing.items if one.metadata.deleted and one.name == name]
-        if not gone:
-            raise
-        return max(gone, key=lambda one: one.metadata.deleted or one.metadata.created)
+            raise MissingButInTrash(kind=vm.VM.kind, name=name) from missing
+    listing = await call.resources.list(vm.VM, project, trash=True)
+    gone = [one for one in listing.items if one.metadata.deleted and one.name == name]
+    if not gone:
+        raise resources.Missing(kind=vm.VM.kind, name=name)
+    return max(gone, key=lambda one: one.metadata.deleted or one.metadata.created)
 
 
 async def uid_of(call: calls.Call, project: str, name: str) -> str:
     """A VM's uid by its name, or as it was given. Raises resources.Missing."""
     entry = await call.resources.store.get(keys.name(vm.VM.kind, project, name))
-    return entry.value.decode() if entry else (await call.resources.find(vm.VM, project, name)).uid
+    return entry.value.decode() if entry else (await find(call, project, name)).uid
 
 
 async def host_of(call: calls.Call, machine: vm.VM) -> str:
@@ -86,6 +97,11 @@ async def host_of(call: calls.Call, machine: vm.VM) -> str:
         return machine.status.host
     storage = call.api.index.ground.get(ground.Storage, None, machine.spec.storage)  # its host never changes
     return (storage or await call.resources.get(ground.Storage, None, machine.spec.storage)).spec.host
+
+
+async def carrier(call: calls.Call, machine: vm.VM) -> ground.Host | None:
+    """The host that `host_of` names, as it was seen last."""
+    return call.api.index.ground.get(ground.Host, None, await host_of(call, machine))
 
 
 async def until_unchanged(call: calls.Call, machine: vm.VM, once: Callable[[vm.VM], Awaitable[T]]) -> T:
@@ -171,7 +187,7 @@ async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *,
     """Write what a document says. Raises errors.InvalidFields, resources.Changed and the planner's errors."""
     check_not_in_trash(machine)
     async with call.api.index.claim:
-        wanted = definition.replace(machine, document)
+        wanted = definition.replace(machine, document, host=await carrier(call, machine))
         references.check(wanted.spec, await _known(call, machine, wanted.spec))
         return await call.resources.change(
             vm.VM,
@@ -228,7 +244,9 @@ def deletion(machine: vm.VM) -> resources.Transaction:
     if machine.metadata.deleted is None:
         transaction.release_name(machine)
         gone = resources.with_spec(machine, power=vm.Power.STOPPED)
-        transaction.update(resources.bumped(machine, resources.with_metadata(gone, deleted=base.now())))
+        now = base.now()
+        trashed = resources.with_metadata(gone, deleted=now, goes=now + vm.TRASH_KEPT)
+        transaction.update(resources.bumped(machine, trashed))
     return transaction
 
 
@@ -237,7 +255,7 @@ def undeletion(machine: vm.VM) -> resources.Transaction:
     if machine.metadata.deleted is None:
         raise NotInTrash(name=machine.name)
     transaction = resources.Transaction()
-    back = resources.with_metadata(machine, deleted=None)
+    back = resources.with_metadata(machine, deleted=None, goes=None)
     transaction.update(back)
     transaction.take_name(back)
     return transaction

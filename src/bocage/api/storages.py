@@ -5,10 +5,11 @@ from __future__ import annotations
 import pathlib
 from typing import Annotated
 
+from fastapi import Body
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, paging, problems, routing
+from bocage.api import answers, calls, etags, examples, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
 from bocage.planner import usage
@@ -65,6 +66,26 @@ async def create(request: requests.StorageCreate, call: Annotated[calls.Call, ca
 async def get(name: calls.Name, call: Reading) -> Response:
     """One storage."""
     return answers.one(await call.resources.find(ground.Storage, None, name))
+
+
+@router.patch("/{name}", name="change", response_model=ground.Storage, responses=routing.problem_responses(404, 412))
+async def change(
+    name: calls.Name,
+    patch: Annotated[requests.StoragePatch, Body(openapi_examples=examples.STORAGE_PATCH)],
+    call: Annotated[calls.Call, calls.may("storage:change")],
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Change some fields (RFC 7396). Room that is kept back, or may be promised, counts from the next start on."""
+    given = {field: value for field in patch.model_fields_set if (value := getattr(patch, field)) is not None}
+    about = {field: given.pop(field) for field in ("title", "notes") if field in given}
+
+    def wanted(present: ground.Storage) -> ground.Storage | None:
+        changed = resources.with_metadata(resources.with_spec(present, **given), **about)
+        return None if changed == present else changed
+
+    storage = await call.resources.find(ground.Storage, None, name)
+    changed = await call.resources.change(ground.Storage, None, storage.uid, wanted, expected=etags.expected(if_match))
+    return answers.one(changed)
 
 
 @router.delete(

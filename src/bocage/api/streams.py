@@ -83,7 +83,7 @@ async def console(
     It is closed with 1000 when the VM is off, with 4409 when another has taken over, with 1001 when the
     daemon ends, and the reason in words.
     """
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     await call.api.node.converse(socket, f"/vms/{machine.uid}/console", {"write": write, "take": take})
 
 
@@ -138,7 +138,7 @@ async def apply(
     project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("vm:change")]
 ) -> Response:
     """Take the hand edit of its `vm.yaml`."""
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     held = await call.api.node.document("GET", f"/vms/{machine.uid}/edited")
     if not held:
         raise NoEdit(name=machine.name)
@@ -174,7 +174,7 @@ async def _pass(
     body: BaseModel | None = None,
     within: float | None = 60.0,
 ) -> Response:
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     return await call.api.node.forward(
         method,
         f"/vms/{machine.uid}/{what}",

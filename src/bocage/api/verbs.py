@@ -56,7 +56,7 @@ async def start(
             boot = definition.boot_once(machine, asked.boot)
         return machines.update(machine, power=power, boot=boot)
 
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     return await machines.ask(call, machine, "vm.start", wanted, boot=asked.boot, paused=asked.paused)
 
 
@@ -73,7 +73,7 @@ async def stop(
             raise machines.SavedMemory(name=machine.name)
         return machines.update(machine, power=vm.Power.STOPPED)
 
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     return await machines.ask(call, machine, "vm.stop", wanted, within=asked.within, kill=asked.kill)
 
 
@@ -85,7 +85,7 @@ def _add(verb: Verb) -> None:
         return machines.update(machine, power=verb.power or machine.spec.power)
 
     async def act(project: calls.Project, name: calls.Name, call: Power) -> Response:
-        machine = await call.resources.find(vm.VM, project, name)
+        machine = await machines.find(call, project, name)
         return await machines.ask(call, machine, f"vm.{verb.name}", wanted)
 
     router.post(
@@ -120,7 +120,7 @@ async def clone(
     call: Annotated[calls.Call, calls.may("vm:create")],
 ) -> Response:
     """Make a full copy of a stopped VM, with an identity of its own."""
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     machines.check_down(machine)
     volumes = {}
     for disk in machine.spec.disks:
@@ -129,14 +129,14 @@ async def clone(
     index = await call.api.index.fresh()
     made, _ = definition.clone(machine, volumes, name=request.name, start=request.start, macs=index.macs)
     host = await machines.host_of(call, machine)
-    task = call.task("vm.clone", subject=made.vm.ref, host=host)
+    task = call.task("vm.clone", subject=made.vm.ref, host=host, warnings=await facts.warnings_of_room(call, made))
     return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
 
 
 @router.post("/move", name="move", status_code=202, response_model=Task, responses=_PROBLEMS)
 async def move(project: calls.Project, name: calls.Name, request: requests.MoveDisks, call: Changing) -> Response:
     """Move the disks of a stopped VM to another storage."""
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     machines.check_down(machine)
     storage = await facts.storage_named(call, request.storage)
     host = await machines.host_of(call, machine)

@@ -15,7 +15,7 @@ from bocage.api import answers, calls, etags, examples, facts, machines, paging,
 from bocage.guest import password
 from bocage.model import base, requests, vm
 from bocage.model.work import Task
-from bocage.planner import definition
+from bocage.planner import definition, forewarned
 from bocage.store import resources
 from bocage.words import N_
 
@@ -90,7 +90,11 @@ async def create(
     async with call.api.index.claim if facts.only_one_may_have(request) else contextlib.nullcontext():
         known = await facts.for_vm(call, project, request)
         made = definition.define(request, known, project=project, password_hash=hashed)
-        task = call.task("vm.create", subject=made.vm.ref, host=known.host.uid)
+        warnings = [
+            *forewarned.of_image(request, known.images.get(request.image or "")),
+            *await facts.warnings_of_room(call, made),
+        ]
+        task = call.task("vm.create", subject=made.vm.ref, host=known.host.uid, warnings=warnings)
         return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
 
 
@@ -111,9 +115,13 @@ async def change(
 ) -> Response:
     """Change some fields (RFC 7396). What a running VM cannot take waits for its next cold start."""
     uid, expected = await machines.uid_of(call, project, name), etags.expected(if_match)
+    host = None
+    if patch.memory is not None:
+        await call.api.index.fresh()
+        host = await machines.carrier(call, await call.resources.get(vm.VM, project, uid))
 
     def wanted(present: vm.VM) -> vm.VM:
-        return definition.change(present, patch)
+        return definition.change(present, patch, host=host)
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)
@@ -134,7 +142,7 @@ async def replace(
         if type(read) is not int:
             raise etags.Needed
         expected = read
-    machine = await call.resources.find(vm.VM, project, name)
+    machine = await machines.find(call, project, name)
     return answers.one(await machines.take(call, machine, document, expected=expected))
 
 
@@ -172,13 +180,13 @@ async def rename(project: calls.Project, name: calls.Name, request: requests.Ren
         revision = await call.resources.commit(transaction)
         return answers.one(resources.with_metadata(machine, name=request.name, revision=revision))
 
-    return await machines.until_unchanged(call, await call.resources.find(vm.VM, project, name), once)
+    return await machines.until_unchanged(call, await machines.find(call, project, name), once)
 
 
 @router.get("/{name}/why", name="why", response_model=Why, responses=routing.problem_responses(404))
 async def why(project: calls.Project, name: calls.Name, call: Reading) -> Response:
-    """Why it is as it is: one chain of causes, each with what helps."""
-    machine = await call.resources.find(vm.VM, project, name)
+    """Why it is as it is, in the trash too: one chain of causes, each with what helps."""
+    machine = await machines.find(call, project, name, in_trash=True)
     chain = [base.Saying.of(message) for message in await machines.causes(call, machine)]
     told = [Reason(type=one.type, params=one.params, text=one.text, hint=one.hint) for one in chain]
     return answers.json(Why(chain=told).model_dump_json())

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import lazy, options, output, people, session, table
+from bocage import words
+from bocage.cli import failure, lazy, options, output, people, session, table
 from bocage.client import rest
 
 
@@ -20,7 +21,7 @@ def list_alarms(
     if json:
         output.document(found)
         return
-    open_ = [one for one in found["items"] if all_ or not one["status"].get("acknowledged")]
+    open_ = [one for one in found["items"] if all_ or is_open(one)]
     if not open_:
         hidden = len(found["items"])
         output.complain("no alarm" + (f" that was not acknowledged; --all shows {hidden}" if hidden else ""))
@@ -30,7 +31,8 @@ def list_alarms(
 
 def _shown(alarm: rest.Document) -> str:
     spec, status = alarm["spec"], alarm["status"]
-    seen = f", acknowledged by {status.get('acknowledged_by') or '?'}" if status.get("acknowledged") else ""
+    who = words.asker(status.get("acknowledged_by") or "?")
+    seen = "" if is_open(alarm) else f", acknowledged by {who}"
     return table.facts(
         [
             (spec["severity"], people.saying(spec["said"])),
@@ -41,16 +43,41 @@ def _shown(alarm: rest.Document) -> str:
 
 
 def ack(
-    alarm: Annotated[str, typer.Argument(metavar="ALARM", help="Its uid, or its beginning or end.")],
+    alarm: Annotated[
+        str | None, typer.Argument(metavar="ALARM", help="Its uid, or its beginning or end.", show_default=False)
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that are not acknowledged yet.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Acknowledge an alarm: somebody has seen it."""
+    """Acknowledge alarms: somebody has seen them.
+
+    Examples:
+      bocage alarm ack 8b0f3f0e
+      bocage alarm ack --all
+    """
+    if (alarm is None) == (not all_):
+        raise failure.Usage(option="ALARM, --all", wrong="one of them is needed, and not both")
     with session.connect() as api:
-        answer = api.alarms.acknowledge(_find(api, alarm))
+        if alarm is not None:
+            answer = api.alarms.acknowledge(_find(api, alarm))
+            acknowledged = [answer]
+        else:
+            uids = [one["metadata"]["uid"] for one in api.alarms.list()["items"] if is_open(one)]
+            acknowledged = [api.alarms.acknowledge(uid) for uid in uids]
+            answer = {"items": acknowledged}
     if json:
         output.document(answer)
+    elif not acknowledged:
+        output.complain("no alarm that was not acknowledged")
     else:
-        output.line("acknowledged; it goes by itself when its cause is gone")
+        several = len(acknowledged) > 1
+        which = f"{len(acknowledged)} alarms are acknowledged; they go" if several else "acknowledged; it goes"
+        output.line(f"{which} by {'themselves' if several else 'itself'} when the cause is gone")
+
+
+def is_open(alarm: rest.Document) -> bool:
+    """Whether nobody has acknowledged it."""
+    return not alarm["status"].get("acknowledged")
 
 
 def _find(api: rest.Client, given: str) -> str:

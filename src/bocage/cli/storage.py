@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, lazy, options, output, people, session, table, waiting
+from bocage.cli import complete, failure, lazy, options, output, people, session, table, waiting
 from bocage.client import rest
 
 StorageName = Annotated[str, typer.Argument(metavar="NAME", help="The storage.", autocompletion=complete.storage)]
@@ -52,6 +52,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
             [
                 ("name", about["name"]),
                 ("title", about.get("title")),
+                ("notes", about.get("notes")),
                 ("uid", about["uid"]),
                 ("state", status["state"]),
                 ("reason", people.saying(status.get("reason"))),
@@ -84,6 +85,36 @@ def create(
         waiting.finish(api, api.storage.create(request), wait=wait, json=json, said=f"storage {name} is ready")
 
 
+def set_(
+    name: StorageName,
+    reserve: Annotated[int | None, typer.Option(metavar="PERCENT", help="What VMs may never fill.")] = None,
+    overcommit: Annotated[
+        bool | None,
+        typer.Option("--overcommit/--no-overcommit", help="Whether VMs may start that could fill it together."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
+    notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Change a storage: what is kept back, what may be promised, what it is called.
+
+    Examples:
+      bocage storage set local --overcommit
+      bocage storage set fast --reserve 10 --title "NVMe, both halves"
+    """
+    changes = rest.given(reserve_percent=reserve, overcommit=overcommit, title=title, notes=notes)
+    if not changes:
+        raise failure.Usage(
+            option="OPTIONS", wrong="nothing to change was given", right="--reserve 10, --overcommit, …"
+        )
+    with session.connect() as api:
+        changed = api.storage.change(name, changes)
+    if json:
+        output.document(changed)
+    else:
+        output.line(f"storage {name} is changed")
+
+
 def delete(name: StorageName, wait: options.Wait = True, json: options.Json = False) -> None:
     """Forget a storage; refused while something lies on it."""
     with session.connect() as api:
@@ -98,6 +129,7 @@ NOUN = lazy.Group(
             "list": "storage:list_storage",
             "show": "storage:show",
             "create": "storage:create",
+            "set": "storage:set_",
             "delete": "storage:delete",
         }
     },

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bocage import words
 from bocage.cli import failure, lazy, options, output, people, session, table, waiting
 from bocage.client import rest
 from bocage.words import N_
@@ -98,7 +99,7 @@ def show(task: TaskUid, json: options.Json = False) -> None:
                 ("progress", waiting.share(status.get("progress") or {})),
                 ("problem", people.saying(status.get("problem"))),
                 ("", people.hint(status.get("problem"))),
-                ("asked by", spec.get("asked_by")),
+                ("asked by", words.asker(spec.get("asked_by") or "")),
                 ("began", people.clock(status["started"]) if status.get("started") else ""),
                 ("ended", people.clock(status["ended"]) if status.get("ended") else ""),
             ]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bocage.cli import failure, output, people
+from bocage.cli import failure, output, people, table
 from bocage.client import rest
 
 _LOOK = 0.4  # seconds between two looks while a bar is shown
@@ -19,6 +19,7 @@ def finish(api: rest.Client, task: rest.Document, *, wait: bool, json: bool, sai
 
     Raises failure.TaskFailed. Without `wait` it only says which task it is.
     """
+    tell_warnings(task)
     if wait:
         task = watch(api, task)
     if json:
@@ -30,6 +31,14 @@ def finish(api: rest.Client, task: rest.Document, *, wait: bool, json: bool, sai
         if not json:
             output.line(said)
     return task
+
+
+def tell_warnings(task: rest.Document) -> None:
+    """Say what the asker should know though it is done; in front of all that may go wrong."""
+    for warning in task["spec"].get("warnings") or ():
+        output.complain(table.paragraph(people.saying(warning), lead="note: "))
+        if hint := people.hint(warning):
+            output.complain(table.paragraph(hint, lead="  → "))
 
 
 def watch(api: rest.Client, task: rest.Document, *, timeout: float | None = None) -> rest.Document:

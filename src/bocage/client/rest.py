@@ -53,6 +53,10 @@ class Nouns:
     def create(self, request: Request) -> Document:
         return self._post(self.path, request)
 
+    def change(self, name: str, changes: Request, *, etag: int | None = None) -> Document:
+        """Change the fields that are given; with `etag` only when it is still that revision."""
+        return self._send("PATCH", self._of(name), changes, etag=etag)
+
     def delete(self, name: str) -> Document:
         return self._send("DELETE", self._of(name))
 
@@ -100,9 +104,6 @@ class VMs(Nouns):
     def remove(self, name: str, *, force: bool = False, purge: bool = False) -> Document:
         """Delete: into the trash, or at once with `purge`; with `force` also while it runs."""
         return self._send("DELETE", self._of(name), force=force, purge=purge)
-
-    def change(self, name: str, changes: Request, *, etag: int | None = None) -> Document:
-        return self._send("PATCH", self._of(name), changes, etag=etag)
 
     def replace(self, name: str, document: Request, *, etag: int | None = None) -> Document:
         return self._send("PUT", self._of(name), document, etag=etag)

@@ -181,7 +181,6 @@ class Unfit(Fault):
 
     type = "fault-unfit"
     text = N_("{said}")
-    hint = N_("see what it says")
     said: str
 
 

@@ -207,6 +207,15 @@ class StorageCreate(Part):
     overcommit: bool = False
 
 
+class StoragePatch(Part):
+    """Changes of a storage (RFC 7396: what is left out stays). Where it lies cannot be changed."""
+
+    title: Line | None = None
+    notes: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    reserve_percent: Annotated[int, Field(ge=0, le=90)] | None = None
+    overcommit: bool | None = None
+
+
 class NetworkCreate(NetworkSpec):
     name: Name
 

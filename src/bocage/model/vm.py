@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import enum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from bocage.model.base import Line, Name, Part, Resource, Saying, Uid
 from bocage.model.units import MiB, Size
@@ -80,7 +82,14 @@ class Firmware(enum.StrEnum):
     UEFI = "uefi"
 
 
+_MOST_CPUS = 255
+TRASH_KEPT = datetime.timedelta(days=7)
+"""How long a deleted VM can be brought back."""
+
+
 class Cpus(Part):
+    """vCPUs and their shape. A plain number is taken for that many cores of one socket."""
+
     sockets: Annotated[int, Field(ge=1, le=64)] = 1
     cores: Annotated[int, Field(ge=1, le=255)] = 1
     threads: Annotated[int, Field(ge=1, le=8)] = 1
@@ -89,11 +98,36 @@ class Cpus(Part):
     def count(self) -> int:
         return self.sockets * self.cores * self.threads
 
+    @model_validator(mode="before")
+    @classmethod
+    def _cores(cls, value: Any) -> Any:
+        return {"cores": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _not_too_many(self) -> Cpus:
-        if self.count > 255:
-            raise ValueError(f"{self.count} vCPUs are more than the 255 of one machine")
+        if self.count > _MOST_CPUS:
+            raise ValueError(f"{self.count} vCPUs are more than the {_MOST_CPUS} of one machine")
+        if self.last_apic_id >= _MOST_CPUS:
+            raise ValueError(
+                f"their numbers would go up to {self.last_apic_id}, and a machine has them up to {_MOST_CPUS - 1}: "
+                "cores and threads that are powers of two leave none out"
+            )
         return self
+
+    @property
+    def last_apic_id(self) -> int:
+        """The number of the last vCPU: threads and cores take whole bits in it (Intel SDM 3A, 8.9.1)."""
+        thread_bits, core_bits = (self.threads - 1).bit_length(), (self.cores - 1).bit_length()
+        socket = (self.sockets - 1) << (core_bits + thread_bits)
+        return socket | (self.cores - 1) << thread_bits | (self.threads - 1)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        shape = handler.resolve_ref_schema(handler(schema))
+        if handler.mode == "serialization":
+            return shape
+        number = {"type": "integer", "minimum": 1, "maximum": _MOST_CPUS, "description": "Cores of one socket."}
+        return {"anyOf": [shape, number], "examples": [2, {"cores": 2, "threads": 2}]}
 
 
 class Disk(Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from bocage import words
@@ -31,6 +32,8 @@ class TaskSpec(Part):
     params: dict[str, Any] = {}
     cancel: bool = False
     asked_by: str = ""
+    warnings: tuple[Saying, ...] = ()
+    """What the asker should know though it is done, such as disks that could outgrow their storage."""
 
 
 class LogLine(Part):
@@ -74,6 +77,7 @@ def task(
     host: str | None = None,
     asked_by: str = "",
     project: str | None = None,
+    warnings: Iterable[words.Message] = (),
     **params: Any,
 ) -> Task:
     """A new task, to be written in one transaction with what it is about."""
@@ -83,7 +87,14 @@ def task(
             name=action.replace(".", "-"),
             project=project or (subject.project if subject else None) or "default",
         ),
-        spec=TaskSpec(action=action, subject=subject, host=host, params=params, asked_by=asked_by),
+        spec=TaskSpec(
+            action=action,
+            subject=subject,
+            host=host,
+            params=params,
+            asked_by=asked_by,
+            warnings=tuple(Saying.of(one) for one in warnings),
+        ),
     )
 
 

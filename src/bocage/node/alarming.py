@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import time
+from typing import Any
 
 from bocage import words
 from bocage.model import base, ground, keys, vm, work
@@ -24,8 +25,8 @@ class Cleared(words.Message):
     """What a person was told of is over."""
 
     type = "alarm-cleared"
-    text = N_("no longer so: {condition} ({name})")
-    condition: str
+    text = N_("no longer so: {condition:saying}")
+    condition: dict[str, Any]  # the alarm's type and params
     name: str
 
 
@@ -133,7 +134,7 @@ class Alarming:
         transaction.delete(alarm)
         await self._shop.ground.resources.commit(transaction)
         name = alarm.spec.subject.name if alarm.spec.subject else ""
-        over = Cleared(condition=alarm.spec.said.type, name=name)
+        over = Cleared(condition=alarm.spec.said.model_dump(), name=name)
         await self._shop.ground.events.record(over, subject=alarm.spec.subject)
 
 

@@ -32,7 +32,7 @@ class Restored(Note):
 
 class Found(Note):
     type = "vms-found"
-    text = N_("{count} VMs were found running and are watched again: {names}")
+    text = N_("found running, and watched again: {names}")
     count: int
     names: list[str]
 

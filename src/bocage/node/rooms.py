@@ -26,8 +26,9 @@ class WouldNotFit(Error, errors.Unavailable):
     type = "storage-would-not-fit"
     status = 507
     text = N_("{reason}")
-    hint = N_("make room, choose another storage, or allow it: 'bocage storage create … --overcommit'")
+    hint = N_("{advice}")
     reason: str
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Rooms:
         room, storage = await self._room(uid, besides=besides)
         refusal = capacity.fits(storage.name, room, growth, overcommit=storage.spec.overcommit)
         if refusal:
-            raise WouldNotFit(reason=words.say(refusal))
+            raise WouldNotFit(reason=words.say(refusal), advice=words.advise(refusal))
 
     async def _room(self, uid: str, *, besides: str = "") -> tuple[capacity.Room, ground.Storage]:
         storage = await self._ground.resources.get(ground.Storage, None, uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bocage import words
+from bocage.model import ground
 from bocage.words import N_
 
 
@@ -50,19 +51,35 @@ class CouldFill(words.Message):
         "storage {storage} has {free:size} free and keeps {reserve:size} of it; "
         "the disks that may be written could grow by {could_grow:size}"
     )
-    hint = N_("make room, stop a VM, choose another storage, or allow it with 'overcommit'")
+    hint = N_("make room, stop a VM, choose another storage, or allow it: 'bocage storage set {storage} --overcommit'")
     storage: str
     could_grow: int
     free: int
     reserve: int
 
 
-def reserve(total: int, *, fraction: float = 0.05, least: int = 1 << 30, most: int = 64 << 30) -> int:
-    """The bytes of a storage of `total` bytes that stay free unless somebody chose otherwise.
+class MayNotStart(words.Message):
+    """Said when a disk is made: what is refused is only the start."""
 
-    Never more than a tenth of it, so that small storages can be used at all.
-    """
-    return min(max(int(total * fraction), least), most, total // 10)
+    type = "capacity-may-not-start"
+    text = N_(
+        "the disks on storage {storage} could grow to {provisioned:size} together, and it has room for {room:size}: "
+        "a start may be refused"
+    )
+    hint = N_("make smaller disks, choose another storage, or allow it: 'bocage storage set {storage} --overcommit'")
+    storage: str
+    provisioned: int
+    room: int
+
+
+def forewarn(storage: ground.Storage, provisioned: int) -> MayNotStart | None:
+    """A warning when all disks of a storage, of `provisioned` bytes together, are more than it could hold."""
+    status = storage.status
+    kept = status.total_bytes * storage.spec.reserve_percent // 100
+    room = max(status.free_bytes + status.allocated_bytes - kept, 0)
+    if storage.spec.overcommit or not status.total_bytes or provisioned <= room:
+        return None
+    return MayNotStart(storage=storage.name, provisioned=provisioned, room=room)
 
 
 def fits(storage: str, room: Room, growth: Growth, *, overcommit: bool = False) -> NoRoom | CouldFill | None:

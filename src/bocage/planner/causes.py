@@ -35,7 +35,7 @@ class InTrash(Because):
 
 class Asked(Because):
     type = "why-asked"
-    text = N_("{by} asked for it ({action}) at {when}")
+    text = N_("{by:asker} asked for it ({action}) at {when}")
     hint = N_("'bocage vm {opposite} {name}' undoes that")
     name: str
     action: str

@@ -8,10 +8,17 @@ from typing import Any
 
 from bocage.model import base, faults, ground, requests
 from bocage.model import vm as model
-from bocage.planner import hardware, parts
+from bocage.planner import hardware, limits, parts
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
-_SET_ELSEWHERE = ("created", "deleted", "generation", "revision", "status_revision")  # read with it, never taken
+_SET_ELSEWHERE = (  # read with it, never taken
+    "created",
+    "deleted",
+    "goes",
+    "generation",
+    "revision",
+    "status_revision",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ def define(
         hardware=board,
     )
     hardware.check(spec)
+    limits.check(spec, facts.host)
     metadata = base.Metadata(uid=uid, project=project, **request.model_dump(include={"name", *_FOR_PEOPLE}))
     return Definition(model.VM(metadata=metadata, spec=spec), tuple(made.volumes))
 
@@ -97,18 +105,19 @@ def boot_once(vm: model.VM, device: str) -> model.Boot:
     return vm.spec.boot.model_copy(update={"once": device})
 
 
-def change(vm: model.VM, patch: requests.VMPatch) -> model.VM:
-    """The VM with the fields of `patch` that are set. Raises errors.InvalidFields."""
+def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = None) -> model.VM:
+    """The VM with the fields of `patch` that are set; `host` is to carry it. Raises errors.InvalidFields."""
     given = {name: getattr(patch, name) for name in patch.model_fields_set if getattr(patch, name) is not None}
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
     changed = _with_spec(vm, **given) if given else vm
+    limits.check(changed.spec, host, present=vm.spec)
     if not for_people:
         return changed
     return changed.model_copy(update={"metadata": changed.metadata.model_copy(update=for_people)})
 
 
-def replace(vm: model.VM, document: requests.Document) -> model.VM:
-    """The VM as an edited document says. Its identity and its name are not changed this way.
+def replace(vm: model.VM, document: requests.Document, *, host: ground.Host | None = None) -> model.VM:
+    """The VM as an edited document says; `host` is to carry it. Its identity and its name are not changed this way.
 
     Raises errors.InvalidFields and the errors of `hardware`.
     """
@@ -129,6 +138,7 @@ def replace(vm: model.VM, document: requests.Document) -> model.VM:
     metadata = parts.validated(base.Metadata, {**kept, **wanted}, "metadata")
     spec = parts.validated(model.VMSpec, document.spec, "spec")
     hardware.check(spec)
+    limits.check(spec, host, present=vm.spec, path="spec")
     return vm.model_copy(update={"metadata": metadata, "spec": spec})
 
 

@@ -6,11 +6,26 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import complete, options, read, session, waiting
+from bocage import errors
+from bocage.cli import complete, failure, options, read, session, waiting
 from bocage.cli import image as image_names
 from bocage.client import rest
+from bocage.words import N_
 
 _ASK = "-"
+
+
+class NotStarted(failure.Error):
+    """The VM is there; only its start did not work."""
+
+    type = "vm-made-not-started"
+    text = N_("{name} is made, but did not start: {reason}")
+    hint = N_("{advice}, then 'bocage vm start {name}'")
+    name: str
+    reason: str
+    advice: str
+
+
 _GUEST = "Inside the guest (cloud-init)"
 _BOARD = "The machine"
 _POLICY = "What becomes of it"
@@ -144,7 +159,19 @@ def create(
     with session.connect(project) as api:
         task = api.vms.create(request)
         said = f"{name} is made and running" if start else f"{name} is made; 'bocage vm start {name}' starts it"
-        waiting.finish(api, task, wait=wait, json=json, said=said)
+        try:
+            waiting.finish(api, task, wait=wait, json=json, said=said)
+        except failure.TaskFailed as failed:
+            if start and _is_made(api, name):
+                raise NotStarted(name=name, reason=failed.sentence, advice=failed.advice) from failed
+            raise
+
+
+def _is_made(api: rest.Client, name: str) -> bool:
+    try:
+        return bool(api.vms.get(name)["status"].get("ready"))
+    except errors.Problem:
+        return False
 
 
 def _image_of(cd: str) -> str:

@@ -46,7 +46,15 @@ def attach(
     )
     with session.connect(project) as api:
         task = api.vms.attach(name, request)
-        waiting.finish(api, task, wait=wait, json=json, said=f"{name} has the disk")
+        disk = str(task["spec"]["params"].get("disk", "the disk"))
+        said = _attached(api, name, disk) if wait and not json else ""
+        waiting.finish(api, task, wait=wait, json=json, said=said)
+
+
+def _attached(api: rest.Client, name: str, disk: str) -> str:
+    """By what the guest knows it: its serial number."""
+    found = [one for one in api.vms.get(name)["spec"]["disks"] if one["name"] == disk]
+    return f"{name} has {disk}" + "".join(f" ({one['bus']}, serial {one['serial']})" for one in found)
 
 
 def detach(

@@ -1,0 +1,33 @@
+"""What the asker should know of a VM that is made all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bocage import words
+from bocage.model import ground, requests, vm
+from bocage.planner import capacity
+from bocage.words import N_
+
+_BIOS_ONLY = frozenset({"built:tiny"})  # images by their origin
+
+
+class BootsByBiosOnly(words.Message):
+    type = "image-boots-by-bios-only"
+    text = N_("the image {image} boots by BIOS only: with UEFI firmware the VM finds nothing to boot")
+    hint = N_("make it without '--firmware uefi'")
+    image: str
+
+
+def of_image(request: requests.VMCreate, image: ground.Image | None) -> list[words.Message]:
+    """Of the image that a VM is made from."""
+    if image and request.firmware is vm.Firmware.UEFI and image.spec.origin in _BIOS_ONLY:
+        return [BootsByBiosOnly(image=image.name)]
+    return []
+
+
+def of_room(storage: ground.Storage | None, present: int, new: Iterable[ground.Volume]) -> list[words.Message]:
+    """Of `new` volumes beside those of `present` bytes that the storage has."""
+    added = sum(volume.spec.size for volume in new)
+    warning = capacity.forewarn(storage, present + added) if storage and added else None
+    return [warning] if warning else []

@@ -1,0 +1,28 @@
+"""What one host can carry at all: said when a VM is defined, where QEMU would say it at the start."""
+
+from __future__ import annotations
+
+from bocage import words
+from bocage.model import faults, ground, vm
+from bocage.words import N_
+
+
+class MoreThanHost(faults.Fault):
+    type = "fault-memory-beyond-host"
+    text = N_("{given} is more memory than the host has")
+    hint = N_("less than the {total} of {host}, which needs some for itself")
+    given: str
+    total: str
+    host: str
+
+
+def check(spec: vm.VMSpec, host: ground.Host | None, *, present: vm.VMSpec | None = None, path: str = "") -> None:
+    """Raise errors.InvalidFields when the host could never start it; `path` is that of the spec in the request.
+
+    What is as it is in `present` is not looked at: a VM that came from a larger host can be changed all the same.
+    """
+    total = host.status.memory_bytes if host else 0
+    if host is None or not total or spec.memory <= total or (present and present.memory == spec.memory):
+        return
+    fault = MoreThanHost(given=str(spec.memory), total=words.size(total), host=host.name)
+    raise faults.problem([faults.At(f"{path}.memory" if path else "memory", fault)])
