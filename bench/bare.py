@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import re
 import shutil
@@ -59,6 +60,8 @@ class Bare:
         shutil.rmtree(self.io, ignore_errors=True)
         self.io.mkdir(parents=True)
         self.io.chmod(0o777)  # passt gives root up before it makes its socket
+        os.mkfifo(self.io / "tty.in")
+        (self.io / "tty.out").symlink_to(os.devnull)
         self.serial.unlink(missing_ok=True)
         for passt in map(pathlib.Path, self._passts):
             line = user.passt_command(asyncio.run(user.plan()), passt)
