@@ -179,6 +179,7 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "purge": _ask("vm.delete", purge=True),
     "clone": _clone,
     "move": _move,
+    "move-linked": _move,
     "attach": _attach,
     "plug": _attach,
     "detach": _detach,

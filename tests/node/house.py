@@ -191,7 +191,7 @@ class House:
         async def pieces() -> AsyncIterator[bytes]:
             yield path.read_bytes()
 
-        shelf = self.node.shop.library(await self.resources.find(ground.Storage, None, storage))
+        shelf = self.node.ground.library(await self.resources.find(ground.Storage, None, storage))
         await shelf.intake.append(key, shelf.intake.offset(key), pieces())
 
     async def bring(self, path: pathlib.Path, *, storage: str = "local", **params: Any) -> work.Task:

@@ -91,7 +91,7 @@ async def test_an_archive_that_is_cut_off_or_damaged_leaves_nothing(house: House
 
 
 async def discard(house: House) -> None:
-    shelf = house.node.shop.library(await house.resources.find(ground.Storage, None, "local"))
+    shelf = house.node.ground.library(await house.resources.find(ground.Storage, None, "local"))
     await shelf.intake.discard("upload-1")
 
 

@@ -20,6 +20,7 @@ from bocage.node import directory, edits
 from bocage.store import resources
 from tests.node import crash
 from tests.node.house import BLANK, House
+from tests.node.test_wires import make_network, network_named
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -77,6 +78,14 @@ async def with_another_storage(house: House) -> None:
     await house.storage("other")
 
 
+async def linked_to_an_image(house: House) -> None:
+    path = house.homes.path / "small.raw"
+    path.write_bytes(bytes(range(256)) * 4096)
+    await house.add_image(path, "small")
+    await house.create("box", image="small", memory="32M", disk="4M", nics=[])
+    await house.storage("other")
+
+
 async def with_two_disks(house: House) -> vm.VM:
     return await house.create("box", disks=[{"size": "1M"}], **BLANK)  # no guest is there to let go of one
 
@@ -88,10 +97,12 @@ async def uploaded(house: House) -> None:
 
 
 async def lying_elsewhere(house: House) -> None:
-    made = await defined(house)
+    await make_network(house, "lab", kind="user")
+    made = await house.create("box", **{**BLANK, "nics": [{"network": "lab"}]})
     elsewhere = house.homes.path / "brought" / "box"
     shutil.copytree(house.place(made).path, elsewhere)
     await house.ask("vm.delete", made, purge=True)
+    await house.ask("network.delete", await network_named(house, "lab"))
 
 
 async def box(house: House, name: str = "box") -> vm.VM | None:
@@ -139,6 +150,19 @@ async def moved(house: House) -> bool:
     return found.spec.storage == other.uid and there.definition.exists() and not house.place(found).path.exists()
 
 
+async def moved_with_its_image(house: House) -> bool:
+    images = {one.spec.storage: one.spec.sha256 for one in (await house.resources.list(ground.Image)).items}
+    [volume] = (await house.volumes()).values()
+    return await moved(house) and volume.spec.linked and images.get(volume.spec.storage) == volume.spec.image
+
+
+async def taken_in_with_its_network(house: House) -> bool:
+    found = await box(house)
+    assert found is not None
+    network = await network_named(house, "lab")
+    return found.spec.nics[0].network == network.uid and network.status.state == "ready"
+
+
 async def two_disks(house: House) -> bool:
     found = await box(house)
     return found is not None and len(found.spec.disks) == 2
@@ -175,12 +199,13 @@ CASES = {
     "purge": Case(defined, gone),
     "clone": Case(defined, copied),
     "move": Case(with_another_storage, moved),
+    "move-linked": Case(linked_to_an_image, moved_with_its_image),
     "attach": Case(defined, two_disks),
     "plug": Case(running, two_disks),
     "detach": Case(with_two_disks, one_disk_and_a_volume),
     "grow": Case(defined, grown),
     "import": Case(uploaded, copied),
-    "adopt": Case(lying_elsewhere, is_in(vm.State.STOPPED, power=OFF)),
+    "adopt": Case(lying_elsewhere, taken_in_with_its_network),
 }
 
 
@@ -285,6 +310,11 @@ async def clear(house: House) -> None:
         await house.ask("vm.delete", machine, purge=True)
     for volume in (await house.volumes()).values():
         await house.ask("volume.delete", volume)
+    for image in (await house.resources.list(ground.Image)).items:
+        await house.ask("image.delete", image)
+    for network in (await house.resources.list(ground.Network)).items:
+        if network.name != "default":
+            await house.ask("network.delete", network)
     for storage in (await house.resources.list(ground.Storage)).items:
         if storage.name != "local":
             await house.ask("storage.delete", storage)

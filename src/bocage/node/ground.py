@@ -10,6 +10,7 @@ from bocage import words
 from bocage.engine import base as engine
 from bocage.model import ground as ground_model
 from bocage.node import events
+from bocage.storage import images
 from bocage.store import resources
 
 
@@ -28,6 +29,7 @@ class Ground:
     boot_id: str = ""  # of the machine's present run
     rebooted: bool = False  # the machine was started anew since its VMs were last looked at
     cgroups: bool = True
+    libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
 
     @property
     def uid(self) -> str:
@@ -37,6 +39,12 @@ class Ground:
     def cgroup_of(self, vm_uid: str) -> str:
         """The control group of a VM; empty where there are none."""
         return f"bocage/{self.home.runtime.name}/{vm_uid}" if self.cgroups else ""
+
+    def library(self, storage: ground_model.Storage) -> images.Library:
+        """The images of a storage: one library each, since it knows what is coming in just now."""
+        if storage.uid not in self.libraries:
+            self.libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
+        return self.libraries[storage.uid]
 
     async def storage_root(self, uid: str) -> pathlib.Path:
         """Where a storage of this host lies; raises resources.Missing."""

@@ -157,13 +157,13 @@ class Interface:
 
     async def upload_offset(self, request: Request) -> Response:
         """How much of an upload is here."""
-        shelf = self._shop.library(await self._storage(request))
+        shelf = self._shop.ground.library(await self._storage(request))
         return Response(headers={"Upload-Offset": str(shelf.intake.offset(request.path_params["key"]))})
 
     async def upload(self, request: Request) -> Response:
         """Take the next part of an upload."""
         storage, key = await self._storage(request), request.path_params["key"]
-        intake = self._shop.library(storage).intake
+        intake = self._shop.ground.library(storage).intake
         offset = asking.whole_number(request.headers, "upload-offset")
         limit = intake.offset(key) + await self._shop.preparation.rooms.left(storage.uid)
         reached = await intake.append(key, offset, request.stream(), limit=limit)
@@ -171,7 +171,7 @@ class Interface:
 
     async def upload_discard(self, request: Request) -> Response:
         """Forget an upload."""
-        await self._shop.library(await self._storage(request)).intake.discard(request.path_params["key"])
+        await self._shop.ground.library(await self._storage(request)).intake.discard(request.path_params["key"])
         return Response(status_code=204)
 
     async def doctor(self, request: Request) -> Response:

@@ -8,11 +8,12 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.model import ground, vm
-from bocage.node import carried, directory, disks, notes, tasks
+from bocage.node import carried, directory, disks, notes, shelving, tasks
+from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 from bocage.storage import directory as storage_directory
-from bocage.storage import half_made, sparse, threads, volumes
+from bocage.storage import half_made, qcow2, sparse, threads, volumes
 from bocage.store import resources
 from bocage.words import N_
 
@@ -67,13 +68,13 @@ async def _carry(
     with preparation.disks.copied([machine]):
         try:
             await asyncio.to_thread(files.remove_tree, making.path)
-            moved = await _copy(preparation, machine, target, old, making, run)
+            moved, images = await _copy(standing.ground, preparation, machine, target, old, making, run)
             await run.remember(old=str(old.path), new=str(new.path))
             await asyncio.to_thread(files.rename_durably, making.path, new.path)
         finally:
             await asyncio.to_thread(files.remove_tree, making.path)
         try:
-            await _commit(standing, target, moved)
+            await _commit(standing, target, moved, images)
         except BaseException:
             if (await standing.read()).spec.storage != target.uid:
                 await asyncio.to_thread(files.remove_tree, new.path)
@@ -81,44 +82,85 @@ async def _carry(
 
 
 async def _copy(
+    host: Ground,
     preparation: Preparation,
     machine: vm.VM,
     target: ground.Storage,
     old: directory.Directory,
     making: directory.Directory,
     run: tasks.Run,
-) -> list[tuple[ground.Volume, ground.Volume]]:
-    """Fill the new directory; each volume of the VM's own, as it was and as it is there."""
+) -> tuple[list[ground.Volume], dict[str, ground.Image]]:
+    """Fill the new directory; the volumes of the VM's own, and the images there that they rest on."""
     await asyncio.to_thread(making.make)
     own = [volume for volume in await preparation.disks.of(machine) if volume.spec.vm == machine.uid]
-    there = [
-        volume.model_copy(
-            update={"spec": volume.spec.model_copy(update={"storage": target.uid, "linked": False, "image": None})}
-        )
-        for volume in own
-    ]
-    for before, after in zip(own, there, strict=True):
-        run.report(notes.Copying(what=before.name))
-        path = making.disks / f"{after.spec.name}.{after.spec.format}"
-        layers = await preparation.disks.layers(before, before.name)
-        limit = await preparation.rooms.left(target.uid)
+    images: dict[str, ground.Image] = {}
+    for volume in own:
+        path = making.disks / f"{volume.spec.name}.{volume.spec.format}"
+        layers = await preparation.disks.layers(volume, volume.name)
         told = lambda done, total: run.progress(done, total)  # noqa: E731
-        await volumes.convert(layers, path, image_format=after.spec.format, limit=limit, progress=told)
-        if after.spec.format == "raw":
-            await volumes.grow(path, image_format="raw", size=after.spec.size)
+        if volume.spec.linked and volume.spec.image not in images:
+            image = await _bring_image(host, preparation, volume, layers[1].path, target, run)
+            images[image.spec.sha256] = image
+        run.report(notes.Copying(what=volume.name))
+        if volume.spec.linked:
+            allocated = await asyncio.to_thread(files.allocated, layers[0].path)
+            await preparation.rooms.check_growth(target.uid, now=allocated)
+            await threads.run_job(sparse.copy_now, told, layers[0].path, path)
+            await _lead_to_image(preparation, volume, layers[1].path, path, target)
+            continue
+        limit = await preparation.rooms.left(target.uid)
+        await volumes.convert(layers, path, image_format=volume.spec.format, limit=limit, progress=told)
+        if volume.spec.format == "raw":
+            await volumes.grow(path, image_format="raw", size=volume.spec.size)
     for name in (*carried.BESIDE_DISKS, "vm.yaml.edited"):
         source = old.path / name
         if await asyncio.to_thread(source.exists):
             await threads.run_job(sparse.copy_now, None, source, making.path / name)
     await asyncio.to_thread(files.sync_tree, making.path)
-    return list(zip(own, there, strict=True))
+    return own, images
 
 
-async def _commit(standing: Standing, target: ground.Storage, moved: list[tuple[ground.Volume, ground.Volume]]) -> None:
-    """Let the new place count: the VM and its volumes in one transaction."""
-    present = await standing.read()
+async def _bring_image(
+    host: Ground,
+    preparation: Preparation,
+    volume: ground.Volume,
+    file: pathlib.Path,
+    target: ground.Storage,
+    run: tasks.Run,
+) -> ground.Image:
+    """The image that a disk is linked to, on the other storage; it is copied there when it is not there yet."""
+    assert volume.spec.image
+    if await preparation.disks.image_file(target.uid, volume.spec.image) is None:
+        await preparation.rooms.check_growth(target.uid, now=await asyncio.to_thread(files.allocated, file))
+    source = await host.resources.get(ground.Storage, None, volume.spec.storage)
+    run.report(notes.Copying(what=f"image {volume.spec.image[:12]}"))
+    told = lambda done, total: run.progress(done, total)  # noqa: E731
+    return await shelving.bring(host, source, target, volume.spec.image, told)
+
+
+async def _lead_to_image(
+    preparation: Preparation, volume: ground.Volume, old: pathlib.Path, path: pathlib.Path, target: ground.Storage
+) -> None:
+    """The image lies at the same place there, but may be stored in another format."""
+    assert volume.spec.image
+    image = await preparation.disks.image_file(target.uid, volume.spec.image)
+    if image is not None and image.name != old.name:
+        backing_format = image.suffix.removeprefix(".")
+        await qcow2.rebase(path, backing_relative=disks.relative(image, path), backing_format=backing_format)
+
+
+async def _commit(
+    standing: Standing, target: ground.Storage, moved: list[ground.Volume], images: dict[str, ground.Image]
+) -> None:
+    """Let the new place count: the VM and its volumes in one transaction.
+
+    The images are written as they are: one that was deleted meanwhile fails the move, and cannot be deleted after it.
+    """
+    kept, present = standing.ground.resources, await standing.read()
     transaction = resources.Transaction()
     transaction.update(resources.bumped(present, resources.with_spec(present, storage=target.uid)))
-    for before, after in moved:
-        transaction.update(resources.bumped(before, after))
-    await standing.ground.resources.commit(transaction)
+    for volume in moved:
+        transaction.update(resources.bumped(volume, resources.with_spec(volume, storage=target.uid)))
+    for image in images.values():
+        transaction.update(await kept.get(ground.Image, image.metadata.project, image.uid))
+    await kept.commit(transaction)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bocage import words
 from bocage.model import base, ground
 from bocage.model.units import Size
+from bocage.node.ground import Ground
 from bocage.node.shop import Shop
 from bocage.storage import image_record, images
 from bocage.store import resources
@@ -23,7 +24,7 @@ class Added(words.Message):
 
 
 async def register(
-    shop: Shop, project: str, name: str, taken: image_record.Image, storage: str, origin: str
+    host: Ground, project: str, name: str, taken: image_record.Image, storage: str, origin: str
 ) -> ground.Image:
     """Enter an image of the library into the store; doing it twice is doing it once."""
     uid = taken.names.get(f"{project}/{name}") or base.new_uid()
@@ -39,10 +40,10 @@ async def register(
         status=ground.ImageStatus(size_bytes=taken.file_size),
     )
     try:
-        present = await shop.ground.resources.get(ground.Image, project, uid)
+        present = await host.resources.get(ground.Image, project, uid)
     except resources.Missing:
-        await shop.ground.resources.create(image)
-        await shop.ground.events.record(Added(name=name, count=image.status.size_bytes), subject=image.ref)
+        await host.resources.create(image)
+        await host.events.record(Added(name=name, count=image.status.size_bytes), subject=image.ref)
         return image
     return present
 
@@ -59,9 +60,39 @@ async def shelve(shop: Shop, storage: ground.Storage, path: pathlib.Path, name: 
         limit=await shop.preparation.rooms.left(storage.uid),
         names={f"default/{called}": base.new_uid()},
     )
-    image = await shop.library(storage).add(path, wanted)
+    image = await shop.ground.library(storage).add(path, wanted)
     with contextlib.suppress(resources.NameTaken):
-        await register(shop, "default", called, image, storage.uid, "import")
+        await register(shop.ground, "default", called, image, storage.uid, "import")
+
+
+async def bring(
+    host: Ground, source: ground.Storage, target: ground.Storage, digest: str, progress: Callable[[int, int], None]
+) -> ground.Image:
+    """Have an image of one storage on another one of this host too, under a name of its own.
+
+    Doing it twice is doing it once. Raises images.NoSuchImage.
+    """
+    project, label = await _name_on(host, target, digest)
+    names = {f"{project}/{label}": base.new_uid()}
+    taken = await host.library(target).take_over(host.library(source), digest, names, progress)
+    known = (await host.resources.list(ground.Image)).items
+    if here := [one for one in known if (one.spec.sha256, one.spec.storage) == (digest, target.uid)]:
+        return here[0]
+    if had := _names(taken.names, digest):  # it was here before the store knew of it
+        project, label, _ = had[0]
+    return await register(host, project, label, taken, target.uid, taken.origin)
+
+
+async def _name_on(host: Ground, target: ground.Storage, digest: str) -> tuple[str, str]:
+    """Project and name for an image's copy on another storage: that of the image, with the storage's."""
+    known = (await host.resources.list(ground.Image)).items
+    project, label = next(
+        ((one.metadata.project or "default", one.name) for one in known if one.spec.sha256 == digest),
+        ("default", "image"),
+    )
+    called = f"{label[:31]}-{target.name[:31]}"
+    taken = {one.name for one in known if one.metadata.project == project}
+    return project, called if called not in taken else f"image-{digest[:12]}-{target.name[:31]}"
 
 
 def beside(path: pathlib.Path, digest: str) -> pathlib.Path | None:
@@ -81,7 +112,7 @@ async def take_images(shop: Shop, storage: ground.Storage) -> list[ground.Image]
     known = {image.uid for image in present}
     taken = {(image.metadata.project, image.name) for image in present}
     entered: list[ground.Image] = []
-    for found in await shop.library(storage).images():
+    for found in await shop.ground.library(storage).images():
         for project, label, uid in _names(found.names, found.digest):
             if uid in known:
                 continue

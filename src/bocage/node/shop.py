@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
-from bocage.model import ground as ground_model
 from bocage.node.ground import Ground
 from bocage.node.preparation import Preparation
 from bocage.node.wiring import Wires
-from bocage.storage import images
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,16 +16,9 @@ class Shop:
     ground: Ground
     wires: Wires
     preparation: Preparation
-    libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
 
     @classmethod
     def on(cls, ground: Ground) -> Shop:
         """The shop of a host."""
         wires = Wires(ground)
         return cls(ground=ground, wires=wires, preparation=Preparation(ground, wires))
-
-    def library(self, storage: ground_model.Storage) -> images.Library:
-        """The images of a storage: one library each, since it knows what is coming in just now."""
-        if storage.uid not in self.libraries:
-            self.libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
-        return self.libraries[storage.uid]

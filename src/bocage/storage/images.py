@@ -179,6 +179,24 @@ class Library:
             await threads.run(files.remove_tree, path)
             return image
 
+    async def take_over(
+        self, other: Library, digest: str, names: Mapping[str, str], progress: threads.Progress | None = None
+    ) -> image_record.Image:
+        """Have an image of another library here too, as it is stored there; what is here already keeps its names.
+
+        Raises NoSuchImage, space.Full; then, and when it is cancelled, nothing is left of it.
+        """
+        with contextlib.suppress(NoSuchImage):
+            return self.image(digest)
+        record = dataclasses.replace(other.image(digest), names=dict(names))
+        made = self._images / f".{secrets.token_hex(8)}{half_made.SUFFIX}"
+        try:
+            async with half_made.made_whole(made, mode=_READ_ONLY) as beside:
+                await threads.run_job(sparse.copy_now, progress, other.path(digest), beside)
+            return await self._enter(made, record)
+        finally:
+            await threads.run(files.remove_tree, made)
+
     async def rename(self, digest: str, names: Mapping[str, str]) -> image_record.Image:
         """Give an image exactly these names; they leave any other image. Raises NoSuchImage."""
         async with self._writing:
@@ -260,26 +278,30 @@ class Library:
     async def _settle(
         self, digest: str, made: pathlib.Path, found: inspect.Inspected, into: str, wanted: Wanted
     ) -> image_record.Image:
+        """The record of the finished file, which gets its place."""
+        measured = await threads.run(volumes.measure, made, image_format=into)
+        image = image_record.Image(
+            digest=digest,
+            format=into,
+            virtual_size=measured.virtual_size,
+            file_size=measured.file_size,
+            given_format=found.format,
+            given_size=found.file_size,
+            origin=wanted.origin,
+            created=image_record.now(),
+            names=dict(wanted.names),
+        )
+        return await self._enter(made, image)
+
+    async def _enter(self, made: pathlib.Path, image: image_record.Image) -> image_record.Image:
         """Give the finished file its place and its record, unless the same image is here already."""
         async with self._writing:
             with contextlib.suppress(NoSuchImage):
-                here = self.image(digest)
-                if not wanted.names.items() <= here.names.items():
-                    here = dataclasses.replace(here, names={**here.names, **wanted.names})
+                here = self.image(image.digest)
+                if not image.names.items() <= here.names.items():
+                    here = dataclasses.replace(here, names={**here.names, **image.names})
                     await threads.run(self._write, here)
                 return here
-            measured = await threads.run(volumes.measure, made, image_format=into)
-            image = image_record.Image(
-                digest=digest,
-                format=into,
-                virtual_size=measured.virtual_size,
-                file_size=measured.file_size,
-                given_format=found.format,
-                given_size=found.file_size,
-                origin=wanted.origin,
-                created=image_record.now(),
-                names=dict(wanted.names),
-            )
             # the record first: a file that has its name is complete, a record without a file is nothing
             with space.told_when_full(self._images):
                 await threads.run(self._write, image)

@@ -80,7 +80,10 @@ def migrate(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Move the disks of a stopped VM to another storage."""
+    """Move the disks of a stopped VM to another storage.
+
+    Disks that are linked to an image stay so: the image is copied along, once.
+    """
     with session.connect(project) as api:
         task = api.vms.move(name, storage=storage)
         waiting.finish(api, task, wait=wait, json=json, said=f"{name} lies on {storage}")

@@ -153,7 +153,7 @@ async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Unpack an uploaded archive beside the other VMs, and take it in."""
     storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
     vms = pathlib.Path(storage.spec.path) / "vms"
-    intake, upload = shop.library(storage).intake, str(run.params["upload"])
+    intake, upload = shop.ground.library(storage).intake, str(run.params["upload"])
     uid = run.remembered.get("uid")
     if uid is not None and await adoption.is_known(shop, uid):  # all but the end was done before the daemon ended
         return await _imported(shop, run, uid)
@@ -184,7 +184,7 @@ async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
 
 async def _imported(shop: Shop, run: tasks.Run, uid: str) -> dict[str, Any]:
     storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
-    await shop.library(storage).intake.discard(str(run.params["upload"]))
+    await shop.ground.library(storage).intake.discard(str(run.params["upload"]))
     machine = next(one for one in (await shop.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
     await shop.ground.events.record(Imported(name=machine.name), subject=machine.ref)
     return {"vm": machine.name, "uid": machine.uid}

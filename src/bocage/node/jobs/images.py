@@ -36,7 +36,7 @@ async def add(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Take in a file of this host, what was uploaded, or what lies at a URL."""
     asked = requests.ImageAdd.model_validate({**run.params, "storage": "local"})
     storage, uid = await _place(shop, run)
-    shelf = shop.library(storage)
+    shelf = shop.ground.library(storage)
     project = run.task.metadata.project or "default"
     await _check_free(shop, project, asked.name, uid)
     wanted = library.Wanted(
@@ -56,7 +56,7 @@ async def add(shop: Shop, run: tasks.Run) -> dict[str, Any]:
         taken = await shelf.finish(asked.upload, wanted, progress)
     else:
         taken = await _download(shelf, asked.url or "", wanted, run)
-    image = await shelving.register(shop, project, asked.name, taken, storage.uid, wanted.origin)
+    image = await shelving.register(shop.ground, project, asked.name, taken, storage.uid, wanted.origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
@@ -100,7 +100,7 @@ async def build(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     storage, uid = await _place(shop, run)
     project = run.task.metadata.project or "default"
     await _check_free(shop, project, asked.name, uid)
-    shelf = shop.library(storage)
+    shelf = shop.ground.library(storage)
     taken = await _taken_in(shelf, project, asked.name, uid)
     origin = "built:tiny" if asked.what == "tiny" else f"built:debian/{asked.release}"
     if taken is None:
@@ -109,7 +109,7 @@ async def build(shop: Shop, run: tasks.Run) -> dict[str, Any]:
             made = await _build(shop, asked, pathlib.Path(scratch), run)
             wanted = library.Wanted(file_name=made.name, origin=origin, names=names, limit=_limit(storage))
             taken = await shelf.add(made, wanted)
-    image = await shelving.register(shop, project, asked.name, taken, storage.uid, origin)
+    image = await shelving.register(shop.ground, project, asked.name, taken, storage.uid, origin)
     return {"image": image.name, "sha256": image.spec.sha256}
 
 
@@ -167,7 +167,7 @@ async def _remove_file(shop: Shop, digest: str, storage: ground.Storage) -> None
     """Remove the file, or only the name when others lead to it."""
     everywhere = (await shop.ground.resources.list(ground.Image)).items
     others = [one for one in everywhere if (one.spec.sha256, one.spec.storage) == (digest, storage.uid)]
-    shelf = shop.library(storage)
+    shelf = shop.ground.library(storage)
     with contextlib.suppress(library.NoSuchImage):
         if others:
             await shelf.rename(digest, {f"{one.metadata.project}/{one.name}": one.uid for one in others})
