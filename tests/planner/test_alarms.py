@@ -73,6 +73,8 @@ def test_a_vm_that_waits_for_its_storage_is_told_of_by_what_helps():
     assert raised(vms=(machine(state="paused", reason=full),)) == {"alarm-waits-for-storage": base.Severity.ERROR}
     assert raised(vms=(machine(state="paused", reason=failed),)) == {"alarm-writes-fail": base.Severity.ERROR}
     assert raised(vms=(machine(state="unknown"),)) == {"alarm-monitor-silent": base.Severity.ERROR}
+    lost = base.Saying.of(notes.OutOfReach(name="web", pid=7))
+    assert raised(vms=(machine(state="unknown", reason=lost),)) == {"alarm-out-of-reach": base.Severity.ERROR}
 
 
 def task(state: str, *, action: str = "vm.start", status: int = 503, ended: float = 60.0) -> work.Task:

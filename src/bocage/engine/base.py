@@ -147,6 +147,11 @@ class Machine(Protocol):
         ...
 
     @property
+    def reachable(self) -> bool:
+        """False when it runs and the way to talk to it is gone for good: all that can be done is to kill it."""
+        ...
+
+    @property
     def version(self) -> str:
         """The running monitor's version."""
         ...
@@ -235,16 +240,28 @@ class Engine(Protocol):
         ...
 
     async def find(
-        self, uid: str, name: str, runtime: pathlib.Path, *, listener: Listener, cgroup: str = ""
+        self,
+        uid: str,
+        name: str,
+        directory: pathlib.Path,
+        runtime: pathlib.Path,
+        *,
+        listener: Listener,
+        cgroup: str = "",
     ) -> Machine | None:
         """The VM's process if it runs on this host, started by whichever daemon; None when nothing of it is alive.
 
+        It is also found when its runtime directory is gone; then it is not `reachable`.
         Remains of a start that never finished are ended and cleared away; `cgroup` is the plan's.
         """
         ...
 
     async def post_mortem(self, runtime: pathlib.Path) -> Ended | None:
         """How a process ended that nobody watched, from what its keeper wrote; None when nothing is known."""
+        ...
+
+    async def forget(self, runtime: pathlib.Path) -> None:
+        """Remove the runtime directory of a process that has ended, with all that `post_mortem` knows."""
         ...
 
     def command(self, plan: Plan) -> list[str]:

@@ -278,6 +278,7 @@ class Actor:
             machine=machine,
             process=world.process_of(standing),
             pid=standing.machine.pid if standing.machine else None,
+            reachable=standing.machine is None or standing.machine.reachable,
             trashed=trashed,
             just_started=step.do in _STARTING and (standing.machine is not None or standing.ended is not None),
             has_rebooted=standing.has_rebooted,

@@ -137,7 +137,7 @@ async def examine(
     wiring = await rewiring.find(shop, held, PROJECT, terms.networks, name=name, stays=stays)
     machine, volumes = await _fit(shop, storage, held, path, terms, uid or base.new_uid(), wiring, stays=stays)
     if not stays:
-        await _check_at_rest(shop, held.vm)
+        await _check_at_rest(shop, held.vm, path)
     await _check_free(shop, machine)
     await carried.check(shop, path, machine.name, volumes)
     return Candidate(
@@ -293,12 +293,12 @@ async def _cds(shop: Shop, held: directory.Held, project: str) -> tuple[vm.Cd, .
     )
 
 
-async def _check_at_rest(shop: Shop, source: vm.VM) -> None:
+async def _check_at_rest(shop: Shop, source: vm.VM, path: pathlib.Path) -> None:
     """What is moved, copied or given another identity must not run under its old one."""
     if await is_known(shop, source.uid):
         return  # it is another one here, which lies elsewhere
     runtime = shop.ground.home.vm_runtime(source.uid)
-    found = await shop.ground.engine.find(source.uid, source.name, runtime, listener=_unheard)
+    found = await shop.ground.engine.find(source.uid, source.name, path, runtime, listener=_unheard)
     if found:
         pid = found.pid
         await found.detach()

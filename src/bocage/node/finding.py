@@ -18,7 +18,12 @@ async def find(standing: Standing, preparation: Preparation) -> None:
     ground = standing.ground
     runtime = ground.home.vm_runtime(machine.uid)
     found = await ground.engine.find(
-        machine.uid, machine.name, runtime, listener=standing.heard, cgroup=ground.cgroup_of(machine.uid)
+        machine.uid,
+        machine.name,
+        (await preparation.place(machine)).path,
+        runtime,
+        listener=standing.heard,
+        cgroup=ground.cgroup_of(machine.uid),
     )
     if found:
         standing.watch(found)
@@ -26,16 +31,17 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         standing.started = since if since is not None else standing.started
         await preparation.note_running(machine)
         await _if_by_hand(standing, preparation, machine, found)
-    elif machine.status.state in _WAS_UP:
-        if ground.rebooted:
+    elif machine.status.state in _WAS_UP and not ground.rebooted:
+        standing.ended = await ground.engine.post_mortem(runtime) or engine.Ended(
+            orderly=machine.spec.power is vm.Power.STOPPED, reason=notes.FoundGone(name=machine.name)
+        )
+        since = clock.since(machine.status.since)
+        standing.ran = clock.boottime() - since if since is not None else None
+    else:
+        if machine.status.state in _WAS_UP:
             note = notes.HostRestarted(name=machine.name)
             await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None)
-        else:
-            standing.ended = await ground.engine.post_mortem(runtime) or engine.Ended(
-                orderly=machine.spec.power is vm.Power.STOPPED, reason=notes.FoundGone(name=machine.name)
-            )
-            since = clock.since(machine.status.since)
-            standing.ran = clock.boottime() - since if since is not None else None
+        await ground.engine.forget(runtime)
 
 
 async def _if_by_hand(standing: Standing, preparation: Preparation, machine: vm.VM, found: engine.Machine) -> None:

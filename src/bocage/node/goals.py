@@ -42,6 +42,16 @@ class NoRoom(tasks.Error, errors.Unavailable):
     name: str
 
 
+class OutOfReach(tasks.Error, errors.Conflict):
+    """It runs, and nobody can talk to it any more."""
+
+    type = "vm-cannot-be-reached"
+    text = N_("{name} runs on as process {pid}, but the sockets to talk to it are gone")
+    hint = N_("shut its guest down from inside, or 'bocage vm kill {name}'; then 'bocage vm start {name}'")
+    name: str
+    pid: int
+
+
 class DoesNotRun(tasks.Error, errors.Unavailable):
     """It should run, and its restart policy starts it no more."""
 
@@ -58,6 +68,7 @@ class Seen:
     machine: vm.VM
     process: lifecycle.Process = lifecycle.Process.NONE
     pid: int | None = None
+    reachable: bool = True
     trashed: bool = False
     just_started: bool = False  # its vCPUs ran, whatever has become of it since
     has_rebooted: bool = False  # within its process
@@ -112,6 +123,8 @@ def overtaken(run: tasks.Run, machine: vm.VM) -> bool:
 def hopeless(run: tasks.Run, seen: Seen) -> errors.Problem | None:
     """Why what the task wants cannot come to be as things stand; None while it can."""
     name, power = seen.machine.name, seen.machine.spec.power
+    if not seen.reachable and seen.pid is not None and run.action in (*POWER, "vm.reboot"):
+        return OutOfReach(name=name, pid=seen.pid)
     if seen.process is lifecycle.Process.SILENT and run.action in _NEED_ANSWERS and seen.silent > SILENCE:
         return errors.TimedOut(what=f"QEMU of {name}", bound=SILENCE)
     stalled = seen.process in (lifecycle.Process.FULL, lifecycle.Process.FAILED_STORAGE)

@@ -37,7 +37,7 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     except asyncio.CancelledError:
         await asyncio.shield(asyncio.wait([showing]))
         if standing.machine is None:
-            await asyncio.shield(preparation.disconnect(machine))
+            await asyncio.shield(_give_back(standing, preparation, machine))
         raise
     else:
         await asyncio.wait([showing])
@@ -104,7 +104,7 @@ async def _could_not_start(
     standing.concluding = True
     standing.failed = clock.boottime()
     if problem.type != "vm-already-running":
-        await preparation.disconnect(machine)
+        await _give_back(standing, preparation, machine)
     note = notes.StartFailed(name=machine.name, reason=words.say(problem))
     said = base.Saying.of(problem)
     await standing.fail(problem, "vm.reboot")
@@ -117,6 +117,12 @@ async def _could_not_start(
         await standing.fail(problem, *STARTS)
     else:
         await standing.turn(machine, vm.State.CRASHED, note, base.Severity.ERROR, problem=said)
+
+
+async def _give_back(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """It did not come to run: what it was given is free, and nothing of it is known."""
+    await preparation.disconnect(machine)
+    await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
 
 
 async def define(

@@ -181,6 +181,14 @@ class Silent(Note):
     name: str
 
 
+class OutOfReach(Note):
+    type = "vm-out-of-reach"
+    text = N_("{name} runs on as process {pid}, but the sockets to talk to it are gone")
+    hint = N_("shut its guest down from inside, or 'bocage vm kill {name}'; then 'bocage vm start {name}'")
+    name: str
+    pid: int
+
+
 class AskingGuest(Note):
     type = "step-asking-guest"
     text = N_("asking the guest to switch off ({way})")

@@ -51,6 +51,8 @@ def _running(
     goes_off = standing.stopping is not None and process is Process.RUNNING
     state = vm.State.STOPPING if goes_off else _SHOWN[process]
     waits = goals.waits_for(machine.name, process)
+    if not running.reachable:
+        waits = notes.OutOfReach(name=machine.name, pid=running.pid)
     note: words.Message | None = None
     if state is not status.state:
         note = waits

@@ -181,4 +181,5 @@ async def is_off(
     await standing.turn(
         machine, state, note, severity, pid=None, restarts=restarts, ready=ready, nics=nics, problem=None
     )
+    await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
     standing.off()

@@ -95,6 +95,13 @@ class MonitorSilent(Condition):
     name: str
 
 
+class OutOfReach(Condition):
+    type = "alarm-out-of-reach"
+    text = N_("{name} runs on, but the sockets to talk to it are gone")
+    hint = N_("shut its guest down from inside, or 'bocage vm kill {name}'; then 'bocage vm start {name}'")
+    name: str
+
+
 class TaskFailed(Condition):
     type = "alarm-task-failed"
     text = N_("{action} of {name} failed: {reason}")
@@ -191,7 +198,7 @@ def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:
     wanted = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
     settled = status.since is None or abs((now - status.since).total_seconds()) >= SETTLED
     if status.state is vm.State.UNKNOWN:
-        return MonitorSilent(name=name)
+        return OutOfReach(name=name) if reason == "vm-out-of-reach" else MonitorSilent(name=name)
     if status.state is vm.State.PAUSED and reason == "vm-storage-full":
         return WaitsForStorage(name=name)
     if status.state is vm.State.PAUSED and reason == "vm-storage-failed":

@@ -51,7 +51,9 @@ class Vms:
     async def find(self, plan: base.Plan, by: engine.QemuEngine | None = None) -> machine.QemuMachine | None:
         """Look for a plan's process as another daemon would."""
         engine_ = by or engine.QemuEngine(place=self.place)
-        found = await engine_.find(plan.uid, plan.name, plan.runtime, listener=self.happened.append, cgroup=plan.cgroup)
+        found = await engine_.find(
+            plan.uid, plan.name, plan.directory, plan.runtime, listener=self.happened.append, cgroup=plan.cgroup
+        )
         if found:
             self._machines.append(found)
         return found

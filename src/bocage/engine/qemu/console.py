@@ -84,7 +84,7 @@ class Console:
         at = paths.Paths(directory, runtime)
 
         def start() -> int:
-            known = records.read(at.record)
+            known = records.read(at.record) or records.read(at.kept_record)
             return known.serial_start if known else 0
 
         return cls(at.serial_log, at.keys, name=name, start=start)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import re
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -85,8 +86,9 @@ class QemuEngine:
         """Start the process and its vCPUs. Raises StartFailed and LoadFailed; then nothing is left."""
         at = paths.Paths(plan.directory, plan.runtime)
         log_start = _size(at.qemu_log)
-        if (known := records.read(at.record)) and processes.alive(known.identity):
-            raise AlreadyRunning(name=plan.name, pid=known.identity.pid)
+        for path in (at.record, at.kept_record):
+            if (known := records.read(path)) and processes.alive(known.identity):
+                raise AlreadyRunning(name=plan.name, pid=known.identity.pid)
         self._ends.pop(plan.runtime, None)
         try:
             async with contextlib.AsyncExitStack() as undo:
@@ -107,10 +109,17 @@ class QemuEngine:
         return started
 
     async def find(
-        self, uid: str, name: str, runtime: pathlib.Path, *, listener: base.Listener, cgroup: str = ""
+        self,
+        uid: str,
+        name: str,
+        directory: pathlib.Path,
+        runtime: pathlib.Path,
+        *,
+        listener: base.Listener,
+        cgroup: str = "",
     ) -> machine.QemuMachine | None:
         """The VM's process if it runs; remains of a start that never finished are ended and cleared away."""
-        at = paths.Paths(runtime, runtime)
+        at = paths.Paths(directory, runtime)
         known = await asyncio.to_thread(records.read, at.record)
         if known is None or not processes.alive(known.identity):
             known = await self._search(uid, name, at, cgroup) or known
@@ -137,14 +146,30 @@ class QemuEngine:
             return None
         return self._ends.get(runtime) or await self._how_ended(known, runtime)
 
+    async def forget(self, runtime: pathlib.Path) -> None:
+        """Remove what is known of a process that has ended, when that was dealt with."""
+        known = await asyncio.to_thread(records.read, paths.Paths(runtime, runtime).record)
+        if known is None or not processes.alive(known.identity):
+            self._ends.pop(runtime, None)
+            await asyncio.to_thread(shutil.rmtree, runtime, ignore_errors=True)
+
     async def _how_ended(self, known: records.Record, runtime: pathlib.Path) -> base.Ended:
         return await machine.how_ended(known, runtime, machine.group_of(self._place, known.cgroup))
 
     async def _search(self, uid: str, name: str, at: paths.Paths, cgroup: str) -> records.Record | None:
-        """Look for the process among all, by the path of its monitor: its record is lost, or of an earlier one."""
-        for found in processes.find(command.escaped(at.qmp), among=await self._processes()):
-            if pathlib.PurePath(found.arguments[0]).name != command.PROGRAM or not processes.alive(found.identity):
-                continue
+        """Look for the process among all: its record is lost, or of an earlier one.
+
+        It is known by the record in the VM's own directory, else by the path of its monitor.
+        """
+        running = [
+            found
+            for found in await self._processes()
+            if pathlib.PurePath(found.arguments[0]).name == command.PROGRAM and processes.alive(found.identity)
+        ]
+        kept = await asyncio.to_thread(records.read, at.kept_record)
+        if kept and any(found.identity == kept.identity for found in processes.find(uid, among=running)):
+            return kept
+        for found in processes.find(command.escaped(at.qmp), among=running):
             log = next(filter(None, map(_LOGFILE.search, found.arguments)), None)
             return records.Record(
                 uid=uid,

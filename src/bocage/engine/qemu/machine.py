@@ -84,6 +84,10 @@ class QemuMachine:
         return self.link.run
 
     @property
+    def reachable(self) -> bool:
+        return self.run is not base.Run.UNKNOWN or self._paths.qmp.exists()
+
+    @property
     def version(self) -> str:
         return self.link.version or self._record.version
 

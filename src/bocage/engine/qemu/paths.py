@@ -41,6 +41,11 @@ class Paths:
         return self.runtime / "process.json"
 
     @property
+    def kept_record(self) -> pathlib.Path:
+        """The same as it was at the start, where nobody clears up: so that a lost runtime directory hides nothing."""
+        return self.directory / "process.json"
+
+    @property
     def status(self) -> pathlib.Path:
         """How the process ended, written by its keeper."""
         return self.runtime / "status"

@@ -1,4 +1,4 @@
-"""What is kept about a VM's process in its runtime directory, so that a later daemon knows it again."""
+"""What is kept about a VM's process in its two directories, so that a later daemon knows it again."""
 
 from __future__ import annotations
 

@@ -84,12 +84,16 @@ async def launch(
             kept.append(record)
 
         process = await launching.start(to_start, before=before, within=_ANSWER_BOUND)
+    # While QEMU comes up; it is durable before the vCPUs run.
+    keeping = asyncio.create_task(asyncio.to_thread(records.write, at.kept_record, kept[0]))
+    undo.push_async_callback(_ended, keeping)
     started = machine.QemuMachine(kept[0], process.pidfd, runtime=plan.runtime, place=place, listener=order.listener)
     undo.push_async_callback(started.kill)
     carrying = asyncio.create_task(started.carry(plan.nics))
     undo.push_async_callback(_ended, carrying)
     await started.link.open(within=_ANSWER_BOUND)
     await carrying
+    await keeping
     return started
 
 
