@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ import pytest
 import bocage as package
 from bocage import home
 from bocage.cli import background
+from bocage.client import rest, streams
 from tests.cli.conftest import Bocage, Ended
 
 
@@ -162,6 +164,31 @@ def test_the_log_shows_its_last_lines(tmp_path: pathlib.Path):
     assert background.tail(log, lines=2) == "line 998\nline 999\n"
     assert background.tail(log, lines=5, after=log.stat().st_size - 9) == "line 999\n"
     assert background.tail(log, lines=0) == ""
+
+
+def test_an_upload_goes_on_over_a_restart_of_the_daemon(at: home.Home, bocage: Bocage, tmp_path: pathlib.Path):
+    assert bocage("daemon", "start").code == 0
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(40 << 20)
+    seen: list[int] = []
+    restarts: list[threading.Thread] = []
+
+    def restart_once(sent: int, _total: int) -> None:
+        seen.append(sent)
+        if sent and not restarts:
+            running = background.find()
+            assert running
+            background.stop(running, within=30)
+            restarts.append(threading.Thread(target=background.start, kwargs={"within": 60}))
+            restarts[0].start()
+
+    with rest.connect() as api:
+        streams.upload(api, "some-key-1", str(image), on_progress=restart_once)
+        restarts[0].join(60)
+        there = api.connection.request("GET", "/uploads/some-key-1").headers
+    assert int(there.get("Upload-Offset") or there["upload-offset"]) == 40 << 20
+    assert seen == sorted(set(seen)), "what was there already is not sent again"
 
 
 def _is_zombie(pid: int) -> bool:

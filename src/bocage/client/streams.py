@@ -131,17 +131,18 @@ def _send_piece(connection: Connection, key: str, file: BinaryIO, offset: int) -
     piece = file.read(_UPLOAD_PIECE)
     if not piece:
         raise Shrunk(path=getattr(file, "name", key))
+    headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}
     for left in reversed(range(_TRIES)):
         try:
-            headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}
+            if left < _TRIES - 1 and (now := _already(connection, key)) != offset:
+                return now
             connection.request("PATCH", f"/uploads/{key}", body=piece, headers=headers, within=300)
             return offset + len(piece)
-        except (problems.Broken, errors.TimedOut):
-            if not left:
+        except (problems.Broken, problems.Unreachable, problems.ProblemError, errors.TimedOut) as problem:
+            passing = getattr(problem, "http_status", 503) in (502, 503, 504)  # such as a daemon that is started anew
+            if not left or not passing:
                 raise
             time.sleep(0.2 * 2 ** (_TRIES - left))
-            if (now := _already(connection, key)) != offset:
-                return now
     raise AssertionError("unreachable")
 
 
