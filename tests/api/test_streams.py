@@ -108,6 +108,7 @@ async def test_an_archive_is_sent_and_then_imported(machine, node, world):
         "upload": "0123456789",
         "name": None,
         "new_identity": True,
+        "networks": {},
         "storage": world.storage.uid,
     }
 

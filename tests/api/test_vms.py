@@ -150,7 +150,7 @@ async def test_a_verb_writes_what_should_be_and_its_task_at_once(client, world):
     assert machine.spec.power is vm.Power.PAUSED
     assert machine.spec.boot.once == "disk0"
     assert task["spec"]["action"] == "vm.start"
-    problem(await client.post(f"{VMS}/web1/start", json={"boot": "cd7"}), 404, "no-such-reference")
+    problem(await client.post(f"{VMS}/web1/start", json={"boot": "cd7"}), 404, "vm-no-such-device")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,12 @@ async def test_who_gives_uefi_to_an_image_that_boots_by_bios_is_warned(client, w
     assert (await create(client, "web2"))["spec"]["warnings"] == []
 
 
+async def test_who_makes_a_vm_that_has_nothing_to_boot_from_is_warned(client):
+    [warning] = (await create(client, image=None))["spec"]["warnings"]
+    assert warning["type"] == "vm-nothing-to-boot"
+    assert (await create(client, "web2", image=None, cds=["windows"]))["spec"]["warnings"] == []
+
+
 async def test_a_rename_changes_the_name_alone(client, world):
     await create(client)
     before = (await client.get(f"{VMS}/web1")).json()
@@ -294,7 +300,7 @@ async def test_a_disk_is_added_with_a_volume_and_taken_out_by_the_node(client, w
     task = (await client.post(f"{VMS}/web1/disks/disk1/grow", json={"size": "2G"})).json()
     assert task["spec"]["params"]["size"] == "2G"
     problem(await client.post(f"{VMS}/web1/disks/disk1/grow", json={"size": "1G"}), 422, "volume-only-grows")
-    problem(await client.delete(f"{VMS}/web1/disks/disk9"), 404, "no-such-reference")
+    problem(await client.delete(f"{VMS}/web1/disks/disk9"), 404, "vm-no-such-device")
 
 
 async def test_a_cd_is_changed_and_keeps_its_image_from_being_deleted(client, world):

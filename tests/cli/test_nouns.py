@@ -259,3 +259,20 @@ def test_completion_offers_the_names_that_there_are(
         with pytest.raises(SystemExit):
             cli.main([])
         assert capfd.readouterr().out.split() == offered
+
+
+def test_a_volume_names_its_vm_also_in_the_trash_and_its_image(api: FakeApi, bocage: Bocage):
+    deleted = fake_api.vm("old")
+    deleted["metadata"]["deleted"] = "2026-01-02T03:04:05Z"
+    spec = {"size": "4G", "format": "qcow2", "linked": True, "image": "ab" * 32, "vm": fake_api.VM_UID, "storage": "S"}
+    volume = {"metadata": metadata("v", "V"), "spec": spec, "status": {"state": "ready", "allocated_bytes": 0}}
+    tiny = {"metadata": metadata("tiny", "I"), "spec": {"sha256": "ab" * 32}}
+    api.on("GET", "/projects/default/volumes", listed(volume))
+    api.on("GET", "/projects/default/volumes/v", volume)
+    api.on("GET", "/projects/default/vms", listed(deleted))
+    api.on("GET", "/projects/default/images", listed(tiny))
+    api.on("GET", "/storage", listed())
+    assert "old (trash)" in bocage("volume", "list").out
+    shown = bocage("volume", "show", "v").out
+    assert "tiny (linked)" in shown
+    assert "old (trash)" in shown

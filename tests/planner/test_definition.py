@@ -302,7 +302,7 @@ def test_what_is_in_a_cd_drive_is_changed_and_taken_out():
     machine = define(image="tiny", cds=["drivers"]).vm
     assert definition.change_cd(machine, "cd0", WINDOWS).spec.cds[0].image == WINDOWS.uid
     assert definition.change_cd(machine, "cd0", None).spec.cds[0].image is None
-    with pytest.raises(parts.NoSuch):
+    with pytest.raises(parts.NoSuchDevice):
         definition.change_cd(machine, "cd1", None)
     with pytest.raises(parts.NotACd):
         definition.change_cd(machine, "cd0", TINY)

@@ -105,4 +105,4 @@ async def _disk(call: calls.Call, project: str, name: str, disk: str) -> tuple[v
     for one in machine.spec.disks:
         if one.name == disk:
             return machine, one
-    raise parts.NoSuch(kind="disk", name=disk[:80])
+    raise parts.NoSuchDevice(vm=machine.name, kind="disk", name=disk[:80])

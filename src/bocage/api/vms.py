@@ -91,7 +91,7 @@ async def create(
         known = await facts.for_vm(call, project, request)
         made = definition.define(request, known, project=project, password_hash=hashed)
         warnings = [
-            *forewarned.of_image(request, known.images.get(request.image or "")),
+            *forewarned.of_boot(request, known.images.get(request.image or "")),
             *await facts.warnings_of_room(call, made),
         ]
         task = call.task("vm.create", subject=made.vm.ref, host=known.host.uid, warnings=warnings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ def list_volumes(
     with session.connect(project) as api:
         found = api.volumes.list()
         pools = session.look_up(api.storage.list())
-        vms = session.look_up(api.vms.list()) if not json else {}
+        vms = session.look_up(api.vms.list(trash=True)) if not json else {}
     if storage:
         uid = next((uid for uid, pool in pools.items() if output.named(pool) == storage), None)
         found["items"] = [one for one in found["items"] if one["spec"]["storage"] == uid]
@@ -53,9 +53,15 @@ def _row(volume: rest.Document, pools: dict[str, rest.Document], vms: dict[str, 
         people.size(status.get("allocated_bytes")),
         spec["format"],
         status["state"],
-        output.named(vm) if vm else people.NOTHING,
+        _owner(vm),
         output.named(pool) if pool else "?",
     )
+
+
+def _owner(vm: rest.Document | None) -> str:
+    if vm is None:
+        return people.NOTHING
+    return output.named(vm) + (" (trash)" if vm["metadata"].get("deleted") else "")
 
 
 def create(
@@ -81,7 +87,8 @@ def show(name: VolumeName, project: options.Project = options.DEFAULT, json: opt
     with session.connect(project) as api:
         volume = api.volumes.get(name)
         pools = session.look_up(api.storage.list()) if not json else {}
-        vms = session.look_up(api.vms.list()) if not json else {}
+        vms = session.look_up(api.vms.list(trash=True)) if not json else {}
+        images = api.images.list()["items"] if not json else []
     if json:
         output.document(volume)
         return
@@ -97,14 +104,21 @@ def show(name: VolumeName, project: options.Project = options.DEFAULT, json: opt
                 ("problem", people.saying(status.get("problem"))),
                 ("size", f"{spec['size']} ({people.size(status.get('allocated_bytes'))} taken)"),
                 ("format", spec["format"] + (", preallocated" if spec.get("preallocated") else "")),
-                ("image", (spec.get("image") or "") + (" (linked)" if spec.get("linked") else "")),
-                ("vm", output.named(vm) if vm else spec.get("vm")),
+                ("image", _image(spec, images)),
+                ("vm", _owner(vm) if vm else spec.get("vm")),
                 ("storage", output.named(pool) if pool else spec["storage"]),
                 ("path", status.get("path")),
                 ("created", people.ago(about["created"])),
             ]
         )
     )
+
+
+def _image(spec: dict[str, Any], images: list[rest.Document]) -> str:
+    """By its names, for they are what people know it by; by its digest when it has none any more."""
+    digest = spec.get("image") or ""
+    names = ", ".join(output.named(one) for one in images if one["spec"]["sha256"] == digest)
+    return (names or digest) + (" (linked)" if spec.get("linked") else "")
 
 
 def grow(

@@ -88,9 +88,9 @@ def attach(vm: model.VM, request: requests.DiskRequest, facts: parts.Facts, *, s
 
 
 def change_cd(vm: model.VM, name: str, image: ground.Image | None) -> model.VM:
-    """The VM with another image in its drive `name`; None empties it. Raises NoSuch and NotACd."""
+    """The VM with another image in its drive `name`; None empties it. Raises NoSuchDevice and NotACd."""
     if name not in {cd.name for cd in vm.spec.cds}:
-        raise parts.NoSuch(kind="cd", name=name)
+        raise parts.NoSuchDevice(vm=vm.name, kind="CD drive", name=name)
     if image:
         parts.check_cd(image)
     content = image.uid if image else None
@@ -99,9 +99,9 @@ def change_cd(vm: model.VM, name: str, image: ground.Image | None) -> model.VM:
 
 
 def boot_once(vm: model.VM, device: str) -> model.Boot:
-    """The boot order, with `device` first at the next start. Raises NoSuch."""
+    """The boot order, with `device` first at the next start. Raises NoSuchDevice."""
     if device not in {one.name for one in vm.spec.devices}:
-        raise parts.NoSuch(kind="device", name=device)
+        raise parts.NoSuchDevice(vm=vm.name, kind="device", name=device)
     return vm.spec.boot.model_copy(update={"once": device})
 
 

@@ -19,8 +19,18 @@ class BootsByBiosOnly(words.Message):
     image: str
 
 
-def of_image(request: requests.VMCreate, image: ground.Image | None) -> list[words.Message]:
-    """Of the image that a VM is made from."""
+class NothingToBoot(words.Message):
+    type = "vm-nothing-to-boot"
+    text = N_("{name} has nothing to boot from: its disk is blank, and it has no CD")
+    hint = N_("make it with '--image IMAGE', or with '--cd IMAGE' for an installation")
+    name: str
+
+
+def of_boot(request: requests.VMCreate, image: ground.Image | None) -> list[words.Message]:
+    """Of what a VM boots from."""
+    blank = not isinstance(request.disk, requests.DiskRequest) or request.disk.volume is None
+    if image is None and not request.cds and blank and not any(disk.volume for disk in request.disks):
+        return [NothingToBoot(name=request.name)]
     if image and request.firmware is vm.Firmware.UEFI and image.spec.origin in _BIOS_ONLY:
         return [BootsByBiosOnly(image=image.name)]
     return []

@@ -36,6 +36,17 @@ class NoSuch(Error, errors.NotFound):
     name: str
 
 
+class NoSuchDevice(Error, errors.NotFound):
+    """The VM has nothing of that name."""
+
+    type = "vm-no-such-device"
+    text = N_("{vm} has no {kind} named {name}")
+    hint = N_("'bocage vm show {vm}' shows what it has")
+    vm: str
+    kind: str
+    name: str
+
+
 class DiskTooSmall(Error, errors.Invalid):
     type = "disk-smaller-than-image"
     text = N_("the disk of {asked:size} is smaller than the image {image}, which has {needed:size}")

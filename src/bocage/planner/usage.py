@@ -16,7 +16,7 @@ class Error(errors.Problem):
 class ImageInUse(Error, errors.Conflict):
     type = "image-in-use"
     text = N_("the image {name} is in use by {users}")
-    hint = N_("disks that are linked to it need it; 'bocage volume list' shows them")
+    hint = N_("disks that are linked to it need it, those in the trash too: 'bocage volume list' shows them")
     name: str
     users: list[str]
 
@@ -24,7 +24,7 @@ class ImageInUse(Error, errors.Conflict):
 class NetworkInUse(Error, errors.Conflict):
     type = "network-in-use"
     text = N_("the network {name} is in use by {users}")
-    hint = N_("move their NICs to another network first ('bocage vm edit')")
+    hint = N_("move their NICs to another network first ('bocage vm edit'); VMs in the trash count, too")
     name: str
     users: list[str]
 
@@ -32,7 +32,7 @@ class NetworkInUse(Error, errors.Conflict):
 class StorageInUse(Error, errors.Conflict):
     type = "storage-in-use"
     text = N_("the storage {name} holds {users}")
-    hint = N_("move or delete them first")
+    hint = N_("move or delete them first; VMs in the trash count, too ('bocage vm list --trash')")
     name: str
     users: list[str]
 
