@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _START_BOUND = 10.0  # seconds
 _STOP_BOUND = 5.0
@@ -23,9 +24,19 @@ class _Server(uvicorn.Server):
         yield
 
 
+class Socket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, without the error that it logs after a refusal that has a body."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True
+
+
 @contextlib.asynccontextmanager
 async def on(listener: socket.socket, app: Any, **options: Any) -> AsyncIterator[None]:
     """Serve `app` on a bound socket until the end of the block; `options` are uvicorn's."""
+    options.setdefault("ws", Socket)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, **options
     )

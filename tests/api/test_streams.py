@@ -132,7 +132,7 @@ async def test_a_console_carries_bytes_both_ways_and_tells_why_it_ended(machine,
     assert node.asked == [{"write": "False".lower(), "take": "true"}]
 
 
-async def test_a_console_that_the_node_refuses_is_refused_with_its_problem(machine, node, world):
+async def test_a_console_that_the_node_refuses_is_refused_with_its_problem(machine, node, world, caplog):
     taken = serial.Taken(name="web1")
     node.refusal = {"type": taken.type, "params": taken.params, "status": taken.status}
     with pytest.raises(websockets.InvalidStatus) as refused:
@@ -144,6 +144,7 @@ async def test_a_console_that_the_node_refuses_is_refused_with_its_problem(machi
         "urn:bocage:problem:console-taken",
         "watch it, or take it over: 'bocage vm console web1 --take-over'",
     )
+    assert "uvicorn.error" not in {record.name for record in caplog.records}
 
 
 async def test_a_console_that_is_left_ends_at_the_node(machine, node, world):

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from bocage import errors, serving
 from bocage import home as homes_
@@ -104,7 +103,7 @@ class _KnownPeer(_Bounded):
         self.client = ("unix", peer(transport))
 
 
-class _KnownPeerSocket(WebSocketsSansIOProtocol):
+class _KnownPeerSocket(serving.Socket):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.client = ("unix", peer(transport))
@@ -137,9 +136,7 @@ async def serve(
         except OSError as error:
             raise SocketUnusable(path=str(homes.socket), reason=error.strerror or str(error)) from error
         if listener:
-            await undo.enter_async_context(
-                serving.on(listener, app, http=_Bounded, ws=WebSocketsSansIOProtocol, **_OPTIONS)
-            )
+            await undo.enter_async_context(serving.on(listener, app, http=_Bounded, **_OPTIONS))
         undo.push_async_callback(app.state.api.close)  # first of all: streams end, so that the servers can
         yield app
 
