@@ -1,4 +1,6 @@
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -87,3 +89,17 @@ def test_a_url_that_is_none_is_a_wrong_value(bocage: Bocage, monkeypatch: pytest
     ended = bocage("vm", "list")
     assert ended.code == 2
     assert "BOCAGE_URL" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("closed", "out"), [(">&-", b""), ("<&-", b"said\n"), ("2>&-", b"said\n"), ("<&- >&- 2>&-", b"")]
+)
+def test_a_closed_standard_stream_is_no_fault_and_no_connection_takes_its_number(api: FakeApi, closed: str, out: bytes):
+    api.on("GET", f"{VM}/log", fake_api.Reply(b"said\n"))
+    ended = subprocess.run(
+        ["sh", "-c", f'"$0" -m bocage vm log web1 {closed}', sys.executable],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, out, b"")
