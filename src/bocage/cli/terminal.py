@@ -25,7 +25,7 @@ def converse(attached: console.Console, *, called: str, write: bool) -> None:
     keys = sys.stdin.fileno()
     person = os.isatty(keys)
     mode = "" if write else " (read only)"
-    start = "\r\n" if person else ""
+    start = "\n" if person else ""
     ended_read, ended_write = os.pipe()
     failed: list[Exception] = []
     reader = threading.Thread(target=_show, args=(attached, ended_write, failed), daemon=True)
@@ -41,6 +41,8 @@ def converse(attached: console.Console, *, called: str, write: bool) -> None:
         os.close(ended_read)
         os.close(ended_write)
     if failed:
+        if person:
+            output.complain("")  # the guest's last line may have no end
         raise failed[0]
     if attached.farewell:
         output.complain(f"{start}Left the console: {attached.farewell}.")
