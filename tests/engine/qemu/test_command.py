@@ -106,8 +106,10 @@ def test_the_script_for_a_bad_night_is_a_shell_script_that_runs_the_same_line(tm
     script = command.by_hand(plan)
     subprocess.run(["sh", "-n"], input=script, text=True, check=True, timeout=10)
     printed = script.replace("exec qemu-system-x86_64", r"printf '%s\0' qemu-system-x86_64")
-    said = subprocess.run(["sh"], input=printed, text=True, check=True, capture_output=True, timeout=10).stdout
+    ran = subprocess.run(["sh"], input=printed, text=True, check=True, capture_output=True, timeout=10)
+    said = ran.stdout
     assert said.rstrip("\0").split("\0") == command.command(plan)
     at = paths.Paths(plan.directory, plan.runtime)
     assert at.keys.is_fifo()
     assert at.said.samefile(os.devnull)
+    assert f"tail -f {at.serial_log} shows its console, cat >{at.keys} types on it" in ran.stderr

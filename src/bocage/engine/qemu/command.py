@@ -68,6 +68,7 @@ def by_hand(plan: base.Plan) -> str:
         f"[ -p {keys} ] || mkfifo -m 600 {keys}",
         shlex.join(["ln", "-sfn", os.devnull, str(at.said)]),
         f"stat -c %s {log} >{start} || true",
+        f"echo {shlex.quote(f'tail -f {log} shows its console, cat >{keys} types on it')} >&2",
     ]
     for name, backend in plan.nics.items():
         socket = str(at.nic(name))
