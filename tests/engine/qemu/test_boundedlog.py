@@ -200,6 +200,24 @@ async def test_a_follower_that_is_cancelled_leaves_no_descriptor(log):
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("more", [b"", b"z"])
+async def test_a_follower_that_has_an_end_gives_all_that_was_there_by_then(log, more):
+    append(log, b"a")
+    before = descriptors()
+    end = asyncio.get_running_loop().create_future()
+
+    async def whole() -> bytes:
+        return b"".join([piece.data async for piece in boundedlog.follow(log, 0, until=end)])
+
+    reading = asyncio.create_task(whole())
+    await asyncio.sleep(0.05)
+    append(log, more)
+    end.set_result(None)  # before the loop can hear of the change
+    assert await asyncio.wait_for(reading, 10) == b"a" + more
+    assert await asyncio.wait_for(whole(), 10) == b"a" + more
+    assert descriptors() == before
+
+
 async def test_a_missing_log_is_told_and_leaves_no_descriptor(log):
     before = descriptors()
     with pytest.raises(FileNotFoundError):
