@@ -98,6 +98,17 @@ async def test_directories_are_adopted_by_a_task(client, world):
     task = (await client.post("/adopt", json={"storage": "local", "dead": "old-host"})).json()
     assert task["spec"]["params"]["storage"] == world.storage.uid
     problem(await client.post("/adopt", json={}), 422, "adopt-nothing")
+    for where in ({"storage": "local"}, {"directories": ["/srv/one", "/srv/two"]}):
+        problem(await client.post("/adopt", json={**where, "name": "web2"}), 422, "adopt-name-for-several")
+    networks = {"lab": "nowhere"}
+    problem(await client.post("/adopt", json={"storage": "local", "networks": networks}), 404, "no-such-reference")
+    sent = {"upload": "upload-1", "networks": networks}
+    problem(await client.post(f"{INSIDE}/vms/import", json=sent), 404, "no-such-reference")
+    networks = {"lab": world.network.name}
+    task = (
+        await client.post("/adopt", json={"directories": ["/srv/old"], "name": "web2", "networks": networks})
+    ).json()
+    assert (task["spec"]["params"]["name"], task["spec"]["params"]["networks"]) == ("web2", networks)
 
 
 async def test_a_storage_is_changed_at_the_revision_that_was_read(client, world):

@@ -199,6 +199,18 @@ def test_adopt_sends_whole_paths(api: FakeApi, bocage: Bocage, tmp_path: pathlib
     assert bocage("adopt").code == 2
 
 
+def test_adopt_tells_what_was_not_taken_in_and_what_helps(api: FakeApi, bocage: Bocage):
+    refused = [{"path": "/vms/b", "type": "adopt-mac-taken", "text": "its MAC is taken", "hint": "give it new ones"}]
+    api.on("POST", "/adopt", Reply(task("adopt", "done", result={"adopted": ["a"], "refused": refused}), 202))
+    found = bocage("adopt", "--storage", "local", "--network", "lab=cell", "--network", "old=new")
+    assert api.asked[0].document == {"storage": "local", "networks": {"lab": "cell", "old": "new"}, "directories": []}
+    assert (found.code, found.out) == (4, "taken in\n  a\n")
+    assert found.err == "bocage: /vms/b was not taken in: its MAC is taken\n  give it new ones\n"
+    for wrong in ("lab", "lab=", "=cell", "a=b=c"):
+        assert bocage("adopt", "--storage", "local", "--network", wrong).code == 2
+    assert bocage("adopt", "--storage", "local", "--network", "a=b", "--network", "a=c").code == 2
+
+
 def test_version_speaks_for_the_command_also_without_a_daemon(api: FakeApi, bocage: Bocage):
     api.on("GET", "/version", {"version": "9.9", "api": 1})
     found = json.loads(bocage("version", "--json").out)

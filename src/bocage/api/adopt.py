@@ -26,6 +26,13 @@ class Nothing(problems.Error, errors.Invalid):
     text = N_("there is nothing to adopt: neither directories nor a storage were given")
 
 
+class NameForSeveral(problems.Error, errors.Invalid):
+    type = "adopt-name-for-several"
+    text = N_("a name can be given to one directory, not to several and not to a storage")
+    hint = N_("adopt it by itself: 'bocage adopt DIR --name {name}'")
+    name: str
+
+
 @router.post("", name="take", status_code=202, response_model=Task, responses=routing.problem_responses(404))
 async def take(request: requests.Adopt, call: Annotated[calls.Call, calls.may("host:adopt")]) -> Response:
     """Take in VMs, and the images beside them, from directories or a whole storage."""
@@ -33,6 +40,8 @@ async def take(request: requests.Adopt, call: Annotated[calls.Call, calls.may("h
         raise OnlyLocally
     if not request.directories and request.storage is None:
         raise Nothing
+    if request.name is not None and (request.storage is not None or len(request.directories) != 1):
+        raise NameForSeveral(name=request.name)
     storage = await facts.storage_named(call, request.storage) if request.storage is not None else None
     await facts.check_networks(call, "default", request.networks.values())
     host = storage.spec.host if storage else (await call.api.this_host()).uid

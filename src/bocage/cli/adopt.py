@@ -22,6 +22,7 @@ def adopt(
     new_identity: Annotated[
         bool, typer.Option("--new-identity", help="With new uid, uuid, MACs and serials: for copies.")
     ] = False,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Another name than it had; with one DIR.")] = None,
     network: options.Replaced = None,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -30,7 +31,7 @@ def adopt(
 
     Examples:
       bocage adopt --storage local
-      bocage adopt /mnt/old/vms/5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c11 --new-identity
+      bocage adopt /mnt/old/web1 --new-identity --name web2
     """
     if not directories and not storage:
         raise failure.Usage(
@@ -41,11 +42,17 @@ def adopt(
         storage=storage,
         dead=dead,
         new_identity=new_identity or None,
+        name=name,
         networks=read.replacements(network or []),
     )
     with session.connect() as api:
         task = api.adopt(request)
         task = waiting.finish(api, task, wait=wait, json=json, said="taken in")
-    if wait and not json:
-        for name in task["status"].get("result", {}).get("adopted", ()):
-            output.line(f"  {name}")
+    came = task["status"].get("result") or {}
+    if not json:
+        for one in came.get("adopted", ()):
+            output.line(f"  {one}")
+        for one in came.get("refused", ()):
+            failure.say(f"{one['path']} was not taken in: {one['text']}", one["hint"])
+    if came.get("refused"):
+        raise typer.Exit(failure.CONFLICT)

@@ -235,6 +235,8 @@ class Adopt(Part):
     dead: str | None = None
     """The uid of the host whose directories these were, on the asker's word that it is dead."""
     new_identity: bool = False
+    name: Name | None = None
+    """Another name than it had; for a single directory."""
     networks: Networks = {}
 
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from bocage import errors
 from bocage.engine import base as engine
@@ -59,6 +58,13 @@ class Known(Error, errors.Conflict):
     hint = N_("'--new-identity' makes it a VM of its own, with another uid, MAC addresses and serials")
     name: str
     uid: str
+
+
+class NameTaken(Error, errors.Conflict):
+    type = "adopt-name-taken"
+    text = N_("a VM named {name} is here already")
+    hint = N_("'--name NAME' takes it in under another one; or rename the other: 'bocage vm rename {name} NAME'")
+    name: str
 
 
 class AddressTaken(Error, errors.Conflict):
@@ -317,7 +323,7 @@ async def _check_free(shop: Shop, machine: vm.VM) -> None:
             raise Known(name=machine.name, uid=machine.uid)
         same_place = other.metadata.project == machine.metadata.project and not other.metadata.deleted
         if other.name == machine.name and same_place:
-            raise resources.NameTaken(kind="vm", name=machine.name)
+            raise NameTaken(name=machine.name)
     macs = await _macs(shop)
     for nic in machine.spec.nics:
         if nic.mac in macs:
@@ -344,8 +350,3 @@ async def unknown_directories(shop: Shop, storage: ground.Storage) -> list[pathl
     """The VM directories of a storage that the store knows nothing of."""
     known = {machine.uid for machine in (await shop.ground.resources.list(vm.VM, trash=True)).items}
     return await asyncio.to_thread(directory.unknown, pathlib.Path(storage.spec.path), known)
-
-
-def result(machines: list[str], refused: list[dict[str, Any]]) -> dict[str, Any]:
-    """What an adoption tells: who came in, who did not and why."""
-    return {"adopted": machines, "refused": refused}

@@ -30,36 +30,40 @@ class Imported(words.Message):
 
 
 class NoneAdopted(adoption.Error, errors.Conflict):
-    """Nothing was taken in; `reasons` says why, directory by directory."""
+    """None of several directories was taken in; `reasons` says why, one by one."""
 
     type = "adopt-nothing-taken"
     text = N_("nothing was adopted: {reasons}")
+    hint = N_("'bocage adopt DIR', with one of them alone, says what helps")
     reasons: list[str]
 
 
 async def adopt(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Take in directories, or all that a storage has; one that is refused keeps no other out."""
     asked = requests.Adopt.model_validate({**run.params, "storage": None})
-    terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity, networks=asked.networks)
+    terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity, name=asked.name, networks=asked.networks)
     storages = (await shop.ground.resources.list(ground.Storage)).items
     wanted: list[pathlib.Path] = list(map(pathlib.Path, asked.directories))
     for storage in storages:
         if storage.uid == run.params.get("storage"):
             await shelving.take_images(shop, storage)
             wanted = [*await adoption.unknown_directories(shop, storage), *wanted]
-    refused: list[dict[str, Any]] = []
+    refused: list[tuple[pathlib.Path, errors.Problem]] = []
     for done, path in enumerate(wanted):
         run.progress(done, len(wanted), "steps")
         try:
             await _adopt_one(shop, run, storages, await asyncio.to_thread(path.resolve), terms)
         except (errors.Problem, OSError) as error:
-            problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
-            refused.append({"path": str(path), "type": problem.type, "text": words.say(problem)})
-            run.report(problem)
+            refused.append((path, error if isinstance(error, errors.Problem) else tasks.from_os(error)))
+            run.report(refused[-1][1])
     adopted = list(run.remembered.get("adopted", []))
     if refused and not adopted:
-        raise NoneAdopted(reasons=[one["text"] for one in refused])
-    return adoption.result(adopted, refused)
+        raise refused[0][1] if len(refused) == 1 else NoneAdopted(reasons=[words.say(one) for _, one in refused])
+    return {"adopted": adopted, "refused": [_refusal(path, problem) for path, problem in refused]}
+
+
+def _refusal(path: pathlib.Path, problem: errors.Problem) -> dict[str, str]:
+    return {"path": str(path), "type": problem.type, "text": words.say(problem), "hint": words.advise(problem)}
 
 
 async def _adopt_one(
