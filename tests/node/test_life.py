@@ -152,6 +152,8 @@ async def test_qemu_killed_is_told_and_started_again(tiny_house: House):
         lambda one: one.status.state is vm.State.RUNNING and one.status.pid != before,
     )
     assert after.status.restarts == 1
+    assert after.status.last_end is not None
+    assert after.status.last_end.reason.type == "vm-crashed"
     crashes = [event for event in await tiny_house.all_events() if event.spec.said.type == "vm-crashed"]
     assert "SIGKILL" in crashes[-1].spec.said.text
 

@@ -316,7 +316,10 @@ async def test_restarts_are_counted_backed_off_and_given_up_until_a_person_start
     down = await house.becomes(made, vm.State.CRASHED)
     assert (down.status.restarts, down.status.next_try) == (2, None)
     assert (await house.ask("vm.start", made)).status.state is work.TaskState.DONE
-    assert (await house.read(made)).status.restarts == 0
+    started = (await house.read(made)).status
+    assert (started.restarts, started.last_end and started.last_end.reason.type) == (0, "vm-crashed")
+    await house.ask("vm.kill", made)
+    assert (await house.read(made)).status.last_end is None
 
 
 async def test_a_steady_run_starts_the_count_anew(house: House, monkeypatch: pytest.MonkeyPatch):

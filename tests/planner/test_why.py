@@ -38,11 +38,9 @@ def task(
     )
 
 
-def happened(type_: str, at: datetime.datetime = NOW, **params: object) -> work.Event:
-    """An event of a node's, which the planner knows by its type alone."""
-    made_ = work.event(words.Unknown(name=type_, said=""))
-    said = base.Saying(type=type_, params=params)
-    return made_.model_copy(update={"spec": made_.spec.model_copy(update={"said": said, "time": at})})
+def ended(type_: str, at: datetime.datetime, **params: object) -> vm.End:
+    """An end by itself, in words of a node's, which the planner knows by their type alone."""
+    return vm.End(when=at, reason=base.Saying(type=type_, params={"name": "web1", "last_lines": [], **params}))
 
 
 def minutes(count: int) -> datetime.datetime:
@@ -119,18 +117,18 @@ def test_a_start_that_failed_is_said_once():
 
 
 def test_one_that_ended_by_itself_and_runs_again_says_so():
-    subject = machine("running", state="running", restarts=1)
-    crash = happened("vm-crashed", minutes(-5), name="web1", reason="killed", last_lines=[])
-    chain = ask(subject, tasks=[task("vm.start", at=minutes(-9))], events=[crash])
-    assert types(chain)[1:4] == ["why-asked", "why-came-back", crash.spec.said.message.type]
+    crash = ended("vm-crashed", minutes(-5), reason="killed")
+    subject = machine("running", state="running", restarts=1, last_end=crash)
+    chain = ask(subject, tasks=[task("vm.start", at=minutes(-9))])
+    assert types(chain)[1:4] == ["why-asked", "why-came-back", crash.reason.message.type]
     assert chain[2].params["when"] == "2026-01-01 11:55:00 UTC"
     started_by_hand = [task("vm.start", at=minutes(-9)), task("vm.start", at=minutes(-1))]
-    assert "why-came-back" not in types(ask(subject, tasks=started_by_hand, events=[crash]))
+    assert "why-came-back" not in types(ask(subject, tasks=started_by_hand))
 
 
 def test_one_that_came_back_with_its_host_says_so():
-    events = [happened("vm-host-restarted", minutes(-5), name="web1")]
-    assert types(ask(machine("running", state="running"), events=events)) == ["why-is", "why-came-back-with-host"]
+    subject = machine("running", state="running", last_end=ended("vm-host-restarted", minutes(-5)))
+    assert types(ask(subject)) == ["why-is", "why-came-back-with-host"]
 
 
 def test_what_it_ended_of_comes_with_when_it_is_tried_again():

@@ -19,7 +19,7 @@ R = TypeVar("R", bound=base.Resource[Any, Any])
 
 _UP = (vm.State.STARTING, vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING)
 _TRIES = 20
-_EVENTS_LOOKED_AT = 200
+_TASKS_LOOKED_AT = 200
 
 
 class InTrash(problems.Error, errors.Conflict):
@@ -203,8 +203,7 @@ async def causes(call: calls.Call, machine: vm.VM) -> list[words.Message]:
     storage = await _there(call, ground.Storage, None, machine.spec.storage)
     volumes = [await _there(call, ground.Volume, machine.metadata.project, disk.volume) for disk in machine.spec.disks]
     networks = [await _there(call, ground.Network, machine.metadata.project, nic.network) for nic in machine.spec.nics]
-    tasks = await call.api.views.newest(work.Task, machine.metadata.project, limit=_EVENTS_LOOKED_AT)
-    events = await call.api.views.newest(work.Event, machine.metadata.project, limit=_EVENTS_LOOKED_AT)
+    tasks = await call.api.views.newest(work.Task, machine.metadata.project, limit=_TASKS_LOOKED_AT)
     host = machine.status.host and await _there(call, ground.Host, None, machine.status.host)
     return why.why(
         machine,
@@ -213,7 +212,6 @@ async def causes(call: calls.Call, machine: vm.VM) -> list[words.Message]:
         volumes=[volume for volume in volumes if volume],
         networks=[network for network in networks if network],
         tasks=[task for task in tasks if task.spec.subject and task.spec.subject.uid == machine.uid],
-        events=[event for event in events if event.spec.subject and event.spec.subject.uid == machine.uid],
     )
 
 

@@ -316,6 +316,13 @@ class NicStatus(Part):
     """What carries it: passt, slirp, or the bridge's name."""
 
 
+class End(Part):
+    """An end that nobody asked for."""
+
+    when: datetime.datetime
+    reason: Saying
+
+
 class VMStatus(Part):
     state: State = State.STOPPED
     since: datetime.datetime | None = None
@@ -335,6 +342,8 @@ class VMStatus(Part):
     observed_generation: int = 0
     applied_generation: int = 0
     """The generation that the running process was started with."""
+    last_end: End | None = None
+    """How it last ended by itself, also when it was started again since; None after an orderly stop."""
     restarts: int = 0
     next_try: datetime.datetime | None = None
     problem: Saying | None = None

@@ -40,7 +40,8 @@ async def find(standing: Standing, preparation: Preparation) -> None:
     else:
         if machine.status.state in _WAS_UP:
             note = notes.HostRestarted(name=machine.name)
-            await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None)
+            end = vm.End(when=base.now(), reason=base.Saying.of(note))
+            await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None, last_end=end)
         await ground.engine.forget(runtime)
 
 

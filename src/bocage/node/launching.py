@@ -112,9 +112,10 @@ async def _could_not_start(
         standing.failed = None
         saved = await preparation.has_saved(machine)
         await standing.follow(machine, vm.Power.SAVED if saved else vm.Power.STOPPED)
+        waiting = standing.asked(*STARTS)  # what is asked for once it is shown is another try
         state = vm.State.SAVED if saved else vm.State.STOPPED
         await standing.turn(machine, state, note, base.Severity.ERROR, problem=said)
-        await standing.fail(problem, *STARTS)
+        await standing.fail_these(problem, waiting)
     else:
         await standing.turn(machine, vm.State.CRASHED, note, base.Severity.ERROR, problem=said)
 

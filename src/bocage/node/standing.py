@@ -103,10 +103,14 @@ class Standing:
     async def fail(self, problem: errors.Problem, *actions: str) -> bool:
         """End the waiting tasks of these actions as failed; False when there were none."""
         asked = self.asked(*actions)
-        for run in asked:
+        await self.fail_these(problem, asked)
+        return bool(asked)
+
+    async def fail_these(self, problem: errors.Problem, runs: list[tasks.Run]) -> None:
+        """End waiting tasks as failed."""
+        for run in runs:
             self.runs.remove(run)
             await run.failed(problem)
-        return bool(asked)
 
     async def read(self) -> vm.VM:
         """The VM as the store has it now; raises Gone."""

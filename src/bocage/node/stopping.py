@@ -145,6 +145,7 @@ async def note_crash(standing: Standing, preparation: Preparation, machine: vm.V
     if machine.metadata.deleted or standing.asked("vm.kill"):
         await is_off(standing, preparation, machine, notes.PluggedOut(name=machine.name))
         return
+    waiting = standing.asked(*launching.STARTS, "vm.reboot")  # what is asked for once it is shown is another try
     wanted_off = machine.spec.power is vm.Power.STOPPED
     steady = ran is not None and ran >= lifecycle.STEADY
     reason = words.say(ended.reason)
@@ -159,9 +160,10 @@ async def note_crash(standing: Standing, preparation: Preparation, machine: vm.V
         state=vm.State.STOPPED if wanted_off else vm.State.CRASHED,
         severity=base.Severity.INFO if ended.orderly else base.Severity.ERROR,
         restarts=0 if steady or wanted_off else machine.status.restarts,
+        last_end=vm.End(when=base.now(), reason=base.Saying.of(note)),
     )
     standing.failed = None if wanted_off else clock.boottime()
-    await standing.fail(EndedByItself(name=machine.name, reason=reason), *launching.STARTS, "vm.reboot")
+    await standing.fail_these(EndedByItself(name=machine.name, reason=reason), waiting)
 
 
 async def is_off(
@@ -174,12 +176,12 @@ async def is_off(
     severity: base.Severity = base.Severity.INFO,
     restarts: int = 0,
     ready: bool = True,
+    last_end: vm.End | None = None,
 ) -> None:
     """The process is gone: take its wires down, say it, and only then forget how it came to that."""
     await preparation.disconnect(machine)
     nics = tuple(nic.model_copy(update={"addresses": ()}) for nic in machine.status.nics)
-    await standing.turn(
-        machine, state, note, severity, pid=None, restarts=restarts, ready=ready, nics=nics, problem=None
-    )
+    fields = {"pid": None, "restarts": restarts, "ready": ready, "nics": nics, "problem": None, "last_end": last_end}
+    await standing.turn(machine, state, note, severity, **fields)
     await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
     standing.off()

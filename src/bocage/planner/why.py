@@ -21,7 +21,6 @@ _MOVED_BY = {
 _MAKING = ("vm.create", "vm.clone")
 _MOVES = {action for actions in _MOVED_BY.values() for action in actions} - set(_MAKING)
 _HOST_RESTARTED = "vm-host-restarted"
-_ENDS = ("vm-crashed", "vm-switched-off", _HOST_RESTARTED)  # the events of an end that nobody asked for
 _SAYS_THE_STATE = ("vm-stopped", "vm-paused", "vm-resumed")  # reasons that tell nothing more
 
 
@@ -33,11 +32,10 @@ def why(
     volumes: Iterable[ground.Volume] = (),
     networks: Iterable[ground.Network] = (),
     tasks: Iterable[work.Task] = (),
-    events: Iterable[work.Event] = (),
     now: datetime.datetime | None = None,
 ) -> list[words.Message]:
-    """The chain. `tasks` and `events` are those about this VM, the oldest first; `host` is None while it has none."""
-    world = _World(vm, host, storage, list(volumes), list(networks), list(tasks), list(events), now)
+    """The chain. `tasks` are those about this VM, the oldest first; `host` is None while it has none."""
+    world = _World(vm, host, storage, list(volumes), list(networks), list(tasks), now)
     return _distinct(_chain(world))
 
 
@@ -52,11 +50,10 @@ class _World:
         volumes: list[ground.Volume],
         networks: list[ground.Network],
         tasks: list[work.Task],
-        events: list[work.Event],
         now: datetime.datetime | None,
     ) -> None:
         self.vm, self.host, self.storage = vm, host, storage
-        self.volumes, self.networks, self.tasks, self.events = volumes, networks, tasks, events
+        self.volumes, self.networks, self.tasks = volumes, networks, tasks
         self.now = now or datetime.datetime.now(datetime.UTC)
 
     @property
@@ -157,15 +154,15 @@ def _came_back(world: _World) -> Iterator[words.Message]:
     """Its last end, when nobody asked for that one and it was started again by itself."""
     if world.state not in (model.State.STARTING, model.State.RUNNING, model.State.PAUSED):
         return
-    ends = [event.spec for event in world.events if event.spec.said.type in _ENDS]
-    if not ends or any(t.spec.action in _MOVES and t.metadata.created > ends[-1].time for t in world.tasks):
+    end = world.vm.status.last_end
+    if not end or any(task.spec.action in _MOVES and task.metadata.created > end.when for task in world.tasks):
         return
-    when = _time(ends[-1].time)
-    if ends[-1].said.type == _HOST_RESTARTED:
+    when = _time(end.when)
+    if end.reason.type == _HOST_RESTARTED:
         yield causes.CameBackWithHost(when=when)
     else:
         yield causes.CameBack(policy=world.vm.spec.restart.policy, when=when)
-        yield ends[-1].said.message
+        yield end.reason.message
 
 
 def _under_way(world: _World) -> Iterator[words.Message]:

@@ -177,7 +177,9 @@ def _may_wait(vm: rest.Document) -> bool:
     """Whether it runs as it was defined earlier; what of that matters is for the node to say."""
     status = vm["status"]
     applied = status.get("applied_generation")
-    return status["state"] in ("running", "paused") and bool(applied) and applied < vm["metadata"]["generation"]
+    return (
+        status["state"] in ("running", "paused", "saved") and bool(applied) and applied < vm["metadata"]["generation"]
+    )
 
 
 def _state(
@@ -193,6 +195,7 @@ def _state(
         ("state", f"{status['state']}{since}{should}"),
         ("reason", people.saying(status.get("reason"))),
         ("problem", people.saying(status.get("problem"))),
+        ("last end", _last_end(status)),
         ("pending", f"{waits}: from the next cold start on ('bocage vm reboot {output.named(vm)}')" if waits else ""),
         ("host", output.named(host) if host else ""),
         ("accelerator", status.get("accelerator")),
@@ -201,6 +204,14 @@ def _state(
         ("isolation", _isolation(status.get("isolation") or {})),
         ("directory", status.get("directory")),
     ]
+
+
+def _last_end(status: dict[str, Any]) -> str:
+    """How it last ended by itself, where that is not its reason."""
+    end = status.get("last_end")
+    if not end or end["reason"] == status.get("reason"):
+        return ""
+    return f"{people.ago(end['when'])}: {people.saying(end['reason'])}"
 
 
 def _qemu(qemu: dict[str, Any]) -> str:
