@@ -36,6 +36,8 @@ class Reply:
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     hang_up: bool = False
     """Close the connection in place of an answer."""
+    cut: int | None = None
+    """Close it after so many bytes of the body."""
 
 
 Answer = Reply | Callable[[Asked], Reply]
@@ -108,7 +110,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: reply.cut])
+        self.close_connection = self.close_connection or reply.cut is not None
 
     def __getattr__(self, name: str) -> Any:
         """`do_GET`, `do_POST` and all others alike."""

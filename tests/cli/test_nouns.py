@@ -1,6 +1,8 @@
 import hashlib
 import json
 import pathlib
+import urllib.parse
+from collections.abc import Callable
 
 import pytest
 
@@ -235,6 +237,44 @@ def test_export_writes_an_archive_only_when_it_is_whole(api: FakeApi, bocage: Bo
     api.on("GET", "/projects/default/vms/web1/export", problem(409, "running", "web1 is running"))
     assert bocage("vm", "export", "web1", str(tmp_path / "again.zst")).code == 4
     assert [path.name for path in tmp_path.iterdir() if "zst" in path.name] == ["web1.tar.zst"]
+
+
+def exporting(content: bytes, *cuts: int | None) -> Callable[[fake_api.Asked], Reply]:
+    """An export that breaks off after so many bytes each time; a rest is given to who has what comes before."""
+    left = list(cuts)
+
+    def answer(asked: fake_api.Asked) -> Reply:
+        query = dict(urllib.parse.parse_qsl(asked.path.partition("?")[2]))
+        offset = int(query.get("offset", 0))
+        if offset and query["sha256"] != hashlib.sha256(content[:offset]).hexdigest():
+            return problem(409, "export-differs", "web1 is not what it was")
+        return Reply(content[offset:], cut=left.pop(0) if left else None)
+
+    return answer
+
+
+@pytest.mark.parametrize("to", ["web1.tar.zst", "-"])
+def test_an_export_goes_on_where_the_connection_broke(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path, to: str):
+    content = b"".join(str(number).encode() for number in range(50_000))
+    api.on("GET", "/projects/default/vms/web1/export", exporting(content, 100_000, 0, 70_000))
+    ended = bocage("vm", "export", "web1", to if to == "-" else str(tmp_path / to))
+    assert ended.code == 0
+    assert (ended.out.encode() if to == "-" else (tmp_path / to).read_bytes()) == content
+    assert len(api.asked) == 4
+
+
+def test_an_archive_that_was_left_half_is_gone_on_with_or_begun_anew_when_the_vm_is_another(
+    api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path
+):
+    content = b"".join(str(number).encode() for number in range(50_000))
+    api.on("GET", "/projects/default/vms/web1/export", exporting(content))
+    half, whole = tmp_path / ".web1.tar.zst.part", tmp_path / "web1.tar.zst"
+    for there, asked in ((content[:90_000], 1), (b"of another" * 1000, 2), (content, 1)):
+        half.write_bytes(there)
+        whole.unlink(missing_ok=True)
+        api.asked.clear()
+        assert bocage("vm", "export", "web1", str(whole)).code == 0
+        assert (whole.read_bytes(), len(api.asked), half.exists()) == (content, asked, False)
 
 
 def test_import_sends_the_archive_and_asks_for_its_vm(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import pathlib
 import shutil
@@ -77,6 +78,33 @@ async def test_an_export_that_nobody_reads_to_its_end_leaves_nothing(house: Hous
     await pieces.aclose()
     await house.until(lambda: asyncio.to_thread(files_of, house), lambda now: now == before)
     assert (await house.ask("vm.start", made)).status.state is work.TaskState.DONE
+
+
+@pytest.mark.parametrize("request_", [{"disk": "8M"}, {"image": "small", "disk": "8M"}])
+async def test_an_export_is_the_same_each_time_and_gone_on_with_until_the_vm_is_another(
+    house: House, tmp_path: pathlib.Path, request_: dict[str, Any]
+):
+    (image := tmp_path / "small.raw").write_bytes(os.urandom(3 << 20))
+    await house.add_image(image, "small")
+    made = await house.create(memory="32M", nics=[], **request_)
+    await house.export(made, tmp_path / "once")
+    whole = (tmp_path / "once").read_bytes()
+
+    async def rest_of(have: bytes) -> bytes:
+        pieces = export.stream(house.node.preparation, await house.read(made), chain=False)
+        digest = hashlib.sha256(have).hexdigest()
+        rest = await export.started(export.rest(pieces, made, offset=len(have), sha256=digest))
+        return b"".join([piece async for piece in rest])
+
+    for length in (1, 700, len(whole) // 2, len(whole) - 1, len(whole)):
+        assert whole[:length] + await rest_of(whole[:length]) == whole
+    for have in (b"x" + whole[1:700], whole + b"x"):
+        with pytest.raises(export.Differs):
+            await rest_of(have)
+    assert (await house.ask("vm.disk-grow", made, disk="disk0", size="9M")).status.state is work.TaskState.DONE
+    with pytest.raises(export.Differs):
+        await rest_of(whole[: len(whole) // 2])
+    assert not list(house.place(made).path.glob(".export*"))
 
 
 async def test_an_archive_that_is_cut_off_or_damaged_leaves_nothing(house: House, other: House, tmp_path: pathlib.Path):

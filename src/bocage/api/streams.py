@@ -158,9 +158,12 @@ async def export(
     call: Annotated[calls.Call, calls.may("vm:export")],
     form: Annotated[Literal["archive"], Query(description="What it is packed as.")] = "archive",
     chain: Annotated[bool, Query(description="Linked disks with their image, not flat.")] = False,
+    offset: Annotated[int, Query(ge=0, le=1 << 62, description="Bytes that are there from an export cut off.")] = 0,
+    sha256: Annotated[str, Query(pattern=r"^([0-9a-f]{64})?$", description="The digest of those bytes.")] = "",
 ) -> Response:
-    """The whole VM as one stream, with checksums."""
-    return await _pass(call, project, name, "export", query={"form": form, "chain": chain}, within=None)
+    """The whole VM as one stream, with checksums; or its rest, when the VM is as it was (else `export-differs`)."""
+    query = {"form": form, "chain": chain, "offset": offset, "sha256": sha256}
+    return await _pass(call, project, name, "export", query=query, within=None)
 
 
 async def _pass(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -92,13 +93,50 @@ def log(
             yield piece
 
 
-def export(client: Client, name: str, *, chain: bool = False) -> Iterator[bytes]:
-    """A stopped VM as an archive; with `chain` its disks keep their backing files."""
-    query = {"form": "archive", "chain": chain}
+class Had:
+    """What is there of an export: its length, and its digest so far."""
+
+    def __init__(self) -> None:
+        self.length, self._hashed = 0, hashlib.sha256()
+
+    def add(self, piece: bytes) -> None:
+        self.length += len(piece)
+        self._hashed.update(piece)
+
+    @property
+    def query(self) -> dict[str, Any]:
+        """Asks for what comes after it."""
+        return {"offset": self.length, "sha256": self._hashed.hexdigest()} if self.length else {}
+
+
+def export(client: Client, name: str, *, chain: bool = False, had: Had | None = None) -> Iterator[bytes]:
+    """A stopped VM as an archive, or what comes after `had`; with `chain` its disks keep their backing files.
+
+    When the connection breaks it goes on where it was. Raises problems.Error.
+    """
+    had, left = had or Had(), _TRIES
+    while True:
+        before = had.length
+        try:
+            yield from _rest(client, name, had, chain=chain)
+        except (problems.Broken, problems.Unreachable, errors.TimedOut):
+            left = _TRIES if had.length > before else left - 1
+            if not had.length or not left:
+                raise
+        else:
+            return
+        time.sleep(0.2 * 2 ** (_TRIES - left))
+
+
+def _rest(client: Client, name: str, had: Had, *, chain: bool) -> Iterator[bytes]:
+    query = {"form": "archive", "chain": chain, **had.query}
     path = f"{client.vms.path}/{segment(name)}/export"
     with client.connection.stream("GET", path, query=query, within=300) as response:
-        while piece := response.read(_PIECE):
+        while piece := response.read1(_PIECE):
+            had.add(piece)
             yield piece
+        if response.length:
+            raise problems.Broken(reason="it ended too soon")
 
 
 def upload(client: Client, key: str, path: str, *, on_progress: Callable[[int, int], None] | None = None) -> None:

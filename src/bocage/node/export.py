@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
 import pathlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -27,6 +29,14 @@ class Running(Error, errors.Conflict):
     name: str
 
 
+class Differs(Error, errors.Conflict):
+    type = "export-differs"
+    text = N_("{name} is not what it was when its first {offset:size} were exported")
+    hint = N_("export it again from the beginning")
+    name: str
+    offset: int
+
+
 async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> AsyncGenerator[bytes, None]:
     """The archive, piece by piece; the VM cannot start meanwhile. Raises Running before the first piece."""
     with contextlib.ExitStack() as undo:
@@ -44,15 +54,33 @@ async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> As
 
 async def started(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same stream once its first piece is there, so that what is refused is refused before the answer begins."""
-    first = await anext(pieces)
+    first = await anext(pieces, b"")
 
-    async def rest() -> AsyncGenerator[bytes, None]:
+    async def whole() -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(pieces):
             yield first
             async for piece in pieces:
                 yield piece
 
-    return rest()
+    return whole()
+
+
+async def rest(
+    pieces: AsyncGenerator[bytes, None], machine: vm.VM, *, offset: int, sha256: str
+) -> AsyncGenerator[bytes, None]:
+    """What comes after the first `offset` bytes, whose digest the asker has. Raises Differs before its first piece."""
+    hashed, left = hashlib.sha256(), offset
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            if left:
+                hashed.update(piece[:left])
+                piece, left = piece[left:], max(left - len(piece), 0)
+                if not left and hashed.hexdigest() != sha256:
+                    raise Differs(name=machine.name, offset=offset)
+            if piece:
+                yield piece
+    if left:
+        raise Differs(name=machine.name, offset=offset)
 
 
 def _is_as_given(image: pathlib.Path) -> bool:
@@ -85,6 +113,7 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
                 limit = await preparation.rooms.left(machine.spec.storage)
                 await volumes.convert(layers, own, image_format=volume.spec.format, limit=limit)
                 changes |= {"linked": False, "image": None}
+                await asyncio.to_thread(_date, own, (await asyncio.to_thread(layers[0].path.stat)).st_mtime_ns)
             parts[f"disks/{disk.name}.{volume.spec.format}"] = own
             kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
         for extra in (place.firmware_variables, place.seed, place.saved, place.saved_definition):
@@ -93,6 +122,12 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
         held = await preparation.held(machine, kept, None)
         definition = scratch / "vm.yaml"
         await asyncio.to_thread(files.write_durably, definition, directory.render(held))
+        await asyncio.to_thread(_date, definition, int(machine.metadata.created.timestamp()) * 10**9)
         yield {"vm.yaml": definition, **parts}
     finally:
         await asyncio.to_thread(files.remove_tree, scratch)
+
+
+def _date(path: pathlib.Path, mtime_ns: int) -> None:
+    """Give a file that was made for the archive a time that is the same each time it is made."""
+    os.utime(path, ns=(mtime_ns, mtime_ns))

@@ -149,10 +149,13 @@ class Interface:
         return JSONResponse({"api": "bocage/1", "kind": "VM", **document})
 
     async def export(self, request: Request) -> Response:
-        """The whole VM as one archive."""
+        """The whole VM as one archive, or what comes after `offset` of it."""
         machine, _ = await self._machine(request)
         chain = request.query_params.get("chain") in ("true", "1")
         stream = export.stream(self._shop.preparation, machine, chain=chain)
+        if offset := asking.whole_number(request.query_params, "offset", 0):
+            sha256 = request.query_params.get("sha256", "")
+            stream = export.rest(stream, machine, offset=offset, sha256=sha256)
         return _Stream(await export.started(stream), media_type="application/zstd")
 
     async def upload_offset(self, request: Request) -> Response:

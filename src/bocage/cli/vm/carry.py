@@ -29,7 +29,7 @@ def export(
     """Write a stopped VM, whole, to an archive or a directory.
 
     Disks are flat, so that any tool opens them; holes stay holes; checksums lie beside
-    them in SHA256SUMS.
+    them in SHA256SUMS. An archive that broke off is gone on with by the same command.
 
     Examples:
       bocage vm export web1 web1.tar.zst
@@ -37,21 +37,20 @@ def export(
       bocage vm export web1 - | ssh other bocage vm import -
     """
     with session.connect(project) as api:
-        pieces = streams.export(api, name, chain=chain)
         if destination == "-":
             if sys.stdout.isatty():
                 raise failure.Usage(
                     option="DEST", wrong="an archive is nothing for a terminal", right="give a file, or > FILE"
                 )
-            for piece in pieces:
+            for piece in streams.export(api, name, chain=chain):
                 sys.stdout.buffer.write(piece)
             return
         path = pathlib.Path(os.path.expanduser(destination))
         try:
             if path.name.endswith(_ENDINGS) and not destination.endswith("/"):
-                taken = _to_file(pieces, path, name)
+                taken = _to_file(api, path, name, chain=chain)
             else:
-                taken = _to_directory(pieces, path, name)
+                taken = _to_directory(streams.export(api, name, chain=chain), path, name)
         except OSError as error:
             if isinstance(error, ConnectionError):
                 raise
@@ -59,21 +58,32 @@ def export(
     output.line(f"{name} is in {destination} ({people.size(taken)})")
 
 
-def _to_file(pieces: Iterator[bytes], path: pathlib.Path, name: str) -> int:
+def _to_file(api: rest.Client, path: pathlib.Path, name: str, *, chain: bool) -> int:
+    """Write the archive, after what an earlier try left of it; what ends too soon stays for the next one."""
     beside = path.with_name(f".{path.name}.part")
-    done = 0
-    try:
-        with sending.bar(f"exporting {name}") as show, beside.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-                done += len(piece)
-                show(done, 0)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return done
+    while True:
+        had = streams.Had()
+        try:
+            with sending.bar(f"exporting {name}") as show, beside.open("ab+") as file:
+                file.seek(0)
+                for piece in _read(file):
+                    had.add(piece)
+                for piece in streams.export(api, name, chain=chain, had=had):
+                    file.write(piece)
+                    show(had.length, 0)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(beside, path)
+        except BaseException as error:
+            if getattr(error, "problem", "") == "export-differs":  # it was changed since: from the beginning
+                beside.unlink()
+                continue
+            if not had.length:
+                beside.unlink(missing_ok=True)
+            else:
+                output.complain(f"{people.size(had.length)} are kept; the same command goes on with them")
+            raise
+        return had.length
 
 
 def _to_directory(pieces: Iterator[bytes], path: pathlib.Path, name: str) -> int:
