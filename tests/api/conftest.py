@@ -235,7 +235,7 @@ class FakeNode:
         return Response(status_code=204)
 
     async def doctor(self, request: Request) -> Response:
-        return JSONResponse([{"check": "all", "well": True}])
+        return JSONResponse({"checks": [{"level": "ok", "type": "x", "params": {}, "text": "well", "hint": ""}]})
 
     async def console(self, socket: WebSocket) -> None:
         if self.refusal:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
+import jsonschema_rs
 import pytest
 import schemathesis
 from schemathesis import checks, generation
@@ -24,6 +25,7 @@ from tests.api.conftest import VMS, FakeNode, make_world, over_socket
 
 EXAMPLES = int(os.environ.get("BOCAGE_SCHEMA_EXAMPLES", "8"))
 ENDLESS = "event_follow"
+PLAIN = {"meta_extensions", "meta_openapi"}  # a list of names, and this description
 BREAKS_OFF = "vm_export"  # the node of these tests does
 
 
@@ -162,6 +164,23 @@ def test_the_examples_are_taken_by_what_they_are_examples_of():
     ):
         for example in shown.values():
             cls.model_validate(example["value"])
+
+
+def test_every_body_and_every_answer_has_an_example_that_fits_its_schema():
+    components = DESCRIBED["components"]
+    for operation_id, (_, _, operation) in OPERATIONS.items():
+        done = [answer for status, answer in operation["responses"].items() if status < "300"]
+        for part in [operation.get("requestBody") or {}, *done]:
+            content = (part.get("content") or {}).get("application/json") or {}
+            if operation_id in PLAIN or not content:
+                continue
+            schema = content["schema"]
+            shown = [one["value"] for one in content.get("examples", {}).values()]
+            for ref in [schema, *schema.get("anyOf", ())]:
+                shown += components["schemas"].get(ref.get("$ref", "").rpartition("/")[2], {}).get("examples", [])
+            assert shown, operation_id
+            for example in shown:
+                jsonschema_rs.validator_for({**schema, "components": components}).validate(example)
 
 
 def test_a_message_that_is_shown_has_words_in_the_description_too():

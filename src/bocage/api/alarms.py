@@ -24,7 +24,7 @@ async def list_(
 @router.post(
     "/{uid}/acknowledge", name="acknowledge", response_model=work.Alarm, responses=routing.problem_responses(404)
 )
-async def acknowledge(uid: str, call: Annotated[calls.Call, calls.may("alarm:acknowledge")]) -> Response:
+async def acknowledge(uid: calls.Uid, call: Annotated[calls.Call, calls.may("alarm:acknowledge")]) -> Response:
     """Say that it was seen; it stays while its condition holds."""
     alarm = await _find(call, uid)
 

@@ -37,6 +37,7 @@ from bocage.api import (
     nodes,
     problems,
     routing,
+    samples,
     storages,
     streams,
     tasks,
@@ -151,7 +152,7 @@ async def _openapi(request: Request) -> Response:
 
 
 def _complete(described: dict[str, Any]) -> None:
-    """What every route has: problems, and who may ask."""
+    """What every route has: problems, examples, and who may ask."""
     schemas = described["components"]["schemas"]
     schemas["Problem"] = problems.Document.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= schemas["Problem"].pop("$defs", {})
@@ -161,6 +162,8 @@ def _complete(described: dict[str, Any]) -> None:
         "text": {"type": "string", "description": "The sentence, in the reader's language.", "readOnly": True},
         "hint": {"type": "string", "description": "What helps; empty when nothing does.", "readOnly": True},
     }
+    for name, sample in (samples.REQUESTS | samples.answers()).items():
+        schemas[name]["examples"] = [sample]
     described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     described["security"] = [{"token": []}]
     for path in described["paths"].values():

@@ -132,4 +132,5 @@ def may(permission: str) -> Any:
 
 
 Project = Annotated[str, Path(description="The project; `default` is always there.", examples=["default"])]
+Uid = Annotated[str, Path(description="Its uid.", examples=["01890a5d-ac96-774b-bcce-b302099a8057"])]
 Name = Annotated[str, Path(description="Its name, or its uid.", examples=["web1"])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic_core
 from pydantic import BaseModel
@@ -20,7 +20,9 @@ EXTENSIONS = (
     "events-stream",
     "idempotency-keys",
     "image-build",
+    "storage-change",
     "task-wait",
+    "task-warnings",
     "uploads-resumable",
     "vm-clone",
     "vm-disk-hotplug",
@@ -49,6 +51,20 @@ class Whoami(BaseModel):
     local: bool
 
 
+class Check(BaseModel):
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    type: str
+    params: dict[str, Any]
+    text: str
+    hint: str
+
+
+class Health(BaseModel):
+    checks: list[Check]
+
+
 @router.get("/version", name="version", response_model=Version)
 async def version(call: Annotated[calls.Call, calls.may("meta:read")]) -> Response:
     """Which Bocage this is."""
@@ -75,7 +91,7 @@ async def whoami(call: Annotated[calls.Call, calls.may("meta:read")]) -> Respons
     return answers.json(Whoami(name=call.asker.name, local=call.asker.local).model_dump_json())
 
 
-@router.get("/doctor", name="doctor", response_model=Any, responses=routing.problem_responses(502, 504))
+@router.get("/doctor", name="doctor", response_model=Health, responses=routing.problem_responses(502, 504))
 async def doctor(call: Annotated[calls.Call, calls.may("host:read")]) -> Response:
     """The checks of this machine, each with what to do."""
     return await call.api.node.forward("GET", "/doctor", within=300.0)

@@ -49,7 +49,7 @@ async def list_(
 
 @router.get("/{uid}", name="get", response_model=work.Task, responses=routing.problem_responses(404))
 async def get(
-    uid: str,
+    uid: calls.Uid,
     call: Reading,
     wait: Annotated[float | None, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for its end.")] = None,
 ) -> Response:
@@ -65,7 +65,7 @@ async def get(
 @in_project.get("/{uid}", name="get_in_project", response_model=work.Task, responses=routing.problem_responses(404))
 async def get_in_project(
     project: calls.Project,
-    uid: str,
+    uid: calls.Uid,
     call: Reading,
     wait: Annotated[float | None, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for its end.")] = None,
 ) -> Response:
@@ -74,7 +74,7 @@ async def get_in_project(
 
 
 @router.post("/{uid}/cancel", name="cancel", response_model=work.Task, responses=routing.problem_responses(404, 409))
-async def cancel(uid: str, call: Annotated[calls.Call, calls.may("task:cancel")]) -> Response:
+async def cancel(uid: calls.Uid, call: Annotated[calls.Call, calls.may("task:cancel")]) -> Response:
     """Ask for its end; what it had made is undone. A task that has ended stays as it is."""
 
     def ask(task: work.Task) -> work.Task | None:

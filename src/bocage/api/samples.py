@@ -1,0 +1,125 @@
+"""An example of each document that the API takes or gives, for its description."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from bocage import words
+from bocage.model import base, ground, vm, work
+from bocage.model.units import GiB, MiB, Size
+
+_WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
+_UID = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c{:02d}"
+_HOST, _STORAGE, _NETWORK, _VOLUME, _IMAGE, _VM = (_UID.format(number) for number in range(10, 16))
+_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0bacd155d6c15b0f00a08f"
+_TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
+_SUBJECT = base.Ref(kind="vm", uid=_VM, project="default", name="web1")
+
+REQUESTS: dict[str, Any] = {
+    "Adopt": {"directories": ["/mnt/old/vms/5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c15"]},
+    "Clone": {"name": "web2", "start": True},
+    "DiskRequest": {"size": "20G", "bus": "virtio"},
+    "Expect": {"send": "uname -r", "pattern": "^6", "timeout": 10},
+    "Grow": {"size": "40G"},
+    "ImageBuild": {"what": "debian", "name": "debian12", "release": "bookworm"},
+    "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
+    "Insert": {"image": "windows"},
+    "MoveDisks": {"storage": "fast"},
+    "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
+    "Rename": {"name": "shop"},
+    "SendKeys": {"keys": ["ctrl", "alt", "delete"]},
+    "Start": {"boot": "cd0"},
+    "Stop": {"within": 60, "kill": True},
+    "StorageCreate": {"name": "fast", "path": "/srv/fast", "reserve_percent": 10},
+    "TokenCreate": {"name": "laptop", "days": 90},
+    "VolumeCreate": {"name": "data", "size": "100G"},
+}
+
+
+def answers() -> dict[str, Any]:
+    """By the name of its schema; lists hold the example of what they list."""
+    made = {type(one).__name__: one.model_dump(mode="json", context=base.WORDS) for one in _resources()}
+    listed = {f"Listed_{name}_": {"items": [one], "revision": 4711, "after": None} for name, one in made.items()}
+    reason = base.Saying.of(words.revive("why-asked", _ASKED))
+    check = {"level": "ok", "type": "doctor-fine", "params": {"what": "clock", "detail": "2026-01-31 12:00 UTC"}}
+    return {
+        **made,
+        **listed,
+        "Command": {"command": ["qemu-system-x86_64", "-name", "web1"], "line": "qemu-system-x86_64 -name web1"},
+        "Created": {"token": "bcg_5f0c9f1e…", "resource": made["Token"]},
+        "Differences": {
+            "pending": [{"path": "memory", "running": "512M", "wanted": "1G"}],
+            "edited": [{"path": "spec.cpus.cores", "is": 2, "edited": 4}],
+        },
+        "Expected": {"line": "tiny: ready cpus=2"},
+        "Health": {"checks": [{**check, "text": "clock: 2026-01-31 12:00 UTC", "hint": ""}]},
+        "Version": {"version": "0.1.0", "api": 1, "python": "3.11.2", "kernel": "6.1.0-29-amd64", "qemu": "7.2.22"},
+        "Whoami": {"name": "token:laptop", "local": False},
+        "Why": {"chain": [reason.model_dump(mode="json", context=base.WORDS)]},
+    }
+
+
+_ASKED = {
+    "name": "web1",
+    "action": "vm.stop",
+    "by": "token:laptop",
+    "when": "2026-01-31 12:00:00 UTC",
+    "opposite": "start",
+}
+
+
+def _resources() -> list[base.Resource[Any, Any]]:
+    full = base.Saying(type="alarm-waits-for-storage", params={"name": "web1"})
+    board = vm.Hardware(
+        machine="pc-q35-7.2",
+        cpu_model="Westmere-v1",
+        smbios=vm.Smbios(uuid=_VM, serial=_VM),
+        devices={"video": "pcie.0/01.0"},
+    )
+    disk = vm.Disk(name="disk0", volume=_VOLUME, serial="9d1f5a3f7c13a1b2c3d4", address="rp0/00.0")
+    nic = vm.Nic(name="nic0", network=_NETWORK, mac="52:54:00:12:34:56", address="rp1/00.0")
+    spec = vm.VMSpec(
+        storage=_STORAGE,
+        power=vm.Power.RUNNING,
+        cpus=vm.Cpus(cores=2),
+        memory=Size(512 * MiB),
+        disks=(disk,),
+        nics=(nic,),
+        boot=vm.Boot(order=("disk0",)),
+        hardware=board,
+    )
+    network = ground.NetworkSpec(kind="nat", subnet="10.80.1.0/24")
+    volume = ground.VolumeSpec(storage=_STORAGE, size=Size(4 * GiB), image=_DIGEST, linked=True, vm=_VM)
+    image = ground.ImageSpec(sha256=_DIGEST, format="raw", virtual_size=Size(20 * MiB), storage=_STORAGE)
+    return [
+        vm.VM(
+            metadata=_about("web1", _VM), spec=spec, status=vm.VMStatus(state=vm.State.RUNNING, host=_HOST, since=_WHEN)
+        ),
+        ground.Host(metadata=_about("host1", _HOST, None), spec=ground.HostSpec()),
+        ground.Storage(
+            metadata=_about("local", _STORAGE, None),
+            spec=ground.StorageSpec(host=_HOST, path="/var/lib/bocage/storage/local"),
+        ),
+        ground.Network(metadata=_about("default", _NETWORK), spec=network),
+        ground.Volume(metadata=_about("web1-disk0-5f0c9f1e", _VOLUME), spec=volume),
+        ground.Image(metadata=_about("tiny", _IMAGE), spec=image),
+        work.Task(
+            metadata=_about("vm-start", _TASK),
+            spec=work.TaskSpec(action="vm.start", subject=_SUBJECT, host=_HOST, asked_by="unix:0"),
+            status=work.TaskStatus(state=work.TaskState.DONE, started=_WHEN, ended=_WHEN),
+        ),
+        work.Event(
+            metadata=_about("alarm-waits-for-storage", _TASK),
+            spec=work.EventSpec(time=_WHEN, said=full, severity=base.Severity.ERROR, subject=_SUBJECT),
+        ),
+        work.Alarm(
+            metadata=_about("alarm-waits-for-storage", _UID.format(16)),
+            spec=work.AlarmSpec(said=full, severity=base.Severity.ERROR, subject=_SUBJECT, raised=_WHEN),
+        ),
+        work.Token(metadata=_about("laptop", _UID.format(17)), spec=work.TokenSpec(hash=_DIGEST)),
+    ]
+
+
+def _about(name: str, uid: str, project: str | None = "default") -> base.Metadata:
+    return base.Metadata(uid=uid, name=name, project=project, created=_WHEN, revision=42, status_revision=43)
