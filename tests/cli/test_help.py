@@ -1,3 +1,5 @@
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,9 @@ VM_VERBS = (
     "create list show start stop kill reboot reset pause resume save delete undelete rename clone export import "
     "migrate set edit apply diff command console log screenshot sendkey disk cd"
 )
+
+
+WITHOUT = {("vm", "screenshot")}  # whose sentence says all
 
 
 def lines(group: Any = app.NOUNS, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -37,6 +42,30 @@ def test_help_fits_80_columns_and_names_the_command(bocage: Bocage, line: tuple[
     assert ended.out.startswith("Usage: " + " ".join(("bocage", *line)))
     assert max(map(len, ended.out.splitlines())) <= 80
     assert "<str>" not in ended.out
+
+
+def verb_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that a line names, and what follows."""
+    found = app.NOUNS
+    while hasattr(found, "sections"):
+        found, words = found.get_command(None, words[0]), words[1:]
+        assert found, words
+    return found, words
+
+
+@pytest.mark.parametrize("line", [line for line in lines() if line], ids=" ".join)
+def test_the_examples_of_a_command_are_commands_with_options_that_there_are(line: tuple[str, ...]):
+    command = app.NOUNS
+    for word in line:
+        command = command.get_command(None, word)
+    if not hasattr(command, "sections"):
+        assert command.examples or line in WITHOUT, line
+    for example in command.examples.splitlines():
+        for call in re.findall(r"(?<![\w/.-])bocage ([^|&]+)", example):
+            verb, words = verb_of(shlex.split(call))
+            known = {name for param in verb.params for name in (*param.opts, *param.secondary_opts)}
+            given = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+            assert given <= known, example
 
 
 def test_a_noun_alone_shows_its_help_as_a_usage_error(bocage: Bocage):

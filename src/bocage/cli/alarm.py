@@ -15,7 +15,11 @@ def list_alarms(
     all_: Annotated[bool, typer.Option("--all", help="Acknowledged ones, too.")] = False,
     json: options.Json = False,
 ) -> None:
-    """List the alarms, each with its next step; they go by themselves when their cause is gone."""
+    """List the alarms, each with its next step; they go by themselves when their cause is gone.
+
+    Examples:
+      bocage alarm list
+    """
     with session.connect() as api:
         found = api.alarms.list()
     if json:

@@ -25,7 +25,11 @@ class NotRunning(failure.Error):
 def run(
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="BOCAGE_LISTEN, or 127.0.0.1:8480.")] = None,
 ) -> None:
-    """Run the daemon here, until it is stopped (for systemd and for debugging)."""
+    """Run the daemon here, until it is stopped (for systemd and for debugging).
+
+    Examples:
+      BOCAGE_HOME=/srv/bocage bocage daemon run --listen 127.0.0.1:8999
+    """
     from bocage import daemon as program
     from bocage import home
 
@@ -33,7 +37,11 @@ def run(
 
 
 def start(within: Within = 60, json: options.Json = False) -> None:
-    """Start the daemon in the background; returns when it answers. Good also when it runs already."""
+    """Start the daemon in the background; returns when it answers. Good also when it runs already.
+
+    Examples:
+      bocage daemon start
+    """
     from bocage.cli import background
 
     found = background.find()
@@ -48,7 +56,11 @@ def start(within: Within = 60, json: options.Json = False) -> None:
 
 
 def stop(within: Within = 60, json: options.Json = False) -> None:
-    """Stop the daemon; the VMs go on."""
+    """Stop the daemon; the VMs go on.
+
+    Examples:
+      bocage daemon stop
+    """
     from bocage.cli import background
 
     found = background.find()
@@ -61,7 +73,11 @@ def stop(within: Within = 60, json: options.Json = False) -> None:
 
 
 def status(json: options.Json = False) -> None:
-    """Say whether the daemon runs; exit code 6 when it does not."""
+    """Say whether the daemon runs; exit code 6 when it does not.
+
+    Examples:
+      bocage daemon status --json
+    """
     from bocage import home
     from bocage.cli import background
 
@@ -106,7 +122,11 @@ def log(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="So many of the last.")] = 100,
 ) -> None:
-    """Print the daemon's log."""
+    """Print the daemon's log.
+
+    Examples:
+      bocage daemon log --follow
+    """
     from bocage import home
     from bocage.cli import background
 

@@ -24,7 +24,11 @@ class AddressTaken(client.Unreachable):
 
 
 def doctor(json: options.Json = False) -> None:
-    """Check the machine: accelerator, packages, cgroups, disk, clock, ports. Exit code 1 when something is amiss."""
+    """Check the machine: accelerator, packages, cgroups, disk, clock, ports. Exit code 1 when something is amiss.
+
+    Examples:
+      bocage doctor
+    """
     try:
         with session.connect() as api:
             answer = api.doctor()

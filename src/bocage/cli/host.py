@@ -21,7 +21,11 @@ _COLUMNS = (
 
 
 def list_hosts(json: options.Json = False) -> None:
-    """List the hosts."""
+    """List the hosts.
+
+    Examples:
+      bocage host list
+    """
     with session.connect() as api:
         found = api.hosts.list()
     if json:
@@ -50,7 +54,11 @@ def show(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show a host: what it has, which accelerator VMs run on, and why."""
+    """Show a host: what it has, which accelerator VMs run on, and why.
+
+    Examples:
+      bocage host show
+    """
     with session.connect() as api:
         host = api.hosts.get(name) if name else _the_only(api)
     if json:

@@ -114,7 +114,11 @@ def build(
 
 
 def list_images(project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """List the images."""
+    """List the images.
+
+    Examples:
+      bocage image list
+    """
     with session.connect(project) as api:
         found = api.images.list()
     if json:
@@ -139,7 +143,11 @@ def _row(image: rest.Document) -> tuple[str, ...]:
 
 
 def show(name: ImageName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Show one image."""
+    """Show one image.
+
+    Examples:
+      bocage image show tiny
+    """
     with session.connect(project) as api:
         image = api.images.get(name)
         storage = session.look_up(api.storage.list()) if not json else {}
@@ -172,7 +180,11 @@ def delete(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Delete an image; refused while a VM's disk stands on it."""
+    """Delete an image; refused while a VM's disk stands on it.
+
+    Examples:
+      bocage image delete tiny
+    """
     with session.connect(project) as api:
         waiting.finish(api, api.images.delete(name), wait=wait, json=json, said=f"image {name} is gone")
 

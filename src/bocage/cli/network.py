@@ -21,7 +21,11 @@ _COLUMNS = (
 
 
 def list_networks(project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """List the networks."""
+    """List the networks.
+
+    Examples:
+      bocage network list
+    """
     with session.connect(project) as api:
         found = api.networks.list()
     if json:
@@ -43,7 +47,11 @@ def _row(network: rest.Document) -> tuple[str, ...]:
 
 
 def show(name: NetworkName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Show one network."""
+    """Show one network.
+
+    Examples:
+      bocage network show default
+    """
     with session.connect(project) as api:
         network = api.networks.get(name)
     if json:
@@ -97,7 +105,11 @@ def delete(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Delete a network; refused while a VM has a NIC on it."""
+    """Delete a network; refused while a VM has a NIC on it.
+
+    Examples:
+      bocage network delete lab
+    """
     with session.connect(project) as api:
         waiting.finish(api, api.networks.delete(name), wait=wait, json=json, said=f"network {name} is gone")
 

@@ -24,7 +24,11 @@ _COLUMNS = (
 
 
 def list_storage(json: options.Json = False) -> None:
-    """List the storage: its size, what is free, taken by VMs and images, and promised to them."""
+    """List the storage: its size, what is free, taken by VMs and images, and promised to them.
+
+    Examples:
+      bocage storage list
+    """
     with session.connect() as api:
         found = api.storage.list()
     if json:
@@ -40,7 +44,11 @@ def _row(storage: rest.Document) -> tuple[str, ...]:
 
 
 def show(name: StorageName, json: options.Json = False) -> None:
-    """Show one storage."""
+    """Show one storage.
+
+    Examples:
+      bocage storage show local
+    """
     with session.connect() as api:
         storage = api.storage.get(name)
     if json:
@@ -78,7 +86,11 @@ def create(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Make a storage of a directory."""
+    """Make a storage of a directory.
+
+    Examples:
+      bocage storage create fast --path /srv/nvme --reserve 10
+    """
     where = os.path.abspath(os.path.expanduser(path))
     request = rest.given(name=name, path=where, reserve_percent=reserve, overcommit=overcommit or None)
     with session.connect() as api:
@@ -116,7 +128,11 @@ def set_(
 
 
 def delete(name: StorageName, wait: options.Wait = True, json: options.Json = False) -> None:
-    """Forget a storage; refused while something lies on it."""
+    """Forget a storage; refused while something lies on it.
+
+    Examples:
+      bocage storage delete fast
+    """
     with session.connect() as api:
         waiting.finish(api, api.storage.delete(name), wait=wait, json=json, said=f"storage {name} is gone")
 

@@ -28,7 +28,11 @@ def list_tasks(
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="So many at most, the newest.")] = 50,
     json: options.Json = False,
 ) -> None:
-    """List the tasks that are being done; with --all also what was done."""
+    """List the tasks that are being done; with --all also what was done.
+
+    Examples:
+      bocage task list --all
+    """
     with session.connect() as api:
         found = api.all_tasks.list()
     found["items"] = sorted(
@@ -82,7 +86,11 @@ class NoTask(failure.Error):
 
 
 def show(task: TaskUid, json: options.Json = False) -> None:
-    """Show one task, with its log."""
+    """Show one task, with its log.
+
+    Examples:
+      bocage task show 4ef86ec98a57
+    """
     with session.connect() as api:
         found = api.tasks.get(find(api, task))
     if json:
@@ -114,7 +122,11 @@ def wait(
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Not longer than this.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Wait until a task has ended; the exit code is the task's."""
+    """Wait until a task has ended; the exit code is the task's.
+
+    Examples:
+      bocage task wait 4ef86ec98a57 --timeout 600
+    """
     with session.connect() as api:
         found = waiting.watch(api, api.tasks.get(find(api, task)), timeout=timeout)
     if json:
@@ -129,7 +141,11 @@ def wait(
 
 
 def cancel(task: TaskUid, json: options.Json = False) -> None:
-    """Cancel a task; what it had begun is undone."""
+    """Cancel a task; what it had begun is undone.
+
+    Examples:
+      bocage task cancel 4ef86ec98a57
+    """
     with session.connect() as api:
         uid = find(api, task)
         found = api.tasks.cancel(uid)

@@ -38,7 +38,11 @@ def create(
 
 
 def list_tokens(json: options.Json = False) -> None:
-    """List the tokens, without their secrets."""
+    """List the tokens, without their secrets.
+
+    Examples:
+      bocage token list
+    """
     with session.connect() as api:
         found = api.tokens.list()
     if json:
@@ -60,7 +64,11 @@ def _row(token: rest.Document) -> tuple[str, ...]:
 
 
 def delete(name: TokenName, json: options.Json = False) -> None:
-    """Take a token back: it opens nothing from now on."""
+    """Take a token back: it opens nothing from now on.
+
+    Examples:
+      bocage token delete laptop
+    """
     with session.connect() as api:
         answer = api.tokens.delete(name)
     if json:

@@ -11,7 +11,11 @@ from bocage.cli import options, output, session, table
 
 
 def version(json: options.Json = False) -> None:
-    """Print the versions of the command, of the daemon, and of what they run on."""
+    """Print the versions of the command, of the daemon, and of what they run on.
+
+    Examples:
+      bocage version --json
+    """
     own = {"version": bocage.__version__, "python": platform.python_version(), "system": platform.platform()}
     daemon, trouble = None, ""
     try:

@@ -28,7 +28,11 @@ def list_volumes(
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
-    """List the volumes."""
+    """List the volumes.
+
+    Examples:
+      bocage volume list --storage fast
+    """
     with session.connect(project) as api:
         found = api.volumes.list()
         pools = session.look_up(api.storage.list())
@@ -76,14 +80,23 @@ def create(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Make a blank volume; 'bocage vm disk attach NAME --volume V' gives it to a VM."""
+    """Make a blank volume; 'bocage vm disk attach NAME --volume V' gives it to a VM.
+
+    Examples:
+      bocage volume create data1 --size 100G
+      bocage vm disk attach web1 --volume data1
+    """
     request = rest.given(name=name, size=size, storage=storage, format=format_, preallocated=preallocated or None)
     with session.connect(project) as api:
         waiting.finish(api, api.volumes.create(request), wait=wait, json=json, said=f"volume {name} is made")
 
 
 def show(name: VolumeName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Show one volume."""
+    """Show one volume.
+
+    Examples:
+      bocage volume show data1
+    """
     with session.connect(project) as api:
         volume = api.volumes.get(name)
         pools = session.look_up(api.storage.list()) if not json else {}
@@ -128,7 +141,11 @@ def grow(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Make a volume larger."""
+    """Make a volume larger.
+
+    Examples:
+      bocage volume grow data1 200G
+    """
     with session.connect(project) as api:
         waiting.finish(api, api.volumes.grow(name, size), wait=wait, json=json, said=f"volume {name} has {size}")
 
@@ -139,7 +156,11 @@ def delete(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Delete a volume and what is on it; refused while a VM has it."""
+    """Delete a volume and what is on it; refused while a VM has it.
+
+    Examples:
+      bocage volume delete data1
+    """
     with session.connect(project) as api:
         waiting.finish(api, api.volumes.delete(name), wait=wait, json=json, said=f"volume {name} is gone")
 

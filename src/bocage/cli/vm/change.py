@@ -94,7 +94,11 @@ def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
 
 
 def edit(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Edit a VM in $EDITOR; it is checked before it is taken."""
+    """Edit a VM in $EDITOR; it is checked before it is taken.
+
+    Examples:
+      EDITOR=nano bocage vm edit web1
+    """
     from bocage.cli import documents, editing
 
     with session.connect(project) as api:
@@ -164,7 +168,11 @@ def _apply(api: rest.Client, document: dict[str, Any], *, where: str, wait: bool
 
 
 def diff(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Show what waits for a cold start, and what was edited by hand in vm.yaml."""
+    """Show what waits for a cold start, and what was edited by hand in vm.yaml.
+
+    Examples:
+      bocage vm diff web1
+    """
     with session.connect(project) as api:
         found = api.vms.diff(name)
     if json:

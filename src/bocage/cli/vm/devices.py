@@ -64,7 +64,11 @@ def detach(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Take a disk away from a VM; its volume stays ('bocage volume list'). The VM may run."""
+    """Take a disk away from a VM; its volume stays ('bocage volume list'). The VM may run.
+
+    Examples:
+      bocage vm disk detach web1 disk1
+    """
     with session.connect(project) as api:
         task = api.vms.detach(name, disk)
         waiting.finish(api, task, wait=wait, json=json, said=f"{name} no longer has {disk}")
@@ -78,7 +82,11 @@ def grow(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Make a disk larger. The VM may run; its file system is grown inside."""
+    """Make a disk larger. The VM may run; its file system is grown inside.
+
+    Examples:
+      bocage vm disk grow web1 disk0 40G
+    """
     with session.connect(project) as api:
         task = api.vms.grow(name, disk, size)
         waiting.finish(api, task, wait=wait, json=json, said=f"{disk} of {name} has {size}")
@@ -92,7 +100,11 @@ def insert(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Put a CD into a drive."""
+    """Put a CD into a drive.
+
+    Examples:
+      bocage vm cd insert web1 debian-iso
+    """
     with session.connect(project) as api:
         task = api.vms.change_cd(name, drive, image)
         waiting.finish(api, task, wait=wait, json=json, said=f"{image} is in {drive} of {name}")
@@ -105,7 +117,11 @@ def eject(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Empty a CD drive."""
+    """Empty a CD drive.
+
+    Examples:
+      bocage vm cd eject web1
+    """
     with session.connect(project) as api:
         task = api.vms.change_cd(name, drive, None)
         waiting.finish(api, task, wait=wait, json=json, said=f"{drive} of {name} is empty")

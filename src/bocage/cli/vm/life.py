@@ -18,7 +18,11 @@ def clone(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Copy a VM in full; the copy has an identity of its own (uuid, MACs, serials)."""
+    """Copy a VM in full; the copy has an identity of its own (uuid, MACs, serials).
+
+    Examples:
+      bocage vm clone web1 web2
+    """
     with session.connect(project) as api:
         task = api.vms.clone(name, copy, start=start)
         waiting.finish(api, task, wait=wait, json=json, said=f"{copy} is a copy of {name}")
@@ -30,7 +34,11 @@ def rename(
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
-    """Give a VM another name; it may run, and nothing else of it changes."""
+    """Give a VM another name; it may run, and nothing else of it changes.
+
+    Examples:
+      bocage vm rename web1 shop
+    """
     with session.connect(project) as api:
         vm = api.vms.rename(name, new)
     if json:
@@ -47,7 +55,12 @@ def delete(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Move VMs to the trash, with their disks; 'bocage vm undelete' brings them back."""
+    """Move VMs to the trash, with their disks; 'bocage vm undelete' brings them back.
+
+    Examples:
+      bocage vm delete web1
+      bocage vm delete web1 --force --purge
+    """
     said = "{name} is gone" if purge else "{name} is in the trash; 'bocage vm undelete {name}' brings it back"
     power.each(
         names,
@@ -65,7 +78,11 @@ def undelete(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Bring VMs back from the trash. 'bocage vm list --trash' shows what is in it."""
+    """Bring VMs back from the trash. 'bocage vm list --trash' shows what is in it.
+
+    Examples:
+      bocage vm undelete web1
+    """
     power.each(
         names, lambda api, name: api.vms.act(name, "undelete"), "{name} is back", project=project, wait=wait, json=json
     )
@@ -83,6 +100,9 @@ def migrate(
     """Move the disks of a stopped VM to another storage.
 
     Disks that are linked to an image stay so: the image is copied along, once.
+
+    Examples:
+      bocage vm migrate web1 --storage fast
     """
     with session.connect(project) as api:
         task = api.vms.move(name, storage=storage)

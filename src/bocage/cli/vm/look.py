@@ -123,7 +123,12 @@ def show(
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
-    """Show one VM: what was asked for, what it is made of, what it does."""
+    """Show one VM: what was asked for, what it is made of, what it does.
+
+    Examples:
+      bocage vm show web1
+      bocage vm show web1 --yaml
+    """
     with session.connect(project) as api:
         if yaml:
             output.line(api.vms.yaml(name).rstrip("\n"))
@@ -273,7 +278,11 @@ def _port(port: dict[str, Any], nic: dict[str, Any]) -> tuple[str, ...]:
 
 
 def command(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Print the QEMU command line; it starts the VM by hand when Bocage is gone."""
+    """Print the QEMU command line; it starts the VM by hand when Bocage is gone.
+
+    Examples:
+      bocage vm command web1 | less
+    """
     with session.connect(project) as api:
         answer = api.vms.command(name)
     if json:

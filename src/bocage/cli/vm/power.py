@@ -51,7 +51,12 @@ def start(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Start VMs; one that was saved resumes where it was."""
+    """Start VMs; one that was saved resumes where it was.
+
+    Examples:
+      bocage vm start web1 web2
+      bocage vm start erp --boot cd0
+    """
     said = "{name} is paused before its first instruction" if paused else "{name} is running"
     each(
         names,
@@ -73,7 +78,12 @@ def stop(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Ask the guest to shut down, in order; 'bocage vm kill' pulls the plug."""
+    """Ask the guest to shut down, in order; 'bocage vm kill' pulls the plug.
+
+    Examples:
+      bocage vm stop web1
+      bocage vm stop web1 --within 60 --kill
+    """
     ask = lambda api, name: api.vms.stop(name, within=within, kill=then_kill)  # noqa: E731
     each(names, ask, "{name} is stopped", project=project, wait=wait, json=json)
 
@@ -84,7 +94,11 @@ def kill(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Pull the plug: at once, whatever the guest is doing."""
+    """Pull the plug: at once, whatever the guest is doing.
+
+    Examples:
+      bocage vm kill web1
+    """
     each(names, _act("kill"), "{name} is off", project=project, wait=wait, json=json)
 
 
@@ -94,7 +108,11 @@ def reboot(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Ask the guest to reboot; a cold start when changes wait for one."""
+    """Ask the guest to reboot; a cold start when changes wait for one.
+
+    Examples:
+      bocage vm reboot web1
+    """
     each(names, _act("reboot"), "{name} has rebooted", project=project, wait=wait, json=json)
 
 
@@ -104,7 +122,11 @@ def reset(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Press the reset button: the guest is not asked."""
+    """Press the reset button: the guest is not asked.
+
+    Examples:
+      bocage vm reset web1
+    """
     each(names, _act("reset"), "{name} was reset", project=project, wait=wait, json=json)
 
 
@@ -114,7 +136,11 @@ def pause(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Halt the vCPUs; memory stays in RAM."""
+    """Halt the vCPUs; memory stays in RAM.
+
+    Examples:
+      bocage vm pause web1
+    """
     each(names, _act("pause"), "{name} is paused", project=project, wait=wait, json=json)
 
 
@@ -124,7 +150,11 @@ def resume(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Go on after a pause."""
+    """Go on after a pause.
+
+    Examples:
+      bocage vm resume web1
+    """
     each(names, _act("resume"), "{name} is running", project=project, wait=wait, json=json)
 
 
@@ -134,7 +164,11 @@ def save(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Write the memory to a file and free the RAM; the next start resumes."""
+    """Write the memory to a file and free the RAM; the next start resumes.
+
+    Examples:
+      bocage vm save web1 && bocage vm start web1
+    """
     each(names, _act("save"), "{name} is saved", project=project, wait=wait, json=json)
 
 
