@@ -103,7 +103,7 @@ def test_an_edit_that_does_not_hold_opens_the_editor_again_with_the_reason(
     ended = bocage("vm", "edit", "web1")
     assert ended.code == 0
     seen = (place / "seen.2").read_text()
-    assert seen.startswith("#! spec.memory: a size has a unit\n")
+    assert seen.startswith("#! spec.memory: a size has a unit (512M)\n# web1")
     assert "memory: 512\n" in seen
     assert [one.document["spec"]["memory"] for one in api.asked_for("PUT")] == [512, "1G"]
     assert list(place.glob("bocage-*")) == []

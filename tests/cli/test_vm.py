@@ -234,10 +234,12 @@ def test_start_and_stop_send_their_options(api: FakeApi, bocage: Bocage):
 def test_several_vms_are_all_tried_and_the_exit_code_is_that_of_the_first_failure(api: FakeApi, bocage: Bocage):
     api.on("POST", f"{VMS}/a/kill", problem(404, "not-found", "there is no vm named a"))
     api.on("POST", f"{VMS}/b/kill", fake_api.Reply(task("vm.kill", "done"), 202))
-    ended = bocage("vm", "kill", "a", "b")
+    api.on("POST", f"{VMS}/c/kill", problem(409, "vm-in-trash", "c is in the trash"))
+    ended = bocage("vm", "kill", "a", "b", "c")
     assert ended.code == 3
     assert ended.out == "b is off\n"
     assert "there is no vm named a" in ended.err
+    assert "c is in the trash" in ended.err, "each is told, not only the first"
 
 
 def test_delete_says_whether_it_can_be_had_back(api: FakeApi, bocage: Bocage):

@@ -96,10 +96,7 @@ def _content(body: str) -> bool:
 
 
 def _complaint(problem: errors.Problem) -> str:
-    lines = [words.say(problem)]
-    for fault in getattr(problem, "faults", []):
-        right = f" ({fault['right']})" if fault.get("right") else ""
-        lines.append(f"  {fault.get('path', '')}: {fault.get('wrong', '')}{right}")
+    lines = failure.whole(words.say(problem), getattr(problem, "faults", []))
     return "".join(f"{_MARK}{line}\n" for part in lines for line in part.splitlines())
 
 

@@ -78,11 +78,15 @@ def tell(problem: errors.Problem) -> int:
 
 def say(sentence: str, hint: str = "", faults: list[dict[str, Any]] | None = None) -> None:
     """Print a sentence, the fields that do not hold, and the next step; what the sentence says already is left out."""
-    lines = [_fault(one) for one in faults or []]
-    if not faults or not sentence.endswith(str(faults[0].get("wrong"))):
-        lines.insert(0, sentence)
     sys.stdout.flush()
-    print("bocage: " + "\n  ".join([*lines, *([hint] if hint else [])]), file=sys.stderr)
+    print("bocage: " + "\n  ".join([*whole(sentence, faults or []), *([hint] if hint else [])]), file=sys.stderr)
+
+
+def whole(sentence: str, faults: list[dict[str, Any]]) -> list[str]:
+    """A sentence and the fields that do not hold, line by line, nothing twice."""
+    lines = [_fault(one) for one in faults]
+    said = faults and sentence.endswith(str(faults[0].get("wrong")))
+    return lines if said else [sentence, *lines]
 
 
 def _fault(fault: dict[str, Any]) -> str:

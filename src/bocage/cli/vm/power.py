@@ -31,14 +31,16 @@ def each(
             except errors.Problem as problem:
                 if len(names) == 1:
                     raise
-                worst = worst or failure.tell(problem)
+                code = failure.tell(problem)
+                worst = worst or code
         for name, task in asked:
             try:
                 waiting.finish(api, task, wait=wait, json=json, said=said.format(name=name))
             except errors.Problem as problem:
                 if len(names) == 1:
                     raise
-                worst = worst or failure.tell(problem)
+                code = failure.tell(problem)
+                worst = worst or code
     if worst:
         raise typer.Exit(worst)
 
