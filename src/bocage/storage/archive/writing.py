@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -19,55 +18,18 @@ _LEAST_HOLE = 256 << 10  # bytes; a smaller hole is not worth an entry in the ma
 Sink = Callable[[bytes], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Packed:
-    """A member that is whole: its checksum, the state of its source, and where it ends in the archive."""
-
-    name: str
-    sha256: str
-    size: int
-    mtime_ns: int
-    end: int = 0
-
-
-def write(
-    job: threads.Job,
-    files: Mapping[str, pathlib.Path],
-    sink: Sink,
-    *,
-    level: int,
-    done: list[Packed],
-    whole: Callable[[Packed], None],
-) -> None:
-    """Write an archive of `files` to `sink`, leaving out those in `done`, which are there already.
-
-    `whole` is told each member after its last byte went to `sink`. Raises problems.Changed.
-    """
+def write(job: threads.Job, files: Mapping[str, pathlib.Path], sink: Sink, *, level: int) -> None:
+    """Write an archive of `files` to `sink`. Raises problems.Unsafe, problems.Changed."""
     compressor = zstandard.ZstdCompressor(level=level)
-    if not done:
-        contents = _contents(files)
-        _write_small(compressor, sink, manifest.CONTENTS, contents)
-        done = [Packed(manifest.CONTENTS, hashlib.sha256(contents).hexdigest(), len(contents), 0)]
-        whole(done[0])
-    digests = {one.name: one.sha256 for one in done if one.name != manifest.CONTENTS}
+    _write_small(compressor, sink, manifest.CONTENTS, _contents(files))
+    digests: dict[str, str] = {}
     total = sum(os.stat(path).st_blocks * 512 for path in files.values())
-    told = sum(os.stat(files[name]).st_blocks * 512 for name in digests)
+    told = 0
     for name, path in files.items():
-        if name not in digests:
-            packed = _write_file(job, compressor, sink, name, path, told, total)
-            whole(packed)
-            digests[name] = packed.sha256
-            told += os.stat(path).st_blocks * 512
+        digests[name] = _write_file(job, compressor, sink, name, path, told, total)
+        told += os.stat(path).st_blocks * 512
     _write_small(compressor, sink, manifest.SUMS, manifest.sums(digests), end=bytes(2 * members.BLOCK))
     job.step(total, total)
-
-
-def unchanged(packed: Packed, files: Mapping[str, pathlib.Path]) -> bool:
-    """Whether the source of a member is as it was when it was packed."""
-    if packed.name == manifest.CONTENTS:
-        return hashlib.sha256(_contents(files)).hexdigest() == packed.sha256
-    known = files[packed.name].stat()
-    return (known.st_size, known.st_mtime_ns) == (packed.size, packed.mtime_ns)
 
 
 def _contents(files: Mapping[str, pathlib.Path]) -> bytes:
@@ -86,7 +48,8 @@ def _write_file(
     path: pathlib.Path,
     told: int,
     total: int,
-) -> Packed:
+) -> str:
+    """Write a file; the SHA-256 of what it holds."""
     descriptor = open_plain(path, name)
     try:
         before = os.fstat(descriptor)
@@ -109,7 +72,7 @@ def _write_file(
         after = os.fstat(descriptor)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise problems.Changed(member=name)
-        return Packed(name, hashed.hexdigest(), before.st_size, before.st_mtime_ns)
+        return hashed.hexdigest()
     finally:
         os.close(descriptor)
 
