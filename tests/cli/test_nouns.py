@@ -294,6 +294,9 @@ def test_import_sends_the_archive_and_asks_for_its_vm(api: FakeApi, bocage: Boca
     assert sent == {asked.pop("upload"): hashlib.sha256(content).hexdigest()}
     assert asked == {"name": "web2", "new_identity": True}
     assert bocage("vm", "import", str(tmp_path / "none")).code == 2
+    ended = task("vm.import", "done", result={"vm": "web1", "uid": fake_api.VM_UID})
+    api.on("POST", "/projects/default/vms/import", Reply(ended, 202))
+    assert bocage("vm", "import", str(tmp_path / "web1.tar.zst")).out == "web1 is taken in\n"
 
 
 def test_completion_offers_the_names_that_there_are(

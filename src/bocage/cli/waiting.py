@@ -14,8 +14,10 @@ _BEFORE_BAR = 0.6  # what is done sooner needs no bar
 Watch = Callable[[rest.Document], None]
 
 
-def finish(api: rest.Client, task: rest.Document, *, wait: bool, json: bool, said: str) -> rest.Document:
-    """See a task to its end and tell how it went; `said` is the line for a person when it is done.
+def finish(
+    api: rest.Client, task: rest.Document, *, wait: bool, json: bool, said: str | Callable[[rest.Document], str]
+) -> rest.Document:
+    """See a task to its end and tell how it went; `said` is the line for a person when it is done, or makes it.
 
     Raises failure.TaskFailed. Without `wait` it only says which task it is.
     """
@@ -29,7 +31,7 @@ def finish(api: rest.Client, task: rest.Document, *, wait: bool, json: bool, sai
     if wait:
         check(task)
         if not json:
-            output.line(said)
+            output.line(said if isinstance(said, str) else said(task))
     return task
 
 

@@ -127,7 +127,13 @@ def import_(
             upload=key, name=name, new_identity=new_identity or None, storage=storage, networks=networks
         )
         task = api.vms.take_import(request)
-        waiting.finish(api, task, wait=wait, json=json, said=f"{name or 'it'} is taken in")
+        waiting.finish(
+            api,
+            task,
+            wait=wait,
+            json=json,
+            said=lambda done: f"{done['status']['result'].get('vm') or name} is taken in",
+        )
 
 
 @contextlib.contextmanager
