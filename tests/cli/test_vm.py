@@ -67,7 +67,7 @@ def test_a_vm_in_trouble_is_marked_and_why_is_named(api: FakeApi, bocage: Bocage
     ended = bocage("vm", "list")
     marked = {line.split()[0] for line in ended.out.splitlines() if "!" in line}
     assert marked == {"broken", "held", "crashed", "noisy"}
-    assert "! is not as it should be: 'bocage why broken' says why; so are 3 more" in ended.err
+    assert "! is not as it should be: 'bocage why broken' says why (and 3 more)" in ended.err
 
 
 def test_json_is_what_the_api_answered_all_pages_in_one(api: FakeApi, bocage: Bocage):

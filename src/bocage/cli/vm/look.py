@@ -113,7 +113,7 @@ def addresses(vm: rest.Document) -> list[str]:
 
 def _tell_troubled(vms: list[rest.Document]) -> None:
     if vms:
-        more = f"; so are {len(vms) - 1} more" if len(vms) > 1 else ""
+        more = f" (and {len(vms) - 1} more)" if len(vms) > 1 else ""
         output.complain(f"! is not as it should be: 'bocage why {output.named(vms[0])}' says why{more}")
 
 
