@@ -127,13 +127,12 @@ def import_(
             upload=key, name=name, new_identity=new_identity or None, storage=storage, networks=networks
         )
         task = api.vms.take_import(request)
-        waiting.finish(
-            api,
-            task,
-            wait=wait,
-            json=json,
-            said=lambda done: f"{done['status']['result'].get('vm') or name} is taken in",
-        )
+        waiting.finish(api, task, wait=wait, json=json, said=lambda done: f"{_came_in(done, name)} is taken in")
+
+
+def _came_in(task: rest.Document, name: str | None) -> str:
+    """What the VM is called."""
+    return str((task["status"].get("result") or {}).get("vm") or name or "it")
 
 
 @contextlib.contextmanager
