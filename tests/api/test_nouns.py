@@ -126,6 +126,21 @@ async def test_a_storage_is_changed_at_the_revision_that_was_read(client, world)
     problem(await client.patch("/storage/nope", json={"title": "x"}), 404, "not-found")
 
 
+async def test_whatever_has_a_name_can_be_described(client):
+    await client.post(f"{INSIDE}/volumes", json={"name": "data", "size": "1G"})
+    for path in (f"{INSIDE}/images/tiny", f"{INSIDE}/volumes/data", f"{INSIDE}/networks/default", "/hosts/here"):
+        read = await client.get(path)
+        said = {"title": "What it is", "tags": ["a"], "notes": None}
+        answer = await client.patch(path, json=said, headers={"if-match": read.headers["etag"]})
+        assert answer.status_code == 200, answer.text
+        about = (await client.get(path)).json()["metadata"]
+        assert (about["title"], about["tags"], about["notes"]) == ("What it is", ["a"], "")
+        assert answer.json()["spec"] == read.json()["spec"]
+        stale = await client.patch(path, json={"title": "x"}, headers={"if-match": read.headers["etag"]})
+        problem(stale, 412, "changed-meanwhile")
+        problem(await client.patch(path, json={"spec": {}}), 422, "invalid-fields")
+
+
 async def test_what_it_can_do_is_listed_by_name(client):
     names = (await client.get("/extensions")).json()
     assert names == sorted(names)

@@ -331,3 +331,20 @@ def test_a_volume_names_its_vm_also_in_the_trash_and_its_image(api: FakeApi, boc
     shown = bocage("volume", "show", "v").out
     assert "tiny (linked)" in shown
     assert "old (trash)" in shown
+
+
+@pytest.mark.parametrize(
+    ("noun", "path"),
+    [
+        ("image", f"{IMAGES}/x"),
+        ("volume", "/projects/default/volumes/x"),
+        ("network", "/projects/default/networks/x"),
+        ("host", "/hosts/x"),
+    ],
+)
+def test_what_is_said_of_a_thing_is_sent_as_it_was_given(api: FakeApi, bocage: Bocage, noun: str, path: str):
+    api.on("PATCH", path, {"metadata": metadata("x")})
+    ended = bocage(noun, "set", "x", "--title", "What it is", "--notes", "", "--tag", "a", "--tag", "b")
+    assert (ended.code, ended.out) == (0, f"{noun} x is changed\n")
+    assert api.asked[0].document == {"title": "What it is", "notes": "", "tags": ["a", "b"]}
+    assert bocage(noun, "set", "x").code == 2

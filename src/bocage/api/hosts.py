@@ -6,8 +6,8 @@ from typing import Annotated
 
 from starlette.responses import Response
 
-from bocage.api import answers, calls, paging, routing
-from bocage.model import ground
+from bocage.api import answers, calls, describing, etags, paging, routing
+from bocage.model import ground, requests
 
 router = routing.router("host", "/hosts")
 
@@ -24,3 +24,14 @@ async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = 
 async def get(name: calls.Name, call: Reading) -> Response:
     """One host: its machine, its QEMU, its accelerator and why it is that one."""
     return answers.one(await call.resources.find(ground.Host, None, name))
+
+
+@router.patch("/{name}", name="change", response_model=ground.Host, responses=routing.problem_responses(404, 409, 412))
+async def change(
+    name: calls.Name,
+    patch: requests.Description,
+    call: Annotated[calls.Call, calls.may("host:change")],
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Change its title, notes or tags (RFC 7396)."""
+    return await describing.describe(call, ground.Host, None, name, patch, if_match)

@@ -8,7 +8,7 @@ from fastapi import Body
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, examples, facts, paging, problems, routing
+from bocage.api import answers, calls, describing, etags, examples, facts, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
 from bocage.planner import usage
@@ -63,6 +63,18 @@ async def build(project: calls.Project, request: requests.ImageBuild, call: Addi
 async def get(project: calls.Project, name: calls.Name, call: Reading) -> Response:
     """One image."""
     return answers.one(await call.resources.find(ground.Image, project, name))
+
+
+@router.patch("/{name}", name="change", response_model=ground.Image, responses=routing.problem_responses(404, 409, 412))
+async def change(
+    project: calls.Project,
+    name: calls.Name,
+    patch: requests.Description,
+    call: Annotated[calls.Call, calls.may("image:change")],
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Change its title, notes or tags (RFC 7396)."""
+    return await describing.describe(call, ground.Image, project, name, patch, if_match)
 
 
 @router.delete(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from starlette.responses import Response
 
-from bocage.api import answers, calls, paging, routing
+from bocage.api import answers, calls, describing, etags, paging, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
 from bocage.planner import usage
@@ -45,6 +45,20 @@ async def create(
 async def get(project: calls.Project, name: calls.Name, call: Reading) -> Response:
     """One network."""
     return answers.one(await call.resources.find(ground.Network, project, name))
+
+
+@router.patch(
+    "/{name}", name="change", response_model=ground.Network, responses=routing.problem_responses(404, 409, 412)
+)
+async def change(
+    project: calls.Project,
+    name: calls.Name,
+    patch: requests.Description,
+    call: Annotated[calls.Call, calls.may("network:change")],
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Change its title, notes or tags (RFC 7396)."""
+    return await describing.describe(call, ground.Network, project, name, patch, if_match)
 
 
 @router.delete(

@@ -19,6 +19,7 @@ _SUBJECT = base.Ref(kind="vm", uid=_VM, project="default", name="web1")
 REQUESTS: dict[str, Any] = {
     "Adopt": {"directories": ["/mnt/old/vms/5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c15"]},
     "Clone": {"name": "web2", "start": True},
+    "Description": {"title": "What it is, in free text", "tags": ["production"]},
     "DiskRequest": {"size": "20G", "bus": "virtio"},
     "Expect": {"send": "uname -r", "pattern": "^6", "timeout": 10},
     "Grow": {"size": "40G"},

@@ -7,7 +7,7 @@ from typing import Annotated
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, facts, paging, problems, routing
+from bocage.api import answers, calls, describing, etags, facts, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.units import Size
 from bocage.model.work import Task
@@ -66,6 +66,20 @@ async def create(
 async def get(project: calls.Project, name: calls.Name, call: Reading) -> Response:
     """One volume."""
     return answers.one(await call.resources.find(ground.Volume, project, name))
+
+
+@router.patch(
+    "/{name}", name="change", response_model=ground.Volume, responses=routing.problem_responses(404, 409, 412)
+)
+async def change(
+    project: calls.Project,
+    name: calls.Name,
+    patch: requests.Description,
+    call: Annotated[calls.Call, calls.may("volume:change")],
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Change its title, notes or tags (RFC 7396)."""
+    return await describing.describe(call, ground.Volume, project, name, patch, if_match)
 
 
 @router.delete(

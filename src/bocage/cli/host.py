@@ -69,7 +69,7 @@ def show(
         table.facts(
             [
                 ("name", about["name"]),
-                ("title", about.get("title")),
+                *people.described(about),
                 ("uid", about["uid"]),
                 ("problem", people.saying(status.get("problem"))),
                 ("accelerator", status.get("accelerator")),
@@ -104,5 +104,5 @@ def _the_only(api: rest.Client) -> rest.Document:
 NOUN = lazy.Group(
     "host",
     help="Hosts: the machines that VMs run on.",
-    verbs={"Hosts": {"list": "host:list_hosts", "show": "host:show"}},
+    verbs={"Hosts": {"list": "host:list_hosts", "show": "host:show", "set": "describe:host"}},
 )

@@ -160,7 +160,7 @@ def show(name: ImageName, project: options.Project = options.DEFAULT, json: opti
         table.facts(
             [
                 ("name", about["name"]),
-                ("title", about.get("title")),
+                *people.described(about),
                 ("uid", about["uid"]),
                 ("state", status["state"]),
                 ("format", spec["format"]),
@@ -198,6 +198,7 @@ NOUN = lazy.Group(
             "build": "image:build",
             "list": "image:list_images",
             "show": "image:show",
+            "set": "describe:image",
             "delete": "image:delete",
         }
     },

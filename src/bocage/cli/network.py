@@ -62,7 +62,7 @@ def show(name: NetworkName, project: options.Project = options.DEFAULT, json: op
         table.facts(
             [
                 ("name", about["name"]),
-                ("title", about.get("title")),
+                *people.described(about),
                 ("uid", about["uid"]),
                 ("state", status["state"]),
                 ("reason", people.saying(status.get("reason"))),
@@ -122,6 +122,7 @@ NOUN = lazy.Group(
             "list": "network:list_networks",
             "show": "network:show",
             "create": "network:create",
+            "set": "describe:network",
             "delete": "network:delete",
         }
     },

@@ -58,6 +58,15 @@ def hint(said: Mapping[str, Any] | None) -> str:
     return str(said.get("hint") or "") if said else ""
 
 
+def described(about: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What people said of a resource, for the facts that `show` prints."""
+    return [
+        ("title", about.get("title")),
+        ("notes", about.get("notes")),
+        ("tags", " ".join(about.get("tags") or ())),
+    ]
+
+
 def first(values: Sequence[str]) -> str:
     """The first of several, and how many more there are: `10.80.1.5 +2`."""
     if not values:

@@ -59,8 +59,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
         table.facts(
             [
                 ("name", about["name"]),
-                ("title", about.get("title")),
-                ("notes", about.get("notes")),
+                *people.described(about),
                 ("uid", about["uid"]),
                 ("state", status["state"]),
                 ("reason", people.saying(status.get("reason"))),

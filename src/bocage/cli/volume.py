@@ -111,7 +111,7 @@ def show(name: VolumeName, project: options.Project = options.DEFAULT, json: opt
         table.facts(
             [
                 ("name", about["name"]),
-                ("title", about.get("title")),
+                *people.described(about),
                 ("uid", about["uid"]),
                 ("state", status["state"]),
                 ("problem", people.saying(status.get("problem"))),
@@ -174,6 +174,7 @@ NOUN = lazy.Group(
             "show": "volume:show",
             "create": "volume:create",
             "grow": "volume:grow",
+            "set": "describe:volume",
             "delete": "volume:delete",
         }
     },

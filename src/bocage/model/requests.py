@@ -207,6 +207,14 @@ class StorageCreate(Part):
     overcommit: bool = False
 
 
+class Description(Part):
+    """What people say of a resource (RFC 7396: what is left out stays)."""
+
+    title: Line | None = None
+    notes: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=64)] | None = None
+
+
 class StoragePatch(Part):
     """Changes of a storage (RFC 7396: what is left out stays). Where it lies cannot be changed."""
 

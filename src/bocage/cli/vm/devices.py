@@ -46,13 +46,12 @@ def attach(
     )
     with session.connect(project) as api:
         task = api.vms.attach(name, request)
-        disk = str(task["spec"]["params"].get("disk", "the disk"))
-        said = _attached(api, name, disk) if wait and not json else ""
-        waiting.finish(api, task, wait=wait, json=json, said=said)
+        waiting.finish(api, task, wait=wait, json=json, said=lambda done: _attached(api, name, done))
 
 
-def _attached(api: rest.Client, name: str, disk: str) -> str:
+def _attached(api: rest.Client, name: str, task: rest.Document) -> str:
     """By what the guest knows it: its serial number."""
+    disk = str(task["spec"]["params"].get("disk", "the disk"))
     found = [one for one in api.vms.get(name)["spec"]["disks"] if one["name"] == disk]
     return f"{name} has {disk}" + "".join(f" ({one['bus']}, serial {one['serial']})" for one in found)
 

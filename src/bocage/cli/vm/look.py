@@ -161,9 +161,7 @@ def _identity(vm: rest.Document) -> list[tuple[str, object]]:
     about = vm["metadata"]
     return [
         ("name", about["name"]),
-        ("title", about.get("title")),
-        ("notes", about.get("notes")),
-        ("tags", " ".join(about.get("tags") or ())),
+        *people.described(about),
         ("uid", about["uid"]),
         ("created", people.ago(about["created"])),
         ("protected", "yes: it cannot be deleted" if about.get("protected") else ""),

@@ -1,0 +1,25 @@
+"""What is said of a resource for people, title and notes and tags, changed alike for all kinds."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+from bocage.api import answers, calls, etags
+from bocage.model import base, requests
+from bocage.store import resources
+
+R = TypeVar("R", bound=base.Resource[Any, Any])
+
+
+async def describe(
+    call: calls.Call, cls: type[R], project: str | None, name: str, patch: requests.Description, if_match: str | None
+) -> Response:
+    """Write the fields that are given (RFC 7396). Raises resources.Missing, resources.Changed and etags.Malformed."""
+    given = {field: value for field in patch.model_fields_set if (value := getattr(patch, field)) is not None}
+    present = await call.resources.find(cls, project, name)
+    changed = await call.resources.change(
+        cls, project, present.uid, lambda one: resources.with_metadata(one, **given), expected=etags.expected(if_match)
+    )
+    return answers.one(changed)
