@@ -66,7 +66,7 @@ say() { [ $live = 0 ] || echo "$@"; }
 # missing_packages FOR...: the packages that are not there, for everybody and for the purposes named.
 missing_packages() {
     local wanted=" all $* " package shows purpose path found
-    [ "$(id -u)" = 0 ] && wanted=" root$wanted"
+    if [ "$(id -u)" = 0 ]; then wanted=" root$wanted"; else wanted=" user$wanted"; fi
     while read -r package shows purpose; do
         case $package in '' | '#'*) continue ;; esac
         case $wanted in *" ${purpose:-all} "*) ;; *) continue ;; esac

@@ -77,6 +77,18 @@ class NoSubordinateIds(tools.Error, errors.Unavailable):
     user: str
 
 
+class NoNamespaces(tools.Error, errors.Unavailable):
+    """An ordinary user may not have a root of its own here."""
+
+    type = "guest-no-user-namespaces"
+    text = N_("user {user} may make no user namespaces here, which building Debian needs without root: {reason}")
+    hint = N_(
+        "let root build it, or permit them: 'sysctl -a | grep -E \"user_namespaces|userns\"' shows what forbids them"
+    )
+    user: str
+    reason: str
+
+
 class Filling(words.Message):
     """Step: packages are fetched and installed into the new root directory."""
 
@@ -106,7 +118,7 @@ async def build(
     """Write the image as `destination`, a compressed qcow2; packages are kept in the directory `cache`.
 
     `report` is called with each step and the fraction of the work that is done. Raises NotKnown, NotBuilt,
-    NoSubordinateIds, ToolMissing, FileExistsError when `destination` is there.
+    NoSubordinateIds, NoNamespaces, ToolMissing, FileExistsError when `destination` is there.
     """
     if release not in RELEASES:
         raise NotKnown(release=release, known=list(RELEASES))
@@ -128,8 +140,8 @@ async def build(
         beside = destination.with_name(f".{destination.name}.part")
         undo.callback(beside.unlink, missing_ok=True)
         await process.run(
-            qemu_img, "convert", "-p", "-c", "-f", "raw", "-O", "qcow2", raw, beside,
-            within=_CONVERT_BOUND, each_line=lambda line: _converted(line, report),
+            qemu_img, "convert", "-p", "-c", "-W", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd",
+            raw, beside, within=_CONVERT_BOUND, each_line=lambda line: _converted(line, report),
         )  # fmt: skip
         await asyncio.to_thread(files.rename_durably, beside, destination)
     report(Compressing(), 1.0)
@@ -149,7 +161,10 @@ async def _fill(
     filesystem.chmod(0o666)
     (scratch / "overlay.tar").write_bytes(_overlay(_HERE / "root"))
     loot = scratch / "boot"
-    command = _command(scratch, release=release, archives=archives, proxies=await _apt_options())
+    command = [
+        *await _namespaces(),
+        *_command(scratch, release=release, archives=archives, proxies=await _apt_options()),
+    ]
     doing = _Progress(release, report)
     try:
         # What mmdebstrap does is told on its standard error, which no one else reads line by line.
@@ -187,11 +202,11 @@ def _command(
     ]
     setup = ['mkdir -p "$1/var/cache/apt/archives"', f"sync-in {quoted(str(archives))} /var/cache/apt/archives"]
     return [
-        *_namespaces(),
         tools.program("mmdebstrap", package="mmdebstrap"), "--mode=unshare", "--format=null", "--variant=minbase",
         f"--include={','.join(_PACKAGES)}", "--skip=essential/unlink",
         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        "--dpkgopt=force-unsafe-io",  # what is half built is thrown away; the image itself does without
         *(f"--aptopt={option}" for option in proxies),
         *(f"--setup-hook={hook}" for hook in setup),
         *(f"--customize-hook={hook}" for hook in customize),
@@ -199,22 +214,31 @@ def _command(
     ]  # fmt: skip
 
 
-def _namespaces() -> list[str]:
+async def _namespaces() -> list[str]:
     """What goes before mmdebstrap, so that its mounts are seen by nobody else and end with it."""
     tools.program("mke2fs", package="e2fsprogs")
     if os.geteuid() == 0:
         unshare = tools.program("unshare", package="util-linux")
         return [unshare, "--mount", "--propagation", "private", "--"]
+    mmdebstrap = tools.program("mmdebstrap", package="mmdebstrap")
     tools.program("newuidmap", package="uidmap")
     user = tools.user_name()
     for table in ("/etc/subuid", "/etc/subgid"):
-        try:
-            owners = [line.split(":")[0] for line in pathlib.Path(table).read_text().splitlines()]
-        except OSError:
-            owners = []
-        if user not in owners and str(os.getuid()) not in owners:
+        if not {user, str(os.getuid())} & await asyncio.to_thread(_owners, pathlib.Path(table)):
             raise NoSubordinateIds(user=user)
+    try:  # how a kernel refuses them differs, so they are tried
+        await process.run(mmdebstrap, "--unshare-helper", "mount", "-t", "tmpfs", "none", "/mnt", within=30)
+    except process.Failed as failure:
+        raise NoNamespaces(user=user, reason=_complaints(failure.output).split("; ")[0]) from failure
     return []
+
+
+def _owners(table: pathlib.Path) -> set[str]:
+    """Who has subordinate ids, by name or number (subuid(5))."""
+    try:
+        return {line.split(":")[0] for line in table.read_text().splitlines()}
+    except OSError:
+        return set()
 
 
 async def _apt_options() -> list[str]:
