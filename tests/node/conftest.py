@@ -21,9 +21,16 @@ from tests.node import house as houses
 
 @pytest.fixture
 def homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[home.Home]:
+    with new_home(monkeypatch) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def new_home(patch: pytest.MonkeyPatch) -> Iterator[home.Home]:
+    """A home of its own, which is `BOCAGE_HOME` from now on; at the end nothing of it is left."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-", dir="/var/tmp"))
     path.chmod(0o711)
-    monkeypatch.setenv("BOCAGE_HOME", str(path))
+    patch.setenv("BOCAGE_HOME", str(path))
     made = home.Home.from_environment()
     try:
         yield made

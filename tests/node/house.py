@@ -12,6 +12,7 @@ from bocage import daemon, home
 from bocage.api import machines
 from bocage.cluster import leader
 from bocage.engine.qemu import console
+from bocage.guest import password
 from bocage.model import base, ground, requests, work
 from bocage.model import vm as vm
 from bocage.node import agent, clock, directory, export, host
@@ -97,9 +98,9 @@ class House:
 
     async def create(self, name: str = "box", **request: Any) -> vm.VM:
         """Define a VM and wait until it is made (and runs, with `start`)."""
-        made = definition.define(
-            requests.VMCreate.model_validate({"name": name, **request}), await self.facts(), project="default"
-        )
+        asked = requests.VMCreate.model_validate({"name": name, **request})
+        hashed = password.hash_password(asked.seed.password) if asked.seed and asked.seed.password else None
+        made = definition.define(asked, await self.facts(), project="default", password_hash=hashed)
         task = work.task("vm.create", subject=made.vm.ref, host=self.node.ground.uid)
         transaction = machines.creation(made)
         transaction.create(task)
