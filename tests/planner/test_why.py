@@ -7,6 +7,7 @@ import pytest
 
 from bocage import words
 from bocage.model import base, ground, vm, work
+from bocage.node import notes
 from bocage.planner import lifecycle, why
 from tests.planner import test_definition as made
 
@@ -253,3 +254,8 @@ def test_nothing_is_said_twice():
     reason = base.Saying.of(lifecycle.GaveUp(name="web1", count=5))
     chain = ask(machine("running", state="crashed", reason=reason, problem=reason))
     assert types(chain).count("restart-gave-up") == 1
+
+
+def test_what_it_knows_of_the_node_by_name_is_there():
+    known = {note.type for note in notes.Note.__subclasses__()}
+    assert {why._HOST_RESTARTED, *why._SAYS_THE_STATE} <= known
