@@ -185,6 +185,28 @@ async def test_a_definition_that_does_not_carry_its_networks_is_read_and_nothing
     assert [(await network_of(other, made, nic)).name for nic in (0, 1)] == ["lab", "default"]
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("status:\n    subnet: null", "status:\n    subnet: everything"),
+        ("spec:\n    kind: user\n    subnet: null", "spec:\n    kind: user\n    subnet: 8.8.8.0/24"),
+        ("kind: user", "kind: open"),
+        ("name: lab\n", "name: ../lab\n"),
+    ],
+)
+async def test_a_network_that_makes_no_sense_is_refused_before_anything_is_made(
+    house: House, other: House, tmp_path: pathlib.Path, right: str, wrong: str
+):
+    made = await taken_along(house, tmp_path / "archive", network="lab")
+    brought = await carried(house, made, tmp_path / "box")
+    text = (brought / "vm.yaml").read_text()
+    assert right in text
+    (brought / "vm.yaml").write_text(text.replace(right, wrong))
+    refused = await adopt(other, brought, dead=house.node.ground.uid)
+    assert problem(refused) == "vm-yaml-unreadable"
+    assert [net.name for net in (await other.resources.list(ground.Network)).items] == ["default"]
+
+
 async def test_an_isolated_default_is_not_everybodys_default(
     house: House,
     other: House,

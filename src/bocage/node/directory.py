@@ -216,7 +216,7 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
             volumes=tuple(ground.Volume.model_validate(item) for item in document.get("volumes") or ()),
             names={str(uid): str(name) for uid, name in (document.get("names") or {}).items()},
             owner=model.Owner.model_validate(document["owner"]) if document.get("owner") else None,
-            networks=tuple(ground.Network.model_validate(item) for item in document.get("networks") or ()),
+            networks=tuple(_network(item) for item in document.get("networks") or ()),
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreadable(path=str(path), reason=_brief(error)) from error
@@ -231,6 +231,13 @@ def unknown(root: pathlib.Path, known: set[str]) -> list[pathlib.Path]:
     return sorted(
         root / "vms" / name for name in names if name not in known and (root / "vms" / name / "vm.yaml").exists()
     )
+
+
+def _network(item: Any) -> ground.Network:
+    """A network whose subnet, be it one that was chosen for it, is one that a person could have given."""
+    network = ground.Network.model_validate(item)
+    ground.NetworkSpec.model_validate({"subnet": network.status.subnet})
+    return network
 
 
 def _bounded(path: pathlib.Path) -> bytes:
