@@ -20,10 +20,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 
-from bocage import engine, home, model, planner
-from bocage.engine.qemu import accelerator
+from bocage import home
+from bocage.engine.qemu import accelerator, chain, command, devices
 from bocage.guest import debian, gpt, gptdisk, seed, sources, tools
 from bocage.model import vm, work
+from bocage.planner import definition, hardware, parts
 from tests.conftest import CACHE
 from tests.node.conftest import new_home
 from tests.node.house import House
@@ -93,8 +94,8 @@ async def addresses(house: House, machine: vm.VM) -> dict[str, tuple[str, ...]]:
 
 
 def _image(packages: pathlib.Path) -> pathlib.Path:
-    parts = [inspect.getfile(part) for part in (debian, gpt, gptdisk, sources, tools)]
-    image = CACHE / f"debian-{RELEASE}-{_digest(_contents([*parts, *_files(debian._HERE)]))}.qcow2"
+    code = map(inspect.getfile, (debian, gpt, gptdisk, sources, tools))
+    image = CACHE / f"debian-{RELEASE}-{_digest(_contents([*code, *_files(debian._HERE)]))}.qcow2"
     if not image.exists():
         steps: list[float] = []
         beside = CACHE / f"debian-building-{os.getpid()}" / image.name
@@ -169,8 +170,8 @@ def _what_made_it(image: pathlib.Path) -> Iterator[bytes]:
     yield accelerator.fingerprint().encode()
     with image.open("rb") as file:
         yield hashlib.file_digest(file, "sha256").digest()
-    rooms = [pathlib.Path(inspect.getfile(room)).parent for room in (engine, planner, model)]
-    yield from _contents([inspect.getfile(seed), __file__, *(path for room in rooms for path in _files(room))])
+    code = (command, devices, chain, definition, hardware, parts, seed)
+    yield from _contents([__file__, *map(inspect.getfile, code)])
 
 
 def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
