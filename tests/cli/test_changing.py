@@ -170,11 +170,31 @@ def test_a_file_replaces_a_vm_that_is_there(api: FakeApi, bocage: Bocage, tmp_pa
 
 
 def test_a_file_makes_new_vms_from_short_requests(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    for name in ("a", "b"):
+        api.on(
+            "GET", f"/projects/default/vms/{name}", fake_api.problem(404, "not-found", f"there is no vm named {name}")
+        )
     api.on("POST", "/projects/default/vms", fake_api.Reply(task("vm.create", "done"), 202))
     file = tmp_path / "two.yaml"
     file.write_text("name: a\nimage: tiny\nmemory: 1G\n---\nname: b\nimage: tiny\n")
     assert bocage("vm", "apply", "-f", str(file)).out == "a is made\nb is made\n"
-    assert [one.document["name"] for one in api.asked] == ["a", "b"]
+    assert [one.document["name"] for one in api.asked_for("POST")] == ["a", "b"]
+
+
+def test_a_short_request_changes_what_can_change_of_a_vm_that_is_there(
+    api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path
+):
+    api.on("GET", WEB1, vm("web1", state="stopped"))
+    changed = vm("web1", state="stopped")
+    changed["metadata"]["revision"] += 1
+    api.on("PATCH", WEB1, changed)
+    file = tmp_path / "web1.yaml"
+    file.write_text("name: web1\nimage: tiny\nmemory: 1G\ncpus: 2\n")
+    assert bocage("vm", "apply", "-f", str(file)).out == "web1 is changed\n"
+    assert api.asked_for("PATCH")[0].document == {"memory": "1G", "cpus": 2}
+    api.on("PATCH", WEB1, vm("web1", state="stopped"))
+    assert bocage("vm", "apply", "-f", str(file)).out == "web1 is as the file says\n"
+    assert api.asked_for("POST") == []
 
 
 @pytest.mark.parametrize("line", [["vm", "apply"], ["vm", "apply", "web1", "-f", "x.yaml"]])

@@ -130,7 +130,8 @@ def apply(
     """Take a hand edit of vm.yaml, or make VMs be what a file says.
 
     A file holds a VM as 'bocage vm edit' shows it, or the fields of a new VM (name,
-    image, cpus, memory, …); several are set apart by '---'.
+    image, cpus, memory, …); several are set apart by '---'. What it was made from
+    (image, disk, nics, …) is not compared again when a VM of that name is there.
 
     Examples:
       bocage vm apply -f web1.yaml
@@ -153,18 +154,47 @@ def apply(
             _apply(api, document, where=where, wait=wait, json=json)
 
 
+_CHANGED_BY_A_SHORT_FORM = (
+    "title", "notes", "tags", "protected", "cpus", "memory", "restart", "autostart", "stop",
+)  # fmt: skip
+
+
 def _apply(api: rest.Client, document: dict[str, Any], *, where: str, wait: bool, json: bool) -> None:
     from bocage.cli import documents, waiting
 
     if "spec" not in document:
-        called = str(document.get("name", "it"))
-        waiting.finish(api, api.vms.create(document), wait=wait, json=json, said=f"{called} is made")
+        called = str(document.get("name", ""))
+        if present := _present(api, called):
+            _change(api, present, document, json=json)
+        else:
+            waiting.finish(api, api.vms.create(document), wait=wait, json=json, said=f"{called} is made")
         return
     about = document.get("metadata")
     if not isinstance(about, dict) or not isinstance(about.get("name"), str):
         raise documents.NotYaml(where=where, reason="metadata.name is missing")
     revision = api.vms.get(about["name"])["metadata"]["revision"]
     _tell_changed(api, api.vms.replace(about["name"], document, etag=revision), json=json)
+
+
+def _present(api: rest.Client, name: str) -> rest.Document | None:
+    from bocage.client import problems
+
+    try:
+        return api.vms.get(name) if name else None
+    except problems.ProblemError as problem:
+        if problem.http_status != 404:
+            raise
+        return None
+
+
+def _change(api: rest.Client, present: rest.Document, document: dict[str, Any], *, json: bool) -> None:
+    name = output.named(present)
+    wanted = {key: document[key] for key in _CHANGED_BY_A_SHORT_FORM if key in document}
+    changed = api.vms.change(name, wanted, etag=present["metadata"]["revision"]) if wanted else present
+    if changed["metadata"]["revision"] == present["metadata"]["revision"] and not json:
+        output.line(f"{name} is as the file says")
+    else:
+        _tell_changed(api, changed, json=json)
 
 
 def diff(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
