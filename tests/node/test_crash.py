@@ -16,7 +16,7 @@ from bocage import home
 from bocage.engine.qemu import processes
 from bocage.model import ground, vm, work
 from bocage.model.units import Size
-from bocage.node import directory, edits
+from bocage.node import directory, started
 from bocage.store import resources
 from tests.node import crash
 from tests.node.house import BLANK, House
@@ -65,8 +65,8 @@ async def saved_and_changed(house: House) -> None:
 async def as_it_was_saved(house: House) -> bool:
     found = await box(house)
     assert found is not None
-    started = edits.started_with(house.homes.vm_runtime(found.uid))
-    return found.status.state is vm.State.RUNNING and started is not None and started.memory == 32 << 20
+    built = started.read(house.homes.vm_runtime(found.uid))
+    return found.status.state is vm.State.RUNNING and built is not None and built.memory == 32 << 20
 
 
 async def deleted(house: House) -> None:

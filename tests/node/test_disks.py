@@ -12,7 +12,7 @@ import pytest
 
 from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
-from bocage.node import edits
+from bocage.node import edits, started
 from bocage.store import resources
 from tests.node.house import BLANK, BOUND, House
 from tests.node.test_wishes import problem
@@ -182,18 +182,18 @@ async def test_an_image_in_a_tray_and_one_that_is_being_copied_are_in_use(tiny_h
 async def test_a_network_of_changes_that_wait_is_told_apart_from_what_is_so_already(house: House):
     made = await house.create(start=True, **BLANK)
     runtime = house.homes.vm_runtime(made.uid)
-    started = edits.started_with(runtime)
-    assert started is not None
+    built = started.read(runtime)
+    assert built is not None
     await house.ask("vm.pause", made)
     await house.ask("vm.resume", made)
     same = await house.read(made)
-    assert edits.pending(started, same) == []
+    assert edits.pending(built, same) == []
     assert same.status.applied_generation == same.metadata.generation
     await house.resources.change(vm.VM, "default", made.uid, _bigger)
     waiting = await house.until(
         lambda: house.read(made), lambda one: one.status.observed_generation == one.metadata.generation
     )
-    assert [one["path"] for one in edits.pending(started, waiting)] == ["memory"]
+    assert [one["path"] for one in edits.pending(built, waiting)] == ["memory"]
     assert waiting.status.applied_generation != waiting.metadata.generation
     await house.ask("vm.kill", made)
     await house.ask("vm.start", made)

@@ -10,7 +10,7 @@ import pytest
 
 from bocage.model import vm, work
 from bocage.model.units import Size
-from bocage.node import edits
+from bocage.node import edits, started
 from bocage.store import resources
 from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem
@@ -48,9 +48,9 @@ async def with_a_note(house: House, **request: Any) -> vm.VM:
 
 
 def waiting(house: House, which: vm.VM) -> list[str]:
-    started = edits.started_with(house.homes.vm_runtime(which.uid))
-    assert started is not None
-    return [one["path"] for one in edits.pending(started, which)]
+    built = started.read(house.homes.vm_runtime(which.uid))
+    assert built is not None
+    return [one["path"] for one in edits.pending(built, which)]
 
 
 @pytest.mark.guest

@@ -27,7 +27,7 @@ from bocage.engine import base as engine
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
-from bocage.node import adoption, asking, conversation, directory, doctor, edits, export, tasks
+from bocage.node import adoption, asking, conversation, directory, doctor, edits, export, saved, started, tasks
 from bocage.node.crew import Crew
 from bocage.node.shop import Shop
 from bocage.node.standing import Standing
@@ -185,12 +185,12 @@ class Interface:
         """Where the machine that runs, or is saved, differs from the spec."""
         place = await self._shop.preparation.place(machine)
         actor = self._crew.of(machine.uid)
-        started: vm.VMSpec | None = None
+        built: vm.VMSpec | None = None
         if actor is not None and actor.standing.machine is not None:
-            started = await asyncio.to_thread(edits.started_with, self._shop.ground.home.vm_runtime(machine.uid))
+            built = await asyncio.to_thread(started.read, self._shop.ground.home.vm_runtime(machine.uid))
         elif await self._shop.preparation.has_saved(machine):
-            started = (await asyncio.to_thread(edits.as_saved, place, machine)).spec
-        return edits.pending(started, machine) if started else []
+            built = (await asyncio.to_thread(saved.as_it_was, place, machine)).spec
+        return edits.pending(built, machine) if built else []
 
     async def _storage(self, request: Request) -> ground.Storage:
         name = request.query_params.get("storage") or "local"

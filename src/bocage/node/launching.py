@@ -9,7 +9,7 @@ import logging
 from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, directory, edits, notes, tasks
+from bocage.node import clock, directory, notes, started, tasks
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 
@@ -50,7 +50,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     await preparation.claim(built)
     await preparation.make_what_waits(built)
     plan = await preparation.plan(built)
-    edits.note_started(plan.runtime, built)
+    started.note(plan.runtime, built)
     # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
     defining = asyncio.create_task(define(standing, preparation, machine, plan=None if saved else plan))
     try:

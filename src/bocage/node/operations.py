@@ -15,7 +15,7 @@ from typing import Any
 from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
-from bocage.node import edits, moving, notes, tasks
+from bocage.node import moving, notes, saved, started, tasks
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Standing
 from bocage.store import resources
@@ -62,7 +62,7 @@ async def attach_disk(
             chain = (await preparation.plan(machine, connect=False)).chains[name]
             await standing.machine.attach_disk(disk, chain)
             await preparation.note_running(machine)
-            edits.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
+            started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
     except (errors.Problem, OSError):
         if standing.ended is None:  # else its process ended meanwhile, and the next one has the disk from the start
             await undo(standing, preparation, machine, run)
@@ -81,9 +81,9 @@ async def detach_disk(
     if disk is not None:
         if standing.machine:
             await standing.machine.detach_disk(name)
-            edits.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
+            started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
         elif await preparation.has_saved(machine):
-            built = await asyncio.to_thread(edits.as_saved, await preparation.place(machine), machine)
+            built = await asyncio.to_thread(saved.as_it_was, await preparation.place(machine), machine)
             if any(one.volume == disk.volume for one in built.spec.disks):
                 raise SavedWithDisk(name=machine.name, disk=name)
         volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)

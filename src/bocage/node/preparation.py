@@ -17,7 +17,7 @@ from bocage.engine import base as engine
 from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
 from bocage.model import base, ground, vm
-from bocage.node import directory, disks, edits, rooms, trash, uids, wiring
+from bocage.node import directory, disks, rooms, saved, started, trash, uids, wiring
 from bocage.node.ground import Ground
 from bocage.storage import directory as storage_directory
 from bocage.storage import space
@@ -73,7 +73,7 @@ class Preparation:
 
         Raises NoLongerIts: what was saved may come from elsewhere, and gives nobody a disk or an address of others.
         """
-        built = await asyncio.to_thread(edits.as_saved, await self.place(machine), machine)
+        built = await asyncio.to_thread(saved.as_it_was, await self.place(machine), machine)
         own = {disk.volume for disk in machine.spec.disks}
         for disk, volume in zip(built.spec.disks, await self.disks.of(built), strict=True):
             if volume.uid not in own and volume.spec.vm != machine.uid:
@@ -233,8 +233,8 @@ class Preparation:
         """What carries the NICs that a running VM was started with."""
         place = await self.place(machine)
         uid = await self._uid(machine, place)
-        started = edits.started_with(self._ground.home.vm_runtime(machine.uid)) or machine.spec
-        return await self._wires.describe(machine.model_copy(update={"spec": started}), uid)
+        built = started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec
+        return await self._wires.describe(machine.model_copy(update={"spec": built}), uid)
 
     async def _uid(self, machine: vm.VM, place: directory.Directory) -> int | None:
         """The uid that its process has, and no other VM's on any storage of this host."""

@@ -11,7 +11,7 @@ from typing import Any
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
-from bocage.node import clock, edits, tasks
+from bocage.node import clock, edits, started, tasks
 from bocage.node.ground import Ground
 from bocage.store import resources
 
@@ -135,10 +135,8 @@ class Standing:
             return False
         generation = machine.metadata.generation
         if self.pending is None or self.pending[0] != generation:
-            started = edits.started_with(self.ground.home.vm_runtime(self.uid))
-            differs = (
-                bool(edits.pending(started, machine)) if started else self.machine.started_generation != generation
-            )
+            built = started.read(self.ground.home.vm_runtime(self.uid))
+            differs = bool(edits.pending(built, machine)) if built else self.machine.started_generation != generation
             self.pending = (generation, differs)
         return self.pending[1]
 

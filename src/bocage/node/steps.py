@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, edits, launching, notes, stopping, tasks, trash
+from bocage.node import clock, launching, notes, saved, started, stopping, tasks, trash
 from bocage.node.preparation import Preparation
 from bocage.node.standing import Gone, Standing
 from bocage.planner.lifecycle import Do
@@ -68,8 +68,8 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
             run.progress(done, total)
 
     try:
-        started = edits.started_with(standing.ground.home.vm_runtime(machine.uid)) or machine.spec
-        await asyncio.to_thread(edits.note_saved, place, started, running.started_generation)
+        built = started.read(standing.ground.home.vm_runtime(machine.uid)) or machine.spec
+        await asyncio.to_thread(saved.note, place, built, running.started_generation)
         await running.save(place.saved, report=told)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)

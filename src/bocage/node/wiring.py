@@ -17,7 +17,7 @@ from bocage.model import base, ground, vm
 from bocage.network import addresses, bridge, kernel, neighbours, rules, tap, user
 from bocage.network import base as network
 from bocage.network import machine as surroundings
-from bocage.node import cards, edits, ledger, notes
+from bocage.node import cards, ledger, notes, started
 from bocage.node.ground import Ground
 from bocage.store import resources
 
@@ -294,7 +294,7 @@ class Wires:
         return [(nic, nets[nic.name]) for nic in spec.nics if nic.name in nets and nets[nic.name].status.bridge]
 
     def _started(self, machine: vm.VM) -> vm.VMSpec:
-        return edits.started_with(self._ground.home.vm_runtime(machine.uid)) or machine.spec
+        return started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec
 
     async def _known(self, uids: set[str]) -> list[ground.Network]:
         if not uids:
