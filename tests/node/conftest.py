@@ -14,7 +14,7 @@ import pytest
 
 from bocage import home
 from bocage.engine.qemu import cgroup, processes
-from bocage.node import mending
+from bocage.node.rounds import mending
 from tests.network.conftest import connect, namespace, serve  # noqa: F401 - fixtures
 from tests.node import house as houses
 

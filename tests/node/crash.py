@@ -19,7 +19,7 @@ from typing import Any
 from bocage import files, home
 from bocage.engine.qemu import link
 from bocage.model import vm
-from bocage.node import launching
+from bocage.node.life import launching
 from bocage.storage import half_made
 from bocage.store import sqlite
 from tests.node import house as houses

@@ -15,7 +15,9 @@ from bocage.engine.qemu import console
 from bocage.guest import password
 from bocage.model import base, ground, requests, work
 from bocage.model import vm as vm
-from bocage.node import agent, clock, directory, export, host
+from bocage.node import agent, clock, host
+from bocage.node.carrying import export
+from bocage.node.place import directory
 from bocage.planner import definition, parts
 from bocage.store import resources, sqlite
 

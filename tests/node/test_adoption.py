@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bocage.model import ground, vm, work
-from bocage.node import export
+from bocage.node.carrying import export
 from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bocage.model import ground, vm, work
-from bocage.node import uids
+from bocage.node.place import uids
 from tests.node.house import BLANK, House
 from tests.node.test_wishes import define, problem
 

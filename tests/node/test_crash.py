@@ -16,7 +16,8 @@ from bocage import home
 from bocage.engine.qemu import processes
 from bocage.model import ground, vm, work
 from bocage.model.units import Size
-from bocage.node import directory, started
+from bocage.node import started
+from bocage.node.place import directory
 from bocage.store import resources
 from tests.node import crash
 from tests.node.house import BLANK, House

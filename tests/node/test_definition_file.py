@@ -13,7 +13,7 @@ import pytest
 
 from bocage.engine.qemu import machine
 from bocage.model import vm, work
-from bocage.node import directory, edits
+from bocage.node.place import directory, edits
 from bocage.store import resources
 from tests.node.house import BLANK, House
 

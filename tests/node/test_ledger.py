@@ -8,7 +8,7 @@ import pytest
 
 from bocage import words
 from bocage.network import base as network
-from bocage.node import ledger
+from bocage.node.wires import ledger
 
 
 def port(number: int, address: str = "127.0.0.1", protocol: network.Protocol = "tcp") -> network.Publish:

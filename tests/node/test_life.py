@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from bocage.model import vm, work
-from bocage.node import directory
+from bocage.node.place import directory
 from tests.node.house import House
 
 pytestmark = pytest.mark.guest

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bocage.model import ground, vm, work
-from bocage.node import moving
+from bocage.node.life import moving
 from bocage.storage import images, qcow2
 from tests.node.house import House
 from tests.node.test_wishes import problem

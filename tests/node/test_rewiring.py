@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from bocage.model import ground, vm, work
-from bocage.node import adoption, directory
+from bocage.node.carrying import adoption
+from bocage.node.place import directory
 from tests.network.machines import run
 from tests.node.house import House
 from tests.node.test_adoption import adopt, carried, discard, files_of, why

@@ -10,7 +10,8 @@ import pytest
 
 from bocage.model import vm, work
 from bocage.model.units import Size
-from bocage.node import edits, started
+from bocage.node import started
+from bocage.node.place import edits
 from bocage.store import resources
 from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem

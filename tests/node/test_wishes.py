@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from bocage.model import base, ground, vm, work
-from bocage.node import actor, goals
+from bocage.node.life import actor, goals
 from bocage.planner import lifecycle
 from bocage.storage import volumes
 from bocage.store import contract, resources, sqlite

@@ -14,9 +14,11 @@ from typing import Any
 
 from bocage import errors
 from bocage.model import ground, keys, vm, work
-from bocage.node import actor, boot, jobs, memory, mending, notes, tasks, upkeep
-from bocage.node.crew import Crew
+from bocage.node import jobs, memory, notes, tasks
 from bocage.node.ground import Ground
+from bocage.node.life import actor
+from bocage.node.life.crew import Crew
+from bocage.node.rounds import boot, mending, upkeep
 from bocage.node.shop import Shop
 from bocage.store import contract, resources
 

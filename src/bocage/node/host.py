@@ -13,7 +13,7 @@ import bocage
 from bocage import errors, home, process
 from bocage.engine.qemu import accelerator, capabilities
 from bocage.model import base, ground
-from bocage.node import uids
+from bocage.node.place import uids
 from bocage.store import resources
 
 _FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd",)

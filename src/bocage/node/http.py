@@ -27,10 +27,13 @@ from bocage.engine import base as engine
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
-from bocage.node import adoption, asking, conversation, directory, doctor, edits, export, saved, started, tasks
-from bocage.node.crew import Crew
+from bocage.node import asking, doctor, started, tasks
+from bocage.node.carrying import adoption, export
+from bocage.node.life import conversation
+from bocage.node.life.crew import Crew
+from bocage.node.life.standing import Standing
+from bocage.node.place import directory, edits, saved
 from bocage.node.shop import Shop
-from bocage.node.standing import Standing
 from bocage.storage import directory as storage_directory
 from bocage.store import resources
 

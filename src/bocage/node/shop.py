@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from bocage.node.ground import Ground
-from bocage.node.preparation import Preparation
-from bocage.node.wiring import Wires
+from bocage.node.place.preparation import Preparation
+from bocage.node.wires.wiring import Wires
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

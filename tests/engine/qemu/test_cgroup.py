@@ -109,6 +109,14 @@ async def test_nothing_is_left_after_the_last_group_of_a_home():
         assert all(not path.parent.parent.exists() for path in second.join_paths)
 
 
+async def test_all_vms_together_weigh_as_one_process_on_each_cpu(group):
+    top = (group.legacy.get("cpu") or group.unified).parents[1]
+    each, weight = (1024, top / "cpu.shares") if group.legacy else (100, top / "cpu.weight")
+    if not weight.exists():
+        pytest.skip("the controller of the CPU is not passed down here")
+    assert int(weight.read_text()) == each * (os.cpu_count() or 1)
+
+
 def test_many_made_and_removed_at_once_do_not_take_each_others_parents():
     place = next(iter(KINDS.values()))
     home = f"test-{secrets.token_hex(4)}"

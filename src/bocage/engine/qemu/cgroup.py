@@ -19,6 +19,8 @@ from bocage.words import N_
 _OURS = "bocage"
 _USED = ("freezer", "memory", "cpu", "cpuacct", "blkio", "pids")
 _ROUNDS = 20  # against a process that forks meanwhile, or a parent that is removed meanwhile
+_SHARES = 1024  # what each process outside of all groups has (sched(7)); v2's weight is another scale
+_WEIGHT, _LARGEST_WEIGHT = 100, 10_000
 _NAME = re.compile(r"\w[\w.-]*")
 _PAUSE = 0.002  # seconds between two attempts to remove a group that is about to be empty
 
@@ -109,7 +111,16 @@ class Directories:
                 undo.callback(_remove, path)
             if self.unified:
                 _offer_controllers(self.unified)
+            self._weigh()
             undo.pop_all()
+
+    def _weigh(self) -> None:
+        """Let all VMs together count as one busy process on each CPU: as they are made, they would as one on all."""
+        cpus = os.cpu_count() or 1
+        if "cpu" in self.legacy:
+            _write(self.legacy["cpu"].parents[1] / "cpu.shares", str(_SHARES * cpus))
+        elif self.unified:
+            _write(self.unified.parents[1] / "cpu.weight", str(min(_WEIGHT * cpus, _LARGEST_WEIGHT)))
 
     def exists(self) -> bool:
         """Whether any part of it is there."""

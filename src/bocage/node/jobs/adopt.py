@@ -10,7 +10,9 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.model import ground, requests, vm
-from bocage.node import adoption, carried, directory, shelving, tasks
+from bocage.node import tasks
+from bocage.node.carrying import adoption, carried, shelving
+from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.storage import archive, half_made, sparse, threads
 from bocage.words import N_

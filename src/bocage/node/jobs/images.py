@@ -11,7 +11,8 @@ from typing import Any
 from bocage import errors, files, words
 from bocage.guest import tiny
 from bocage.model import ground, requests, vm
-from bocage.node import shelving, tasks
+from bocage.node import tasks
+from bocage.node.carrying import shelving
 from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.storage import image_record

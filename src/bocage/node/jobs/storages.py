@@ -11,7 +11,7 @@ from typing import Any
 from bocage import errors
 from bocage.model import base, ground, keys, vm
 from bocage.node import tasks
-from bocage.node.crew import Crew
+from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.storage import directory

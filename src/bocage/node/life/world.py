@@ -5,8 +5,8 @@ from __future__ import annotations
 from bocage.engine import base as engine
 from bocage.model import vm
 from bocage.node import clock, tasks
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node.life.standing import Standing
+from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Process
 

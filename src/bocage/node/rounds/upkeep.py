@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm, work
-from bocage.node import alarming, clock, forgetting
-from bocage.node.actor import Actor
-from bocage.node.crew import Crew
+from bocage.node import clock
 from bocage.node.jobs import storages
+from bocage.node.life.actor import Actor
+from bocage.node.life.crew import Crew
+from bocage.node.rounds import alarming, forgetting
 from bocage.node.shop import Shop
 from bocage.planner import alarms
 from bocage.store import resources

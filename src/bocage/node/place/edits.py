@@ -8,7 +8,7 @@ from typing import Any
 from bocage import errors
 from bocage.model import vm as model
 from bocage.node import started
-from bocage.node.directory import Directory, Error, Held, parse
+from bocage.node.place.directory import Directory, Error, Held, parse
 from bocage.words import N_
 
 

@@ -9,9 +9,10 @@ import logging
 from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, directory, notes, started, tasks
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node import clock, notes, started, tasks
+from bocage.node.life.standing import Standing
+from bocage.node.place import directory
+from bocage.node.place.preparation import Preparation
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.model import ground, vm
-from bocage.node import carried, directory, disks, notes, shelving, tasks
+from bocage.node import notes, tasks
+from bocage.node.carrying import carried, shelving
 from bocage.node.ground import Ground
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node.life.standing import Standing
+from bocage.node.place import directory, disks
+from bocage.node.place.preparation import Preparation
 from bocage.storage import directory as storage_directory
 from bocage.storage import half_made, qcow2, sparse, threads, volumes
 from bocage.store import resources

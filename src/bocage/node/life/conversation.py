@@ -11,7 +11,7 @@ from bocage import words
 from bocage.engine import base as engine
 from bocage.engine.qemu import console
 from bocage.node import notes
-from bocage.node.standing import Standing
+from bocage.node.life.standing import Standing
 
 _DONE, _GOING_AWAY = 1000, 1001  # RFC 6455, section 7.4.1
 _REASON = 120  # bytes that its section 5.5 has room for

@@ -15,9 +15,11 @@ from typing import Any
 from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
-from bocage.node import moving, notes, saved, started, tasks
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node import notes, started, tasks
+from bocage.node.life import moving
+from bocage.node.life.standing import Standing
+from bocage.node.place import saved
+from bocage.node.place.preparation import Preparation
 from bocage.store import resources
 from bocage.words import N_
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from bocage import errors
 from bocage.model import ground, vm
-from bocage.node.actor import Actor
-from bocage.node.crew import Crew
+from bocage.node.life.actor import Actor
+from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import autostart
 from bocage.store import resources

@@ -11,8 +11,9 @@ from typing import Any
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
-from bocage.node import clock, edits, started, tasks
+from bocage.node import clock, started, tasks
 from bocage.node.ground import Ground
+from bocage.node.place import edits
 from bocage.store import resources
 
 

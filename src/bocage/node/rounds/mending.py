@@ -11,8 +11,8 @@ from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base
 from bocage.node import clock, notes, tasks
-from bocage.node.actor import Actor
-from bocage.node.crew import Crew
+from bocage.node.life.actor import Actor
+from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.store import resources
 

@@ -16,8 +16,9 @@ from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
 from bocage.model.units import Size
-from bocage.node import notes, rooms
+from bocage.node import notes
 from bocage.node.ground import Ground
+from bocage.node.place import rooms
 from bocage.storage import directory, qcow2, volumes
 from bocage.store import resources
 from bocage.words import N_

@@ -7,9 +7,10 @@ import datetime
 from bocage import words
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import goals, notes, world
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node import notes
+from bocage.node.life import goals, world
+from bocage.node.life.standing import Standing
+from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Process
 

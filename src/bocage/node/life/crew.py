@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bocage.node.actor import Actor
+from bocage.node.life.actor import Actor
 
 
 class Crew:

@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from bocage import errors, files
 from bocage.model import ground, vm
-from bocage.node import directory, disks
-from bocage.node.preparation import Preparation
+from bocage.node.place import directory, disks
+from bocage.node.place.preparation import Preparation
 from bocage.storage import archive, half_made, image_record, volumes
 from bocage.words import N_
 

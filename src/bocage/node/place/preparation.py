@@ -17,8 +17,10 @@ from bocage.engine import base as engine
 from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
 from bocage.model import base, ground, vm
-from bocage.node import directory, disks, rooms, saved, started, trash, uids, wiring
+from bocage.node import started
 from bocage.node.ground import Ground
+from bocage.node.place import directory, disks, rooms, saved, trash, uids
+from bocage.node.wires import wiring
 from bocage.storage import directory as storage_directory
 from bocage.storage import space
 from bocage.store import resources

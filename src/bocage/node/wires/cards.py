@@ -9,7 +9,7 @@ from bocage.engine import base as engine
 from bocage.model import ground, vm
 from bocage.network import base as network
 from bocage.network import tap, user
-from bocage.node import ledger
+from bocage.node.wires import ledger
 
 _BRIDGED = ("nat", "isolated")
 _LOWEST_OF_USERS = 1024

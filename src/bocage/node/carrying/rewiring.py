@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from bocage import errors, words
 from bocage.model import base, ground, vm
-from bocage.node import default_network, directory
+from bocage.node import default_network
+from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.store import resources

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from bocage import errors
 from bocage.model import ground
-from bocage.node import disks, shelving
+from bocage.node.carrying import shelving
+from bocage.node.place import disks
 from bocage.node.shop import Shop
 from bocage.storage import qcow2
 from bocage.store import resources

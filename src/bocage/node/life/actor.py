@@ -15,10 +15,11 @@ from typing import Any
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
-from bocage.node import clock, finding, goals, launching, notes, operations, showing, steps, tasks, world
+from bocage.node import clock, notes, tasks
 from bocage.node.ground import Ground
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Gone, Standing
+from bocage.node.life import finding, goals, launching, operations, showing, steps, world
+from bocage.node.life.standing import Gone, Standing
+from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Do
 

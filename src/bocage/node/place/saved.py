@@ -8,7 +8,7 @@ import logging
 from bocage import files
 from bocage.model import vm as model
 from bocage.node import started
-from bocage.node.directory import Directory
+from bocage.node.place.directory import Directory
 
 log = logging.getLogger(__name__)
 

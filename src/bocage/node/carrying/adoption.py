@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
-from bocage.node import carried, directory, rewiring
+from bocage.node.carrying import carried, rewiring
+from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import hardware
 from bocage.store import resources

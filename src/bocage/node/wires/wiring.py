@@ -17,8 +17,9 @@ from bocage.model import base, ground, vm
 from bocage.network import addresses, bridge, kernel, neighbours, rules, tap, user
 from bocage.network import base as network
 from bocage.network import machine as surroundings
-from bocage.node import cards, ledger, notes, started
+from bocage.node import notes, started
 from bocage.node.ground import Ground
+from bocage.node.wires import cards, ledger
 from bocage.store import resources
 
 

@@ -8,9 +8,10 @@ import dataclasses
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, launching, notes, tasks
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node import clock, notes, tasks
+from bocage.node.life import launching
+from bocage.node.life.standing import Standing
+from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.words import N_
 

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, launching, notes, saved, started, stopping, tasks, trash
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Gone, Standing
+from bocage.node import clock, notes, started, tasks
+from bocage.node.life import launching, stopping
+from bocage.node.life.standing import Gone, Standing
+from bocage.node.place import saved, trash
+from bocage.node.place.preparation import Preparation
 from bocage.planner.lifecycle import Do
 
 _STEADY = 60.0  # seconds after which a guest that meets a full storage meets it anew

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, launching, notes
-from bocage.node.preparation import Preparation
-from bocage.node.standing import Standing
+from bocage.node import clock, notes
+from bocage.node.life import launching
+from bocage.node.life.standing import Standing
+from bocage.node.place.preparation import Preparation
 
 _WAS_UP = (vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING, vm.State.UNKNOWN)
 _TOLD_TO_END = ("vm.stop", "vm.kill", "vm.save", "vm.delete")

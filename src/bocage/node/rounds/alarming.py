@@ -9,8 +9,9 @@ from typing import Any
 
 from bocage import words
 from bocage.model import base, ground, keys, vm, work
-from bocage.node import clock, directory
-from bocage.node.crew import Crew
+from bocage.node import clock
+from bocage.node.life.crew import Crew
+from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import alarms
 from bocage.store import resources

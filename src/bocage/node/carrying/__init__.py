@@ -1,0 +1,1 @@
+"""VMs and images that come and go whole: adopted, imported, exported."""

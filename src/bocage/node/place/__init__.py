@@ -1,0 +1,1 @@
+"""Where a VM lies: its directory, its disks, and the room for them."""
