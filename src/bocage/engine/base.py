@@ -157,6 +157,11 @@ class Machine(Protocol):
         ...
 
     @property
+    def accelerator(self) -> str:
+        """`kvm` or `tcg`: what it was started with, whatever the host could do now; empty when unknown."""
+        ...
+
+    @property
     def isolation(self) -> model.Isolation: ...
 
     @property

@@ -141,6 +141,7 @@ async def test_another_daemon_finds_the_process_and_knows_it(vms):
     assert again
     assert (again.pid, again.run, again.started_generation) == (first.pid, base.Run.RUNNING, 7)
     assert (again.isolation, again.version) == (first.isolation, first.version)
+    assert again.accelerator == first.accelerator == "tcg"
     await again.quit()
     assert (await again.ended()).orderly
 
@@ -151,9 +152,10 @@ async def test_a_process_whose_record_is_lost_or_damaged_is_found_by_its_command
     first = await vms.start(plan)
     await first.detach()
     (plan.runtime / "process.json").write_text('{"uid": "')
+    (plan.directory / "process.json").unlink()
     again = await vms.find(plan)
     assert again
-    assert again.pid == first.pid
+    assert (again.pid, again.accelerator) == (first.pid, "tcg")
     await again.quit()
     assert isinstance((await again.ended()).reason, orderly.Quit)
     assert not left_over(vms, plan)

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bocage.engine import base
@@ -55,6 +55,11 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
         *("-msg", "timestamp=on"),
         *("-trace", f"enable={SHUTDOWN_TRACE}"),
     ]
+
+
+def accelerator_of(arguments: Sequence[str]) -> str:
+    """What a line of `command` accelerates with; empty when it does not say."""
+    return next((kind for option, kind in itertools.pairwise(arguments) if option == "-accel"), "")
 
 
 def by_hand(plan: base.Plan) -> str:

@@ -181,6 +181,7 @@ class QemuEngine:
                 paused=False,
                 cgroup=cgroup,
                 serial_start=_by_hand_start(at),
+                accelerator=command.accelerator_of(found.arguments),
             )
         return None
 

@@ -92,6 +92,10 @@ class QemuMachine:
         return self.link.version or self._record.version
 
     @property
+    def accelerator(self) -> str:
+        return self._record.accelerator
+
+    @property
     def isolation(self) -> model.Isolation:
         return self._record.isolation
 

@@ -12,6 +12,7 @@ from bocage.engine.qemu import processes
 from bocage.model import vm as model
 
 _LIMIT = 1 << 20  # bytes
+_PLAIN = ("uid", "name", "generation", "paused", "cgroup", "accelerator", "version")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,13 +29,14 @@ class Record:
     cgroup: str = ""
     helpers: Mapping[str, processes.Identity] = dataclasses.field(default_factory=dict)  # by the NIC that they carry
     serial_start: int = 0  # offset in the serial line's log at the start
+    accelerator: str = ""
     version: str = ""  # QEMU's, known when it has answered
 
 
 def write(path: pathlib.Path, record: Record) -> None:
     """Keep it durably. Raises OSError."""
     fields = {
-        **{name: getattr(record, name) for name in ("uid", "name", "generation", "paused", "cgroup", "version")},
+        **{name: getattr(record, name) for name in _PLAIN},
         "identity": str(record.identity),
         "directory": str(record.directory),
         "isolation": record.isolation.model_dump(mode="json"),
@@ -60,6 +62,7 @@ def read(path: pathlib.Path) -> Record | None:
             cgroup=str(held["cgroup"]),
             helpers={nic: processes.Identity.parse(helper) for nic, helper in dict(held["helpers"]).items()},
             serial_start=int(held["serial_start"]),
+            accelerator=str(held["accelerator"]),
             version=str(held["version"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

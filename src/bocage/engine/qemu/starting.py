@@ -79,6 +79,7 @@ async def launch(
                 paused=order.paused,
                 cgroup=plan.cgroup if group else "",
                 serial_start=at.serial_log.stat().st_size,
+                accelerator=plan.accelerator,
             )
             await asyncio.to_thread(records.write, at.record, record)
             kept.append(record)

@@ -58,14 +58,14 @@ def _running(
     if state is not status.state:
         note = waits
         if status.state is vm.State.STARTING and process in (Process.RUNNING, Process.PAUSED):
-            note = notes.Started(name=machine.name, pid=running.pid, accelerator=standing.ground.accelerator)
+            note = notes.Started(name=machine.name, pid=running.pid, accelerator=running.accelerator)
     newest = not standing.changes_wait(machine)
     return {
         "state": state,
         "since": status.since if state is status.state else base.now(),
         "reason": base.Saying.of(waits) if waits else None,
         "pid": running.pid,
-        "accelerator": standing.ground.accelerator,
+        "accelerator": running.accelerator or None,
         "qemu": vm.Qemu(running=running.version, installed=standing.ground.qemu),
         "isolation": running.isolation,
         "applied_generation": machine.metadata.generation if newest else running.started_generation,
