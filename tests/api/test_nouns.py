@@ -139,6 +139,10 @@ async def test_whatever_has_a_name_can_be_described(client):
         stale = await client.patch(path, json={"title": "x"}, headers={"if-match": read.headers["etag"]})
         problem(stale, 412, "changed-meanwhile")
         problem(await client.patch(path, json={"spec": {}}), 422, "invalid-fields")
+        if not path.startswith("/hosts"):
+            gone = await client.delete(path, headers={"if-match": read.headers["etag"]})
+            problem(gone, 412, "changed-meanwhile")
+            assert (await client.get(path)).status_code == 200
 
 
 async def test_what_it_can_do_is_listed_by_name(client):

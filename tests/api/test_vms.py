@@ -102,6 +102,9 @@ async def test_a_change_needs_no_etag_but_minds_the_one_that_is_given(client):
     )
     assert (await client.patch(f"{VMS}/web1", json={"memory": "2G"})).status_code == 200
     problem(await client.patch(f"{VMS}/web1", json={}, headers={"if-match": "yes"}), 422, "etag-malformed")
+    problem(await client.delete(f"{VMS}/web1", headers={"if-match": etag}), 412, "changed-meanwhile")
+    etag = (await client.get(f"{VMS}/web1")).headers["etag"]
+    assert (await client.delete(f"{VMS}/web1", headers={"if-match": etag})).status_code == 202
 
 
 async def test_a_status_write_is_never_a_users_conflict(client, world):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Header
 
 from bocage import errors
 from bocage.api import problems
+from bocage.model import base
+from bocage.store import resources
 from bocage.words import N_
 
 _ONE = re.compile(r'\s*"(\d{1,19})"\s*')
@@ -48,3 +50,10 @@ def expected(if_match: str | None) -> int | None:
     if not match:
         raise Malformed(given=if_match[:80])
     return int(match[1])
+
+
+def check(if_match: str | None, present: base.Resource[Any, Any]) -> None:
+    """Raises resources.Changed when the asker had read another revision, and Malformed."""
+    wanted, found = expected(if_match), present.metadata.revision
+    if wanted is not None and wanted != found:
+        raise resources.Changed(kind=present.kind, name=present.name, expected=wanted, found=found)

@@ -78,13 +78,17 @@ async def change(
 
 
 @router.delete(
-    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )
 async def delete(
-    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("image:delete")]
+    project: calls.Project,
+    name: calls.Name,
+    call: Annotated[calls.Call, calls.may("image:delete")],
+    if_match: etags.IfMatch = None,
 ) -> Response:
     """Delete an image that nothing is linked to."""
     image = await call.resources.find(ground.Image, project, name)
+    etags.check(if_match, image)
     if users := (await call.api.index.fresh()).users_of_image(image):
         raise usage.ImageInUse(name=image.name, users=users[:10])
     storage = await call.resources.get(ground.Storage, None, image.spec.storage)

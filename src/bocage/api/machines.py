@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from bocage import errors, words
-from bocage.api import calls, problems
+from bocage.api import calls, etags, problems
 from bocage.model import base, ground, keys, requests, vm, work
 from bocage.planner import definition, references, why
 from bocage.store import resources
@@ -104,9 +104,15 @@ async def carrier(call: calls.Call, machine: vm.VM) -> ground.Host | None:
     return call.api.index.ground.get(ground.Host, None, await host_of(call, machine))
 
 
-async def until_unchanged(call: calls.Call, machine: vm.VM, once: Callable[[vm.VM], Awaitable[T]]) -> T:
-    """What reads a VM and writes it, repeated when others were in between. Raises what `once` raises."""
+async def until_unchanged(
+    call: calls.Call, machine: vm.VM, once: Callable[[vm.VM], Awaitable[T]], *, if_match: str | None = None
+) -> T:
+    """What reads a VM and writes it, repeated when others were in between.
+
+    Raises what `once` raises, and what `etags.check` does.
+    """
     for _ in range(_TRIES):
+        etags.check(if_match, machine)
         try:
             return await once(machine)
         except resources.Changed:
@@ -115,7 +121,13 @@ async def until_unchanged(call: calls.Call, machine: vm.VM, once: Callable[[vm.V
 
 
 async def ask(
-    call: calls.Call, machine: vm.VM, action: str, wanted: Callable[[vm.VM], resources.Transaction], **params: Any
+    call: calls.Call,
+    machine: vm.VM,
+    action: str,
+    wanted: Callable[[vm.VM], resources.Transaction],
+    *,
+    if_match: str | None = None,
+    **params: Any,
 ) -> Response:
     """Write what a VM should be, and the task, in one transaction."""
     host = await host_of(call, machine)
@@ -124,7 +136,7 @@ async def ask(
         transaction = wanted(present)
         return await call.accept(call.task(action, subject=present.ref, host=host, **params), transaction=transaction)
 
-    return await until_unchanged(call, machine, once)
+    return await until_unchanged(call, machine, once, if_match=if_match)
 
 
 def update(machine: vm.VM, **fields: Any) -> resources.Transaction:

@@ -62,13 +62,17 @@ async def change(
 
 
 @router.delete(
-    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )
 async def delete(
-    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("network:delete")]
+    project: calls.Project,
+    name: calls.Name,
+    call: Annotated[calls.Call, calls.may("network:delete")],
+    if_match: etags.IfMatch = None,
 ) -> Response:
     """Take down a network that no VM has a NIC on."""
     network = await call.resources.find(ground.Network, project, name)
+    etags.check(if_match, network)
     if users := (await call.api.index.fresh()).users_of_network(network.uid):
         raise usage.NetworkInUse(name=network.name, users=sorted(users)[:10])
     host = await call.api.this_host()

@@ -89,11 +89,14 @@ async def change(
 
 
 @router.delete(
-    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )
-async def delete(name: calls.Name, call: Annotated[calls.Call, calls.may("storage:delete")]) -> Response:
+async def delete(
+    name: calls.Name, call: Annotated[calls.Call, calls.may("storage:delete")], if_match: etags.IfMatch = None
+) -> Response:
     """Forget a storage that holds nothing of ours; the directory stays."""
     storage = await call.resources.find(ground.Storage, None, name)
+    etags.check(if_match, storage)
     users = (await call.api.index.fresh()).users_of_storage(storage.uid)
     on_it = [
         image.name for image in (await call.resources.list(ground.Image)).items if image.spec.storage == storage.uid

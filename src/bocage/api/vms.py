@@ -147,7 +147,7 @@ async def replace(
 
 
 @router.delete(
-    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )
 async def delete(
     project: calls.Project,
@@ -155,6 +155,7 @@ async def delete(
     call: Annotated[calls.Call, calls.may("vm:delete")],
     force: Annotated[bool, Query(description="Also while it runs: the plug is pulled first.")] = False,
     purge: Annotated[bool, Query(description="At once, not by way of the trash.")] = False,
+    if_match: etags.IfMatch = None,
 ) -> Response:
     """Move it to the trash, from where `undelete` brings it back; with `purge` for good."""
 
@@ -166,7 +167,7 @@ async def delete(
         return machines.deletion(machine)
 
     machine = await machines.find(call, project, name, in_trash=purge)
-    return await machines.ask(call, machine, "vm.delete", wanted, purge=purge)
+    return await machines.ask(call, machine, "vm.delete", wanted, if_match=if_match, purge=purge)
 
 
 @router.post("/{name}/rename", name="rename", response_model=vm.VM, responses=routing.problem_responses(404, 409))

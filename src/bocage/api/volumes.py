@@ -83,13 +83,17 @@ async def change(
 
 
 @router.delete(
-    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409)
+    "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )
 async def delete(
-    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("volume:delete")]
+    project: calls.Project,
+    name: calls.Name,
+    call: Annotated[calls.Call, calls.may("volume:delete")],
+    if_match: etags.IfMatch = None,
 ) -> Response:
     """Delete a volume that is no VM's disk, with what is on it."""
     volume = await call.resources.find(ground.Volume, project, name)
+    etags.check(if_match, volume)
     if by := (await call.api.index.fresh()).users.get(volume.uid):
         raise parts.VolumeInUse(name=volume.name, by=by)
     return await call.accept(call.task("volume.delete", subject=volume.ref, host=await _host(call, volume)))
