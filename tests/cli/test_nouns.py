@@ -217,6 +217,7 @@ def test_version_speaks_for_the_command_also_without_a_daemon(api: FakeApi, boca
     api.on("GET", "/version", {"version": "9.9", "api": 1})
     found = json.loads(bocage("version", "--json").out)
     assert found["daemon"] == {"version": "9.9", "api": 1}
+    assert bocage("--version").out == bocage("version").out
     assert found["client"]["version"]
     own = found["client"]["python"]
     api.on("GET", "/version", {"version": "9.9", "api": 1, "python": own, "kernel": "6.1-far", "qemu": "7.2.22"})

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from bocage import words
@@ -58,12 +60,34 @@ def test_words_of_other_tools_lead_to_ours_and_do_nothing(bocage: Bocage, line: 
         ("storage edit", "bocage storage set"),
         ("token revoke", "bocage token delete"),
         ("ls", "bocage vm list"),
+        ("nets list", "bocage network"),
+        ("datastores", "bocage storage"),
     ],
 )
 def test_a_misspelt_word_is_answered_with_the_nearest_of_ours(bocage: Bocage, line: str, near: str):
     ended = bocage(*line.split())
     assert ended.code == 2
     assert f"did you mean '{near}'" in ended.err
+
+
+@pytest.mark.parametrize("line", ["vm snapshot web1", "checkpoint", "Checkpoint-VM", "vzdump 100", "qm snapshot 100"])
+def test_what_other_tools_have_and_this_one_has_not_yet_is_said(bocage: Bocage, line: str):
+    ended = bocage(*line.split())
+    assert ended.code == 2
+    assert re.search("there are no (snapshots|backups) yet. Nothing was done.", ended.err)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("vm create x --imag tiny", "did you mean '--image'?"),
+        ("vm undelete x --purge", "'bocage vm undelete --help' shows how it is used"),
+    ],
+)
+def test_a_misspelt_option_is_answered_with_the_nearest_or_with_the_help(bocage: Bocage, line: str, said: str):
+    ended = bocage(*line.split())
+    assert ended.code == 2
+    assert ended.err.splitlines()[1].strip() == said
 
 
 def test_a_word_that_is_like_none_of_ours_is_answered_with_where_to_look(bocage: Bocage):

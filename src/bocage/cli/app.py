@@ -53,6 +53,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
     if not arguments or arguments[0].startswith("-"):
         lazy.offer_completion(NOUNS)
+    if list(arguments) == ["--version"]:
+        arguments = ["version"]
     try:
         code = NOUNS.main(args=list(arguments), prog_name="bocage", standalone_mode=False)
         sys.stdout.flush()

@@ -101,10 +101,22 @@ def tell_usage(error: typer.TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)
         return USAGE
+    near = _take_nearest(error)
     said = " ".join(error.format_message().split()).rstrip(".")
     hint = f"'{context.command_path} --help' shows how it is used" if context else ""
+    if near:
+        hint = f"did you mean '{near}'?"
     say(said[:1].lower() + said[1:], hint)
     return int(error.exit_code)
+
+
+def _take_nearest(error: Any) -> str:
+    """The option that a misspelt one is likest to; the error's own list of such is emptied."""
+    import difflib
+
+    possible = getattr(error, "possibilities", None) or ()
+    error.possibilities = None
+    return next(iter(difflib.get_close_matches(str(getattr(error, "option_name", "")), possible, n=1, cutoff=0.75)), "")
 
 
 def tell_surprise(error: Exception, *, whole: bool = False) -> int:

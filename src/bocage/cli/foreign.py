@@ -30,8 +30,26 @@ _EVERYDAY = (
     (("acknowledge", "clear", "silence", "dismiss"), ("ack",)),
     (("download", "import", "upload", "pull", "fetch"), ("add",)),
     (("abort", "kill", "stop"), ("cancel",)),
-    (("logs",), ("log",)),
+    (("logs",), ("log", "events")),
+    (("nic", "nics", "net", "nets", "switch", "vswitch", "bridge"), ("network",)),
+    (("pool", "pools", "datastore", "datastores"), ("storage",)),
+    (("iso", "isos", "template", "templates"), ("image",)),
+    (("disk", "disks", "vol", "vols", "vdisk"), ("disk", "volume")),
+    (("guest", "guests", "machine", "domain"), ("vm",)),
+    (("node", "nodes", "server"), ("host",)),
 )
+
+
+NOT_YET = {
+    word: what
+    for what, words in {
+        "snapshots": "snapshot snapshots snap checkpoint checkpoint-vm get-vmsnapshot get-vmcheckpoint listsnapshot "
+        "delsnapshot rollback restore-vmsnapshot snapshot-create snapshot-create-as snapshot-list snapshot-revert",
+        "backups": "backup backups vzdump qmrestore",
+    }.items()
+    for word in words.split()
+}
+"""What other tools have and this one has not yet, by their words for it."""
 
 
 def everyday(word: str, known: Collection[str]) -> str | None:
@@ -189,7 +207,14 @@ _POWERSHELL = _table(
     ("Get-VMHost", "bocage host show"),
     ("vmconnect", "bocage vm console"),
 )
-_ANY = {**_DOCKER, **_INCUS, **_QM, **_VIRT_INSTALL, **_VIRSH, **_POWERSHELL}  # the last one has the word
+_VMWARE = _table(
+    "VMware",
+    ("power-on", "bocage vm start"),
+    ("poweron", "bocage vm start"),
+    ("power-off", "bocage vm kill", "pulls the plug"),
+    ("poweroff", "bocage vm kill", "pulls the plug"),
+)
+_ANY = {**_VMWARE, **_DOCKER, **_INCUS, **_QM, **_VIRT_INSTALL, **_VIRSH, **_POWERSHELL}  # the last one has the word
 _BY_TOOL = {
     "virsh": _VIRSH,
     "docker": _DOCKER

@@ -15,6 +15,7 @@ import typer.main
 from bocage.cli.options import EVERYWHERE
 
 _ORDER = {"Arguments": 0, "Options": 1, EVERYWHERE: 3}  # others stand between
+_WITH_H: dict[str, Any] = {"context_settings": {"help_option_names": ["--help", "-h"]}}
 Sections = Mapping[str, Mapping[str, str]]
 
 
@@ -54,7 +55,7 @@ class Group(typer.core.TyperGroup):
     """A noun. `verbs` has, section by section, each verb's `module:function` below `bocage.cli`."""
 
     def __init__(self, name: str, *, help: str, verbs: Sections, examples: str = "") -> None:  # noqa: A002
-        super().__init__(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
+        super().__init__(name=name, help=help, no_args_is_help=True, rich_markup_mode=None, **_WITH_H)
         self.sections = verbs
         self.examples = textwrap.dedent(examples).strip()
         self._places = {verb: place for section in verbs.values() for verb, place in section.items()}

@@ -47,6 +47,13 @@ class MeansElsewhere(Error):
     command: str
 
 
+class NotYet(Error):
+    type = "word-of-what-is-not-there-yet"
+    text = N_("there are no {what} yet. Nothing was done.")
+    hint = N_("'bocage vm clone' and 'bocage vm export' copy a VM that is stopped")
+    what: str
+
+
 def verb(noun: str, words: Sequence[str], known: Sequence[str]) -> Error:
     """The error for the first of `words`, said where `noun` expects one of `known`."""
     word = words[0]
@@ -54,6 +61,8 @@ def verb(noun: str, words: Sequence[str], known: Sequence[str]) -> Error:
     command = f"{path} {word}"
     if noun == "bocage" and word in foreign.TOOLS:
         return _of_tool(word, words[1:])
+    if what := foreign.NOT_YET.get(word.lower()):
+        return NotYet(what=what)
     if said := foreign.find(word, within=noun):
         return _elsewhere(said)
     if noun == "bocage" and word in foreign.OUR_VM_VERBS:
@@ -69,6 +78,8 @@ def verb(noun: str, words: Sequence[str], known: Sequence[str]) -> Error:
 
 def _of_tool(tool: str, words: Sequence[str]) -> Error:
     word = next((one for one in words if not one.startswith("-")), "")
+    if what := foreign.NOT_YET.get(word.lower()):
+        return NotYet(what=what)
     if said := foreign.of_tool(tool, word):
         return _elsewhere(said)
     ours = f"bocage vm {word}" if word in foreign.OUR_VM_VERBS else "bocage vm"
