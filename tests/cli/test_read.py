@@ -42,6 +42,7 @@ def test_what_names_no_two_ports_is_refused(text):
 def test_a_disk_is_a_size_or_a_description():
     assert read.disk("20G") == {"size": "20G"}
     assert read.disk("size=20G,bus=sata,preallocated=yes") == {"size": "20G", "bus": "sata", "preallocated": True}
+    assert read.disk("20G,bus=sata") == {"size": "20G", "bus": "sata"}
     assert read.disk("volume=data1") == {"volume": "data1"}
 
 

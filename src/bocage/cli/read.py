@@ -32,10 +32,10 @@ def cpus(text: str, *, option: str = "--cpus") -> dict[str, int]:
 
 
 def disk(text: str, *, option: str = "--disk") -> dict[str, Any]:
-    """`20G`, or `size=20G,bus=sata,cache=none`, or `volume=NAME`."""
-    if "=" not in text:
-        return {"size": text}
-    right = "write a size such as 20G, or size=20G,bus=sata,cache=none, or volume=NAME"
+    """`20G`, or `20G,bus=sata,cache=none` (`size=` may stand before it), or `volume=NAME`."""
+    if "=" not in text.partition(",")[0]:
+        text = f"size={text}"
+    right = "write a size such as 20G, or 20G,bus=sata,cache=none, or volume=NAME"
     found: dict[str, Any] = pairs(text, option=option, known=_DISK_PARTS, right=right)
     if "preallocated" in found:
         found["preallocated"] = found["preallocated"] in ("yes", "true", "on", "1")

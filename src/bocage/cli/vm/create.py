@@ -42,7 +42,7 @@ def create(
         list[str] | None,
         typer.Option(
             metavar="SIZE",
-            help="The system disk's size; once more for each further disk: 20G, or size=20G,bus=sata,cache=none.",
+            help="The system disk's size; once more for each further disk: 20G, or 20G,bus=sata,cache=none.",
         ),
     ] = None,
     network: Annotated[
@@ -127,7 +127,7 @@ def create(
       bocage vm create web1 --image tiny --cpus 2 --memory 512M --disk 4G --start
       bocage vm create web2 --image debian --ssh-key key.pub --publish 2222:22
       bocage vm create win --cd windows.iso --cd drivers.iso --disk 80G --memory 4G
-      bocage vm create nt4 --cd nt4.iso --machine pc --disk size=4G,bus=ide
+      bocage vm create nt4 --cd nt4.iso --machine pc --disk 4G,bus=ide
     """
     disks = [read.disk(one) for one in disk or ()]
     request = rest.given(
