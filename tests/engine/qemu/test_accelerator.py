@@ -53,11 +53,11 @@ async def test_a_user_who_may_not_open_the_device_gets_tcg_and_the_reason(tmp_pa
     cache.write_text(json.dumps({accelerator.fingerprint(): 1.0}))
     found = await accelerator.probe(cache=cache, user=accelerator.User(987_654, 987_654))
     if mode & 0o006 == 0o006:
-        assert not isinstance(found.reason, accelerator.NotPermitted)
+        assert not isinstance(found.reason, accelerator.Closed)
     else:
-        assert isinstance(found.reason, accelerator.NotPermitted)
+        assert isinstance(found.reason, accelerator.Closed)
         assert found.kind == "tcg"
-        assert "987654" in words.say(found.reason)
+        assert "chgrp kvm /dev/kvm" in words.advise(found.reason)
         assert words.advise(found.reason)
 
 

@@ -61,6 +61,14 @@ class NotPermitted(words.Message):
     uid: int
 
 
+class Closed(words.Message):
+    """The device is not for the users that VMs run as."""
+
+    type = "kvm-closed-to-vms"
+    text = N_("/dev/kvm opens to no group, and VMs run as users of their own")
+    hint = N_("give it the group that Debian gives it: 'chgrp kvm /dev/kvm', 'chmod 660 /dev/kvm'")
+
+
 class Broken(words.Message):
     """The trial did not end as it should."""
 
@@ -106,7 +114,7 @@ async def probe(*, cache: pathlib.Path | None = None, user: User | None = None) 
     if not os.path.exists(_DEVICE):  # noqa: ASYNC240 - no disk is asked
         return Accelerator("tcg", Missing())
     if not _permitted(user):
-        return Accelerator("tcg", NotPermitted(uid=user.uid if user else os.geteuid()))
+        return Accelerator("tcg", _refused(user))
     key = fingerprint()
     if cache and (known := _remembered(cache, key)):
         return known
@@ -152,6 +160,10 @@ def _permitted(user: User | None) -> bool:
     return status.st_mode & 0o006 == 0o006
 
 
+def _refused(user: User | None) -> words.Message:
+    return NotPermitted(uid=os.geteuid()) if user is None or user.uid == os.geteuid() else Closed()
+
+
 async def _measure(user: User | None) -> Accelerator:
     identity: Sequence[int] = () if user is None or user.uid == os.geteuid() else (user.uid, user.gid, *user.groups)
     try:
@@ -160,7 +172,7 @@ async def _measure(user: User | None) -> Accelerator:
     except process.Failed as error:
         number = error.output.split(" ", 1)[0]
         if error.status_words == process.in_words(_REFUSED) and number in map(str, (errno.EACCES, errno.EPERM)):
-            return Accelerator("tcg", NotPermitted(uid=user.uid if user else os.geteuid()))
+            return Accelerator("tcg", _refused(user))
         return Accelerator("tcg", Broken(said=error.output.partition(" ")[2] or error.status_words))
     except (errors.TimedOut, ValueError, IndexError) as error:
         return Accelerator("tcg", Broken(said=str(error)))
