@@ -66,7 +66,14 @@ async def test_an_edit_by_hand_is_shown_and_kept_aside_when_the_store_changes_fi
     await says(house, made, "changed meanwhile")
     assert b"memory: 64M" in place.edited_aside.read_bytes()
     assert edits.edited(place).vm.spec.memory == 64 << 20  # and can still be taken
-    place.forget_edit()
+    await house.resources.change(
+        vm.VM, "default", made.uid, lambda one: one.model_copy(update={"spec": edits.edited(place).vm.spec})
+    )
+    await says(house, made, "memory: 64M")
+    assert place.edited_aside.exists()  # its title is another one still
+    title = edits.edited(place).vm.metadata.title
+    await house.resources.change(vm.VM, "default", made.uid, lambda one: resources.with_metadata(one, title=title))
+    await house.until(lambda: asyncio.to_thread(place.edited_aside.exists), lambda there: not there)
     assert place.hand_edit() is None
 
 

@@ -15,6 +15,7 @@ The last line of `vm.yaml` is a digest of the lines above it: so a hand edit is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -121,7 +122,7 @@ class Directory:
     def write(self, held: Held) -> bool:
         """Write the definition when it is another than the file's, and say whether that was so.
 
-        A hand edit is kept aside, never lost.
+        A hand edit is kept aside, never lost, until it is taken.
         """
         content = render(held)
         try:
@@ -133,7 +134,14 @@ class Directory:
         if present and is_edited(present):
             files.write_durably(self.edited_aside, present, mode=0o600)
         files.write_durably(self.definition, content, mode=0o600)
+        self._drop_taken(held.vm)
         return True
+
+    def _drop_taken(self, machine: model.VM) -> None:
+        """Drop what was kept aside once the store says the same."""
+        with contextlib.suppress(FileNotFoundError, Unreadable):
+            if by_people(parse(_bounded(self.edited_aside), self.edited_aside).vm) == by_people(machine):
+                self.edited_aside.unlink()
 
     def write_by_hand(self, script: str) -> None:
         """Write the script that starts the VM without Bocage, when it is another than the file's."""
@@ -159,9 +167,11 @@ class Directory:
                 return path, content
         return None
 
-    def forget_edit(self) -> None:
-        """Drop what was kept aside."""
-        self.edited_aside.unlink(missing_ok=True)
+
+def by_people(machine: model.VM) -> dict[str, Any]:
+    """What of a definition people may write."""
+    keep: Any = {"metadata": {"name", "title", "notes", "tags", "protected"}, "spec": True}
+    return machine.model_dump(mode="json", include=keep)
 
 
 def is_edited(content: bytes) -> bool:

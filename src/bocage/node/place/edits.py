@@ -8,7 +8,7 @@ from typing import Any
 from bocage import errors
 from bocage.model import vm as model
 from bocage.node import started
-from bocage.node.place.directory import Directory, Error, Held, parse
+from bocage.node.place.directory import Directory, Error, Held, by_people, parse
 from bocage.words import N_
 
 
@@ -35,10 +35,7 @@ def differences(place: Directory, machine: model.VM) -> list[dict[str, Any]]:
     if found is None:
         return []
     theirs = parse(found[1], found[0]).vm
-    keep: Any = {"metadata": {"name", "title", "notes", "tags", "protected"}, "spec": True}
-    return list(
-        _differ("", machine.model_dump(mode="json", include=keep), theirs.model_dump(mode="json", include=keep))
-    )
+    return list(_differ("", by_people(machine), by_people(theirs)))
 
 
 def _differ(path: str, ours: Any, theirs: Any) -> Iterator[dict[str, Any]]:
