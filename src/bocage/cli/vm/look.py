@@ -196,7 +196,7 @@ def _state(
     waits = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
     return [
         ("state", f"{status['state']}{since}{should}"),
-        ("reason", people.saying(status.get("reason"))),
+        ("reason", _reason(status)),
         ("problem", people.saying(status.get("problem"))),
         ("last end", _last_end(status)),
         ("pending", f"{waits}: from the next cold start on ('bocage vm reboot {output.named(vm)}')" if waits else ""),
@@ -207,6 +207,12 @@ def _state(
         ("isolation", _isolation(status.get("isolation") or {})),
         ("directory", status.get("directory")),
     ]
+
+
+def _reason(status: dict[str, Any]) -> str:
+    """Why it is in its state, where that says more than the state."""
+    reason = status.get("reason") or {}
+    return "" if reason.get("type") in ("vm-stopped", "vm-paused", "vm-resumed") else people.saying(reason or None)
 
 
 def _last_end(status: dict[str, Any]) -> str:
