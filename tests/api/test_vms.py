@@ -58,9 +58,18 @@ async def test_a_name_is_given_once(client):
 )
 async def test_what_a_request_names_must_be_there_and_nothing_is_made_else(client, world, request_, kind):
     before = await world.kept.store.revision()
-    said = problem(await client.post(VMS, json={"name": "web1", **request_}), 404, "no-such-reference")
+    named = "no-such-image" if kind == "image" else "no-such-reference"
+    said = problem(await client.post(VMS, json={"name": "web1", **request_}), 404, named)
     assert (said["kind"], said["name"]) == (kind, "nope")
     assert await world.kept.store.revision() == before
+
+
+async def test_a_change_to_what_is_already_so_changes_nothing(client):
+    await create(client)
+    made = (await client.get(f"{VMS}/web1")).json()
+    for patch in ({"memory": made["spec"]["memory"]}, {"title": ""}, {}):
+        answer = await client.patch(f"{VMS}/web1", json=patch)
+        assert (answer.status_code, answer.json()["metadata"]) == (200, made["metadata"]), patch
 
 
 async def test_two_vms_never_get_one_mac_address_even_when_asked_at_the_same_moment(client, world):

@@ -162,11 +162,18 @@ def test_an_editor_that_is_not_there_is_told(api: FakeApi, bocage: Bocage, monke
 
 def test_a_file_replaces_a_vm_that_is_there(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
     api.on("GET", WEB1, vm("web1", state="stopped"))
-    api.on("PUT", WEB1, vm("web1", state="stopped"))
+    changed = vm("web1", state="stopped")
+    changed["metadata"]["revision"] += 1
+    api.on("PUT", WEB1, changed)
+    document = documents.editable(vm("web1"))
     file = tmp_path / "web1.yaml"
-    file.write_text(documents.write(documents.editable(vm("web1"))))
+    # as it lies in the VM's directory, with what is there for an adoption
+    file.write_text(documents.write({**document, "volumes": [], "networks": [], "names": {}, "owner": None}))
     assert bocage("vm", "apply", "-f", str(file)).out == "web1 is changed\n"
     assert api.asked_for("PUT")[0].headers["If-Match"] == '"42"'
+    assert api.asked_for("PUT")[0].document == document
+    api.on("PUT", WEB1, vm("web1", state="stopped"))
+    assert bocage("vm", "apply", "-f", str(file)).out == "web1 is as the file says\n"
 
 
 def test_a_file_makes_new_vms_from_short_requests(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):

@@ -33,13 +33,14 @@ class MissingButInTrash(resources.Missing):
     """Its name is that of one that was deleted."""
 
     type = "vm-not-found-but-in-trash"
-    text = N_("there is no {kind} named {name}, but one in the trash")
+    text = N_("there is no {kind:kind} named {name}, but one in the trash")
     hint = N_("'bocage vm undelete {name}' brings it back; 'bocage vm list --trash' shows until when")
 
 
 class NotInTrash(problems.Error, errors.Conflict):
     type = "vm-not-in-trash"
     text = N_("{name} is not in the trash")
+    hint = N_("'bocage vm list --trash' shows what is")
     name: str
 
 
@@ -205,7 +206,7 @@ async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *,
             vm.VM,
             machine.metadata.project,
             machine.uid,
-            lambda _: wanted,
+            lambda present: None if wanted == present else wanted,
             expected=machine.metadata.revision if expected is None else expected,
         )
 

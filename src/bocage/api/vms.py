@@ -35,7 +35,7 @@ class Protected(problems.Error, errors.Conflict):
 class Running(problems.Error, errors.Conflict):
     type = "vm-running"
     text = N_("{name} is {state}")
-    hint = N_("'bocage vm stop {name}' first, or force it")
+    hint = N_("'bocage vm stop {name}' first; 'bocage vm delete {name} --force' pulls its plug")
     name: str
     state: str
 
@@ -120,8 +120,9 @@ async def change(
         await call.api.index.fresh()
         host = await machines.carrier(call, await call.resources.get(vm.VM, project, uid))
 
-    def wanted(present: vm.VM) -> vm.VM:
-        return definition.change(present, patch, host=host)
+    def wanted(present: vm.VM) -> vm.VM | None:
+        changed = definition.change(present, patch, host=host)
+        return None if changed == present else changed
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)

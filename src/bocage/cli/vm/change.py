@@ -129,9 +129,10 @@ def apply(
 ) -> None:
     """Take a hand edit of vm.yaml, or make VMs be what a file says.
 
-    A file holds a VM as 'bocage vm edit' shows it, or the fields of a new VM (name,
-    image, cpus, memory, …); several are set apart by '---'. What it was made from
-    (image, disk, nics, …) is not compared again when a VM of that name is there.
+    A file holds a VM as 'bocage vm edit' or 'bocage vm show --yaml' shows it, or the
+    fields of a new VM (name, image, cpus, memory, …); several are set apart by '---'.
+    What it was made from (image, disk, nics, …) is not compared again when a VM of
+    that name is there.
 
     Examples:
       bocage vm apply -f web1.yaml
@@ -159,6 +160,9 @@ _CHANGED_BY_A_SHORT_FORM = (
 )  # fmt: skip
 
 
+_BESIDE_THE_VM = ("volumes", "networks", "names", "owner")  # what a vm.yaml holds for the day of an adoption
+
+
 def _apply(api: rest.Client, document: dict[str, Any], *, where: str, wait: bool, json: bool) -> None:
     from bocage.cli import documents, waiting
 
@@ -172,8 +176,10 @@ def _apply(api: rest.Client, document: dict[str, Any], *, where: str, wait: bool
     about = document.get("metadata")
     if not isinstance(about, dict) or not isinstance(about.get("name"), str):
         raise documents.NotYaml(where=where, reason="metadata.name is missing")
-    revision = api.vms.get(about["name"])["metadata"]["revision"]
-    _tell_changed(api, api.vms.replace(about["name"], document, etag=revision), json=json)
+    document = {key: value for key, value in document.items() if key not in _BESIDE_THE_VM}
+    present = api.vms.get(about["name"])
+    changed = api.vms.replace(about["name"], document, etag=present["metadata"]["revision"])
+    _tell_taken(api, present, changed, json=json)
 
 
 def _present(api: rest.Client, name: str) -> rest.Document | None:
@@ -191,8 +197,12 @@ def _change(api: rest.Client, present: rest.Document, document: dict[str, Any], 
     name = output.named(present)
     wanted = {key: document[key] for key in _CHANGED_BY_A_SHORT_FORM if key in document}
     changed = api.vms.change(name, wanted, etag=present["metadata"]["revision"]) if wanted else present
+    _tell_taken(api, present, changed, json=json)
+
+
+def _tell_taken(api: rest.Client, present: rest.Document, changed: rest.Document, *, json: bool) -> None:
     if changed["metadata"]["revision"] == present["metadata"]["revision"] and not json:
-        output.line(f"{name} is as the file says")
+        output.line(f"{output.named(changed)} is as the file says")
     else:
         _tell_changed(api, changed, json=json)
 
