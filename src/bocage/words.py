@@ -128,6 +128,8 @@ class _Formatter(string.Formatter):
             return size(int(value))
         if format_spec == "seconds":
             return seconds(float(value))
+        if format_spec == "kind":
+            return {"vm": "VM", "cd": "CD drive", "nic": "NIC"}.get(str(value), str(value))
         if format_spec == "asker":
             return asker(str(value))
         if format_spec == "saying":

@@ -42,7 +42,7 @@ async def test_another_request_with_the_same_key_is_refused(client):
 
 
 async def test_what_was_refused_may_be_sent_again(client):
-    problem(await client.post(VMS, json={**TINY, "image": "later"}, headers=KEY), 404, "no-such-reference")
+    problem(await client.post(VMS, json={**TINY, "image": "later"}, headers=KEY), 404, "no-such-image")
     assert (await client.post(VMS, json=TINY, headers=KEY)).status_code == 202
 
 

@@ -67,9 +67,9 @@ class Document(BaseModel):
         json_schema_extra={
             "example": {
                 "type": URN + "not-found",
-                "title": "there is no vm named web1",
+                "title": "there is no VM named web1",
                 "status": 404,
-                "detail": "there is no vm named web1",
+                "detail": "there is no VM named web1",
                 "hint": "'bocage vm list' shows what there is",
                 "kind": "vm",
                 "name": "web1",

@@ -205,7 +205,7 @@ class Unknown(Fault):
     """A reference to what is not there."""
 
     type = "fault-reference"
-    text = N_("there is no {kind} {given}")
+    text = N_("there is no {kind:kind} {given}")
     hint = N_("'bocage {kind} list' shows what there is")
     kind: str
     given: str

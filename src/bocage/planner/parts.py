@@ -30,17 +30,24 @@ class NoSuch(Error, errors.NotFound):
     """Something that the request names is not there."""
 
     type = "no-such-reference"
-    text = N_("there is no {kind} named {name}")
+    text = N_("there is no {kind:kind} named {name}")
     hint = N_("'bocage {kind} list' shows what there is")
     kind: str
     name: str
+
+
+class NoSuchImage(NoSuch):
+    """An image that nobody has added yet."""
+
+    type = "no-such-image"
+    hint = N_("'bocage image list' shows what there is; 'bocage image add FILE' takes another one in")
 
 
 class NoSuchDevice(Error, errors.NotFound):
     """The VM has nothing of that name."""
 
     type = "vm-no-such-device"
-    text = N_("{vm} has no {kind} named {name}")
+    text = N_("{vm} has no {kind:kind} named {name}")
     hint = N_("'bocage vm show {vm}' shows what it has")
     vm: str
     kind: str
@@ -257,7 +264,7 @@ def new_volume(spec: ground.VolumeSpec, *, vm_name: str, project: str | None) ->
 def named(things: Mapping[str, T], kind: str, name: str) -> T:
     """Raises NoSuch."""
     if name not in things:
-        raise NoSuch(kind=kind, name=name)
+        raise (NoSuchImage if kind == ground.Image.kind else NoSuch)(kind=kind, name=name)
     return things[name]
 
 

@@ -16,7 +16,9 @@ class Error(errors.Problem):
 class ImageInUse(Error, errors.Conflict):
     type = "image-in-use"
     text = N_("the image {name} is in use by {users}")
-    hint = N_("disks that are linked to it need it, those in the trash too: 'bocage volume list' shows them")
+    hint = N_(
+        "delete those first, in the trash too ('bocage vm list --trash'); 'bocage vm cd eject NAME' takes a CD out"
+    )
     name: str
     users: list[str]
 

@@ -26,7 +26,7 @@ class Error(errors.Problem):
 
 class Missing(Error, errors.NotFound):
     type = "not-found"
-    text = N_("there is no {kind} named {name}")
+    text = N_("there is no {kind:kind} named {name}")
     hint = N_("'bocage {kind} list' shows what there is")
     kind: str
     name: str
@@ -34,7 +34,8 @@ class Missing(Error, errors.NotFound):
 
 class NameTaken(Error, errors.Conflict):
     type = "name-taken"
-    text = N_("a {kind} named {name} is there already")
+    text = N_("the name {name} is taken by another {kind:kind}")
+    hint = N_("choose another name; 'bocage {kind} list' shows those that are taken")
     kind: str
     name: str
 
@@ -44,7 +45,7 @@ class Changed(Error, errors.Conflict):
 
     type = "changed-meanwhile"
     status = 412
-    text = N_("{kind} {name} was changed meanwhile (it is at revision {found}, not {expected})")
+    text = N_("{kind:kind} {name} was changed meanwhile (it is at revision {found}, not {expected})")
     hint = N_("read it again and repeat the change")
     kind: str
     name: str

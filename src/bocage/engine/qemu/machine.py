@@ -47,9 +47,9 @@ class NoSuchKey(base.Error, errors.Invalid):
     """It is not a key's name."""
 
     type = "no-such-key"
-    text = N_("there is no key of this name: {said}")
+    text = N_("there is no key of such a name in '{keys}'")
     hint = N_("keys have QEMU's names, such as ctrl, alt, delete, f1, ret, a, 1")
-    said: str
+    keys: str
 
 
 class QemuMachine:
@@ -190,7 +190,7 @@ class QemuMachine:
         try:
             await self.link.execute("send-key", {"keys": pressed})
         except qmp.CommandFailed as error:
-            raise NoSuchKey(said=error.description) from error
+            raise NoSuchKey(keys="-".join(keys)) from error
 
     async def carry(self, nics: Mapping[str, base.Backend]) -> None:
         """Start what carries the NICs of a machine that has just been started."""
