@@ -198,7 +198,7 @@ class FakeNode:
         return JSONResponse(self.edited)
 
     async def command(self, request: Request) -> Response:
-        return JSONResponse({"command": ["qemu", "-S"], "line": "qemu -S"})
+        return JSONResponse({"command": ["qemu", "-S"], "line": "qemu -S", "script": "exec qemu -S\n"})
 
     async def diff(self, request: Request) -> Response:
         return JSONResponse({"pending": [], "edited": [{"path": "memory"}]})

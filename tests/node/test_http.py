@@ -142,6 +142,7 @@ async def test_the_command_the_definition_and_its_differences_are_told(house: Ho
     told = (await interface.get(f"/vms/{made.uid}/command")).json()
     assert told["command"][0] == "qemu-system-x86_64"
     assert told["line"].startswith("qemu-system-x86_64 ")
+    assert told["script"] == house.place(made).by_hand.read_text()
     await house.resources.change(vm.VM, "default", made.uid, lambda one: resources.with_spec(one, memory="48M"))
     differences = (await interface.get(f"/vms/{made.uid}/diff")).json()
     assert differences["pending"] == [{"path": "memory", "running": "32M", "wanted": "48M"}]

@@ -47,7 +47,11 @@ def answers() -> dict[str, Any]:
     return {
         **made,
         **listed,
-        "Command": {"command": ["qemu-system-x86_64", "-name", "web1"], "line": "qemu-system-x86_64 -name web1"},
+        "Command": {
+            "command": ["qemu-system-x86_64", "-name", "web1"],
+            "line": "qemu-system-x86_64 -name web1",
+            "script": "#!/bin/sh\nexec qemu-system-x86_64 -name web1\n",
+        },
         "Created": {"token": "bcg_5f0c9f1e…", "resource": made["Token"]},
         "Differences": {
             "pending": [{"path": "memory", "running": "512M", "wanted": "1G"}],

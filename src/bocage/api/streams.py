@@ -45,8 +45,11 @@ class Expected(BaseModel):
 
 
 class Command(BaseModel):
+    """QEMU's line, as words and for a shell, and the script that makes what it needs and then runs it."""
+
     command: list[str]
     line: str
+    script: str
 
 
 class Differences(BaseModel):
@@ -112,7 +115,7 @@ async def keys(project: calls.Project, name: calls.Name, request: requests.SendK
 
 @router.get("/command", name="command", response_model=Command, responses=_PROBLEMS)
 async def command(project: calls.Project, name: calls.Name, call: Reading) -> Response:
-    """The QEMU line that starts it by hand when Bocage is gone."""
+    """The QEMU line that runs it, and the script that starts it by hand when Bocage is gone."""
     return await _pass(call, project, name, "command")
 
 

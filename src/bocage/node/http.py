@@ -122,10 +122,11 @@ class Interface:
         return Response(status_code=204)
 
     async def command(self, request: Request) -> Response:
-        """The line that starts it by hand."""
+        """The line that runs it, and the script around it that starts it by hand."""
         machine, _ = await self._machine(request)
-        argv = self._shop.ground.engine.command(await self._shop.preparation.plan(machine, connect=False))
-        return JSONResponse({"command": argv, "line": shlex.join(argv)})
+        plan, engine = await self._shop.preparation.plan(machine, connect=False), self._shop.ground.engine
+        argv = engine.command(plan)
+        return JSONResponse({"command": argv, "line": shlex.join(argv), "script": engine.by_hand(plan)})
 
     async def yaml(self, request: Request) -> Response:
         """Its definition, as the file says it."""

@@ -282,14 +282,19 @@ def _port(port: dict[str, Any], nic: dict[str, Any]) -> tuple[str, ...]:
 
 
 def command(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:
-    """Print the QEMU command line; it starts the VM by hand when Bocage is gone.
+    """Print the QEMU command line, as a script that starts the VM by hand.
+
+    It makes what the line needs first (sockets, taps). The same one lies in the VM's
+    directory as 'start-by-hand', for the day when Bocage is gone. Never start a VM
+    that runs.
 
     Examples:
       bocage vm command web1 | less
+      bocage vm command web1 --json | jq -r .line
     """
     with session.connect(project) as api:
         answer = api.vms.command(name)
     if json:
         output.document(answer)
     else:
-        output.line(answer["line"])
+        output.line(answer["script"].rstrip("\n"))
