@@ -13,6 +13,7 @@ import pytest
 from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
 from bocage.node import started
+from bocage.node.jobs import storages
 from bocage.node.place import edits
 from bocage.store import resources
 from tests.node.house import BLANK, BOUND, House
@@ -204,6 +205,21 @@ async def test_a_network_of_changes_that_wait_is_told_apart_from_what_is_so_alre
 
 def _bigger(one: vm.VM) -> vm.VM:
     return resources.with_spec(one, memory=Size(48 << 20))
+
+
+async def test_what_a_disk_takes_is_measured_again_and_where_it_lies_is_told_after_an_adoption(house: House):
+    await house.create(**BLANK)
+    one = next(iter((await house.volumes()).values()))
+    path = pathlib.Path(one.status.path or "")
+    with path.open("ab") as file:
+        file.write(b"x" * (3 << 20))
+    adopted = ground.VolumeStatus(state="ready")  # as it comes in
+    await house.resources.change_status(ground.Volume, "default", one.uid, lambda _: adopted)
+    shop = house.node.shop
+    await storages.measure(shop, await house.resources.find(ground.Storage, None, "local"))
+    now = (await house.volumes())[one.name].status
+    assert (now.path, now.allocated_bytes) == (str(path), path.stat().st_blocks * 512)
+    assert now.allocated_bytes >= 3 << 20
 
 
 async def test_a_volume_by_itself_is_made_grown_and_removed(house: House):

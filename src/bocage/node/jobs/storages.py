@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any
 
-from bocage import errors
+from bocage import errors, files
 from bocage.model import base, ground, keys, vm
 from bocage.node import tasks
 from bocage.node.life.crew import Crew
@@ -121,8 +121,13 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
         allocated, provisioned = before.allocated_bytes, before.provisioned_bytes
         if whole:
             allocated = (await asyncio.to_thread(place.capacity)).allocated
-            volumes = await shop.ground.resources.list(ground.Volume)
-            provisioned = sum(one.spec.size for one in volumes.items if one.spec.storage == storage.uid)
+            listing = await shop.ground.resources.list(ground.Volume)
+            volumes = [one for one in listing.items if one.spec.storage == storage.uid]
+            provisioned = sum(one.spec.size for one in volumes)
+            for volume in volumes:
+                if volume.status.state == "ready":
+                    with contextlib.suppress(errors.Problem, OSError):  # one that is gone is no trouble of the others
+                        await _measure_volume(shop, volume)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
         status = before.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
@@ -137,6 +142,22 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
         if abs(status.free_bytes - before.free_bytes) < max(status.total_bytes // 1000, 1 << 20):
             status = status.model_copy(update={"free_bytes": before.free_bytes})  # not worth a write
     await shop.ground.resources.change_status(ground.Storage, None, storage.uid, lambda _: status)
+
+
+async def _measure_volume(shop: Shop, volume: ground.Volume) -> None:
+    """Write where the file of a volume lies and what it takes by now, where it is worth a write."""
+    status = volume.status
+    path = await shop.preparation.disks.path(volume)
+    taken = await asyncio.to_thread(files.allocated, path)
+    grown = abs(taken - status.allocated_bytes) >= max(status.allocated_bytes // 50, 1 << 20)
+    if grown or status.path != str(path):
+        found = {"path": str(path), "allocated_bytes": taken}
+        await shop.ground.resources.change_status(
+            ground.Volume,
+            volume.metadata.project,
+            volume.uid,
+            lambda present: present.status.model_copy(update=found),
+        )
 
 
 class Measuring:
