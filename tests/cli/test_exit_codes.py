@@ -42,6 +42,12 @@ def test_the_home_says_where_the_daemon_is(bocage: Bocage, monkeypatch: pytest.M
     assert "api.sock" in ended.err
 
 
+def test_a_fault_in_the_query_is_told_by_the_option(api: FakeApi, bocage: Bocage):
+    faults = [{"path": "?state", "wrong": "'foo' is no state", "right": "running, stopped"}]
+    api.on("GET", "/projects/default/vms", problem(422, "invalid-fields", "?state: 'foo' is no state", faults=faults))
+    assert bocage("vm", "list", "--state", "foo").err == "bocage: --state: 'foo' is no state (running, stopped)\n"
+
+
 def test_faults_are_listed_once_each_with_path_and_what_would_be_right(api: FakeApi, bocage: Bocage):
     faults = [
         {"path": "memory", "wrong": "'512': a size has a unit, such as 512M", "right": "a unit, such as 512M"},

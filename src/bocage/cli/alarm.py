@@ -28,7 +28,7 @@ def list_alarms(
     open_ = [one for one in found["items"] if all_ or is_open(one)]
     if not open_:
         hidden = len(found["items"])
-        output.complain("no alarm" + (f" that was not acknowledged; --all shows {hidden}" if hidden else ""))
+        output.complain(f"no alarm that nobody has seen; --all shows {hidden} more" if hidden else "no alarm")
     for alarm in open_:
         output.line(_shown(alarm))
 

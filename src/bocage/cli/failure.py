@@ -91,6 +91,8 @@ def whole(sentence: str, faults: list[dict[str, Any]]) -> list[str]:
 
 def _fault(fault: dict[str, Any]) -> str:
     path, wrong, right = (str(fault.get(part) or "") for part in ("path", "wrong", "right"))
+    if path.startswith("?"):  # a query parameter: here it is an option of the same name
+        path = f"--{path[1:]}"
     advice = f" ({right})" if right and right not in wrong else ""
     return f"{path}: {wrong}{advice}" if path else wrong + advice
 

@@ -11,7 +11,7 @@ from bocage.cli import failure, lazy, options, output, people, session, table, w
 from bocage.client import rest
 from bocage.words import N_
 
-TaskUid = Annotated[str, typer.Argument(metavar="TASK", help="Its uid, or the first characters of it.")]
+TaskUid = Annotated[str, typer.Argument(metavar="TASK", help="Its uid, or its beginning or end.")]
 _COLUMNS = (
     table.Column("TASK"),
     table.Column("ACTION"),
