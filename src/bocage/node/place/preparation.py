@@ -47,7 +47,7 @@ class Preparation:
     def __init__(self, ground: Ground, wires: wiring.Wires) -> None:
         self._ground = ground
         self._wires = wires
-        self._uids = uids.Uids()
+        self._uids = uids.Uids(ground.home.path)
         self.rooms = rooms.Rooms(ground)
         self.disks = disks.Disks(ground, self.rooms)
 
