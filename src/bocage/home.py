@@ -69,6 +69,11 @@ class Home:
         return self.path / "bocage.db"
 
     @property
+    def database_lock(self) -> pathlib.Path:
+        """Held by the daemon as long as it lives, with its pid inside."""
+        return self.path / "bocage.db.lock"
+
+    @property
     def local_storage(self) -> pathlib.Path:
         return self.path / "storage" / "local"
 
@@ -106,6 +111,8 @@ class Home:
 
     def prepare(self) -> None:
         """Make the directories; raises Unusable."""
+        if not str(self.path).isprintable():
+            raise Unusable(path=repr(str(self.path)), reason="there are control characters in its name")
         try:
             for directory, mode in ((self.path, 0o711), (self.cache, 0o700), (self.by_name, 0o700)):
                 directory.mkdir(parents=True, exist_ok=True, mode=mode)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,34 @@ def test_a_daemon_that_does_not_stop_in_time_is_told_and_left(at: home.Home, boc
         assert f"pid {pid}" in ended.err
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_a_home_that_cannot_be_used_is_refused_in_words(at: home.Home, bocage: Bocage, monkeypatch: pytest.MonkeyPatch):
+    at.log.mkdir(parents=True)
+    ended = bocage("daemon", "start")
+    assert (ended.code, f"the home {at.path} cannot be used: {at.log}" in ended.err) == (1, True), ended
+    monkeypatch.setenv("BOCAGE_HOME", f"{at.path}\nx")
+    assert "control characters" in bocage("daemon", "start").err
+
+
+def test_a_daemon_whose_runtime_directory_was_removed_is_told_and_can_be_stopped(at: home.Home, bocage: Bocage):
+    pid = pid_of(bocage("daemon", "start", "--json"))
+    shutil.rmtree(at.runtime)
+    for verb, code in (("status", 6), ("start", 1)):
+        ended = bocage("daemon", verb)
+        assert (ended.code, f"(pid {pid}) runs, but {at.runtime}" in ended.err) == (code, True), ended
+        assert "'bocage daemon stop', then 'bocage daemon start'" in ended.err
+    assert bocage("daemon", "stop").out == "the daemon is stopped; the VMs go on\n"
+    assert not pathlib.Path(f"/proc/{pid}").exists() or _is_zombie(pid)
+    assert at.database_lock.read_text() == f"{pid}\n", "whose process has ended"
+    assert background.find() is None
+    assert bocage("daemon", "start").code == 0
+
+
+def test_who_is_named_in_the_lock_and_has_it_not_open_is_no_daemon(at: home.Home):
+    at.prepare()
+    at.database_lock.write_text(f"{os.getpid()}\n")
+    assert background.find() is None
 
 
 def test_a_stale_socket_is_no_daemon(at: home.Home, bocage: Bocage):

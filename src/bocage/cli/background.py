@@ -1,6 +1,7 @@
 """The daemon as a process in the background: found by its socket, started, stopped, its log read.
 
-Its pid is not believed from a file alone: the kernel says who listens on the socket, or when the process began.
+Its pid is not believed from a file alone: the kernel says who listens on the socket, when the process began, or that
+it has the database's lock open.
 """
 
 from __future__ import annotations
@@ -52,20 +53,28 @@ class NotYours(failure.Error):
     pid: int
 
 
+class SocketGone(failure.Error):
+    type = "daemon-socket-gone"
+    text = N_("the daemon (pid {pid}) runs, but {runtime} with its sockets was removed: nobody can ask it any more")
+    hint = N_("'bocage daemon stop', then 'bocage daemon start'; the VMs go on")
+    pid: int
+    runtime: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
     pid: int
 
 
 def find() -> Found | None:
-    """The daemon of this home: who listens on its socket, else who noted itself there and still runs."""
+    """The daemon of this home: who listens on its socket, else who noted itself there or in the lock and still runs."""
     home = homes.Home.from_environment()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(5)
         try:
             probe.connect(str(home.socket))
         except OSError:
-            return _noted(home.pid_file)
+            return _noted(home.pid_file) or _holder(home.database_lock)
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Found(pid) if pid > 0 else None
 
@@ -90,6 +99,22 @@ def _noted(path: pathlib.Path) -> Found | None:
     return Found(int(note["pid"])) if same else None
 
 
+def _holder(lock: pathlib.Path) -> Found | None:
+    """Who wrote the database's lock file, when that process has it open: it lives without its runtime directory."""
+    try:
+        pid = int(lock.read_text())
+        held = any(os.path.samefile(one, lock) for one in pathlib.Path(f"/proc/{pid}/fd").iterdir() if one.exists())
+    except (OSError, ValueError):
+        return None
+    return Found(pid) if held else None
+
+
+def unreachable(found: Found) -> SocketGone | None:
+    """The problem of a daemon that runs and whose runtime directory was removed; None when that is there."""
+    home = homes.Home.from_environment()
+    return None if home.runtime.exists() else SocketGone(pid=found.pid, runtime=str(home.runtime))
+
+
 def answers(found: Found | None = None, *, within: float = 5.0) -> bool:
     """Whether the API answers on the home's socket."""
     address = connection.Address(socket=str(homes.Home.from_environment().socket))
@@ -108,7 +133,11 @@ def start(*, within: float) -> Found:
     """
     home = homes.Home.from_environment()
     home.prepare()
-    with home.log.open("ab") as log:
+    try:
+        opened = home.log.open("ab")
+    except OSError as error:
+        raise homes.Unusable(path=str(home.path), reason=f"{home.log}: {error.strerror}") from error
+    with opened as log:
         before = log.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "bocage", "daemon", "run"],

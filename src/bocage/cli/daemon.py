@@ -46,6 +46,8 @@ def start(within: Within = 60, json: options.Json = False) -> None:
 
     found = background.find()
     already = found is not None and background.answers(found)
+    if found and not already and (lost := background.unreachable(found)):
+        raise lost
     if not already:
         found = background.start(within=within)
     assert found
@@ -87,6 +89,8 @@ def status(json: options.Json = False) -> None:
         output.document({**_document(found, running=found is not None), "answers": answers})
     elif found and answers:
         output.line(_shown(_document(found, running=True)))
+    elif found and (lost := background.unreachable(found)):
+        failure.tell(lost)
     elif found:
         output.line(f"pid {found.pid} is there and does not answer: 'bocage daemon log' may say why")
     if not found and not json:
