@@ -294,10 +294,22 @@ def test_import_sends_the_archive_and_asks_for_its_vm(api: FakeApi, bocage: Boca
     asked = api.asked[-1].document
     assert sent == {asked.pop("upload"): hashlib.sha256(content).hexdigest()}
     assert asked == {"name": "web2", "new_identity": True}
+    assert not api.asked_for("DELETE")
     assert bocage("vm", "import", str(tmp_path / "none")).code == 2
     ended = task("vm.import", "done", result={"vm": "web1", "uid": fake_api.VM_UID})
     api.on("POST", "/projects/default/vms/import", Reply(ended, 202))
     assert bocage("vm", "import", str(tmp_path / "web1.tar.zst")).out == "web1 is taken in\n"
+
+
+def test_an_import_that_is_refused_leaves_nothing_of_what_it_sent(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    (tmp_path / "web1.tar.zst").write_bytes(b"what was exported")
+    for verb, start in (("PUT", "/projects/default/imports/"), ("DELETE", "/uploads/")):
+        api.answer_any(verb, start, Reply(None, 204))
+    api.on("POST", "/projects/default/vms/import", Reply(task("vm.import", "failed"), 202))
+    assert bocage("vm", "import", str(tmp_path / "web1.tar.zst"), "--storage", "fast").code == 1
+    (sent,), (forgotten,) = api.asked_for("PUT"), api.asked_for("DELETE")
+    assert sent.path.rpartition("/")[2] == forgotten.path.rpartition("/")[2]
+    assert sent.path.endswith("?storage=fast")
 
 
 def test_completion_offers_the_names_that_there_are(

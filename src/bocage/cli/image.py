@@ -55,7 +55,7 @@ def add(
         file_name=_file_name(source),
     )
     with session.connect(project) as api:
-        request |= _where(api, source)
+        request |= _where(api, source, storage)
         task = api.images.create(request)
         waiting.finish(api, task, wait=wait, json=json, said=f"image {called} is there")
 
@@ -76,7 +76,7 @@ def _is_url(source: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE) is not None
 
 
-def _where(api: rest.Client, source: str) -> dict[str, str]:
+def _where(api: rest.Client, source: str, storage: str | None) -> dict[str, str]:
     if _is_url(source):
         return {"url": source}
     path = os.path.abspath(os.path.expanduser(source))
@@ -87,7 +87,7 @@ def _where(api: rest.Client, source: str) -> dict[str, str]:
         return {"path": path}
     from bocage.cli import sending
 
-    return {"upload": sending.upload(api, path)}
+    return {"upload": sending.upload(api, path, storage=storage)}
 
 
 def build(

@@ -13,13 +13,13 @@ from bocage.client import rest, streams
 Watch = Callable[[int, int], None]
 
 
-def upload(api: rest.Client, path: str) -> str:
-    """Send a file; the key to name it by. The same file goes on where an earlier try ended."""
+def upload(api: rest.Client, path: str, *, storage: str | None) -> str:
+    """Send a file to a storage; the key to name it by. The same file goes on where an earlier try ended."""
     found = os.stat(path)
     known = f"{os.path.realpath(path)}\0{found.st_size}\0{found.st_mtime_ns}"
     key = hashlib.sha256(known.encode()).hexdigest()[:32]
     with bar(f"sending {os.path.basename(path)}") as show:
-        streams.upload(api, key, path, on_progress=show)
+        streams.upload(api, key, path, storage=storage, on_progress=show)
     return key
 
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from bocage import errors
 from bocage.client import problems
-from bocage.client.connection import Connection, segment
+from bocage.client.connection import Connection, Query, segment
 from bocage.client.rest import Client
 from bocage.words import N_
 
@@ -139,11 +139,21 @@ def _rest(client: Client, name: str, had: Had, *, chain: bool) -> Iterator[bytes
             raise problems.Broken(reason="it ended too soon")
 
 
-def upload(client: Client, key: str, path: str, *, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Send a file under `key`, going on where an earlier try ended; `on_progress` gets bytes sent and in all."""
-    total = os.path.getsize(path)
+def upload(
+    client: Client,
+    key: str,
+    path: str,
+    *,
+    storage: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Send a file to a storage under `key`, going on where an earlier try ended.
+
+    `on_progress` gets bytes sent and in all. What is made of the file is made on that storage.
+    """
+    total, query = os.path.getsize(path), {"storage": storage}
     with open(path, "rb") as file:
-        sent = _already(client.connection, key)
+        sent = _already(client.connection, key, query)
         if sent > total:
             raise Shrunk(path=path)
         while True:
@@ -151,12 +161,12 @@ def upload(client: Client, key: str, path: str, *, on_progress: Callable[[int, i
                 on_progress(sent, total)
             if sent >= total:
                 return
-            sent = _send_piece(client.connection, key, file, sent)
+            sent = _send_piece(client.connection, key, query, file, sent)
 
 
-def _already(connection: Connection, key: str) -> int:
+def _already(connection: Connection, key: str, query: Query) -> int:
     try:
-        answer = connection.request("GET", f"/uploads/{key}")
+        answer = connection.request("GET", f"/uploads/{key}", query=query)
     except problems.ProblemError as problem:
         if problem.http_status == 404:
             return 0
@@ -164,7 +174,7 @@ def _already(connection: Connection, key: str) -> int:
     return int(answer.headers.get("Upload-Offset") or answer.headers.get("upload-offset") or 0)
 
 
-def _send_piece(connection: Connection, key: str, file: BinaryIO, offset: int) -> int:
+def _send_piece(connection: Connection, key: str, query: Query, file: BinaryIO, offset: int) -> int:
     file.seek(offset)
     piece = file.read(_UPLOAD_PIECE)
     if not piece:
@@ -172,9 +182,9 @@ def _send_piece(connection: Connection, key: str, file: BinaryIO, offset: int) -
     headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}
     for left in reversed(range(_TRIES)):
         try:
-            if left < _TRIES - 1 and (now := _already(connection, key)) != offset:
+            if left < _TRIES - 1 and (now := _already(connection, key, query)) != offset:
                 return now
-            connection.request("PATCH", f"/uploads/{key}", body=piece, headers=headers, within=300)
+            connection.request("PATCH", f"/uploads/{key}", query=query, body=piece, headers=headers, within=300)
             return offset + len(piece)
         except (problems.Broken, problems.Unreachable, problems.ProblemError, errors.TimedOut) as problem:
             passing = getattr(problem, "http_status", 503) in (502, 503, 504)  # such as a daemon that is started anew
@@ -184,8 +194,13 @@ def _send_piece(connection: Connection, key: str, file: BinaryIO, offset: int) -
     raise AssertionError("unreachable")
 
 
-def put_import(client: Client, key: str, pieces: Iterable[bytes]) -> None:
-    """Send an exported archive under `key`, for `client.vms.take_import`."""
+def put_import(client: Client, key: str, pieces: Iterable[bytes], *, storage: str | None = None) -> None:
+    """Send an exported archive to a storage under `key`, for `client.vms.take_import`."""
     path = f"/projects/{client.project}/imports/{key}"
     headers = {"Content-Type": "application/octet-stream"}
-    client.connection.request("PUT", path, body=pieces, headers=headers, within=3600)
+    client.connection.request("PUT", path, query={"storage": storage}, body=pieces, headers=headers, within=3600)
+
+
+def discard(client: Client, key: str, *, storage: str | None = None) -> None:
+    """Have what was sent to a storage under `key` forgotten."""
+    client.connection.request("DELETE", f"/uploads/{key}", query={"storage": storage})

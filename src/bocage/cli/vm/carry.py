@@ -12,8 +12,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from bocage import errors
 from bocage.cli import complete, failure, options, output, people, read, sending, session, waiting
-from bocage.client import archives, rest, streams
+from bocage.client import archives, problems, rest, streams
 
 _ENDINGS = (".tar.zst", ".tzst", ".zst", ".bocage")
 
@@ -121,13 +122,29 @@ def import_(
     """
     key, networks = uuid.uuid4().hex, read.replacements(network or [])
     with session.connect(project) as api:
-        with sending.bar(f"sending {os.path.basename(source.rstrip('/'))}") as show, _opened(source) as pieces:
-            streams.put_import(api, key, _counted(pieces, show))
-        request = rest.given(
-            upload=key, name=name, new_identity=new_identity or None, storage=storage, networks=networks
-        )
-        task = api.vms.take_import(request)
-        waiting.finish(api, task, wait=wait, json=json, said=lambda done: f"{_came_in(done, name)} is taken in")
+        with _forgotten_after(api, key, storage, problems.ProblemError, failure.Usage, KeyboardInterrupt):
+            with sending.bar(f"sending {os.path.basename(source.rstrip('/'))}") as show, _opened(source) as pieces:
+                streams.put_import(api, key, _counted(pieces, show), storage=storage)
+            request = rest.given(
+                upload=key, name=name, new_identity=new_identity or None, storage=storage, networks=networks
+            )
+            task = api.vms.take_import(request)
+        with _forgotten_after(api, key, storage, failure.TaskFailed):
+            waiting.finish(api, task, wait=wait, json=json, said=lambda done: f"{_came_in(done, name)} is taken in")
+
+
+@contextlib.contextmanager
+def _forgotten_after(api: rest.Client, key: str, storage: str | None, *refusals: type[BaseException]) -> Iterator[None]:
+    """What was sent is forgotten when it was refused: nobody goes on with it under a key that was made up here.
+
+    Not when the connection broke: the daemon may be at it.
+    """
+    try:
+        yield
+    except refusals:
+        with contextlib.suppress(errors.Problem):
+            streams.discard(api, key, storage=storage)
+        raise
 
 
 def _came_in(task: rest.Document, name: str | None) -> str:
