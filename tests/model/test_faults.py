@@ -69,6 +69,11 @@ def test_a_missing_field_is_named():
     assert (at.path, type(at.fault)) == ("request.name", faults.Missing)
 
 
+def test_the_form_that_a_value_was_read_as_is_no_part_of_the_path():
+    assert isinstance(read(disk="9E")["disk"].fault, faults.NotObject | faults.NoUnit)
+    assert isinstance(read(disk={"size": "9E"})["disk.size"].fault, faults.NoUnit)
+
+
 def test_a_long_value_is_repeated_in_part_and_a_secret_never():
     said = words.say(read(name="A" * 1_000_000)["name"].fault)
     assert len(said) < 120

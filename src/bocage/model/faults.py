@@ -13,6 +13,7 @@ from bocage.words import N_
 MOST = 50  # faults that are told of one document
 _SHOWN = 60  # characters of a wrong value that are repeated
 _SECRET = frozenset({"password", "hash"})  # fields whose values are never repeated
+_CHOICE = re.compile(r"function-\w+\[.*\]")  # pydantic's name for one of several forms: no part of the document
 _FIELD_FIRST = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
 
 
@@ -289,7 +290,8 @@ def read(found: Iterable[Mapping[str, Any]], *, prefix: str = "") -> list[At]:
 
 
 def _read(error: Mapping[str, Any], prefix: str) -> At:
-    path = ".".join([*([prefix] if prefix else []), *(str(part) for part in error["loc"])])
+    parts = [str(part) for part in error["loc"]]
+    path = ".".join([*([prefix] if prefix else []), *(part for part in parts if not _CHOICE.fullmatch(part))])
     kind, context, given = error["type"], error.get("ctx") or {}, _shown(error.get("input"))
     if error["loc"] and error["loc"][-1] in _SECRET:
         given = "…"

@@ -23,10 +23,11 @@ import pathlib
 import re
 from typing import Any
 
+import pydantic
 import yaml
 
-from bocage import errors, files
-from bocage.model import ground
+from bocage import errors, files, words
+from bocage.model import faults, ground
 from bocage.model import vm as model
 from bocage.words import N_
 
@@ -263,6 +264,8 @@ def _digest(content: bytes) -> bytes:
 
 
 def _brief(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        return words.say(faults.problem(faults.read(error.errors(include_url=False), prefix=error.title.lower())))
     if isinstance(error, KeyError):
         return f"{error} is missing"
     return " ".join(str(error).split())[:300]
