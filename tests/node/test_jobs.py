@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
 from typing import Any
 
 import pytest
 
+from bocage import process
 from bocage.model import base, ground, work
 from bocage.node import jobs, tasks
 from tests.node.house import BLANK, House
@@ -53,6 +55,23 @@ async def test_an_image_whose_name_is_taken_or_that_is_none_leaves_nothing(house
     assert (await add(house, tmp_path / "none.raw", "two")).status.state is work.TaskState.FAILED
     assert await image_names(house) == ["one"]
     assert files_of(house) == before
+
+
+@pytest.mark.fault
+async def test_a_build_that_finds_no_room_says_so_and_leaves_nothing(house: House):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    cache = house.homes.cache
+    await process.run("mount", "-t", "tmpfs", "-o", "size=2m", "bocage-test", cache, within=10)
+    try:
+        storage = await house.resources.find(ground.Storage, None, "local")
+        subject = base.Ref(kind="image", uid=base.new_uid(), project="default", name="tiny")
+        built = await house.ask("image.build", subject, name="tiny", what="tiny", storage=storage.uid)
+        assert problem(built) == "storage-full", built.status.problem
+        assert list(cache.glob("build-*")) == []
+    finally:
+        await process.run("umount", "-l", cache, within=10)
+    assert await image_names(house) == []
 
 
 async def test_a_directory_that_was_a_storage_is_that_storage_again(house: House, tmp_path: pathlib.Path):

@@ -28,12 +28,14 @@ def told_when_full(directory: pathlib.Path) -> Iterator[None]:
     """Turn a full disk met inside into `Full`; `directory` is where was written."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except errors.Problem as error:
+        failed = error if isinstance(error, process.Failed) else error.__cause__
+        said = failed.output if isinstance(failed, process.Failed) else ""
+        if "No space left on device" in said or "Disk quota exceeded" in said:
             raise Full(directory=str(directory), free=free(directory)) from error
         raise
-    except process.Failed as error:
-        if "No space left on device" in error.output or "Disk quota exceeded" in error.output:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Full(directory=str(directory), free=free(directory)) from error
         raise
 

@@ -15,7 +15,7 @@ from bocage.node import tasks
 from bocage.node.carrying import shelving
 from bocage.node.shop import Shop
 from bocage.planner import usage
-from bocage.storage import image_record
+from bocage.storage import image_record, space
 from bocage.storage import images as library
 from bocage.store import resources
 from bocage.words import N_
@@ -106,7 +106,8 @@ async def build(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     origin = "built:tiny" if asked.what == "tiny" else f"built:debian/{asked.release}"
     if taken is None:
         names = {f"{project}/{asked.name}": uid}
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=_cache(shop)) as scratch:
+        cache = _cache(shop)
+        with space.told_when_full(cache), tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
             made = await _build(shop, asked, pathlib.Path(scratch), run)
             wanted = library.Wanted(file_name=made.name, origin=origin, names=names, limit=_limit(storage))
             taken = await shelf.add(made, wanted)
