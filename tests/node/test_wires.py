@@ -149,6 +149,20 @@ async def test_guests_of_a_nat_network_know_and_reach_each_other_and_leave_nothi
     assert not state.exists()
 
 
+async def test_a_network_takes_the_taps_that_a_vm_started_by_hand_left_in_it_away_with_it(wired: House) -> None:
+    await make_network(wired, "lan", kind="nat")
+    net = await network_named(wired, "lan")
+    made = await wired.create("box", **BLANK | {"nics": [{"network": "lan"}]})
+    script = await asyncio.to_thread((wired.place(made).path / "start-by-hand").read_text)
+    for line in script.splitlines():
+        if line.startswith("ip "):
+            run("sh", "-c", line)
+    (left,) = {name for name in links() if name.startswith("bt")}
+    assert (await wired.ask("vm.delete", made, purge=True)).status.state is work.TaskState.DONE
+    assert (await wired.ask("network.delete", net)).status.state is work.TaskState.DONE
+    assert left not in links()
+
+
 async def test_an_isolated_network_leads_neither_to_the_host_nor_out(
     wired: House,
     connect: Callable[..., Machine],

@@ -84,7 +84,10 @@ class Wires:
     async def remove(self, unwanted: ground.Network) -> None:
         """Take a network down: nothing of it stays."""
         if cards.bridged(unwanted):
+            name = network.interface_of(unwanted.uid)
             async with self._locks[unwanted.uid]:
+                for left in await tap.idle(name) if kernel.present(name) else []:
+                    await tap.remove(left)
                 await bridge.remove(unwanted.uid, self._state(unwanted.uid))
         self._ledger.forget(unwanted.uid)
 
