@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -54,7 +55,6 @@ async def _main(homes: home.Home, listen: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio.Task[None]]]:
-    from bocage.api import serve  # the largest import: after the home is known to be ours
     from bocage.node import http
 
     homes.prepare()
@@ -68,7 +68,12 @@ async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio
         working = [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
         undo.push_async_callback(_end, working)
         await node.ready.wait()
+        from bocage.api import serve  # the largest import: VMs are found again before it
+
         await undo.enter_async_context(serve.serve(kept, homes=homes, host=node.ground.uid, listen=listen))
+        # What stands now stands for good: a full collection over it would hold up every answer.
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 100)
         yield working
 
 

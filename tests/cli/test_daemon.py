@@ -63,6 +63,7 @@ def test_a_daemon_is_started_found_and_stopped(at: home.Home, bocage: Bocage):
     assert shown == {"state": f"running, pid {pid}", **{key: told[key] for key in ("listen", "socket", "home", "log")}}
     assert bocage("vm", "list").code == 0
     assert "bocage" in bocage("daemon", "log", "-n", "50").out
+    assert len(bocage("daemon", "log", "-n", "1", "--json").out.splitlines()) == 1
 
     assert bocage("daemon", "stop").code == 0
     assert not pathlib.Path(f"/proc/{pid}").exists() or _is_zombie(pid)

@@ -235,6 +235,9 @@ def test_export_writes_an_archive_only_when_it_is_whole(api: FakeApi, bocage: Bo
     assert (tmp_path / "web1.tar.zst").read_bytes() == content
     assert "chain=false" in api.asked[0].path
     assert bocage("vm", "export", "web1", "-").out == content.decode()
+    assert bocage("vm", "export", "web1", "-", "--json").code == 2
+    told = json.loads(bocage("vm", "export", "web1", str(tmp_path / "other.tar.zst"), "--json").out)
+    assert (told["vm"], told["size"]) == ("web1", len(content))
     api.on("GET", "/projects/default/vms/web1/export", problem(409, "running", "web1 is running"))
     assert bocage("vm", "export", "web1", str(tmp_path / "again.zst")).code == 4
     assert [path.name for path in tmp_path.iterdir() if "zst" in path.name] == ["web1.tar.zst"]

@@ -334,6 +334,8 @@ def test_keys_are_pressed_group_by_group(api: FakeApi, bocage: Bocage):
     api.on("POST", f"{VMS}/web1/keys", fake_api.Reply(None, 204))
     assert bocage("vm", "sendkey", "web1", "Ctrl+Alt+Del", "enter").code == 0
     assert [one.document["keys"] for one in api.asked] == [["ctrl", "alt", "delete"], ["ret"]]
+    pressed = bocage("vm", "sendkey", "web1", "enter", "a", "--json")
+    assert json.loads(pressed.out) == {"pressed": [["ret"], ["a"]]}
 
 
 def test_why_is_a_chain_of_causes_each_with_what_helps(api: FakeApi, bocage: Bocage):
@@ -372,8 +374,19 @@ def test_the_log_is_plain_on_a_terminal_unless_that_is_not_wanted(
     assert bocage("vm", "log", "web1", "--raw").out == "\x1b[1mbold\r\n"
 
 
+def test_the_log_is_a_document_for_each_line(api: FakeApi, bocage: Bocage):
+    api.on("GET", f"{VMS}/web1/log", fake_api.Reply(LOG.encode()))
+    said = bocage("vm", "log", "web1", "--json").out.splitlines()
+    assert [json.loads(one) for one in said] == [
+        {"line": line} for line in ("tiny: ready", "100%", "ümlaut31m", "login: ")
+    ]
+
+
 def test_a_screenshot_is_written_to_its_file(api: FakeApi, bocage: Bocage, tmp_path):
     api.on("GET", f"{VMS}/web1/screenshot", fake_api.Reply(b"\x89PNG"))
     assert bocage("vm", "screenshot", "web1", str(tmp_path / "out.png")).code == 0
     assert (tmp_path / "out.png").read_bytes() == b"\x89PNG"
     assert bocage("vm", "screenshot", "web1", str(tmp_path / "no" / "out.png")).code == 2
+    told = bocage("vm", "screenshot", "web1", str(tmp_path / "out.png"), "--json")
+    assert json.loads(told.out) == {"file": str(tmp_path / "out.png"), "size": 4}
+    assert bocage("vm", "screenshot", "web1", "-", "--json").code == 2

@@ -125,8 +125,9 @@ def _document(found: Any, *, running: bool) -> dict[str, Any]:
 def log(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="So many of the last.")] = 100,
+    json: options.Json = False,
 ) -> None:
-    """Print the daemon's log.
+    """Print the daemon's log; with --json a document for each line.
 
     Examples:
       bocage daemon log --follow
@@ -137,6 +138,12 @@ def log(
     path = home.Home.from_environment().log
     if not path.exists():
         raise NotRunning(home=str(path.parent))
+    if json:
+        if follow:
+            raise failure.Usage(option="--json, --follow", wrong="one of them at a time")
+        for line in background.tail(path, lines=lines).splitlines():
+            output.document({"line": line})
+        return
     sys.stdout.write(background.tail(path, lines=lines))
     sys.stdout.flush()
     if follow:

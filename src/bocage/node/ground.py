@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import pathlib
 
@@ -12,6 +13,8 @@ from bocage.model import ground as ground_model
 from bocage.node import events
 from bocage.storage import images
 from bocage.store import resources
+
+_UNHURRIED = 1  # VM whose round nobody waits for, at a time
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,6 +33,8 @@ class Ground:
     rebooted: bool = False  # the machine was started anew since its VMs were last looked at
     cgroups: bool = True
     libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
+    unhurried: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(_UNHURRIED))
+    roots: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by storage, which never moves
 
     @property
     def uid(self) -> str:
@@ -48,5 +53,7 @@ class Ground:
 
     async def storage_root(self, uid: str) -> pathlib.Path:
         """Where a storage of this host lies; raises resources.Missing."""
-        storage = await self.resources.get(ground_model.Storage, None, uid)
-        return pathlib.Path(storage.spec.path)
+        if uid not in self.roots:
+            storage = await self.resources.get(ground_model.Storage, None, uid)
+            self.roots[uid] = pathlib.Path(storage.spec.path)
+        return self.roots[uid]

@@ -26,6 +26,7 @@ def export(
     ],
     chain: Annotated[bool, typer.Option("--chain", help="Keep links to images, and take those along.")] = False,
     project: options.Project = options.DEFAULT,
+    json: options.Json = False,
 ) -> None:
     """Write a stopped VM, whole, to an archive or a directory.
 
@@ -39,6 +40,8 @@ def export(
     """
     with session.connect(project) as api:
         if destination == "-":
+            if json:
+                raise failure.Usage(option="--json", wrong="the archive itself goes to standard output")
             if sys.stdout.isatty():
                 raise failure.Usage(
                     option="DEST", wrong="an archive is nothing for a terminal", right="give a file, or > FILE"
@@ -56,7 +59,10 @@ def export(
             if isinstance(error, ConnectionError):
                 raise
             raise failure.Usage(option="DEST", wrong=f"{destination}: {error.strerror or error}") from error
-    output.line(f"{name} is in {destination} ({people.size(taken)})")
+    if json:
+        output.document({"vm": name, "destination": destination, "size": taken})
+    else:
+        output.line(f"{name} is in {destination} ({people.size(taken)})")
 
 
 def _to_file(api: rest.Client, path: pathlib.Path, name: str, *, chain: bool) -> int:

@@ -71,11 +71,13 @@ def log(
         typer.Option("--raw/--plain", help="Each byte as it is, or what can be read of it."),
     ] = None,
     project: options.Project = options.DEFAULT,
+    json: options.Json = False,
 ) -> None:
     """Print what the guest said on its serial console.
 
     On a terminal it is shown in plain lines, without the guest's colours, cursor
-    movements and other control sequences; to a file or a pipe go the bytes as they are.
+    movements and other control sequences; to a file or a pipe go the bytes as they are,
+    with --json a document for each plain line.
 
     Examples:
       bocage vm log web1 --follow
@@ -86,25 +88,41 @@ def log(
 
     with session.connect(project) as api:
         pieces = streams.log(api, name, source="qemu" if qemu else "serial", follow=follow)
+        if json:
+            for line in _lines(pieces):
+                output.document({"line": line})
+                sys.stdout.flush()
+            return
         for piece in pieces if raw or (raw is None and not output.on_terminal()) else _plain(pieces):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
 
 
 def _plain(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    return (f"{line}\n".encode() for line in _lines(pieces))
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
     splitter = lines.Splitter()
     for piece in pieces:
-        yield "".join(f"{line}\n" for line in splitter.feed(piece)).encode()
+        yield from splitter.feed(piece)
     if rest := splitter.rest():
-        yield f"{rest}\n".encode()
+        yield rest
 
 
 def screenshot(
     name: options.VMName,
     file: Annotated[str, typer.Argument(metavar="FILE", help="out.png; '-' is standard output.")],
     project: options.Project = options.DEFAULT,
+    json: options.Json = False,
 ) -> None:
-    """Write what is on the VM's screen to a PNG file."""
+    """Write what is on the VM's screen to a PNG file.
+
+    Examples:
+      bocage vm screenshot web1 screen.png
+    """
+    if json and file == "-":
+        raise failure.Usage(option="--json", wrong="the picture itself goes to standard output")
     with session.connect(project) as api:
         picture = api.vms.screenshot(name)
     if file == "-":
@@ -115,13 +133,17 @@ def screenshot(
             out.write(picture)
     except OSError as error:
         raise failure.Usage(option="FILE", wrong=f"{file} cannot be written: {error.strerror}") from error
-    output.line(f"{file}: {len(picture)} bytes")
+    if json:
+        output.document({"file": file, "size": len(picture)})
+    else:
+        output.line(f"{file}: {len(picture)} bytes")
 
 
 def sendkey(
     name: options.VMName,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="ctrl-alt-delete, ret, f2, a, …")],
     project: options.Project = options.DEFAULT,
+    json: options.Json = False,
 ) -> None:
     """Press keys: those joined by hyphens at once, one group after the other.
 
@@ -129,9 +151,12 @@ def sendkey(
       bocage vm sendkey win ctrl-alt-delete
       bocage vm sendkey old d i r ret
     """
+    groups = [[_NAMES.get(key, key) for key in group.lower().replace("+", "-").split("-")] for group in keys]
     with session.connect(project) as api:
-        for group in keys:
-            api.vms.send_keys(name, tuple(_NAMES.get(key, key) for key in group.lower().replace("+", "-").split("-")))
+        for group in groups:
+            api.vms.send_keys(name, tuple(group))
+    if json:
+        output.document({"pressed": groups})
 
 
 _NAMES = {"enter": "ret", "return": "ret", "escape": "esc", "del": "delete", "control": "ctrl", "space": "spc"}

@@ -88,6 +88,7 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
     transaction = resources.Transaction()
     transaction.delete(storage)
     await shop.ground.resources.commit(transaction)
+    shop.ground.roots.pop(storage.uid, None)
 
 
 async def prepare(shop: Shop, storage: ground.Storage) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from bocage import errors, words
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _RETRY = 2.0  # seconds before a step that failed is tried again, doubled each time
 _LONGEST_RETRY = 60.0
 _ENDING = 2.0  # seconds in which a process that answers no more is seen to end
+_LONGEST_TURN = 5.0
 _OWNERLESS = 60.0  # seconds after which a task of a VM that no host has is given up
 _STARTING = (Do.START, Do.START_PAUSED)
 _FOR = {  # the tasks that a long step is done for: it is broken off when one of them is cancelled
@@ -93,13 +94,36 @@ class Actor:
                     await self._rest(again)
             while True:
                 self.standing.woken.clear()
-                if (again := await self._guarded(self._round)) != 0:
+                async with self._in_turn():
+                    again = await self._guarded(self._round)
+                if again != 0:
                     await self._rest(again)
         except Gone:
             await self._settle_gone()
         finally:
             self.looked.set()
             await self.standing.release()
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Rounds that nobody waits for take turns, so that many changes at once hold up no answer.
+
+        Who is woken meanwhile, or has waited for long, goes at once: nobody stands behind a storage that hangs.
+        """
+        if self.standing.runs or self.standing.machine:
+            yield
+            return
+        slot = asyncio.ensure_future(self._ground.unhurried.acquire())
+        waking = asyncio.ensure_future(self.standing.woken.wait())
+        try:
+            await asyncio.wait([slot, waking], timeout=_LONGEST_TURN, return_when=asyncio.FIRST_COMPLETED)
+            yield
+        finally:
+            waking.cancel()
+            slot.cancel()
+            await asyncio.wait([slot, waking])
+            if not slot.cancelled():
+                self._ground.unhurried.release()
 
     async def _rest(self, span: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -338,7 +362,7 @@ class Actor:
         carrying = tasks.carry_out(run, lambda run: handler(self.standing, self._preparation, machine, run))
         if not await self._unless(carrying, unwanted) and isinstance(run.unwanted, tasks.Cancelled):
             await operations.undo(self.standing, self._preparation, await self.standing.read(), run)
-        self.standing.defined = None  # what an operation changes of volumes stands in vm.yaml too
+        self.standing.defined = self.standing.scripted = None  # what it changes of volumes stands in vm.yaml too
         self.standing.pending = None
         if run.state.ended:
             self.standing.runs.remove(run)

@@ -137,8 +137,10 @@ async def define(
     written = await preparation.write_definition(machine)
     await preparation.link(machine)
     await preparation.agree(machine)
-    if plan or written:
+    line = (machine.metadata.generation, machine.name)
+    if plan or (written and standing.scripted != line):
         await _write_by_hand(standing, preparation, machine, plan)
+        standing.scripted = line
     standing.defined = says
 
 

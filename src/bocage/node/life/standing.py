@@ -46,6 +46,7 @@ class Standing:
     concluding: bool = False  # what is left of the present step is to write how it went: it is not broken off
     expired: bool = False  # it has lain in the trash for its time
     defined: tuple[int, int] | None = None  # the revision and the ownership that vm.yaml says
+    scripted: tuple[int, str] | None = None  # the generation and the name that the script to start it by hand says
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
