@@ -238,6 +238,7 @@ def test_export_writes_an_archive_only_when_it_is_whole(api: FakeApi, bocage: Bo
     assert bocage("vm", "export", "web1", "-", "--json").code == 2
     told = json.loads(bocage("vm", "export", "web1", str(tmp_path / "other.tar.zst"), "--json").out)
     assert (told["vm"], told["size"]) == ("web1", len(content))
+    (tmp_path / "other.tar.zst").unlink()
     api.on("GET", "/projects/default/vms/web1/export", problem(409, "running", "web1 is running"))
     assert bocage("vm", "export", "web1", str(tmp_path / "again.zst")).code == 4
     assert [path.name for path in tmp_path.iterdir() if "zst" in path.name] == ["web1.tar.zst"]

@@ -151,10 +151,9 @@ def start(*, within: float) -> Found:
     while time.monotonic() < bound:
         if (found := find()) and answers(within=max(0.1, bound - time.monotonic())):
             return found
-        if child.poll() is not None:
-            if (other := find()) and answers():
-                return other  # somebody else's start was faster
+        if child.poll() is not None and ((other := find()) is None or unreachable(other)):
             raise _did_not_start(home, before, f"exit code {child.returncode}")
+        # else somebody else's start was faster, and is waited for
         time.sleep(0.03)
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
