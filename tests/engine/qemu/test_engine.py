@@ -400,7 +400,7 @@ async def test_the_cd_in_a_sata_drive_is_changed_while_the_vm_runs(vms):
 async def test_keys_are_known_by_name_and_a_wrong_one_is_refused(vms):
     machine = await vms.start(vms.plan())
     await machine.send_keys(["ctrl", "alt", "delete"])
-    with pytest.raises(errors.Invalid, match="no key of this name"):
+    with pytest.raises(errors.Invalid, match="no key of such a name"):
         await machine.send_keys(["any"])
 
 
