@@ -33,8 +33,8 @@ class Message:
     """A sentence with parameters. A subclass declares `type`, `text`, perhaps `hint`, and its fields.
 
     `text` and `hint` are format strings over the fields. Beside Python's own format
-    specifications they know `{n:size}` (bytes as `2G`), `{s:seconds}`, `{who:asker}` (`unix:0` as `root`) and
-    `{m:saying}` (a message inside this one, kept as its type and parameters).
+    specifications they know `{n:size}` (bytes as `2G`), `{s:seconds}`, `{k:kind}` (`vm` as `VM`), `{who:asker}`
+    (`unix:0` as `root`) and `{m:saying}` (a message inside this one, kept as its type and parameters).
     """
 
     type: ClassVar[str] = ""

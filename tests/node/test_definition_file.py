@@ -13,6 +13,7 @@ import pytest
 
 from bocage.engine.qemu import machine
 from bocage.model import vm, work
+from bocage.node.life import actor
 from bocage.node.place import directory, edits
 from bocage.store import resources
 from tests.node.house import BLANK, House
@@ -75,6 +76,22 @@ async def test_an_edit_by_hand_is_shown_and_kept_aside_when_the_store_changes_fi
     await house.resources.change(vm.VM, "default", made.uid, lambda one: resources.with_metadata(one, title=title))
     await house.until(lambda: asyncio.to_thread(place.edited_aside.exists), lambda there: not there)
     assert place.hand_edit() is None
+
+
+async def test_what_nobody_waits_for_takes_its_turn_and_holds_up_nobody(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(actor, "_LONGEST_TURN", 600.0)
+    patient, hurried = await house.create("patient", **BLANK), await house.create("hurried", **BLANK)
+    for one in (patient, hurried):
+        await says(house, one, "digest")
+    async with house.node.ground.unhurried:
+        for one in (patient, hurried):
+            await house.resources.change(
+                vm.VM, "default", one.uid, lambda now: resources.with_metadata(now, notes="a word")
+            )
+        assert (await house.ask("vm.start", hurried)).status.state is work.TaskState.DONE
+        await says(house, hurried, "a word")
+        assert "a word" not in house.place(patient).definition.read_text()
+    await says(house, patient, "a word")
 
 
 async def test_the_definition_lies_on_the_disk_before_the_vcpus_run(house: House, monkeypatch: pytest.MonkeyPatch):

@@ -16,10 +16,16 @@ R = TypeVar("R", bound=base.Resource[Any, Any])
 async def describe(
     call: calls.Call, cls: type[R], project: str | None, name: str, patch: requests.Description, if_match: str | None
 ) -> Response:
-    """Write the fields that are given (RFC 7396). Raises resources.Missing, resources.Changed and etags.Malformed."""
+    """Write the fields that are given (RFC 7396), those that are no description into the spec.
+
+    Raises resources.Missing, resources.Changed and etags.Malformed.
+    """
     given = {field: value for field in patch.model_fields_set if (value := getattr(patch, field)) is not None}
+    about = {field: given.pop(field) for field in requests.Description.model_fields if field in given}
+
+    def wanted(present: R) -> R:
+        return resources.with_metadata(resources.with_spec(present, **given), **about)
+
     present = await call.resources.find(cls, project, name)
-    changed = await call.resources.change(
-        cls, project, present.uid, lambda one: resources.with_metadata(one, **given), expected=etags.expected(if_match)
-    )
+    changed = await call.resources.change(cls, project, present.uid, wanted, expected=etags.expected(if_match))
     return answers.one(changed)

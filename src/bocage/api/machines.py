@@ -77,12 +77,12 @@ async def find(call: calls.Call, project: str, name: str, *, in_trash: bool = Fa
         held = (await call.api.index.fresh()).vms
         if not any(one.deleted and one.name == name for one in held.values()):
             raise
+        listing = await call.resources.list(vm.VM, project, trash=True)
+        gone = [one for one in listing.items if one.metadata.deleted and one.name == name]
+        if not gone:
+            raise
         if not in_trash:
             raise MissingButInTrash(kind=vm.VM.kind, name=name) from missing
-    listing = await call.resources.list(vm.VM, project, trash=True)
-    gone = [one for one in listing.items if one.metadata.deleted and one.name == name]
-    if not gone:
-        raise resources.Missing(kind=vm.VM.kind, name=name)
     return max(gone, key=lambda one: one.metadata.deleted or one.metadata.created)
 
 
@@ -206,7 +206,7 @@ async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *,
             vm.VM,
             machine.metadata.project,
             machine.uid,
-            lambda present: None if wanted == present else wanted,
+            lambda _: wanted,
             expected=machine.metadata.revision if expected is None else expected,
         )
 

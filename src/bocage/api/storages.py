@@ -9,7 +9,7 @@ from fastapi import Body
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, etags, examples, paging, problems, routing
+from bocage.api import answers, calls, describing, etags, examples, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.work import Task
 from bocage.planner import usage
@@ -76,16 +76,7 @@ async def change(
     if_match: etags.IfMatch = None,
 ) -> Response:
     """Change some fields (RFC 7396). Room that is kept back, or may be promised, counts from the next start on."""
-    given = {field: value for field in patch.model_fields_set if (value := getattr(patch, field)) is not None}
-    about = {field: given.pop(field) for field in ("title", "notes") if field in given}
-
-    def wanted(present: ground.Storage) -> ground.Storage | None:
-        changed = resources.with_metadata(resources.with_spec(present, **given), **about)
-        return None if changed == present else changed
-
-    storage = await call.resources.find(ground.Storage, None, name)
-    changed = await call.resources.change(ground.Storage, None, storage.uid, wanted, expected=etags.expected(if_match))
-    return answers.one(changed)
+    return await describing.describe(call, ground.Storage, None, name, patch, if_match)
 
 
 @router.delete(

@@ -51,7 +51,5 @@ async def create(request: requests.TokenCreate, call: Annotated[calls.Call, call
 async def delete(name: calls.Name, call: Annotated[calls.Call, calls.may("token:delete")]) -> Response:
     """Take a token away; it opens nothing from now on."""
     token = await call.resources.find(work.Token, auth.PROJECT, name)
-    transaction = resources.Transaction()
-    transaction.delete(token)  # compares the spec alone, which never changes
-    await call.resources.commit(transaction)
+    await call.resources.delete(token)
     return Response(status_code=204)

@@ -120,9 +120,8 @@ async def change(
         await call.api.index.fresh()
         host = await machines.carrier(call, await call.resources.get(vm.VM, project, uid))
 
-    def wanted(present: vm.VM) -> vm.VM | None:
-        changed = definition.change(present, patch, host=host)
-        return None if changed == present else changed
+    def wanted(present: vm.VM) -> vm.VM:
+        return definition.change(present, patch, host=host)
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)

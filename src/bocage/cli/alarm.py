@@ -25,7 +25,7 @@ def list_alarms(
     if json:
         output.document(found)
         return
-    open_ = [one for one in found["items"] if all_ or is_open(one)]
+    open_ = [one for one in found["items"] if all_ or people.is_open(one)]
     if not open_:
         hidden = len(found["items"])
         output.complain(f"no alarm that nobody has seen; --all shows {hidden} more" if hidden else "no alarm")
@@ -36,7 +36,7 @@ def list_alarms(
 def _shown(alarm: rest.Document) -> str:
     spec, status = alarm["spec"], alarm["status"]
     who = words.asker(status.get("acknowledged_by") or "?")
-    seen = "" if is_open(alarm) else f", acknowledged by {who}"
+    seen = "" if people.is_open(alarm) else f", acknowledged by {who}"
     return table.facts(
         [
             (spec["severity"], people.saying(spec["said"])),
@@ -66,7 +66,7 @@ def ack(
             answer = api.alarms.acknowledge(_find(api, alarm))
             acknowledged = [answer]
         else:
-            uids = [one["metadata"]["uid"] for one in api.alarms.list()["items"] if is_open(one)]
+            uids = [one["metadata"]["uid"] for one in api.alarms.list()["items"] if people.is_open(one)]
             acknowledged = [api.alarms.acknowledge(uid) for uid in uids]
             answer = {"items": acknowledged}
     if json:
@@ -77,11 +77,6 @@ def ack(
         several = len(acknowledged) > 1
         which = f"{len(acknowledged)} alarms are acknowledged; they go" if several else "acknowledged; it goes"
         output.line(f"{which} by {'themselves' if several else 'itself'} when the cause is gone")
-
-
-def is_open(alarm: rest.Document) -> bool:
-    """Whether nobody has acknowledged it."""
-    return not alarm["status"].get("acknowledged")
 
 
 def _find(api: rest.Client, given: str) -> str:

@@ -115,7 +115,7 @@ def unreachable(found: Found) -> SocketGone | None:
     return None if home.runtime.exists() else SocketGone(pid=found.pid, runtime=str(home.runtime))
 
 
-def answers(found: Found | None = None, *, within: float = 5.0) -> bool:
+def answers(*, within: float = 5.0) -> bool:
     """Whether the API answers on the home's socket."""
     address = connection.Address(socket=str(homes.Home.from_environment().socket))
     try:

@@ -45,7 +45,7 @@ def start(within: Within = 60, json: options.Json = False) -> None:
     from bocage.cli import background
 
     found = background.find()
-    already = found is not None and background.answers(found)
+    already = found is not None and background.answers()
     if found and not already and (lost := background.unreachable(found)):
         raise lost
     if not already:
@@ -84,7 +84,7 @@ def status(json: options.Json = False) -> None:
     from bocage.cli import background
 
     found = background.find()
-    answers = found is not None and background.answers(found)
+    answers = found is not None and background.answers()
     if json:
         output.document({**_document(found, running=found is not None), "answers": answers})
     elif found and answers:

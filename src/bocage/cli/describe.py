@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ def image(
       bocage image set debian12 --title "Debian 12 with our agents"
     """
     with session.connect(project) as api:
-        _set(api.images, "image", name, title=title, notes=notes, tag=tag, json=json)
+        change(api.images, "image", name, title=title, notes=notes, tag=tag, json=json)
 
 
 def volume(
@@ -45,7 +45,7 @@ def volume(
       bocage volume set data1 --title "Invoices since 2019" --tag keep
     """
     with session.connect(project) as api:
-        _set(api.volumes, "volume", name, title=title, notes=notes, tag=tag, json=json)
+        change(api.volumes, "volume", name, title=title, notes=notes, tag=tag, json=json)
 
 
 def network(
@@ -62,7 +62,7 @@ def network(
       bocage network set lab --notes "no way out, on purpose"
     """
     with session.connect(project) as api:
-        _set(api.networks, "network", name, title=title, notes=notes, tag=tag, json=json)
+        change(api.networks, "network", name, title=title, notes=notes, tag=tag, json=json)
 
 
 def host(
@@ -78,15 +78,24 @@ def host(
       bocage host set host1 --title "cellar, upper shelf"
     """
     with session.connect() as api:
-        _set(api.hosts, "host", name, title=title, notes=notes, tag=tag, json=json)
+        change(api.hosts, "host", name, title=title, notes=notes, tag=tag, json=json)
 
 
-def _set(
-    nouns: rest.Nouns, kind: str, name: str, *, title: str | None, notes: str | None, tag: list[str] | None, json: bool
+def change(
+    nouns: rest.Nouns,
+    kind: str,
+    name: str,
+    *,
+    title: str | None,
+    notes: str | None,
+    tag: list[str] | None,
+    json: bool,
+    **more: Any,
 ) -> None:
-    changes = rest.given(title=title, notes=notes, tags=[one for one in tag if one] if tag else None)
+    """Change what was given, and say so; `more` are fields that only this kind has."""
+    changes = rest.given(title=title, notes=notes, tags=[one for one in tag if one] if tag else None, **more)
     if not changes:
-        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--title, --notes, --tag")
+        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--title, --notes, …")
     changed = nouns.change(name, changes)
     if json:
         output.document(changed)

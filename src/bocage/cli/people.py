@@ -67,6 +67,11 @@ def described(about: Mapping[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
+def is_open(alarm: Mapping[str, Any]) -> bool:
+    """Whether nobody has acknowledged an alarm."""
+    return not alarm["status"].get("acknowledged")
+
+
 def first(values: Sequence[str]) -> str:
     """The first of several, and how many more there are: `10.80.1.5 +2`."""
     if not values:

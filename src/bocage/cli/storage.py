@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, failure, lazy, options, output, people, session, table, waiting
+from bocage.cli import complete, describe, lazy, options, output, people, session, table, waiting
 from bocage.client import rest
 
 StorageName = Annotated[str, typer.Argument(metavar="NAME", help="The storage.", autocompletion=complete.storage)]
@@ -103,27 +103,29 @@ def set_(
         bool | None,
         typer.Option("--overcommit/--no-overcommit", help="Whether VMs may start that could fill it together."),
     ] = None,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
-    notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
+    title: describe.Title = None,
+    notes: describe.Notes = None,
+    tag: describe.Tags = None,
     json: options.Json = False,
 ) -> None:
-    """Change a storage: what is kept back, what may be promised, what it is called.
+    """Change a storage: what is kept back, what may be promised, what is said of it.
 
     Examples:
       bocage storage set local --overcommit
       bocage storage set fast --reserve 10 --title "NVMe, both halves"
     """
-    changes = rest.given(reserve_percent=reserve, overcommit=overcommit, title=title, notes=notes)
-    if not changes:
-        raise failure.Usage(
-            option="OPTIONS", wrong="nothing to change was given", right="--reserve 10, --overcommit, …"
-        )
     with session.connect() as api:
-        changed = api.storage.change(name, changes)
-    if json:
-        output.document(changed)
-    else:
-        output.line(f"storage {name} is changed")
+        describe.change(
+            api.storage,
+            "storage",
+            name,
+            title=title,
+            notes=notes,
+            tag=tag,
+            json=json,
+            reserve_percent=reserve,
+            overcommit=overcommit,
+        )
 
 
 def delete(name: StorageName, wait: options.Wait = True, json: options.Json = False) -> None:

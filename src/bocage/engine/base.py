@@ -52,11 +52,13 @@ class Tap:
     """A NIC on a bridge: a tap device that is there already.
 
     `open` gives a descriptor of it for QEMU, which then needs no right to /dev/net/tun; without it QEMU
-    opens the tap by name. It raises OSError, and the caller closes what it gave.
+    opens the tap by name. It raises OSError, and the caller closes what it gave. `alias` is what the
+    network knows its taps by.
     """
 
     name: str
     bridge: str = ""
+    alias: str = ""
     open: Callable[[], int] | None = dataclasses.field(default=None, compare=False)
 
 

@@ -215,11 +215,9 @@ class Description(Part):
     tags: Annotated[tuple[Tag, ...], Field(max_length=64)] | None = None
 
 
-class StoragePatch(Part):
+class StoragePatch(Description):
     """Changes of a storage (RFC 7396: what is left out stays). Where it lies cannot be changed."""
 
-    title: Line | None = None
-    notes: Annotated[str, StringConstraints(max_length=16_384)] | None = None
     reserve_percent: Annotated[int, Field(ge=0, le=90)] | None = None
     overcommit: bool | None = None
 

@@ -9,7 +9,7 @@ import struct
 
 from bocage.network import base, kernel
 
-_ALIAS = "bocage tap"
+ALIAS = "bocage tap"
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 
@@ -33,7 +33,7 @@ async def ensure(name: str, *, bridge: str, owner: int, guest_mac: str, apart: b
     if found is None:
         steps.append(f"tuntap add dev {name} mode tap user {owner}")
     if found is None or not found.alias:
-        steps.append(f'link set {name} alias "{_ALIAS}"')
+        steps.append(f'link set {name} alias "{ALIAS}"')
     if found is None or found.mac != host_mac(guest_mac):
         steps.append(f"link set {name} address {host_mac(guest_mac)}")
     if found is None or found.master != bridge:
@@ -56,13 +56,13 @@ async def present(bridge: str | None = None) -> list[str]:
     return [
         link.name
         for link in await kernel.links()
-        if link.alias == _ALIAS and link.kind == "tun" and bridge in (None, link.master)
+        if link.alias == ALIAS and link.kind == "tun" and bridge in (None, link.master)
     ]
 
 
 async def idle(bridge: str) -> list[str]:
     """The taps plugged into `bridge` that no process has open."""
-    return [link.name for link in await kernel.links("master", bridge) if link.alias == _ALIAS and not link.carrier]
+    return [link.name for link in await kernel.links("master", bridge) if link.alias == ALIAS and not link.carrier]
 
 
 def open_queue(name: str) -> int:
@@ -87,6 +87,6 @@ def host_mac(guest_mac: str) -> str:
 
 async def _own(name: str) -> kernel.Link | None:
     found = await kernel.link(name)
-    if found and (found.kind != "tun" or found.alias not in ("", _ALIAS)):
+    if found and (found.kind != "tun" or found.alias not in ("", ALIAS)):
         raise base.InterfaceForeign(interface=name, found=found.alias or found.kind or "physical")
     return found

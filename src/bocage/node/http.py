@@ -27,9 +27,8 @@ from bocage.engine import base as engine
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
-from bocage.node import asking, doctor, started, tasks
+from bocage.node import asking, conversation, doctor, started, tasks
 from bocage.node.carrying import adoption, export
-from bocage.node.life import conversation
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory, edits, saved

@@ -221,12 +221,18 @@ class Resources:
             transaction.create(resource)
         await self.commit(transaction)
 
+    async def delete(self, resource: base.Resource[Any, Any]) -> None:
+        """Remove a resource that is as it was read; raises Changed."""
+        transaction = Transaction()
+        transaction.delete(resource)
+        await self.commit(transaction)
+
     async def change(
         self, cls: type[R], project: str | None, uid: str, how: Callable[[R], R | None], *, expected: int | None = None
     ) -> R:
         """Read, change the spec or the metadata, write; repeated when others were in between.
 
-        `how` returns None for "nothing to do". `expected` is the revision that the asker had read.
+        Nothing is written when `how` returns the same, or None. `expected` is the revision that the asker had read.
         Raises Missing, Changed.
         """
         for _ in range(_TRIES):
@@ -234,7 +240,7 @@ class Resources:
             if expected is not None and present.metadata.revision != expected:
                 raise Changed(kind=cls.kind, name=present.name, expected=expected, found=present.metadata.revision)
             wanted = how(present)
-            if wanted is None:
+            if wanted is None or wanted == present:
                 return present
             wanted = bumped(present, wanted)
             transaction = Transaction()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import failure, options, output, people, read, session
+from bocage.cli.vm import look
 from bocage.client import rest
 
 _START = "Starting and ending"
@@ -86,7 +87,7 @@ def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
         output.document(vm)
         return
     name = output.named(vm)
-    waiting = api.vms.diff(name)["pending"] if vm["status"]["state"] in ("running", "paused", "saved") else []
+    waiting = api.vms.diff(name)["pending"] if vm["status"]["state"] in look.BUILT else []
     output.line(f"{name} is changed")
     if waiting:
         paths = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))

@@ -17,6 +17,7 @@ _COLUMNS = (
     table.Column("ADDRESSES", least=15),
     table.Column("SINCE"),
 )
+BUILT = ("running", "paused", "saved")  # states of a machine that changes of its hardware wait beside
 _TRASH = (
     table.Column("NAME", least=20),
     table.Column("CPUS", right=True),
@@ -91,11 +92,7 @@ def _trashed(vm: rest.Document) -> tuple[str, ...]:
 
 def _alarmed(alarms: rest.Document) -> set[str]:
     """The uids that open alarms are about."""
-    return {
-        (one["spec"].get("subject") or {}).get("uid", "")
-        for one in alarms["items"]
-        if not one["status"].get("acknowledged")
-    }
+    return {(one["spec"].get("subject") or {}).get("uid", "") for one in alarms["items"] if people.is_open(one)}
 
 
 def _is_amiss(vm: rest.Document) -> bool:
@@ -180,9 +177,7 @@ def _may_wait(vm: rest.Document) -> bool:
     """Whether it runs as it was defined earlier; what of that matters is for the node to say."""
     status = vm["status"]
     applied = status.get("applied_generation")
-    return (
-        status["state"] in ("running", "paused", "saved") and bool(applied) and applied < vm["metadata"]["generation"]
-    )
+    return status["state"] in BUILT and bool(applied) and applied < vm["metadata"]["generation"]
 
 
 def _state(

@@ -84,7 +84,7 @@ def by_hand(plan: base.Plan) -> str:
             case base.Tap():
                 tap = backend.name
                 lines.append(f"ip link show {tap} >/dev/null 2>&1 || ip tuntap add dev {tap} mode tap")
-                lines.append(f"ip link set {tap} alias 'bocage tap'")  # by which the daemon takes it away afterwards
+                lines.append(f"ip link set {tap} alias {shlex.quote(backend.alias)}")
                 lines.append(f"ip link set {tap} master {backend.bridge} || true")
                 lines.append(f"ip link set {tap} up")
     return "\n".join([*lines, f"exec {shlex.join(command(plan))}", ""])

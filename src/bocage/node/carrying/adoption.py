@@ -187,8 +187,9 @@ async def _enter(shop: Shop, found: Candidate) -> None:
 
 async def is_known(shop: Shop, uid: str) -> bool:
     """Whether a VM of this uid is in the store, be it in the trash."""
-    machines = (await shop.ground.resources.list(vm.VM, trash=True)).items
-    return any(machine.uid == uid for machine in machines)
+    with contextlib.suppress(resources.Missing):
+        return bool(await shop.ground.resources.get(vm.VM, PROJECT, uid))
+    return False
 
 
 async def _forget(shop: Shop, found: Candidate) -> None:
@@ -196,9 +197,7 @@ async def _forget(shop: Shop, found: Candidate) -> None:
     kept = shop.ground.resources
     for volume in found.volumes:
         with contextlib.suppress(errors.Problem):
-            transaction = resources.Transaction()
-            transaction.delete(await kept.get(ground.Volume, volume.metadata.project, volume.uid))
-            await kept.commit(transaction)
+            await kept.delete(await kept.get(ground.Volume, volume.metadata.project, volume.uid))
 
 
 async def _fit(

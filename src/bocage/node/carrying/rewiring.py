@@ -119,9 +119,7 @@ async def forget(shop: Shop, new: Iterable[ground.Network]) -> None:
             present = await kept.get(ground.Network, network.metadata.project, network.uid)
             if not usage.of_network(present, (await kept.list(vm.VM, trash=True)).items):
                 await shop.wires.remove(present)
-                transaction = resources.Transaction()
-                transaction.delete(present)
-                await kept.commit(transaction)
+                await kept.delete(present)
 
 
 def _choose(

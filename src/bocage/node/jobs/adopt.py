@@ -94,7 +94,7 @@ def _lies_in(path: pathlib.Path, storages: list[ground.Storage]) -> ground.Stora
 
 
 async def _count(shop: Shop, run: tasks.Run, uid: str, path: pathlib.Path) -> None:
-    machine = next(one for one in (await shop.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
+    machine = await shop.ground.resources.get(vm.VM, adoption.PROJECT, uid)
     adopted = list(run.remembered.get("adopted", []))
     if machine.name not in adopted:
         await run.remember(adopted=[*adopted, machine.name])
@@ -191,7 +191,7 @@ async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
 async def _imported(shop: Shop, run: tasks.Run, uid: str) -> dict[str, Any]:
     storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
     await shop.ground.library(storage).intake.discard(str(run.params["upload"]))
-    machine = next(one for one in (await shop.ground.resources.list(vm.VM, trash=True)).items if one.uid == uid)
+    machine = await shop.ground.resources.get(vm.VM, adoption.PROJECT, uid)
     await shop.ground.events.record(Imported(name=machine.name), subject=machine.ref)
     return {"vm": machine.name, "uid": machine.uid}
 

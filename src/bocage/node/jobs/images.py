@@ -157,9 +157,7 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
         if users := usage.of_image(image, (await kept.list(ground.Volume)).items, machines):
             raise usage.ImageInUse(name=image.name, users=users)
         await run.remember(digest=image.spec.sha256, storage=image.spec.storage)
-        transaction = resources.Transaction()
-        transaction.delete(image)
-        await kept.commit(transaction)
+        await kept.delete(image)
     if digest := run.remembered.get("digest"):
         await _remove_file(shop, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
         await shop.ground.events.record(Deleted(name=subject.name), subject=subject)

@@ -45,9 +45,9 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
 
 
 async def _forget(shop: Shop, network: ground.Network) -> None:
-    transaction = resources.Transaction()
-    transaction.delete(await shop.ground.resources.get(ground.Network, network.metadata.project, network.uid))
-    await shop.ground.resources.commit(transaction)
+    await shop.ground.resources.delete(
+        await shop.ground.resources.get(ground.Network, network.metadata.project, network.uid)
+    )
 
 
 async def _subject(shop: Shop, run: tasks.Run) -> ground.Network:

@@ -40,9 +40,7 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
         storage = await _known_of_old(shop, storage)
         await prepare(shop, storage)
     except (errors.Problem, OSError):
-        transaction = resources.Transaction()
-        transaction.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
-        await shop.ground.resources.commit(transaction)
+        await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
         raise
     return {"storage": storage.name}
 
@@ -85,9 +83,7 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
         held += [f"{one.kind} {one.name}" for one in listing.items if one.spec.storage == storage.uid]
     if held:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
-    transaction = resources.Transaction()
-    transaction.delete(storage)
-    await shop.ground.resources.commit(transaction)
+    await shop.ground.resources.delete(storage)
     shop.ground.roots.pop(storage.uid, None)
 
 

@@ -56,9 +56,9 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
             raise Attached(name=volume.name, vm=user[0], disk=user[1])
         path = await shop.preparation.disks.path(volume)
         await run.remember(path=str(path))
-        transaction = resources.Transaction()
-        transaction.delete(await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
-        await shop.ground.resources.commit(transaction)
+        await shop.ground.resources.delete(
+            await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid)
+        )
     if path_ := run.remembered.get("path"):
         await asyncio.to_thread(_remove, pathlib.Path(path_))
 
@@ -66,9 +66,9 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
 async def _drop(shop: Shop, volume: ground.Volume) -> None:
     await asyncio.to_thread(_remove, await shop.preparation.disks.path(volume))
     with contextlib.suppress(resources.Missing):
-        transaction = resources.Transaction()
-        transaction.delete(await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid))
-        await shop.ground.resources.commit(transaction)
+        await shop.ground.resources.delete(
+            await shop.ground.resources.get(ground.Volume, volume.metadata.project, volume.uid)
+        )
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -362,7 +362,7 @@ class Actor:
         carrying = tasks.carry_out(run, lambda run: handler(self.standing, self._preparation, machine, run))
         if not await self._unless(carrying, unwanted) and isinstance(run.unwanted, tasks.Cancelled):
             await operations.undo(self.standing, self._preparation, await self.standing.read(), run)
-        self.standing.defined = self.standing.scripted = None  # what it changes of volumes stands in vm.yaml too
+        self.standing.defined = None  # what an operation changes of volumes stands in vm.yaml too
         self.standing.pending = None
         if run.state.ended:
             self.standing.runs.remove(run)

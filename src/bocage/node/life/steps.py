@@ -121,8 +121,7 @@ async def from_trash(standing: Standing, preparation: Preparation, machine: vm.V
     place = await preparation.place(machine)
     await trash.take_back(await preparation.trash(machine), place.path)
     await preparation.link(machine)
-    standing.defined = standing.scripted = None
-    standing.expired = False
+    standing.defined, standing.expired = None, False
     if machine.status.ready:
         await launching.define(standing, preparation, machine)
     await standing.tell(machine, notes.Untrashed(name=machine.name))

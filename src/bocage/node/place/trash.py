@@ -46,9 +46,7 @@ async def purge(store: resources.Resources, machine: vm.VM, bin_: pathlib.Path) 
 
     await asyncio.to_thread(remove)
     await _forget_volumes(store, machine)
-    transaction = resources.Transaction()
-    transaction.delete(machine)
-    await store.commit(transaction)
+    await store.delete(machine)
 
 
 async def _forget_volumes(store: resources.Resources, machine: vm.VM) -> None:

@@ -131,9 +131,7 @@ class Alarming:
             await self._shop.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
 
     async def _clear(self, alarm: work.Alarm) -> None:
-        transaction = resources.Transaction()
-        transaction.delete(alarm)
-        await self._shop.ground.resources.commit(transaction)
+        await self._shop.ground.resources.delete(alarm)
         name = alarm.spec.subject.name if alarm.spec.subject else ""
         over = Cleared(condition=alarm.spec.said.model_dump(), name=name)
         await self._shop.ground.events.record(over, subject=alarm.spec.subject)

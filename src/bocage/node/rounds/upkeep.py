@@ -134,8 +134,7 @@ class Upkeep:
         now = base.now()
         for machine in (await self._shop.ground.resources.list(vm.VM, trash=True)).items:
             actor = self._crew.of(machine.uid)
-            about = machine.metadata
-            if actor and about.deleted and now > (about.goes or about.deleted + vm.TRASH_KEPT):
+            if actor and machine.metadata.goes and now > machine.metadata.goes:
                 actor.expire()
 
     async def forget_events(self) -> None:

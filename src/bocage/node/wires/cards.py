@@ -29,7 +29,9 @@ def card(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> ledger.Card:
 def on_bridge(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> engine.Tap:
     """What carries a NIC on a bridge."""
     name = tap.name_for(machine.uid, nic.name)
-    return engine.Tap(name=name, bridge=network.interface_of(net.uid), open=functools.partial(tap.open_queue, name))
+    return engine.Tap(
+        name=name, bridge=network.interface_of(net.uid), alias=tap.ALIAS, open=functools.partial(tap.open_queue, name)
+    )
 
 
 def in_user_mode(nic: vm.Nic, planned: user.Plan, process_uid: int | None) -> engine.Backend:
