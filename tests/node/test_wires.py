@@ -322,8 +322,10 @@ async def test_a_passt_that_is_killed_is_started_anew_and_the_guest_goes_on(wire
     assert mended != killed
     assert (await wired.read(guest)).status.pid == pid
     await wired.close()  # the next one dies while no daemon is there
+    pidfd = processes.open_pidfd(mended)
     os.kill(mended.pid, signal.SIGKILL)
-    await eventually(lambda: not passts(wired, guest))
+    await processes.wait_exit(pidfd, within=30)  # of its sockets too: its arguments are gone before they are
+    os.close(pidfd)
     with socket.create_server(("127.0.0.1", port)):  # and somebody takes its port
         opened = await House(wired.homes).open()
         await opened.until(opened.events, lambda types: "vm-nic-cut" in types)

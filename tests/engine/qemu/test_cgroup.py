@@ -124,7 +124,7 @@ def test_many_made_and_removed_at_once_do_not_take_each_others_parents():
     def cycles(name):
         async def work():
             group = place.group(home, name)
-            for _ in range(100):
+            for _ in range(400):
                 group.make()
                 await group.remove()
             return True

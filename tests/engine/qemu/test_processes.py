@@ -1,7 +1,10 @@
 import asyncio
 import os
+import pathlib
 import signal
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -32,6 +35,30 @@ def test_a_zombie_is_not_alive(child):
     assert not processes.alive(identity)
     with pytest.raises(processes.Gone):
         processes.identify(child.pid)
+
+
+_FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit(2): this thread alone
+"""
+
+
+def test_a_process_whose_first_thread_is_a_zombie_lives_while_another_does():
+    """As a killed QEMU does whose disk thread waits for a dead array: it may still write."""
+    child = subprocess.Popen([sys.executable, "-c", _FIRST_THREAD_ENDS])
+    try:
+        identity = processes.identify(child.pid)
+        state = pathlib.Path(f"/proc/{child.pid}/stat")
+        deadline = time.monotonic() + 30
+        while ") Z " not in state.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert processes.alive(identity)
+    finally:
+        child.kill()
+        child.wait()
+    assert not processes.alive(identity)
 
 
 def test_another_process_with_the_same_pid_is_not_taken_for_ours(child):

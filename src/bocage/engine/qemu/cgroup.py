@@ -235,7 +235,8 @@ def _writable(top: pathlib.Path, root: str, own: str) -> pathlib.Path | None:
 
 def _make(path: pathlib.Path) -> None:
     for _ in range(_ROUNDS):
-        with contextlib.suppress(FileNotFoundError):  # another VM's removal took the empty parent in between
+        # Another VM's removal took the empty parent in between, before or after mkdir looked for it.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
             return path.mkdir(parents=True, exist_ok=True)
     return path.mkdir(parents=True, exist_ok=True)
 

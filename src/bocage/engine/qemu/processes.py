@@ -64,15 +64,18 @@ class Found:
 
 
 def identify(pid: int) -> Identity:
-    """The identity of the process that has this pid now. Raises Gone."""
-    state, start_time = _state(pid)
-    if state in _DEAD:
+    """The identity of the process that has this pid now. Raises Gone.
+
+    Where only the first thread is a zombie, another may still write to a disk: such a process lives.
+    """
+    state, threads, start_time = _state(pid)
+    if state in _DEAD and threads <= 1:
         raise Gone(pid=pid)
     return Identity(pid, start_time)
 
 
 def alive(identity: Identity) -> bool:
-    """Whether it still runs; a zombie does not."""
+    """Whether any thread of it still runs; a zombie does not."""
     try:
         return identify(identity.pid) == identity
     except Gone:
@@ -154,10 +157,11 @@ def _resolve(ended: asyncio.Future[None]) -> None:
         ended.set_result(None)
 
 
-def _state(pid: int) -> tuple[str, int]:
+def _state(pid: int) -> tuple[str, int, int]:
+    """State of the first thread, number of threads that have not ended, start time (proc(5), stat)."""
     try:
         line = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError as error:
         raise Gone(pid=pid) from error
     fields = line[line.rindex(")") + 2 :].split()  # the name in front may hold spaces and parentheses
-    return fields[0], int(fields[19])
+    return fields[0], int(fields[17]), int(fields[19])
