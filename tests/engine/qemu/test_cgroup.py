@@ -41,20 +41,20 @@ async def group(request):
 
 
 async def test_what_is_started_in_it_is_found_in_it_with_its_keeper(start, group):
-    process = await start("sleep", "60", join=group.join_paths)
+    process = await start("sleep", "60", group=group)
     assert process.identity.pid in group.procs()
     assert len(group.procs()) == 2
 
 
 async def test_making_it_twice_is_once(start, group):
-    process = await start("sleep", "60", join=group.join_paths)
+    process = await start("sleep", "60", group=group)
     group.make()
     assert group.exists()
     assert process.identity.pid in group.procs()
 
 
 async def test_killing_it_ends_all_that_is_in_it_also_what_forks(start, group):
-    process = await start(*FORKING, join=group.join_paths)
+    process = await start(*FORKING, group=group)
     await running.eventually(lambda: len(group.procs()) > 5)
     group.kill()
     await processes.wait_exit(process.pidfd, within=10)
@@ -62,7 +62,7 @@ async def test_killing_it_ends_all_that_is_in_it_also_what_forks(start, group):
 
 
 async def test_what_is_frozen_stands_still_and_can_go_on(start, group):
-    process = await start("sh", "-c", "while :; do :; done", join=group.join_paths)
+    process = await start("sh", "-c", "while :; do :; done", group=group)
     group.freeze()
     await running.eventually(group.frozen)
     before = _ticks(process.identity.pid)
@@ -74,7 +74,7 @@ async def test_what_is_frozen_stands_still_and_can_go_on(start, group):
 
 
 async def test_what_is_frozen_can_be_killed(start, group):
-    process = await start("sleep", "60", join=group.join_paths)
+    process = await start("sleep", "60", group=group)
     group.freeze()
     await running.eventually(group.frozen)
     group.kill()
@@ -82,7 +82,7 @@ async def test_what_is_frozen_can_be_killed(start, group):
 
 
 async def test_a_group_with_processes_is_not_removed(start, group):
-    process = await start("sleep", "60", join=group.join_paths)
+    process = await start("sleep", "60", group=group)
     with pytest.raises(cgroup.Busy) as caught:
         await group.remove(within=0.05)
     assert process.identity.pid in caught.value.pids
@@ -106,7 +106,7 @@ async def test_nothing_is_left_after_the_last_group_of_a_home():
         await first.remove()
         assert place.names(home) == {"two"}
         await second.remove()
-        assert all(not path.parent.parent.exists() for path in second.join_paths)
+        assert all(not path.parent.parent.exists() for path in second.members)
 
 
 async def test_all_vms_together_weigh_as_one_process_on_each_cpu(group):
@@ -147,7 +147,7 @@ async def test_memory_is_counted_where_the_kernel_counts(start, group):
     before = group.memory_bytes()
     if before is None:
         pytest.skip("this hierarchy has no memory controller")
-    await start("sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 60", join=group.join_paths)
+    await start("sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 60", group=group)
     await running.eventually(lambda: group.memory_bytes() > before + 10_000_000)
 
 
@@ -159,7 +159,7 @@ async def test_a_kill_for_lack_of_memory_is_told(start, group, ground):
     limit.write_text(str(48 << 20))
     with contextlib.suppress(OSError):  # no swap beyond it
         limit.with_name("memory.memsw.limit_in_bytes").write_text(str(48 << 20))
-    process = await start("sh", "-c", "x=$(head -c 400000000 /dev/zero | tr '\\0' x); echo no", join=group.join_paths)
+    process = await start("sh", "-c", "x=$(head -c 400000000 /dev/zero | tr '\\0' x); echo no", group=group)
     await processes.wait_exit(process.pidfd, within=30)
     assert group.oom_kills() >= 1
     how = await ending.ended_how(ground / "status", log=ground / "log", oom_kills=group.oom_kills())
@@ -169,7 +169,7 @@ async def test_a_kill_for_lack_of_memory_is_told(start, group, ground):
 
 @pytest.mark.fault
 async def test_a_daemon_that_comes_back_finds_the_group_and_ends_it(group, ground):
-    order = running.order(ground, "sleep", "60", join=group.join_paths)
+    order = running.order(ground, "sleep", "60", group=group)
 
     async def work():
         process = await launch.start(order)
@@ -205,7 +205,7 @@ def test_a_delegated_group_is_a_place_for_an_ordinary_user():
             assert place
             group = place.group("home", "vm")
             group.make()
-            child = await asyncio.create_subprocess_exec("sh", "-c", f"echo 0 >{group.join_paths[0]}; exec sleep 60")
+            child = await asyncio.create_subprocess_exec("sh", "-c", f"echo 0 >{group.members[0]}; exec sleep 60")
             await running.eventually(group.procs)
             group.kill()
             await child.wait()
@@ -234,7 +234,7 @@ def _in_group(top, work):
 
 
 def _limits(group):
-    return [path.with_name(name) for path in group.join_paths for name in ("memory.limit_in_bytes", "memory.max")]
+    return [path.with_name(name) for path in group.members for name in ("memory.limit_in_bytes", "memory.max")]
 
 
 def _ticks(pid):

@@ -273,7 +273,7 @@ async def test_memory_that_ran_out_while_no_daemon_was_there_is_told_to_the_next
     write(f"/proc/{first.pid}/oom_score_adj", 1000)  # whoever asks for more, it is chosen
     write(group.legacy["memory"] / "memory.limit_in_bytes", (group.memory_bytes() or 0) + (16 << 20))
     hog = await asyncio.create_subprocess_exec(
-        *("sh", "-c", 'for group; do echo 0 >"$group"; done; exec tail /dev/zero', "hog"), *map(str, group.join_paths)
+        *("sh", "-c", 'for group; do echo 0 >"$group"; done; exec tail /dev/zero', "hog"), *map(str, group.members)
     )
     await processes.wait_exit(pidfd, within=20)
     os.close(pidfd)

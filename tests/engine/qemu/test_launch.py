@@ -137,7 +137,7 @@ async def test_a_start_into_a_frozen_group_ends_at_its_bound_and_nothing_of_it_r
         await group.remove()
         pytest.skip("no cgroup can be frozen here")
     with pytest.raises(errors.TimedOut):
-        await launch.start(running.order(ground, "touch", "ran", join=group.join_paths), within=0.2)
+        await launch.start(running.order(ground, "touch", "ran", group=group), within=0.2)
     group.thaw()
     await running.eventually(lambda: not processes.find(ground))
     await group.remove()
@@ -151,9 +151,11 @@ async def test_what_confines_it_says_why_it_could_not(ground):
     assert "not there" in caught.value.said
 
 
-async def test_a_group_that_is_gone_is_a_failure_and_not_a_start_outside_of_it(ground):
-    with pytest.raises(launch.Failed):
-        await launch.start(running.order(ground, "touch", "ran", join=[ground / "group" / "cgroup.procs"]))
+async def test_a_group_that_takes_nobody_is_a_failure_and_not_a_start_outside_of_it(ground):
+    nowhere = cgroup.Directories("none", ground / "group", {})
+    with pytest.raises(FileNotFoundError):
+        await launch.start(running.order(ground, "touch", "ran", group=nowhere))
+    assert processes.find(ground) == []
     assert not (ground / "vm" / "ran").exists()
 
 
@@ -219,7 +221,7 @@ async def test_a_starter_killed_at_any_moment_leaves_nothing_that_cannot_be_foun
     ran = []
     for moment in moments:
         group = _group()
-        daemon = running.in_child(_starter(running.order(ground, *program, mounts=mounts, join=group.join_paths)))
+        daemon = running.in_child(_starter(running.order(ground, *program, mounts=mounts, group=group)))
         if moment is None:
             await running.eventually(lambda: _programs(ground))
         else:

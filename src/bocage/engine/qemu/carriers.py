@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from bocage import errors
 from bocage.engine import base
-from bocage.engine.qemu import boundedlog, ending, isolation, launch, paths, processes
+from bocage.engine.qemu import boundedlog, cgroup, ending, isolation, launch, paths, processes
 
 PROGRAMS = ("passt", "passt.avx2")
 LOWEST = 10  # the shells between us and the program use the descriptors below
@@ -30,7 +30,7 @@ async def start(
     backend: base.Passt,
     at: paths.Paths,
     *,
-    join: tuple[pathlib.Path, ...],
+    group: cgroup.Group | None,
     before: Callable[[processes.Identity], Awaitable[None]],
 ) -> None:
     """Start what carries the NIC `name`, as soon as QEMU listens for it; `before` is awaited when it has its pid.
@@ -48,7 +48,7 @@ async def start(
             status=at.nic_status(name),
             cwd=at.directory,
             owner=None if backend.as_root else _owner(at),
-            join=join,
+            group=group,
             descriptors=(descriptor,),
         )
         helper = await launch.start(order, before=lambda process: before(process.identity))

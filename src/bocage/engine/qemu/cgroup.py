@@ -16,6 +16,8 @@ from typing import Protocol
 from bocage import errors
 from bocage.words import N_
 
+CONTROLLERS = ("memory", "cpu", "io", "pids")
+"""Those of version 2 that each group is given."""
 _OURS = "bocage"
 _USED = ("freezer", "memory", "cpu", "cpuacct", "blkio", "pids")
 _ROUNDS = 20  # against a process that forks meanwhile, or a parent that is removed meanwhile
@@ -41,9 +43,8 @@ class Busy(Error, errors.Conflict):
 class Group(Protocol):
     """Where one VM's processes live together, whoever made it."""
 
-    @property
-    def join_paths(self) -> tuple[pathlib.Path, ...]:
-        """The files into which a process writes `0` to enter."""
+    async def enter(self, pid: int) -> None:
+        """Put a process into it, and make it when it is not there. Raises OSError, Error."""
 
     def procs(self) -> list[int]:
         """The pids in it."""
@@ -88,7 +89,7 @@ class Place:
     def names(self, home: str) -> set[str]:
         """The groups that are there for a home."""
         roots = {path for path in (self.unified, *self.legacy.values()) if path}
-        return {name for root in roots for name in _subdirectories(root / _OURS / home)}
+        return {name for root in roots for name in subdirectories(root / _OURS / home)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,14 @@ class Directories:
     unified: pathlib.Path | None
     legacy: Mapping[str, pathlib.Path]
 
+    async def enter(self, pid: int) -> None:
+        self.make()
+        for path in self.members:
+            put(path, str(pid))
+
     @property
-    def join_paths(self) -> tuple[pathlib.Path, ...]:
+    def members(self) -> tuple[pathlib.Path, ...]:
+        """The files that hold the pids in it, and take one."""
         return tuple(path / "cgroup.procs" for path in self._all())
 
     def make(self) -> None:
@@ -127,7 +134,7 @@ class Directories:
         return any(path.is_dir() for path in self._all())
 
     def procs(self) -> list[int]:
-        return sorted({pid for path in self.join_paths for pid in _numbers(path)} - {0})
+        return sorted({pid for path in self.members for pid in _numbers(path)} - {0})
 
     def kill(self) -> None:
         if self.unified and _write(self.unified / "cgroup.kill", "1"):
@@ -254,7 +261,7 @@ def _remove(path: pathlib.Path) -> bool:
 def _offer_controllers(path: pathlib.Path) -> None:
     """Pass v2's controllers down to a group; where processes stand above it, the kernel refuses and it does without."""
     for parent in reversed(path.parents[:3]):
-        for controller in ("memory", "cpu", "io", "pids"):
+        for controller in CONTROLLERS:
             _write(parent / "cgroup.subtree_control", f"+{controller}")
 
 
@@ -279,7 +286,8 @@ def _kill_member(pid: int, group: Directories) -> None:
             os.close(pidfd)
 
 
-def _subdirectories(path: pathlib.Path) -> list[str]:
+def subdirectories(path: pathlib.Path) -> list[str]:
+    """The groups right below one."""
     try:
         return [entry.name for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
@@ -304,12 +312,17 @@ def _field(path: pathlib.Path, name: str) -> int:
 
 def _write(path: pathlib.Path, text: str) -> bool:
     try:
-        # Not Path.write_text: a missing file must not be made, nor its length be touched.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
+        put(path, text)
     except OSError:
         return False
     return True
+
+
+def put(path: pathlib.Path, text: str) -> None:
+    """Write into a file of the kernel's. Raises OSError."""
+    # Not Path.write_text: a missing file must not be made, nor its length be touched.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

@@ -1,8 +1,8 @@
 """Starting a process that outlives us, held at a gate until its pid is known to whoever must know it.
 
 Three programs stand in a row, and none of them stays longer than needed: the keeper (a shell that
-joins the cgroups and then becomes bubblewrap, or stays where there is none) writes how it ended to
-the status file even after our death; the gate (a shell inside the confinement) tells its pid and
+waits until it was put into its group and then becomes bubblewrap, or stays where there is none) writes how
+it ended to the status file even after our death; the gate (a shell inside the confinement) tells its pid and
 waits for a word of ours; on that word it becomes the program itself. If we die before, it ends
 without having run anything.
 """
@@ -22,13 +22,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bocage import errors
-from bocage.engine.qemu import isolation, processes
+from bocage.engine.qemu import cgroup, isolation, processes
 from bocage.words import N_
 
 _KEEPER = """
 printf '{"keeper-pid": %d, "log-offset": %d}\\n' $$ "$1"
-count=$2; stay=$3; shift 3
-while [ "$count" -gt 0 ]; do echo 0 >"$1" || exit 124; shift; count=$((count - 1)); done
+read -r within || exit 124
+stay=$2; shift 2
 [ "$stay" = stay ] || exec "$@"
 exec 3<&0
 "$@" <&3 3<&- & exec 3<&- </dev/null
@@ -57,7 +57,7 @@ class Order:
     """What to start, and how.
 
     Standard output and error are appended to `log`, standard input is /dev/null. `status` must lie
-    where the process cannot write. `join` are the files of cgroups that take a pid. Without `mounts`
+    where the process cannot write. It lives in `group`. Without `mounts`
     the `view` is not enforced. `descriptors`, from 10 up, are the process's own under the same numbers.
     """
 
@@ -68,7 +68,7 @@ class Order:
     view: isolation.View = field(default_factory=isolation.View)
     owner: isolation.Owner | None = None
     mounts: bool = False
-    join: Sequence[pathlib.Path] = ()
+    group: cgroup.Group | None = None
     descriptors: Sequence[int] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
 
@@ -88,7 +88,7 @@ async def start(
 
     If `before` fails, or we end before it is done, the program never runs.
 
-    Raises Failed, OSError for the log and status files, errors.TimedOut, and what `before` raises.
+    Raises Failed, OSError for the log, the status file and the group, errors.TimedOut, and what `before` raises.
     """
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as always, contextlib.AsyncExitStack() as undo:
@@ -101,6 +101,9 @@ async def start(
         undo.callback(gate.close)  # which lets the gate end, so that the keeper does
         try:
             async with asyncio.timeout(within):
+                if order.group:
+                    await order.group.enter(keeper.pid)
+                await loop.sock_sendall(gate, b"within\n")
                 pid = int(await loop.sock_recv(gate, 32))
                 identity = processes.identify(pid)
                 started = Process(identity, processes.open_pidfd(identity))
@@ -124,9 +127,8 @@ def _spawn(order: Order, log: int, beginning: int) -> tuple[subprocess.Popen[byt
     confined = isolation.enclosed(
         ["sh", "-c", _GATE, "gate", *order.argv], view=order.view, cwd=order.cwd, owner=order.owner, mounts=order.mounts
     )
-    joined = [os.fspath(path) for path in order.join]
     stay = "become" if order.mounts else "stay"
-    keeper = ["sh", "-c", _KEEPER, "keeper", str(beginning), str(len(joined)), stay, *joined, *confined]
+    keeper = ["sh", "-c", _KEEPER, "keeper", str(beginning), stay, *confined]
     status = _open(order.status, os.O_TRUNC)
     ours, theirs = socket.socketpair()
     try:

@@ -224,8 +224,7 @@ class QemuMachine:
         async def note(helper: processes.Identity) -> None:
             await self._note(helpers={**self._record.helpers, name: helper})
 
-        join = self._group.join_paths if self._group else ()
-        await carriers.start(name, backend, self._paths, join=join, before=note)
+        await carriers.start(name, backend, self._paths, group=self._group, before=note)
 
     async def guest_addresses(self) -> dict[str, tuple[str, ...]]:
         try:

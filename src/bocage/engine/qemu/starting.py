@@ -50,7 +50,7 @@ async def launch(
     group = machine.group_of(place, plan.cgroup)
     undo.callback(_forget, at)
     undo.push_async_callback(machine.clear, None, at, group)
-    await asyncio.to_thread(_prepare, plan, at, owner, group)
+    await asyncio.to_thread(_prepare, plan, at, owner)
     refused = await isolation.mounts_refused()
     with contextlib.ExitStack() as handed:
         taps = _open_taps(plan, handed)
@@ -62,7 +62,7 @@ async def launch(
             view=_view(plan, at),
             owner=owner,
             mounts=refused is None,
-            join=group.join_paths if group else (),
+            group=group,
             descriptors=tuple(taps.values()),
         )
         state = isolation.state(argv=to_start.argv, owner=owner, mounts=refused, cgroup=group is not None)
@@ -112,7 +112,7 @@ def _owner(plan: base.Plan) -> isolation.Owner | None:
     return isolation.Owner(plan.process_uid, gid, groups)
 
 
-def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None, group: cgroup.Directories | None) -> None:
+def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None) -> None:
     """Directories, logs and firmware variables; what the process writes becomes its own, its record stays ours."""
     at.runtime.mkdir(parents=True, exist_ok=True)
     os.chown(at.runtime, os.geteuid(), os.getegid())
@@ -127,8 +127,6 @@ def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None, gr
     if owner:
         for path in (at.io, at.keys, *_written(plan, at)):
             os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
-    if group:
-        group.make()
 
 
 def _written(plan: base.Plan, at: paths.Paths) -> list[pathlib.Path]:
