@@ -14,9 +14,9 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 
 import bocage
-from bocage import errors, files, home
+from bocage import errors, files, home, systemd
 from bocage.cluster import leader
-from bocage.engine.qemu import cgroup
+from bocage.engine.qemu import cgroup, scopes
 from bocage.engine.qemu import engine as qemu
 from bocage.model import base, ground
 from bocage.node import agent, default_network, events, host, jobs
@@ -71,6 +71,7 @@ async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio
         from bocage.api import serve  # the largest import: VMs are found again before it
 
         await undo.enter_async_context(serve.serve(kept, homes=homes, host=node.ground.uid, listen=listen))
+        systemd.notify("READY=1")
         # What stands now stands for good: a full collection over it would hold up every answer.
         gc.freeze()
         gc.set_threshold(10_000, 20, 100)
@@ -80,7 +81,7 @@ async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio
 async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
     identity = await asyncio.to_thread(homes.identity)
     facts = await host.introduce(kept, identity, homes)
-    place = cgroup.place()
+    place = scopes.place() or cgroup.place()
     node = agent.Node(
         node_ground.Ground(
             home=homes,
@@ -94,6 +95,7 @@ async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
             boot_id=facts.boot_id,
             rebooted=facts.rebooted,
             cgroups=place is not None,
+            leave_from=facts.status.leaving.order if facts.status.leaving else None,
         )
     )
     await _first_things(node.shop)

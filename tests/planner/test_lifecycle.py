@@ -278,3 +278,16 @@ def _after(present: World, step: Step) -> World:
 
 def _follows(power: vm.Power) -> vm.Power:
     return vm.Power.STOPPED if power in (vm.Power.RUNNING, vm.Power.PAUSED) else power
+
+
+def test_a_vm_whose_host_goes_down_is_asked_to_go_off_and_at_the_bound_its_plug_is_pulled():
+    policy = vm.StopPolicy.model_validate({"within": 30.0, "then": "leave"})
+    running = world(process=Process.RUNNING, leaving=True, stop=policy)
+    assert lifecycle.decide(running).do is Do.ASK_TO_STOP
+    assert lifecycle.decide(dataclasses.replace(running, stopping=960.0, presses=2)).do is Do.KILL
+    assert lifecycle.decide(dataclasses.replace(running, process=Process.PAUSED)).do is Do.RESUME
+
+
+def test_what_went_off_because_its_host_goes_down_should_run_all_the_same():
+    assert lifecycle.decide(world(ended=True, orderly=True, leaving=True)).do is Do.NOTE_OFF
+    assert lifecycle.decide(world(leaving=True)).do is Do.START  # which the node holds back until the host is up again

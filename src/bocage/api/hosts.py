@@ -8,10 +8,12 @@ from starlette.responses import Response
 
 from bocage.api import answers, calls, describing, etags, paging, routing
 from bocage.model import ground, requests
+from bocage.model.work import Task
 
 router = routing.router("host", "/hosts")
 
 Reading = Annotated[calls.Call, calls.may("host:read")]
+Power = Annotated[calls.Call, calls.may("host:power")]
 
 
 @router.get("", name="list", response_model=answers.Listed[ground.Host], responses=routing.problem_responses(410))
@@ -35,3 +37,17 @@ async def change(
 ) -> Response:
     """Change its title, notes or tags (RFC 7396)."""
     return await describing.describe(call, ground.Host, None, name, patch, if_match)
+
+
+@router.post("/{name}/stop-vms", status_code=202, response_model=Task, responses=routing.problem_responses(404))
+async def stop_vms(name: calls.Name, call: Power) -> Response:
+    """Have its VMs go off, those first that start last, until the machine's next start or `start-vms`."""
+    host = await call.resources.find(ground.Host, None, name)
+    return await call.accept(call.task("host.stop-vms", subject=host.ref, host=host.uid))
+
+
+@router.post("/{name}/start-vms", status_code=202, response_model=Task, responses=routing.problem_responses(404))
+async def start_vms(name: calls.Name, call: Power) -> Response:
+    """Have the VMs run again that `stop-vms` stopped, in their order."""
+    host = await call.resources.find(ground.Host, None, name)
+    return await call.accept(call.task("host.start-vms", subject=host.ref, host=host.uid))

@@ -32,6 +32,8 @@ NOUNS = lazy.Group(
             "alarm": "alarm:NOUN",
         },
         "The installation": {
+            "install": "install:install",
+            "uninstall": "install:uninstall",
             "daemon": "daemon:NOUN",
             "doctor": "doctor:doctor",
             "token": "token:NOUN",

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from bocage import errors
+from bocage import errors, systemd
 from bocage import home as homes
 from bocage.cli import failure
 from bocage.client import connection, rest
@@ -127,11 +127,13 @@ def answers(*, within: float = 5.0) -> bool:
 
 
 def start(*, within: float) -> Found:
-    """Start it, detached, its output in its log; returns when it answers.
+    """Start it, detached, its output in its log, or by its service where it has one; returns when it answers.
 
-    Raises DidNotStart with the last it said, and home.Unusable.
+    Raises DidNotStart with the last it said, home.Unusable, and systemd.Refused.
     """
     home = homes.Home.from_environment()
+    if systemd.serves(home.path):
+        return _start_service(within)
     home.prepare()
     try:
         opened = home.log.open("ab")
@@ -159,6 +161,17 @@ def start(*, within: float) -> Found:
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(10)
     raise _did_not_start(home, before, f"no answer within {within:g} s")
+
+
+def _start_service(within: float) -> Found:
+    systemd.control("start", systemd.SERVICE)
+    bound = time.monotonic() + within
+    while time.monotonic() < bound:
+        if (found := find()) and answers(within=max(0.1, bound - time.monotonic())):
+            return found
+        time.sleep(0.03)
+    said = systemd.journal(_SAID).rstrip() or "nothing"
+    raise DidNotStart(how=f"no answer within {within:g} s", said=said, log=f"the journal of {systemd.SERVICE}")
 
 
 def _did_not_start(home: homes.Home, before: int, how: str) -> DidNotStart:

@@ -132,22 +132,25 @@ def log(
     Examples:
       bocage daemon log --follow
     """
-    from bocage import home
+    from bocage import home, systemd
     from bocage.cli import background
 
-    path = home.Home.from_environment().log
-    if not path.exists():
-        raise NotRunning(home=str(path.parent))
+    at = home.Home.from_environment()
+    served = systemd.serves(at.path)
+    if not served and not at.log.exists():
+        raise NotRunning(home=str(at.path))
+    if json and follow:
+        raise failure.Usage(option="--json, --follow", wrong="one of them at a time")
+    said = systemd.journal(lines) if served else background.tail(at.log, lines=lines)
     if json:
-        if follow:
-            raise failure.Usage(option="--json, --follow", wrong="one of them at a time")
-        for line in background.tail(path, lines=lines).splitlines():
+        for line in said.splitlines():
             output.document({"line": line})
         return
-    sys.stdout.write(background.tail(path, lines=lines))
+    sys.stdout.write(said)
     sys.stdout.flush()
-    if follow:
-        os.execvp("tail", ["tail", "-n", "0", "-F", str(path)])  # noqa: S606 - it does just this, and follows a rotation
+    if follow:  # by a program that does just this, and follows a rotation
+        rest = systemd.JOURNAL if served else ["tail", "-F", str(at.log)]
+        os.execvp(rest[0], [*rest, *(["--follow"] if served else []), "-n", "0"])  # noqa: S606
 
 
 NOUN = lazy.Group(

@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, lazy, options, output, people, session, table
+from bocage.cli import complete, lazy, options, output, people, session, table, waiting
 from bocage.client import rest
 
+HostName = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="The host; the only one when not given.", autocompletion=complete.hosts),
+]
 _COLUMNS = (
     table.Column("NAME", least=16),
     table.Column("CPUS", right=True),
@@ -48,10 +52,7 @@ def _row(host: rest.Document) -> tuple[str, ...]:
 
 
 def show(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="The host; the only one when not given.", autocompletion=complete.hosts),
-    ] = None,
+    name: HostName = None,
     json: options.Json = False,
 ) -> None:
     """Show a host: what it has, which accelerator VMs run on, and why.
@@ -91,6 +92,32 @@ def show(
     )
 
 
+def stop_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Have the VMs of a host go off in order, those first that start last: before the machine goes down.
+
+    Each guest has the time of its stop policy; then its plug is pulled. They start again with the machine.
+
+    Examples:
+      bocage host stop-vms
+    """
+    _act(name, "stop-vms", "the VMs are off until the machine's next start", wait=wait, json=json)
+
+
+def start_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Have the VMs run again that 'bocage host stop-vms' stopped, in their order.
+
+    Examples:
+      bocage host start-vms
+    """
+    _act(name, "start-vms", "the VMs that should run do", wait=wait, json=json)
+
+
+def _act(name: str | None, verb: str, said: str, *, wait: bool, json: bool) -> None:
+    with session.connect() as api:
+        host = name or output.named(_the_only(api))
+        waiting.finish(api, api.hosts.act(host, verb), wait=wait, json=json, said=said)
+
+
 def _the_only(api: rest.Client) -> rest.Document:
     hosts = api.hosts.list()["items"]
     if len(hosts) == 1:
@@ -104,5 +131,8 @@ def _the_only(api: rest.Client) -> rest.Document:
 NOUN = lazy.Group(
     "host",
     help="Hosts: the machines that VMs run on.",
-    verbs={"Hosts": {"list": "host:list_hosts", "show": "host:show", "set": "describe:host"}},
+    verbs={
+        "Hosts": {"list": "host:list_hosts", "show": "host:show", "set": "describe:host"},
+        "Before the machine goes down": {"stop-vms": "host:stop_vms", "start-vms": "host:start_vms"},
+    },
 )

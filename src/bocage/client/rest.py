@@ -160,6 +160,12 @@ class VMs(Nouns):
         return self._post(self.path + "/import", request)
 
 
+class Hosts(Nouns):
+    def act(self, name: str, verb: str) -> Document:
+        """`stop-vms` or `start-vms`."""
+        return self._post(self._of(name, verb))
+
+
 class Images(Nouns):
     def build(self, request: Request) -> Document:
         return self._post(self.path + "/build", request)
@@ -222,7 +228,7 @@ class Client:
         self.networks = Nouns(connection, inside + "/networks")
         self.tasks = Tasks(connection, inside + "/tasks")
         self.all_tasks = Tasks(connection, "/tasks")
-        self.hosts = Nouns(connection, "/hosts")
+        self.hosts = Hosts(connection, "/hosts")
         self.storage = Nouns(connection, "/storage")
         self.events = Nouns(connection, "/events")
         self.alarms = Alarms(connection, "/alarms")

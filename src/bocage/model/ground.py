@@ -20,6 +20,15 @@ class HostSpec(Part):
     pass
 
 
+class Leaving(Part):
+    """VMs go off before their host does, those first that start last; that they should run stays wanted."""
+
+    boot_id: str
+    """Of the run of the machine that this is about."""
+    order: int
+    """VMs whose autostart order is this or above are to be off."""
+
+
 class HostStatus(Part):
     version: str = ""
     """Bocage's own."""
@@ -38,6 +47,7 @@ class HostStatus(Part):
     firmware: tuple[str, ...] = ()
     privileged: bool = False
     boot_id: str = ""
+    leaving: Leaving | None = None
     problem: Saying | None = None
     seen: datetime.datetime | None = None
 

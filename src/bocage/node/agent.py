@@ -40,6 +40,7 @@ class Node:
         self._upkeep = upkeep.Upkeep(self.shop, self.crew)
         self._jobs: dict[str, tuple[tasks.Run, asyncio.Task[None]]] = {}
         self._known: set[str] = set()  # tasks that were handed on
+        self._leave_from = ground.leave_from
         self._background: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(_JOBS_AT_ONCE)
         self.ready = asyncio.Event()
@@ -115,6 +116,10 @@ class Node:
         self._upkeep.see(kind, part)
         if kind == vm.VM.kind and part in ("spec", "owner"):
             self._see_vm(change, part)
+        elif kind == ground.Host.kind and self._leave_from != self.ground.leave_from:
+            self._leave_from = self.ground.leave_from
+            for one in self.crew:
+                one.wake()
         elif kind == work.Task.kind and part == "spec":
             if change.entry is None:
                 self._known.discard(keys.uid_of(change.key))
@@ -169,7 +174,7 @@ class Node:
     async def _job(self, run: tasks.Run) -> None:
         handler = jobs.HANDLERS.get(run.action)
         try:
-            async with self._slots:
+            async with contextlib.nullcontext() if run.action in jobs.AT_ONCE else self._slots:
                 if handler is None:
                     await run.failed(tasks.UnknownAction(action=run.action))
                 else:

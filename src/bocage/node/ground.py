@@ -10,6 +10,7 @@ from bocage import home as homes
 from bocage import words
 from bocage.engine import base as engine
 from bocage.model import ground as ground_model
+from bocage.model import vm
 from bocage.node import events
 from bocage.storage import images
 from bocage.store import resources
@@ -32,6 +33,7 @@ class Ground:
     boot_id: str = ""  # of the machine's present run
     rebooted: bool = False  # the machine was started anew since its VMs were last looked at
     cgroups: bool = True
+    leave_from: int | None = None  # the autostart order from which on VMs are to be off, since this host goes down
     libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
     unhurried: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(_UNHURRIED))
     roots: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by storage, which never moves
@@ -44,6 +46,10 @@ class Ground:
     def cgroup_of(self, vm_uid: str) -> str:
         """The control group of a VM; empty where there are none."""
         return f"bocage/{self.home.runtime.name}/{vm_uid}" if self.cgroups else ""
+
+    def leaves(self, machine: vm.VM) -> bool:
+        """Whether a VM is to be off because this host is about to go down."""
+        return self.leave_from is not None and machine.spec.autostart.order >= self.leave_from
 
     def library(self, storage: ground_model.Storage) -> images.Library:
         """The images of a storage: one library each, since it knows what is coming in just now."""

@@ -67,6 +67,8 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     rebooted = present is not None and present.status.boot_id not in ("", status.boot_id)
     if present is not None and rebooted:
         status = status.model_copy(update={"boot_id": present.status.boot_id})
+    if present is not None and present.status.leaving and present.status.leaving.boot_id == boot_id.strip():
+        status = status.model_copy(update={"leaving": present.status.leaving})
     return Facts(status, boot_id.strip(), rebooted)
 
 

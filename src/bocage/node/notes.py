@@ -251,6 +251,21 @@ class WaitsForTurn(Note):
     name: str
 
 
+class HostStopsVms(Note):
+    type = "vm-host-stops-vms"
+    text = N_("the host of {name} has its VMs go off, because it is about to go down")
+    hint = N_("{name} starts with the next start of the machine, or with 'bocage host start-vms'")
+    name: str
+
+
+class StoppingVms(Note):
+    type = "step-stopping-vms"
+    text = N_("asking {count} VMs of autostart order {order} to go off: {names}")
+    count: int
+    order: int
+    names: list[str]
+
+
 class StartedByHand(Note):
     type = "vm-started-by-hand"
     text = N_("{name} was started by hand (process {pid}) while no daemon was there, and is watched from now on")

@@ -65,6 +65,7 @@ class World:
     room: bool = True  # the storage has room again
     resumed: float | None = None  # when it last went on after a full storage
     stalls: int = 0  # times in a row that it met a full storage again at once
+    leaving: bool = False  # its host is about to go down
 
 
 class Waits(words.Message):
@@ -146,6 +147,8 @@ def decide(world: World) -> Step:
         return Step(Do.KILL)
     if world.kill and world.saved:
         return Step(Do.DROP_SAVED)
+    if world.leaving and world.power is not model.Power.SAVED:
+        return _before_its_host(world)
     match world.power:
         case model.Power.RUNNING | model.Power.PAUSED:
             return _towards_running(world)
@@ -178,7 +181,7 @@ def _judge_end(world: World) -> Step:
     if world.power not in (model.Power.RUNNING, model.Power.PAUSED):
         return Step(Do.NOTE_SWITCHED_OFF)
     asked_off = world.pressed is not None and world.now - world.pressed <= world.stop.within
-    if world.reboot or world.asked_to_start or asked_off:
+    if world.reboot or world.asked_to_start or asked_off or world.leaving:
         return Step(Do.NOTE_OFF)
     if world.policy.policy == "always":
         return Step(Do.NOTE_CRASH)  # counted and backed off like a crash, so that it cannot spin
@@ -238,6 +241,13 @@ def _may_start(world: World, paused: bool) -> Step:
     if world.now < due:
         return Step(Do.NOTHING, again=due - world.now, waits=BackOff)
     return start
+
+
+def _before_its_host(world: World) -> Step:
+    """Off, whatever its policy says of a guest that does not listen: with the host its plug would be pulled as well."""
+    if world.process is Process.NONE and world.power is not model.Power.STOPPED:
+        return _towards_running(world)  # which its host holds back
+    return _towards_stopped(dataclasses.replace(world, stop=world.stop.model_copy(update={"then": "kill"})))
 
 
 def _towards_stopped(world: World) -> Step:

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bocage.node import tasks
-from bocage.node.jobs import adopt, images, networks, storages, volumes
+from bocage.node.jobs import adopt, hosts, images, networks, storages, volumes
 from bocage.node.shop import Shop
 
 Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
 
+AT_ONCE = ("host.stop-vms", "host.start-vms")
+"""What waits for no other job: a machine that goes down does not wait for long either."""
 HANDLERS: dict[str, Job] = {
     "image.add": images.add,
     "image.build": images.build,
@@ -22,6 +24,8 @@ HANDLERS: dict[str, Job] = {
     "storage.delete": storages.delete,
     "network.create": networks.create,
     "network.delete": networks.delete,
+    "host.stop-vms": hosts.stop_vms,
+    "host.start-vms": hosts.start_vms,
     "adopt": adopt.adopt,
     "vm.import": adopt.import_,
 }

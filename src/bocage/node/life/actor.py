@@ -203,6 +203,9 @@ class Actor:
         step = lifecycle.decide(seen)
         if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
             await standing.show(reason=base.Saying.of(reason))
+            if self._ground.leaves(machine):
+                await standing.fail(goals.HostGoesDown(name=machine.name), *launching.STARTS, "vm.reboot")
+                return None
             return 1.0 if self.turn.is_set() else None
         whole = True
         if step.do is not Do.NOTHING:
@@ -230,7 +233,9 @@ class Actor:
         return None
 
     def _holds(self, machine: vm.VM, seen: lifecycle.World) -> words.Message | None:
-        """Why a start must wait: its disks are being copied, or others start with the host first."""
+        """Why a start must wait: its host goes down, its disks are being copied, or others start first."""
+        if self._ground.leaves(machine):
+            return notes.HostStopsVms(name=machine.name)
         if self._preparation.disks.is_copied(machine.uid):
             return notes.BeingCopied(name=machine.name)
         if not self.turn.is_set() and not seen.asked_to_start:

@@ -42,6 +42,13 @@ class NoRoom(tasks.Error, errors.Unavailable):
     name: str
 
 
+class HostGoesDown(tasks.Error, errors.Conflict):
+    type = "vm-host-goes-down"
+    text = N_("{name} is not started now: its host has all VMs go off, because it is about to go down")
+    hint = N_("it starts with the next start of the machine, or with 'bocage host start-vms'")
+    name: str
+
+
 class OutOfReach(tasks.Error, errors.Conflict):
     """It runs, and nobody can talk to it any more."""
 

@@ -67,6 +67,7 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         room=process is not Process.FULL or await preparation.has_room(machine),
         resumed=standing.resumed,
         stalls=standing.stalls,
+        leaving=standing.ground.leaves(machine),
     )
 
 
