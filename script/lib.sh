@@ -63,6 +63,15 @@ since() {
 # say WORDS: a line for a person at a terminal; nothing else needs it.
 say() { [ $live = 0 ] || echo "$@"; }
 
+# packages_for PURPOSE...: the packages for everybody and for the purposes named.
+packages_for() {
+    local wanted=" all $* " package shows purpose
+    while read -r package shows purpose; do
+        case $package in '' | '#'*) continue ;; esac
+        case $wanted in *" ${purpose:-all} "*) echo "$package" ;; esac
+    done <"$top/script/packages"
+}
+
 # missing_packages FOR...: the packages that are not there, for everybody and for the purposes named.
 missing_packages() {
     local wanted=" all $* " package shows purpose path found
