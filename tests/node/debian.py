@@ -27,7 +27,7 @@ from bocage.model import vm, work
 from bocage.planner import definition, hardware, parts
 from tests.conftest import CACHE
 from tests.node.conftest import new_home
-from tests.node.house import House
+from tests.node.house import BOUND, House
 
 RELEASE = "bookworm"
 BOOT_BOUND = 600.0  # seconds, where nothing but an emulated CPU is to be had
@@ -91,6 +91,19 @@ async def addresses(house: House, machine: vm.VM) -> dict[str, tuple[str, ...]]:
         lambda: house.read(machine), lambda one: all(nic.addresses for nic in one.status.nics) and bool(one.status.nics)
     )
     return {nic.name: nic.addresses for nic in now.status.nics}
+
+
+async def log_in(house: House, machine: vm.VM, *, within: float = BOUND) -> None:
+    """Get a shell on the serial line, by name and password."""
+    console = house.console(machine)
+    async with asyncio.timeout(within), console.writer() as write:
+        for typed, answer in (("", "login: "), (USER, "Password: "), (PASSWORD, "$ ")):
+            said, offset = b"", console.end
+            await write(typed.encode() + b"\r")
+            async for piece in console.watch(offset):
+                said += piece
+                if answer.encode() in said:
+                    break
 
 
 def _image(packages: pathlib.Path) -> pathlib.Path:

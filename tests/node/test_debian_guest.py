@@ -29,19 +29,6 @@ async def guest(booted: debian.Booted, homes: home.Home) -> AsyncIterator[Guest]
         yield running
 
 
-async def log_in(house: House, machine: vm.VM) -> None:
-    """Get a shell on the serial line, by name and password."""
-    console = house.console(machine)
-    async with asyncio.timeout(BOUND), console.writer() as write:
-        for typed, answer in (("", "login: "), (debian.USER, "Password: "), (debian.PASSWORD, "$ ")):
-            said, offset = b"", console.end
-            await write(typed.encode() + b"\r")
-            async for piece in console.watch(offset):
-                said += piece
-                if answer.encode() in said:
-                    break
-
-
 async def test_it_goes_on_from_its_saved_memory_and_its_agent_tells_its_addresses(guest: Guest):
     house, machine = guest
     assert "vm-restored" in await house.events()
@@ -53,7 +40,7 @@ async def test_it_goes_on_from_its_saved_memory_and_its_agent_tells_its_addresse
 async def test_by_password_one_finds_inside_what_the_definition_says(guest: Guest):
     house, machine = guest
     spec = machine.spec
-    await log_in(house, machine)
+    await debian.log_in(house, machine)
 
     async def finds(command: str) -> str:
         line = await house.says(machine, "^found ", send=f"echo found $({command})")

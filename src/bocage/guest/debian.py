@@ -16,7 +16,7 @@ import re
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bocage import errors, files, process, words
 from bocage.guest import gptdisk, sources, tools
@@ -113,12 +113,18 @@ class Compressing(words.Message):
 
 
 async def build(
-    destination: pathlib.Path, *, release: str, cache: pathlib.Path, report: Callable[[words.Message, float], None]
+    destination: pathlib.Path,
+    *,
+    release: str,
+    cache: pathlib.Path,
+    report: Callable[[words.Message, float], None],
+    more: Sequence[str] = (),
 ) -> None:
     """Write the image as `destination`, a compressed qcow2; packages are kept in the directory `cache`.
 
-    `report` is called with each step and the fraction of the work that is done. Raises NotKnown, NotBuilt,
-    NoSubordinateIds, NoNamespaces, ToolMissing, FileExistsError when `destination` is there.
+    `more` are packages beside those that each image has. `report` is called with each step and the fraction of the
+    work that is done. Raises NotKnown, NotBuilt, NoSubordinateIds, NoNamespaces, ToolMissing, FileExistsError when
+    `destination` is there.
     """
     if release not in RELEASES:
         raise NotKnown(release=release, known=list(RELEASES))
@@ -132,7 +138,7 @@ async def build(
     async with contextlib.AsyncExitStack() as undo:
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="bocage-debian-", dir="/var/tmp"))
         undo.push_async_callback(_remove, scratch)
-        root, loader = await _fill(scratch, release=release, archives=archives, report=report)
+        root, loader = await _fill(scratch, release=release, archives=archives, more=more, report=report)
         report(Placing(), 0.8)
         raw = scratch / "disk.raw"
         await gptdisk.write(raw, size=SIZE, root=root, loader=loader, scratch=scratch)
@@ -148,7 +154,12 @@ async def build(
 
 
 async def _fill(
-    scratch: pathlib.Path, *, release: str, archives: pathlib.Path, report: Callable[[words.Message, float], None]
+    scratch: pathlib.Path,
+    *,
+    release: str,
+    archives: pathlib.Path,
+    more: Sequence[str],
+    report: Callable[[words.Message, float], None],
 ) -> tuple[pathlib.Path, gptdisk.Loader]:
     """The root's file system in a file, and what boots it."""
     await asyncio.to_thread(scratch.chmod, 0o711)  # the ids inside are not ours, and must get through
@@ -163,7 +174,7 @@ async def _fill(
     loot = scratch / "boot"
     command = [
         *await _namespaces(),
-        *_command(scratch, release=release, archives=archives, proxies=await _apt_options()),
+        *_command(scratch, release=release, archives=archives, more=more, proxies=await _apt_options()),
     ]
     doing = _Progress(release, report)
     try:
@@ -183,7 +194,7 @@ async def _fill(
 
 
 def _command(
-    scratch: pathlib.Path, *, release: str, archives: pathlib.Path, proxies: list[str]
+    scratch: pathlib.Path, *, release: str, archives: pathlib.Path, more: Sequence[str], proxies: list[str]
 ) -> list[str | os.PathLike[str]]:
     quoted = shlex.quote
     pack = (_HERE / "pack").read_text().replace("@FILESYSTEM@", quoted(str(scratch / "root.ext4")))
@@ -203,7 +214,7 @@ def _command(
     setup = ['mkdir -p "$1/var/cache/apt/archives"', f"sync-in {quoted(str(archives))} /var/cache/apt/archives"]
     return [
         tools.program("mmdebstrap", package="mmdebstrap"), "--mode=unshare", "--format=null", "--variant=minbase",
-        f"--include={','.join(_PACKAGES)}", "--skip=essential/unlink",
+        f"--include={','.join((*_PACKAGES, *more))}", "--skip=essential/unlink",
         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         "--dpkgopt=force-unsafe-io",  # what is half built is thrown away; the image itself does without

@@ -1,0 +1,228 @@
+"""A whole server inside a guest: Debian with systemd as PID 1 and all that Bocage's package stands on.
+
+It is booted once, saved, and restored by each later run of the tests; the package goes in by a CD. What runs inside it
+is emulated twice: one VM, and that a small one, is what it carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import fcntl
+import inspect
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+
+import pycdlib
+import pytest
+
+from bocage import home
+from bocage.guest import debian as builder
+from bocage.guest import gpt, gptdisk, sources, tools
+from bocage.model import vm, work
+from bocage.store import resources
+from tests.conftest import CACHE
+from tests.node import debian
+from tests.node.conftest import new_home
+from tests.node.house import House
+
+TOP = pathlib.Path(__file__).parents[2]
+NAME = "server"
+COMMAND_BOUND = 300.0  # seconds for one command inside
+_PACKAGES = TOP / "script" / "packages"
+_SETTLE = """\
+systemctl mask --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+systemctl stop --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+touch /etc/cloud/cloud-init.disabled
+"""
+
+
+class Server:
+    """The running server, and a root's shell on its serial line."""
+
+    def __init__(self, house: House, machine: vm.VM) -> None:
+        self.house, self.machine = house, machine
+        self._commands = 0
+
+    async def log_in(self) -> None:
+        """Get a shell of root's that says nothing of its own."""
+        await debian.log_in(self.house, self.machine, within=COMMAND_BOUND)
+        await self._types("exec sudo -n -i")
+        await self._types("stty cols 4000 -echo; PS1=; PS2=; bind 'set enable-bracketed-paste off'; cd /")
+
+    async def run(self, command: str, *, within: float = COMMAND_BOUND, fails: bool = False) -> str:
+        """What a command prints on both outputs, when it ends as it should."""
+        self._commands += 1
+        mark = f"ran{self._commands}"
+        shown = f'said=$({command} 2>&1 </dev/null); echo "{mark} $? $(printf %s "$said" | base64 -w 0)"'
+        line = await self.house.console(self.machine).expect(pattern=rf"^{mark} \d+ ", within=within, send=shown)
+        found = re.search(rf"{mark} (\d+) (\S*)", line)
+        assert found, line
+        said = base64.b64decode(found[2]).decode(errors="replace")
+        assert (found[1] != "0") == fails, f"{command}: exit code {found[1]}\n{said}"
+        return said
+
+    async def put_in(self, *paths: pathlib.Path) -> None:
+        """Have files on a CD, mounted on /mnt."""
+        disc = self.house.homes.path / "parcel.iso"
+        await asyncio.to_thread(write_cd, disc, paths)
+        name = f"parcel-{self._commands}"
+        await self.house.add_image(disc, name)
+        image = (await self.house.facts()).images[name]
+        await change(self.house, self.machine, (vm.Cd(name="cd0", image=image.uid, bus=vm.Bus.SCSI, unit=0),))
+        changed = await self.house.ask("vm.cd-change", self.machine, cd="cd0")
+        assert changed.status.state is work.TaskState.DONE, changed.status
+        await self.run("for try in 1 2 3 4 5; do mount -o ro /dev/sr0 /mnt && break; sleep 2; done; mountpoint /mnt")
+
+    async def _types(self, command: str) -> None:
+        """Type what begins another shell or changes this one, and wait until it reads again."""
+        self._commands += 1
+        await self.house.console(self.machine).expect(
+            pattern=f"^there-{self._commands}",
+            within=COMMAND_BOUND,
+            send=f"{command}\recho there-$(({self._commands}))",
+        )
+
+
+@contextlib.contextmanager
+def booted(packages: pathlib.Path) -> Iterator[debian.Booted]:
+    """The server, booted now when it never was; nobody else's tests use it meanwhile."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        image = _image(packages)
+        own = debian._contents([__file__])
+        storage = CACHE / f"server-booted-{debian._digest([*own, *debian._what_made_it(image)])}"
+        _forget_others(image, storage)
+        if not storage.exists():
+            _boot(image, storage)
+        yield debian.Booted(image, storage)
+
+
+@contextlib.asynccontextmanager
+async def resumed(from_: debian.Booted, homes: home.Home) -> AsyncIterator[Server]:
+    """The server as it went on from its saved memory, with root's shell on its line."""
+    async with debian.resumed(from_, homes, NAME) as (house, machine):
+        yield Server(house, machine)
+
+
+def wanted_packages() -> list[str]:
+    """What the package depends on, as `script/packages` has it."""
+    lines = [line.split() for line in _PACKAGES.read_text().splitlines() if line and not line.startswith("#")]
+    return [fields[0] for fields in lines if len(fields) == 2 or fields[2] == "root"]
+
+
+def write_cd(disc: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:
+    """A CD with files under their own names."""
+    made = pycdlib.PyCdlib()
+    made.new(interchange_level=3, rock_ridge="1.09", vol_ident="PARCEL")
+    for number, path in enumerate(paths):
+        made.add_file(str(path), f"/FILE{number}.;1", rr_name=path.name)
+    made.write(str(disc))
+    made.close()
+
+
+async def change(house: House, machine: vm.VM, cds: tuple[vm.Cd, ...]) -> None:
+    """Give it other CD drives, or other CDs in them."""
+    await house.resources.change(vm.VM, "default", machine.uid, lambda one: resources.with_spec(one, cds=cds))
+
+
+def _image(packages: pathlib.Path) -> pathlib.Path:
+    code = map(inspect.getfile, (builder, gpt, gptdisk, sources, tools))
+    made_of = debian._contents([*code, *debian._files(builder._HERE)])
+    wanted = wanted_packages()
+    image = CACHE / f"server-{debian.RELEASE}-{debian._digest([*made_of, *(one.encode() for one in wanted)])}.qcow2"
+    if not image.exists():
+        beside = CACHE / f"server-building-{os.getpid()}" / image.name
+        beside.parent.mkdir()
+        try:
+            building = builder.build(
+                beside, release=debian.RELEASE, cache=packages, report=lambda step, fraction: None, more=wanted
+            )
+            asyncio.run(building)
+            beside.rename(image)
+        finally:
+            shutil.rmtree(beside.parent)
+    return image
+
+
+def _boot(image: pathlib.Path, storage: pathlib.Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, new_home(patch) as homes:
+        asyncio.run(_booted_and_saved(homes, image))
+        beside = storage.with_name(f"{storage.name}.part")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        for path in (homes.path / "host.json", homes.local_storage / "vms", homes.local_storage / "images"):
+            debian._copy(path, beside)
+        beside.rename(storage)
+
+
+async def _booted_and_saved(homes: home.Home, image: pathlib.Path) -> None:
+    house = await House(homes).open()
+    try:
+        await house.add_image(image, "debian")
+        empty = homes.path / "empty.iso"
+        await asyncio.to_thread(write_cd, empty, ())
+        await house.add_image(empty, "empty")
+        machine = await house.create(
+            NAME,
+            image="debian",
+            memory="1536M",
+            cpu_model=debian.CPU_MODEL,
+            cpus={"sockets": 1, "cores": 2},
+            disk="10G",
+            cds=["empty"],
+            nics=[],
+            seed={"user": debian.USER, "password": debian.PASSWORD},
+        )
+        disc = (await house.facts()).images["empty"]
+        # The bus that a kernel for clouds drives.
+        await change(house, machine, (vm.Cd(name="cd0", image=disc.uid, bus=vm.Bus.SCSI, unit=0),))
+        started = await house.ask("vm.start", machine)
+        assert started.status.state is work.TaskState.DONE, started.status
+        finished = r"Cloud-init v\. .* finished .*DataSourceNoCloud"
+        await house.console(machine).expect(pattern=finished, within=debian.BOOT_BOUND)
+        server = Server(house, machine)
+        await server.log_in()
+        for line in _SETTLE.splitlines():
+            await server.run(line)
+        await server.run("systemctl is-system-running --wait")
+        saved = await house.ask("vm.save", machine)
+        assert saved.status.state is work.TaskState.DONE, saved.status
+    finally:
+        await house.close()
+
+
+def _forget_others(*present: pathlib.Path) -> None:
+    for path in CACHE.glob("server-*"):
+        if path not in present:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def package(into: pathlib.Path, *, version: str | None = None) -> pathlib.Path:
+    """Bocage's Debian package; with `version` as a later release, whose code differs in that alone."""
+    if not list(into.glob("*.deb")):
+        subprocess.run([TOP / "script" / "package", "--into", into], check=True, capture_output=True, timeout=600)
+    built = next(path for path in into.glob("*.deb") if "_later" not in path.name)
+    return _later(built, version) if version else built
+
+
+def _later(deb: pathlib.Path, version: str) -> pathlib.Path:
+    made = deb.with_name(f"bocage_{version}-1_later.deb")
+    tree = deb.parent / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    for path, old, new in (
+        (tree / "DEBIAN" / "control", r"^Version: .*$", f"Version: {version}-1"),
+        (next(tree.glob("usr/lib/bocage/lib/*/site-packages/bocage/__init__.py")), r'"[\d.]+"', f'"{version}"'),
+    ):
+        path.write_text(re.sub(old, new, path.read_text(), count=1, flags=re.MULTILINE))
+    for stale in tree.glob("usr/lib/bocage/lib/*/site-packages/bocage/__pycache__/__init__.*"):
+        stale.unlink()
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "--build", tree, made], check=True)
+    shutil.rmtree(tree)
+    return made

@@ -1,0 +1,170 @@
+"""Bocage installed on a server for good, from its package; each test goes on where the one before it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from bocage import systemd
+from tests.node import debian
+from tests.node.conftest import new_home
+from tests.server import bed
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+GUEST_BOUND = 900  # seconds for a guest whose CPU is emulated by one that is emulated
+LATER = "0.1.999"
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib.Path]:
+    """The package of this checkout, and one of a later release."""
+    into = tmp_path_factory.mktemp("packages")
+    return bed.package(into), bed.package(into, version=LATER)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(
+    packages_cache: pathlib.Path, packages: tuple[pathlib.Path, pathlib.Path], tiny_image: pathlib.Path
+) -> AsyncIterator[bed.Server]:
+    def made() -> debian.Booted:
+        with bed.booted(packages_cache) as found:
+            return found
+
+    from_ = await asyncio.to_thread(made)
+    with pytest.MonkeyPatch.context() as patch, new_home(patch) as homes:
+        async with bed.resumed(from_, homes) as running:
+            await running.put_in(*packages, tiny_image)
+            yield running
+
+
+async def shown(server: bed.Server) -> Any:
+    return json.loads(await server.run("bocage vm show inner --json"))
+
+
+async def process_of(server: bed.Server) -> tuple[int, str]:
+    """The pid of the inner VM's QEMU and when that began: another process never has both."""
+    pid = int((await shown(server))["status"]["pid"])
+    began = (await server.run(f"cut -d' ' -f22 /proc/{pid}/stat")).strip()
+    return pid, began
+
+
+async def goes_on(server: bed.Server) -> None:
+    """The guest answers, and did not start anew."""
+    said = await server.run(
+        f"bocage vm console inner --send 'cat /tmp/mark' --expect '^left-here$' --timeout {GUEST_BOUND}",
+        within=GUEST_BOUND + 60,
+    )
+    assert said.strip() == "left-here"
+
+
+async def test_the_package_installs_and_its_service_starts(server: bed.Server, packages: tuple[pathlib.Path, ...]):
+    await server.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/{packages[0].name}", within=900)
+    for unit in (systemd.SERVICE, systemd.VMS):
+        assert (await server.run(f"systemctl is-active {unit}; systemctl is-enabled {unit}")).split() == [
+            "active",
+            "enabled",
+        ]
+    assert (await server.run("stat -fc %T /sys/fs/cgroup")).strip() == "cgroup2fs"
+    assert json.loads(await server.run("bocage daemon status --json"))["answers"] is True
+    assert "bocage" not in await server.run("systemctl --failed --no-legend")
+    assert "at home in /var/lib/bocage" in await server.run("bocage daemon log -n 20")
+
+
+async def test_a_vm_is_a_scope_in_the_slice_and_its_limits_are_ours_to_set(
+    server: bed.Server, tiny_image: pathlib.Path
+):
+    await server.run(f"bocage image add /mnt/{tiny_image.name} --name tiny", within=600)
+    await server.run(
+        "bocage vm create inner --image tiny --memory 96M --network default --autostart --stop-within 600 --start",
+        within=600,
+    )
+    await server.run(
+        f"bocage vm console inner --expect '^tiny: ready' --timeout {GUEST_BOUND}", within=GUEST_BOUND + 60
+    )
+    await server.run("bocage vm console inner --send 'echo left-here >/tmp/mark; sync; echo do''ne' --expect '^done'")
+    pid, _ = await process_of(server)
+    group = (await server.run(f"cat /proc/{pid}/cgroup")).strip()
+    uid = (await shown(server))["metadata"]["uid"]
+    top, scope, own = group.removeprefix("0::/").split("/")
+    assert (top, own) == ("bocage.slice", "vm")
+    assert scope.endswith(f"-{uid}.scope")
+    assert (await server.run(f"systemctl show -p Slice -p Delegate --value '{scope}'")).split() == [top, "yes"]
+    at = f"/sys/fs/cgroup{group.removeprefix('0::')}"
+    assert int(await server.run(f"cat {at}/memory.current")) > 1 << 20
+    await server.run(f"echo 50 >{at}/cpu.weight && systemctl daemon-reload")
+    assert (await server.run(f"cat {at}/cpu.weight")).strip() == "50"
+    assert "cgroup" in (await shown(server))["status"]["isolation"]["parts"]
+
+
+async def test_a_restart_of_the_service_touches_no_vm(server: bed.Server):
+    before = await process_of(server)
+    daemon = json.loads(await server.run("bocage daemon status --json"))["pid"]
+    await server.run("systemctl restart bocage", within=600)
+    assert json.loads(await server.run("bocage daemon status --json"))["pid"] != daemon
+    assert await process_of(server) == before
+    await goes_on(server)
+
+
+async def test_a_daemon_that_is_killed_is_started_again_by_itself(server: bed.Server):
+    before = await process_of(server)
+    daemon = json.loads(await server.run("bocage daemon status --json"))["pid"]
+    await server.run(f"kill -9 {daemon}")
+    await server.run("for i in $(seq 200); do bocage daemon status --json && break; sleep 1; done", within=600)
+    assert await process_of(server) == before
+
+
+async def test_an_upgrade_of_the_package_touches_no_vm(server: bed.Server, packages: tuple[pathlib.Path, ...]):
+    before = await process_of(server)
+    await server.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/{packages[1].name}", within=900)
+    assert json.loads(await server.run("bocage version --json"))["daemon"]["version"] == LATER
+    assert await process_of(server) == before
+    await goes_on(server)
+
+
+async def test_a_reboot_stops_the_vm_in_order_and_brings_it_back(server: bed.Server):
+    old = (await server.run("cat /proc/sys/kernel/random/boot_id")).strip()
+    before = await process_of(server)
+    begin = server.house.console(server.machine).end
+    await server.house.console(server.machine).expect(
+        pattern=r"Linux version \d", within=GUEST_BOUND, send="systemctl reboot"
+    )
+    assert server.house.console(server.machine).end > begin
+    await server.house.console(server.machine).expect(
+        pattern=r"Debian GNU/Linux \d+ .* ttyS0", within=debian.BOOT_BOUND, send=""
+    )
+    await server.log_in()
+    assert (await server.run("cat /proc/sys/kernel/random/boot_id")).strip() != old
+    await server.run("systemctl is-active --quiet bocage bocage-vms || systemctl start bocage bocage-vms", within=600)
+    await server.run(
+        f"bocage vm console inner --expect '^tiny: ready' --timeout {GUEST_BOUND}", within=GUEST_BOUND + 60
+    )
+    assert await process_of(server) != before
+    # It went off because it was asked to, and not because the machine pulled its plug.
+    told = json.loads(await server.run("bocage events --json"))["items"]
+    events = [one["spec"]["said"]["type"] for one in told]
+    assert "vm-host-restarted" not in events
+    assert "vm-stopped" in events
+    assert (await shown(server))["status"].get("last_end") is None
+
+
+async def test_a_removal_of_the_package_touches_no_vm_and_a_purge_no_disk(server: bed.Server):
+    pid, began = await process_of(server)
+    directory = (await shown(server))["status"]["directory"]
+    await server.run("dpkg --remove bocage", within=600)
+    assert (await server.run(f"cut -d' ' -f22 /proc/{pid}/stat")).strip() == began
+    assert (await server.run("systemctl is-active bocage bocage-vms; true")).split() == ["inactive", "inactive"]
+    assert "is kept" in await server.run("dpkg --purge bocage", within=600)
+    assert (await server.run(f"cut -d' ' -f22 /proc/{pid}/stat")).strip() == began
+    await server.run(f"test -s {directory}/vm.yaml")
+    assert (await server.run("ls /usr/lib/bocage /usr/bin/bocage", fails=True)).count("No such file") == 2
