@@ -34,6 +34,7 @@ WRITTEN = pathlib.Path("/etc/systemd/system")
 _BOUND = 240.0  # seconds for systemctl; a service's own bounds are shorter
 _SETTINGS = "/etc/default/bocage"
 _HOME = re.compile(r'^Environment="BOCAGE_HOME=((?:[^"\\]|\\.)*)"$', re.MULTILINE)
+_OOM = "fe6faa94e7774663a0da52717891d8ef"  # SD_MESSAGE_UNIT_OUT_OF_MEMORY (sd-messages(3))
 _SAID = 1500  # characters of a failed command's output
 
 _SERVICE_UNIT = """\
@@ -182,6 +183,16 @@ def is_active(unit: str) -> bool:
     """Whether a unit is started."""
     command = ["systemctl", "is-active", "--quiet", unit]
     return in_charge() and subprocess.run(command, capture_output=True, timeout=_BOUND, check=False).returncode == 0
+
+
+def oom_kills(unit: str) -> int:
+    """How often systemd saw in this boot that the kernel killed a process of a unit for lack of memory."""
+    command = ["journalctl", "--boot", "--quiet", "--output", "cat", "--no-pager", "--unit", unit, f"MESSAGE_ID={_OOM}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BOUND, check=False)
+    except FileNotFoundError:
+        return 0
+    return len(done.stdout.splitlines())
 
 
 def journal(lines: int) -> str:

@@ -132,6 +132,17 @@ async def test_an_upgrade_of_the_package_touches_no_vm(server: bed.Server, packa
     await goes_on(server)
 
 
+async def test_a_kill_for_lack_of_memory_is_told_though_its_scope_is_gone(server: bed.Server):
+    pid, _ = before = await process_of(server)
+    group = (await server.run(f"cat /proc/{pid}/cgroup")).strip().removeprefix("0::")
+    await server.run(f"echo 1000 >/proc/{pid}/oom_score_adj; echo 4M >/sys/fs/cgroup{group}/memory.max; true")
+    crashed = "for i in $(seq 300); do bocage events | grep 'ended by itself' && break; sleep 1; done"
+    assert "memory" in await server.run(crashed, within=600)
+    running = "for i in $(seq 300); do bocage vm list | grep 'inner *running' && break; sleep 1; done"
+    await server.run(running, within=600)
+    assert await process_of(server) != before
+
+
 async def test_a_reboot_stops_the_vm_in_order_and_brings_it_back(server: bed.Server):
     old = (await server.run("cat /proc/sys/kernel/random/boot_id")).strip()
     before = await process_of(server)

@@ -84,6 +84,7 @@ def show(
                 ("memory", people.size(status.get("memory_bytes"))),
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
+                ("its VMs", "are off until the machine's next start" if status.get("leaving") else ""),
                 ("home", status.get("home")),
                 ("bocage", status.get("version")),
                 ("seen", people.ago(status.get("seen"))),

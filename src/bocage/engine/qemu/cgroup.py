@@ -65,7 +65,7 @@ class Group(Protocol):
         """Memory that is charged to it; None where nobody counts."""
 
     def oom_kills(self) -> int:
-        """How many of its processes the kernel killed for lack of memory."""
+        """How many of its processes the kernel killed for lack of memory; may take a moment."""
 
     async def remove(self, *, within: float = 2.0) -> None:
         """Remove it, waiting for its last process to leave. Not an error when it is gone. Raises Busy."""

@@ -320,7 +320,7 @@ async def how_ended(
 ) -> base.Ended:
     """How a process that is gone has ended; `shutdown` is what QEMU said about it at the time, if anybody heard."""
     at = paths.Paths(record.directory, runtime)
-    out_of_memory = group.oom_kills() if group else 0
+    out_of_memory = await asyncio.to_thread(group.oom_kills) if group else 0
     how = await ending.ended_how(at.status, log=at.qemu_log, oom_kills=out_of_memory)
     return orderly.told(how, shutdown=shutdown)
 

@@ -75,6 +75,10 @@ class Scope(cgroup.Directories):
             with contextlib.suppress(OSError):
                 cgroup.put(self.unified.parent / "cgroup.subtree_control", f"+{controller}")
 
+    def oom_kills(self) -> int:
+        """As its files say, and systemd's journal when they went with its last process."""
+        return cgroup.Directories.oom_kills(self) if self.exists() else systemd.oom_kills(self.name)
+
     async def remove(self, *, within: float = 2.0) -> None:
         """Wait for systemd, which removes it behind its last process."""
         assert self.unified
