@@ -72,6 +72,9 @@ packages_for() {
     done <"$top/script/packages"
 }
 
+# packages_only_for PURPOSE: those that nothing else needs.
+packages_only_for() { packages_for "$1" | grep -vxF -f <(packages_for); }
+
 # missing_packages FOR...: the packages that are not there, for everybody and for the purposes named.
 missing_packages() {
     local wanted=" all $* " package shows purpose path found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from bocage.api import answers, calls, describing, etags, paging, routing
@@ -37,6 +38,17 @@ async def change(
 ) -> Response:
     """Change its title, notes or tags (RFC 7396)."""
     return await describing.describe(call, ground.Host, None, name, patch, if_match)
+
+
+class Disks(BaseModel):
+    disks: list[ground.HostDisk]
+
+
+@router.get("/{name}/disks", response_model=Disks, responses=routing.problem_responses(404, 502, 504))
+async def disks(name: calls.Name, call: Reading) -> Response:
+    """Its disks: what each is, how it is, and what lies on it."""
+    await call.resources.find(ground.Host, None, name)
+    return await call.api.node.forward("GET", "/disks", within=120.0)
 
 
 @router.post("/{name}/stop-vms", status_code=202, response_model=Task, responses=routing.problem_responses(404))

@@ -47,14 +47,15 @@ async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = 
 
 @router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
 async def create(request: requests.StorageCreate, call: Annotated[calls.Call, calls.may("storage:create")]) -> Response:
-    """Take a directory into use."""
-    if ".." in request.path.split("/"):
-        raise Climbs(path=request.path)
+    """Take a directory into use, or an empty disk: with a file system that is made on it."""
     host = await call.api.this_host()
+    path = request.path or f"{host.status.home}/storage/{request.name}"
+    if ".." in path.split("/"):
+        raise Climbs(path=path)
     for other in (await call.resources.list(ground.Storage)).items:
-        if other.spec.host == host.uid and _overlap(request.path, other.spec.path):
-            raise Overlaps(path=request.path, name=other.name, other=other.spec.path)
-    spec = ground.StorageSpec.model_validate({**request.model_dump(exclude={"name"}), "host": host.uid})
+        if other.spec.host == host.uid and _overlap(path, other.spec.path):
+            raise Overlaps(path=path, name=other.name, other=other.spec.path)
+    spec = ground.StorageSpec.model_validate({**request.model_dump(exclude={"name"}), "path": path, "host": host.uid})
     storage = ground.Storage(metadata=base.Metadata(name=request.name), spec=spec)
     transaction = resources.Transaction()
     transaction.create(storage)

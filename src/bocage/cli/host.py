@@ -24,6 +24,17 @@ _COLUMNS = (
 )
 
 
+_DISKS = (
+    table.Column("DISK", least=8),
+    table.Column("SIZE", right=True),
+    table.Column("KIND"),
+    table.Column("MODEL"),
+    table.Column("SERIAL"),
+    table.Column("HEALTH"),
+    table.Column("HOLDS"),
+)
+
+
 def list_hosts(json: options.Json = False) -> None:
     """List the hosts.
 
@@ -93,6 +104,28 @@ def show(
     )
 
 
+def disks(name: HostName = None, json: options.Json = False) -> None:
+    """List the disks of a host: what each is, how it is, and what lies on it. An empty one may become a storage.
+
+    Examples:
+      bocage host disks
+    """
+    with session.connect() as api:
+        found = api.hosts.disks(name or output.named(_the_only(api)))
+    if json:
+        output.document(found)
+    else:
+        output.line(table.render(_DISKS, [_disk(one) for one in found]))
+
+
+def _disk(disk: rest.Document) -> tuple[str, ...]:
+    kind = " ".join(filter(None, (disk["transport"], "disk" if disk["rotational"] else "flash")))
+    worn = f", {disk['worn_percent']} % worn" if disk.get("worn_percent") is not None else ""
+    warm = f", {disk['temperature']} °C" if disk.get("temperature") is not None else ""
+    about = (disk["model"], disk["serial"], f"{disk['health']}{worn}{warm}", ", ".join(disk["content"]) or "empty")
+    return (disk["path"], people.size(disk["size_bytes"]), kind, *about)
+
+
 def stop_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:
     """Have the VMs of a host go off in order, those first that start last: before the machine goes down.
 
@@ -133,7 +166,7 @@ NOUN = lazy.Group(
     "host",
     help="Hosts: the machines that VMs run on.",
     verbs={
-        "Hosts": {"list": "host:list_hosts", "show": "host:show", "set": "describe:host"},
+        "Hosts": {"list": "host:list_hosts", "show": "host:show", "disks": "host:disks", "set": "describe:host"},
         "Before the machine goes down": {"stop-vms": "host:stop_vms", "start-vms": "host:start_vms"},
     },
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, describe, lazy, options, output, people, session, table, waiting
+from bocage.cli import complete, describe, failure, lazy, options, output, people, session, table, waiting
 from bocage.client import rest
 
 StorageName = Annotated[str, typer.Argument(metavar="NAME", help="The storage.", autocompletion=complete.storage)]
@@ -65,6 +65,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
                 ("reason", people.saying(status.get("reason"))),
                 ("kind", spec["kind"]),
                 ("path", spec["path"]),
+                ("disks", ", ".join(spec.get("disks") or ())),
                 ("size", people.size(status.get("total_bytes"))),
                 ("free", f"{people.size(status.get('free_bytes'))}, {spec['reserve_percent']} % are kept back"),
                 ("taken", people.size(status.get("allocated_bytes"))),
@@ -77,7 +78,13 @@ def show(name: StorageName, json: options.Json = False) -> None:
 
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
-    path: Annotated[str, typer.Option(metavar="DIRECTORY", help="Where on the host.")],
+    path: Annotated[
+        str | None, typer.Option(metavar="DIRECTORY", help="Where on the host; with --disk where it is mounted.")
+    ] = None,
+    disk: Annotated[str | None, typer.Option(metavar="DEVICE", help="An empty disk, to make a file system on.")] = None,
+    mirror: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="A second empty disk, which then holds the same.")
+    ] = None,
     reserve: Annotated[int | None, typer.Option(metavar="PERCENT", help="What VMs may never fill: 5 percent.")] = None,
     overcommit: Annotated[
         bool, typer.Option("--overcommit", help="VMs may start that could fill it together.")
@@ -85,13 +92,17 @@ def create(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Make a storage of a directory.
+    """Make a storage of a directory, or of an empty disk.
 
     Examples:
       bocage storage create fast --path /srv/nvme --reserve 10
+      bocage storage create fast --disk /dev/sdb --mirror /dev/sdc
     """
-    where = os.path.abspath(os.path.expanduser(path))
-    request = rest.given(name=name, path=where, reserve_percent=reserve, overcommit=overcommit or None)
+    if mirror and not disk:
+        raise failure.Usage(option="--mirror", wrong="it mirrors another disk", right="name that with --disk")
+    where = os.path.abspath(os.path.expanduser(path)) if path else None
+    disks = [one for one in (disk, mirror) if one] or None
+    request = rest.given(name=name, path=where, disks=disks, reserve_percent=reserve, overcommit=overcommit or None)
     with session.connect() as api:
         waiting.finish(api, api.storage.create(request), wait=wait, json=json, said=f"storage {name} is ready")
 

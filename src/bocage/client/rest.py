@@ -161,6 +161,10 @@ class VMs(Nouns):
 
 
 class Hosts(Nouns):
+    def disks(self, name: str) -> Documents:
+        disks: Documents = self._get(self._of(name, "disks"))["disks"]
+        return disks
+
     def act(self, name: str, verb: str) -> Document:
         """`stop-vms` or `start-vms`."""
         return self._post(self._of(name, verb))

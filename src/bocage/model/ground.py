@@ -59,11 +59,37 @@ class Host(Resource[HostSpec, HostStatus]):
     status: HostStatus = HostStatus()
 
 
+class HostDisk(Part):
+    """A disk of a host, as it is when it is asked for."""
+
+    path: str
+    size_bytes: int
+    model: str = ""
+    serial: str = ""
+    wwn: str = ""
+    transport: str = ""
+    """Such as `sata`, `sas`, `nvme`; empty where nobody says."""
+    rotational: bool = False
+    read_only: bool = False
+    content: tuple[str, ...] = ()
+    """What lies on it and who uses it: `gpt`, `xfs`, `/srv`, `sda1`. Empty: it may become a storage."""
+    health: Literal["good", "failing", "unknown"] = "unknown"
+    """What the disk says of itself."""
+    temperature: int | None = None
+    """Degrees Celsius."""
+    hours: int | None = None
+    """That it has run."""
+    worn_percent: int | None = None
+    """Of the writes that a flash disk is made for."""
+
+
 class StorageSpec(Part):
     kind: Literal["dir"] = "dir"
     host: Uid
     """The one host that reaches it."""
     path: AbsolutePath
+    disks: Annotated[tuple[AbsolutePath, ...], Field(max_length=2)] = ()
+    """Those that its file system was made on, which is mounted at the path; none for a directory of another one."""
     reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
     """No VM is started or grown that could fill it past this."""
     overcommit: bool = False

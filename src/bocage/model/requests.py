@@ -202,9 +202,18 @@ class Grow(Part):
 class StorageCreate(Part):
     name: Name
     kind: Literal["dir"] = "dir"
-    path: AbsolutePath
+    path: AbsolutePath | None = None
+    """A directory; with `disks` where they are mounted, below the home when it is not given."""
+    disks: Annotated[tuple[AbsolutePath, ...], Field(max_length=2)] = ()
+    """An empty disk, or two that mirror each other, to make a file system on."""
     reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
     overcommit: bool = False
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> StorageCreate:
+        if self.path is None and not self.disks:
+            raise ValueError("a storage lies in a directory ('path') or on an empty disk ('disks')")
+        return self
 
 
 class Description(Part):

@@ -68,6 +68,11 @@ class LackingForIsolation(Lacking):
     text = N_("{what} is not installed: VMs run without a mount namespace of their own")
 
 
+class LackingForDisks(Lacking):
+    type = "doctor-lacking-for-disks"
+    text = N_("{what} is not installed: of disks, 'bocage storage create --disk' and 'bocage host disks' do less")
+
+
 class Slow(Finding):
     """The reason and its advice are the accelerator's own, as `host show` and `why` give them."""
 
@@ -132,7 +137,12 @@ _NEEDED: tuple[tuple[str, str, type[Lacking]], ...] = (
     ("mmdebstrap", "mmdebstrap", LackingForBuilds),
 )
 """Programs, or files, and the Debian packages that bring them; the same as in script/packages."""
-_AS_ROOT = (("nft", "nftables", LackingForNetworks), ("dnsmasq", "dnsmasq-base", LackingForNetworks))
+_AS_ROOT = (
+    ("nft", "nftables", LackingForNetworks),
+    ("dnsmasq", "dnsmasq-base", LackingForNetworks),
+    ("mkfs.xfs", "xfsprogs", LackingForDisks),
+    ("smartctl", "smartmontools", LackingForDisks),
+)
 
 
 async def examine(shop: Shop) -> dict[str, Any]:

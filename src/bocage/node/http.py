@@ -33,6 +33,7 @@ from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory, edits, saved
 from bocage.node.shop import Shop
+from bocage.storage import devices
 from bocage.storage import directory as storage_directory
 from bocage.store import resources
 
@@ -63,6 +64,7 @@ class Interface:
             Route("/uploads/{key}", self.upload, methods=["PATCH"]),
             Route("/uploads/{key}", self.upload_discard, methods=["DELETE"]),
             Route("/doctor", self.doctor),
+            Route("/disks", self.disks),
             WebSocketRoute("/vms/{uid}/console", self.console),
         ]
         handlers = {errors.Problem: _problem, OSError: _os_problem, Exception: _fault}
@@ -183,6 +185,10 @@ class Interface:
     async def doctor(self, request: Request) -> Response:
         """The checks of this machine."""
         return JSONResponse(await doctor.examine(self._shop))
+
+    async def disks(self, request: Request) -> Response:
+        """The disks of this machine."""
+        return JSONResponse({"disks": [one.model_dump(mode="json") for one in await devices.look()]})
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
         """Where the machine that runs, or is saved, differs from the spec."""

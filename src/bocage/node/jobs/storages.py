@@ -8,14 +8,15 @@ import os
 import pathlib
 from typing import Any
 
-from bocage import errors, files
+from bocage import errors, files, words
 from bocage.model import base, ground, keys, vm
 from bocage.node import tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import usage
-from bocage.storage import directory
+from bocage.storage import directory, filesystems
 from bocage.store import resources
+from bocage.words import N_
 
 _ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
 _UPLOADS_KEPT = 7 * 86_400.0  # seconds
@@ -24,6 +25,12 @@ _WALK_BUSY, _WALK_IDLE = 8, 40  # rounds between two walks through all files: tw
 
 class Error(errors.Problem):
     """Anything that goes wrong with storage on this host."""
+
+
+class MakingFileSystem(words.Message):
+    type = "step-making-file-system"
+    text = N_("making a file system on {disks}")
+    disks: list[str]
 
 
 async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
@@ -38,11 +45,27 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
         storage = await _taken_over(shop, run)
     try:
         storage = await _known_of_old(shop, storage)
+        if storage.spec.disks:
+            await _make_file_system(storage, run)
         await prepare(shop, storage)
     except (errors.Problem, OSError):
         await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
         raise
     return {"storage": storage.name}
+
+
+async def _make_file_system(storage: ground.Storage, run: tasks.Run) -> None:
+    async def begin() -> None:
+        await run.remember(emptied=True)
+        run.report(MakingFileSystem(disks=list(storage.spec.disks)))
+
+    await filesystems.make(
+        pathlib.Path(storage.spec.path),
+        storage.uid,
+        storage.spec.disks,
+        begun=bool(run.remembered.get("emptied")),
+        begin=begin,
+    )
 
 
 async def _known_of_old(shop: Shop, storage: ground.Storage) -> ground.Storage:
@@ -88,7 +111,9 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
 
 
 async def prepare(shop: Shop, storage: ground.Storage) -> None:
-    """Make a new storage in its directory, and measure it."""
+    """Make a new storage in its directory, and measure it. Raises directory.Gone when its disks are not mounted."""
+    if storage.spec.disks and not await asyncio.to_thread(os.path.ismount, storage.spec.path):
+        raise directory.Gone(path=storage.spec.path)
     place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
     await asyncio.to_thread(place.library.intake.sweep, _UPLOADS_KEPT)  # which notes the boot that uploads belong to
     await measure(shop, storage)
@@ -100,8 +125,11 @@ async def reopen(shop: Shop, storage: ground.Storage) -> None:
     One whose marker is not there is unavailable, never made anew: its file system may not be mounted.
     Called at the daemon's start alone, since what is being made looks like what a crash left.
     """
+    root = pathlib.Path(storage.spec.path)
     with contextlib.suppress(errors.Problem):
-        place = await asyncio.to_thread(directory.open, pathlib.Path(storage.spec.path), storage.uid)
+        if storage.spec.disks:
+            await filesystems.mount(root, storage.uid, storage.spec.disks)
+        place = await asyncio.to_thread(directory.open, root, storage.uid)
         await asyncio.to_thread(place.sweep)
     await measure(shop, storage)
 
