@@ -141,6 +141,7 @@ _AS_ROOT = (
     ("nft", "nftables", LackingForNetworks),
     ("dnsmasq", "dnsmasq-base", LackingForNetworks),
     ("mkfs.xfs", "xfsprogs", LackingForDisks),
+    ("mdadm", "mdadm", LackingForDisks),
     ("smartctl", "smartmontools", LackingForDisks),
 )
 

@@ -51,6 +51,29 @@ async def copy(source: pathlib.Path, destination: pathlib.Path, *, progress: thr
         await threads.run_job(copy_now, progress, source, beside)
 
 
+class _NoSharing(Exception):
+    """The file system has no blocks that two files share."""
+
+
+async def share(source: pathlib.Path, destination: pathlib.Path) -> bool:
+    """Make a file that shares the blocks of another, at once and without room; False when the file system cannot.
+
+    Raises half_made.Exists and space.Full.
+    """
+    try:
+        async with half_made.made_whole(destination) as beside:
+            await threads.run(_share_now, source, beside)
+    except _NoSharing:
+        return False
+    return True
+
+
+def _share_now(source: pathlib.Path, destination: pathlib.Path) -> None:
+    with open(source, "rb") as reading, open(destination, "xb") as writing:
+        if not clone(reading.fileno(), writing.fileno()):
+            raise _NoSharing
+
+
 def copy_now(job: threads.Job, source: pathlib.Path, destination: pathlib.Path) -> None:
     """Copy a file with its holes to a new file; blocking."""
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

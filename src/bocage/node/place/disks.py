@@ -19,7 +19,7 @@ from bocage.model.units import Size
 from bocage.node import notes
 from bocage.node.ground import Ground
 from bocage.node.place import rooms
-from bocage.storage import directory, qcow2, volumes
+from bocage.storage import directory, qcow2, sparse, volumes
 from bocage.store import resources
 from bocage.words import N_
 
@@ -266,6 +266,9 @@ class Disks:
         machines = (await self._ground.resources.list(vm.VM, project, trash=True)).items
         with self.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
             layers, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
+            same = len(layers) == 1 and layers[0].format == spec.format
+            if same and await sparse.share(layers[0].path, path):
+                return
             await volumes.convert(layers, path, image_format=spec.format, limit=limit, progress=progress)
 
     async def _show(self, volume: ground.Volume, status: ground.VolumeStatus) -> None:
