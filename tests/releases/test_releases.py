@@ -6,10 +6,11 @@ import os
 import pathlib
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from bocage import home
 from bocage.model import ground, vm, work
 from tests.node.house import House
 from tests.releases import make
@@ -21,18 +22,23 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.zst"))
-async def old(request: pytest.FixtureRequest) -> AsyncIterator[House]:
-    """The home of an earlier release, opened by this one."""
+def unpacked(request: pytest.FixtureRequest) -> Iterator[home.Home]:
+    """The home of an earlier release, as it left it."""
     archive: pathlib.Path = request.param
     with make.place() as homes:
-        subprocess.run(  # noqa: ASYNC221 - nothing else goes on
-            ["tar", "--extract", "--numeric-owner", f"--file={archive}", "--directory", make.AT], check=True
-        )
-        house = await House(homes).open()
-        try:
-            yield house
-        finally:
-            await house.close()
+        extract = ["tar", "--extract", "--numeric-owner", f"--file={archive}", "--directory", str(make.AT)]
+        subprocess.run(extract, check=True)
+        yield homes
+
+
+@pytest.fixture
+async def old(unpacked: home.Home) -> AsyncIterator[House]:
+    """The same, opened by this release."""
+    house = await House(unpacked).open()
+    try:
+        yield house
+    finally:
+        await house.close()
 
 
 def test_there_is_a_home_of_each_release():

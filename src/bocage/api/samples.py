@@ -57,6 +57,7 @@ def answers() -> dict[str, Any]:
             "pending": [{"path": "memory", "running": "512M", "wanted": "1G"}],
             "edited": [{"path": "spec.cpus.cores", "is": 2, "edited": 4}],
         },
+        "Disks": {"disks": [_DISK.model_dump(mode="json")]},
         "Expected": {"line": "tiny: ready cpus=2"},
         "Health": {"checks": [{**check, "text": "clock: 2026-01-31 12:00 UTC", "hint": ""}]},
         "Version": {"version": "0.1.0", "api": 1, "python": "3.11.2", "kernel": "6.1.0-29-amd64", "qemu": "7.2.22"},
@@ -65,6 +66,17 @@ def answers() -> dict[str, Any]:
     }
 
 
+_DISK = ground.HostDisk(
+    path="/dev/sda",
+    size_bytes=4 << 40,
+    model="ST4000NM0035-1V4",
+    serial="ZC1",
+    transport="sata",
+    rotational=True,
+    health="good",
+    temperature=31,
+    hours=41203,
+)
 _ASKED = {
     "name": "web1",
     "action": "vm.stop",
