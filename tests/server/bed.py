@@ -191,7 +191,7 @@ async def _booted_and_saved(homes: home.Home, image: pathlib.Path) -> None:
         await server.log_in()
         for line in _SETTLE.splitlines():
             await server.run(line)
-        await server.run("systemctl is-system-running --wait")
+        await server.run("systemctl is-system-running --wait || systemctl --failed --no-legend")
         saved = await house.ask("vm.save", machine)
         assert saved.status.state is work.TaskState.DONE, saved.status
     finally:

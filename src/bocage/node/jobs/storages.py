@@ -106,6 +106,8 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
         held += [f"{one.kind} {one.name}" for one in listing.items if one.spec.storage == storage.uid]
     if held:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
+    if storage.spec.disks:
+        await filesystems.unmount(pathlib.Path(storage.spec.path))
     await shop.ground.resources.delete(storage)
     shop.ground.roots.pop(storage.uid, None)
 
