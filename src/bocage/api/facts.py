@@ -6,20 +6,25 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from bocage import words
-from bocage.api import calls, index
+from bocage.api import calls, index, systems
 from bocage.model import base, ground, requests, vm
-from bocage.planner import definition, forewarned, parts
+from bocage.planner import definition, forewarned, parts, profiles
 from bocage.store import resources
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
 
 
-async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> parts.Facts:
-    """For a new VM. What is not there is left out, for the planner to say so."""
+async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> tuple[parts.Facts, list[words.Message]]:
+    """For a new VM, and what is to be said of them. What is not there is left out, for the planner to say so.
+
+    Raises profiles.NoSuchOs and guest.osinfo.NotInstalled.
+    """
+    system, said = profiles.find(request.os, await systems.known()) if request.os else (None, None)
     held = await call.api.index.fresh()
     storage = _standing(held, ground.Storage, None, [request.storage])
     images = [*request.cds, *([request.image] if request.image is not None else [])]
-    return parts.Facts(
+    known = parts.Facts(
+        system=system,
         host=await host_of(call, storage.get(request.storage)),
         storage=storage,
         images=_standing(held, ground.Image, project, images),
@@ -29,6 +34,7 @@ async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> 
         smbios_uuids=held.smbios_uuids,
         users=held.users,
     )
+    return known, [said] if said else []
 
 
 async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskRequest) -> parts.Facts:

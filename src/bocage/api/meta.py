@@ -20,6 +20,7 @@ EXTENSIONS = (
     "events-stream",
     "idempotency-keys",
     "image-build",
+    "os-profiles",
     "storage-change",
     "task-wait",
     "task-warnings",

@@ -37,6 +37,32 @@ REQUESTS: dict[str, Any] = {
     "VolumeCreate": {"name": "data", "size": "100G"},
 }
 
+_OS: dict[str, Any] = {
+    "name": "win2k3",
+    "also": [],
+    "title": "Microsoft Windows Server 2003",
+    "family": "winnt",
+    "released": "2003-04-24",
+    "ended": "2015-07-14",
+    "hardware": {
+        "os": "win2k3",
+        "machine": "pc",
+        "cpu_model": "Conroe-v1",
+        "paravirtual": False,
+        "cpus": 1,
+        "memory": "512M",
+        "disk": "20G",
+        "disk_bus": "ide",
+        "nic_model": "e1000",
+        "scsi": "none",
+        "usb": "uhci",
+        "video": "cirrus",
+        "sound": "ac97",
+        "rtc": {"base": "localtime", "drift": "slew"},
+        "hpet": False,
+    },
+}
+
 
 def answers() -> dict[str, Any]:
     """By the name of its schema; lists hold the example of what they list."""
@@ -59,6 +85,8 @@ def answers() -> dict[str, Any]:
         },
         "Disks": {"disks": [_DISK.model_dump(mode="json")]},
         "Expected": {"line": "tiny: ready cpus=2"},
+        "Os": _OS,
+        "OsList": {"items": [_OS]},
         "Health": {"checks": [{**check, "text": "clock: 2026-01-31 12:00 UTC", "hint": ""}]},
         "Version": {"version": "0.1.0", "api": 1, "python": "3.11.2", "kernel": "6.1.0-29-amd64", "qemu": "7.2.22"},
         "Whoami": {"name": "token:laptop", "local": False},

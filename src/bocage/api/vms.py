@@ -15,7 +15,7 @@ from bocage.api import answers, calls, etags, examples, facts, machines, paging,
 from bocage.guest import password
 from bocage.model import base, requests, vm
 from bocage.model.work import Task
-from bocage.planner import definition, forewarned
+from bocage.planner import definition, forewarned, profiles
 from bocage.store import resources
 from bocage.words import N_
 
@@ -88,9 +88,11 @@ async def create(
     if request.seed and request.seed.password is not None:
         hashed = await asyncio.to_thread(password.hash_password, request.seed.password)
     async with call.api.index.claim if facts.only_one_may_have(request) else contextlib.nullcontext():
-        known = await facts.for_vm(call, project, request)
+        known, told = await facts.for_vm(call, project, request)
         made = definition.define(request, known, project=project, password_hash=hashed)
         warnings = [
+            *told,
+            *(profiles.warnings(made.vm.spec, known.system) if known.system else ()),
             *forewarned.of_boot(request, known.images.get(request.image or "")),
             *await facts.warnings_of_room(call, made),
         ]

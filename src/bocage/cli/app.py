@@ -25,6 +25,7 @@ NOUNS = lazy.Group(
             "storage": "storage:NOUN",
             "network": "network:NOUN",
             "host": "host:NOUN",
+            "os": "systems:NOUN",
         },
         "What is going on": {
             "task": "task:NOUN",

@@ -32,6 +32,17 @@ def hosts(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return _names(ctx, "hosts", incomplete)
 
 
+def systems(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    from bocage import client, errors
+
+    try:
+        with client.connect() as api:
+            found = api.systems()["items"]
+    except errors.Problem:
+        return []
+    return [one["name"] for one in found if one["name"].startswith(incomplete)]
+
+
 def _names(ctx: Any, nouns: str, incomplete: str) -> list[str]:
     from bocage import client, errors
 

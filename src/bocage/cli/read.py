@@ -16,6 +16,11 @@ from bocage.cli import failure
 _CPU_PARTS = ("sockets", "cores", "threads")
 _DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
 _SMBIOS_PARTS = ("uuid", "manufacturer", "product", "version", "serial", "sku", "family")
+_BOARD_FIELDS = {"disk": "disk_bus", "nic": "nic_model"}
+_BOARD_PARTS = (
+    *("video", "sound", "pointer", "usb", "scsi", "disk", "nic", "rtc", "drift", "hpet", "hyperv"),
+    *("limit-cpus", "limit-memory"),
+)
 _LARGEST_TEXT = 1 << 20
 
 
@@ -106,6 +111,26 @@ def smbios(texts: list[str], *, option: str = "--smbios") -> dict[str, Any]:
             found.setdefault("oem_strings", []).append(value)
         else:
             found[key] = value.lower() if key == "uuid" else value
+    return found
+
+
+def board(texts: list[str], *, option: str = "--board") -> dict[str, Any]:
+    """`video=cirrus`, `rtc=localtime`, `hyperv=relaxed+vapic`, `limit-memory=64M`."""
+    found: dict[str, Any] = {}
+    right = f"write KEY=VALUE such as video=cirrus; keys: {', '.join(_BOARD_PARTS)}"
+    for piece in several(texts):
+        for key, value in pairs(piece, option=option, known=_BOARD_PARTS, right=right).items():
+            match key.split("-"):
+                case ["rtc"] | ["drift"]:
+                    found.setdefault("rtc", {})["base" if key == "rtc" else "drift"] = value
+                case ["limit", what]:
+                    found.setdefault("limits", {})[what] = int(value) if value.isdecimal() else value
+                case ["hyperv"]:
+                    found["hyperv"] = [] if value == "none" else value.split("+")
+                case ["hpet"]:
+                    found["hpet"] = value in ("yes", "true", "on", "1")
+                case _:
+                    found[_BOARD_FIELDS.get(key, key)] = value
     return found
 
 

@@ -256,6 +256,15 @@ class Client:
         document: Document = self.connection.request("GET", "/whoami").document
         return document
 
+    def systems(self) -> Document:
+        """The operating systems that are known, each with the hardware that a VM for it gets."""
+        document: Document = self.connection.request("GET", "/os").document
+        return document
+
+    def system(self, name: str) -> Document:
+        document: Document = self.connection.request("GET", f"/os/{segment(name)}").document
+        return document
+
     def doctor(self) -> Any:
         return self.connection.request("GET", "/doctor").document
 

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from bocage.model import board as boards
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
-from bocage.model.units import GiB, MiB, Size
+from bocage.model.units import MiB, Size
 
 SshKey = Annotated[str, StringConstraints(max_length=16_384, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?$")]
 
@@ -34,7 +35,8 @@ class DiskRequest(Part):
 
 class NicRequest(Part):
     network: Name = "default"
-    model: vm.NicModel = vm.NicModel.VIRTIO
+    model: vm.NicModel | None = None
+    """None: what the VM's hardware says."""
     mac: vm.Mac | None = None
     publish: tuple[vm.Publish, ...] = ()
 
@@ -63,6 +65,22 @@ class SmbiosRequest(Part):
     oem_strings: tuple[Line, ...] = ()
 
 
+class BoardRequest(Part):
+    """What the board is fitted with; None: what the system of `os` drives, and what is usual without one."""
+
+    disk_bus: vm.Bus | None = None
+    nic_model: vm.NicModel | None = None
+    scsi: boards.Scsi | None = None
+    usb: boards.Usb | None = None
+    video: boards.Video | None = None
+    sound: boards.Sound | None = None
+    pointer: boards.Pointer | None = None
+    rtc: boards.Rtc | None = None
+    hpet: bool | None = None
+    hyperv: tuple[boards.Enlightenment, ...] | None = None
+    limits: boards.Limits | None = None
+
+
 class VMCreate(Part):
     """A new VM. With `image` its first disk is made from it; without, it is blank for an installation from `cds`."""
 
@@ -83,8 +101,11 @@ class VMCreate(Part):
     """Further disks."""
     cds: Annotated[tuple[Name, ...], Field(max_length=6)] = ()
     nics: Annotated[tuple[NicRequest, ...], Field(max_length=16)] = (NicRequest(),)
-    machine: Literal["q35", "pc"] = "q35"
-    firmware: vm.Firmware = vm.Firmware.BIOS
+    os: boards.OsName | None = None
+    """The operating system that it is to run, by osinfo-db's name: its hardware is chosen by what that drives."""
+    machine: Literal["q35", "pc", "isapc"] | None = None
+    firmware: vm.Firmware | None = None
+    board: BoardRequest = BoardRequest()
     cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
     smbios: SmbiosRequest = SmbiosRequest()
     boot: tuple[vm.DeviceName, ...] = ()
@@ -104,9 +125,6 @@ class VMCreate(Part):
         return self
 
 
-BLANK_DISK = Size(20 * GiB)
-
-
 class VMPatch(Part):
     """Changes of a VM (RFC 7396: what is left out stays)."""
 
@@ -117,6 +135,7 @@ class VMPatch(Part):
     cpus: vm.Cpus | None = None
     memory: Size | None = None
     boot: vm.Boot | None = None
+    board: BoardRequest | None = None
     restart: vm.Restart | None = None
     autostart: vm.Autostart | None = None
     stop: vm.StopPolicy | None = None

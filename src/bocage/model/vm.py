@@ -10,7 +10,8 @@ from pydantic import Field, GetJsonSchemaHandler, StringConstraints, model_valid
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from bocage.model.base import Line, Name, Part, Resource, Saying, Uid
+from bocage.model import board
+from bocage.model.base import Name, Part, Resource, Saying, Uid
 from bocage.model.units import MiB, Size
 
 Mac = Annotated[
@@ -18,12 +19,13 @@ Mac = Annotated[
     StringConstraints(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$"),
     Field(description="A unicast MAC address, lower case.", examples=["52:54:00:12:34:56"]),
 ]
-Address = Annotated[
-    str,
-    StringConstraints(pattern=r"^[a-z]+[a-z0-9.]*/[0-9a-f]{2}\.[0-7]$"),
-    Field(description="Where a device sits on the PCI bus: BUS/SLOT.FUNCTION.", examples=["rp3/00.0"]),
-]
-DeviceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,14}$")]
+Address = board.Address
+DeviceName = board.DeviceName
+Bus = board.Bus
+NicModel = board.NicModel
+Firmware = board.Firmware
+Smbios = board.Smbios
+Hardware = board.Hardware
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,20}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -50,13 +52,6 @@ class State(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-class Bus(enum.StrEnum):
-    VIRTIO = "virtio"
-    SCSI = "scsi"
-    SATA = "sata"
-    IDE = "ide"
-
-
 class Cache(enum.StrEnum):
     """How writes go through the host. All but `unsafe` keep what the guest was told is durable."""
 
@@ -65,21 +60,6 @@ class Cache(enum.StrEnum):
     WRITETHROUGH = "writethrough"
     DIRECTSYNC = "directsync"
     UNSAFE = "unsafe"
-
-
-class NicModel(enum.StrEnum):
-    VIRTIO = "virtio"
-    E1000 = "e1000"
-    E1000E = "e1000e"
-    RTL8139 = "rtl8139"
-    PCNET = "pcnet"
-    NE2K = "ne2k"
-    VMXNET3 = "vmxnet3"
-
-
-class Firmware(enum.StrEnum):
-    BIOS = "bios"
-    UEFI = "uefi"
 
 
 _MOST_CPUS = 255
@@ -186,32 +166,6 @@ class Seed(Part):
     password_hash: str | None = None
     user_data: Annotated[str, StringConstraints(max_length=262_144)] | None = None
     network: tuple[StaticAddress, ...] = ()
-
-
-class Smbios(Part):
-    """The identity that licences hang on (SMBIOS types 1, 2 and 11). It never changes by itself."""
-
-    uuid: Uid
-    manufacturer: Line = "Bocage"
-    product: Line = "Virtual Machine"
-    version: Line = ""
-    serial: Line
-    sku: Line = ""
-    family: Line = ""
-    oem_strings: tuple[Line, ...] = ()
-
-
-class Hardware(Part):
-    """The board, written down at creation: QEMU's command line is a function of it and of the rest of the spec."""
-
-    machine: Annotated[str, StringConstraints(pattern=r"^pc-(q35|i440fx)-\d+\.\d+$")]
-    cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,127}$")]
-    firmware: Firmware = Firmware.BIOS
-    smbios: Smbios
-    root_ports: Annotated[int, Field(ge=0, le=32)] = 16
-    """PCI Express root ports, used and free; 0 on i440fx, which has no Express."""
-    devices: dict[DeviceName, Address]
-    """Where the devices that belong to the board itself sit: video, agent, balloon, rng, scsi, usb."""
 
 
 class Restart(Part):

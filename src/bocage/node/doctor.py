@@ -48,6 +48,11 @@ class LackingForUefi(Lacking):
     text = N_("{what} is not installed: there are no VMs with UEFI firmware")
 
 
+class LackingForProfiles(Lacking):
+    type = "doctor-lacking-for-profiles"
+    text = N_("{what} is not installed: 'bocage vm create --os' does not work")
+
+
 class LackingForBuilds(Lacking):
     type = "doctor-lacking-for-builds"
     text = N_("{what} is not installed: 'bocage image build' does not work")
@@ -126,6 +131,7 @@ _NEEDED: tuple[tuple[str, str, type[Lacking]], ...] = (
     ("qemu-system-x86_64", "qemu-system-x86", Lacking),
     ("qemu-img", "qemu-utils", Lacking),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", LackingForUefi),
+    ("/usr/share/osinfo/os", "osinfo-db", LackingForProfiles),
     ("bwrap", "bubblewrap", LackingForIsolation),
     ("passt", "passt", LackingForUserNetworks),
     ("ip", "iproute2", Lacking),

@@ -44,7 +44,7 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
         problem = error
     else:
         qemu = ".".join(map(str, able.version))
-        machines = {alias: able.machines[alias] for alias in ("q35", "pc") if alias in able.machines}
+        machines = {alias: able.machines[alias] for alias in ("q35", "pc", "isapc") if alias in able.machines}
         cpu_model = able.default_cpu()
     boot_id = await asyncio.to_thread(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text)
     status = ground.HostStatus(

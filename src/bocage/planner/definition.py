@@ -8,7 +8,7 @@ from typing import Any
 
 from bocage.model import base, faults, ground, requests
 from bocage.model import vm as model
-from bocage.planner import hardware, limits, parts
+from bocage.planner import hardware, limits, parts, profiles
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _SET_ELSEWHERE = (  # read with it, never taken
@@ -43,7 +43,9 @@ def define(
     """
     uid = uid or base.new_uid()
     storage = _storage(facts, request.storage)
-    board = _board(request, facts)
+    profile = _profile(request, facts)
+    request = profiles.fill(request, profile)
+    board = _board(request, facts, profile)
     cds = parts.cds(request.cds, board, facts)
     made = parts.Parts(uid=uid, name=request.name, project=project, board=board, storage=storage)
     made.units = {(cd.bus, cd.unit) for cd in cds}
@@ -109,7 +111,11 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     """The VM with the fields of `patch` that are set; `host` is to carry it. Raises errors.InvalidFields."""
     given = {name: getattr(patch, name) for name in patch.model_fields_set if getattr(patch, name) is not None}
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
+    if fittings := given.pop("board", None):
+        given["hardware"] = hardware.refit(vm.spec, fittings.model_dump(exclude_none=True, exclude_unset=True))
     changed = _with_spec(vm, **given) if given else vm
+    if fittings:
+        hardware.check(changed.spec)
     limits.check(changed.spec, host, present=vm.spec)
     if not for_people:
         return changed
@@ -202,19 +208,27 @@ def clone(
     return Definition(model.VM(metadata=metadata, spec=copied.spec), tuple(made)), copies
 
 
-def _board(request: requests.VMCreate, facts: parts.Facts) -> model.Hardware:
+def _profile(request: requests.VMCreate, facts: parts.Facts) -> profiles.Profile:
+    if facts.system is None:
+        return profiles.usual(request.machine or "q35")
+    return profiles.choose(facts.system, request.machine)
+
+
+def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Profile) -> model.Hardware:
     host = facts.host.status
     cpu_model = request.cpu_model or host.cpu_model
     if not host.machines or not cpu_model:
         raise parts.HostNotReady(host=facts.host.name)
-    if request.firmware is model.Firmware.UEFI and model.Firmware.UEFI not in host.firmware:
-        raise parts.FirmwareMissing(firmware=request.firmware, known=list(host.firmware) or ["bios"])
+    chosen = profiles.fittings(request, profile)
+    if chosen.firmware is model.Firmware.UEFI and model.Firmware.UEFI not in host.firmware:
+        raise parts.FirmwareMissing(firmware=chosen.firmware, known=list(host.firmware) or ["bios"])
     return hardware.lay_out(
-        alias=request.machine,
+        alias=profile.alias,
         machines=host.machines,
         cpu_model=cpu_model,
         smbios=_smbios(request.smbios, facts),
-        firmware=request.firmware,
+        fittings=chosen,
+        paravirtual=profile.paravirtual,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from bocage import errors
+from bocage.model import board as boards
 from bocage.model import vm as model
+from bocage.planner import fitting
 from bocage.words import N_
 
-Alias = Literal["q35", "pc"]
+Alias = Literal["q35", "pc", "isapc"]
 
 SEED_UNIT = 255
 """The SCSI target that the seed's CD takes; no disk or CD gets it."""
@@ -18,14 +20,29 @@ SEED_UNIT = 255
 _ROOT_PORTS = 16
 _PORTS_BEGIN = 0x02  # slot of the first root ports, eight functions each: 32 of them reach to slot 05
 _ON_PCIE_0 = {"video": "01.0", "scsi": "06.0", "agent": "07.0", "balloon": "08.0", "rng": "09.0", "usb": "0a.0"}
+_ON_PCIE_0_ASKED = {"sound": "1b.0"}
 # On i440fx, slot 01 is the PIIX3 with the IDE and USB controllers as its functions 1 and 2.
 _ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0", "rng": "06.0", "usb": "01.2"}
+_ON_PCI_0_ASKED = {"sound": "1e.0"}
+_PARAVIRTUAL = ("agent", "balloon", "rng")
 _FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
 _FREE_ON_PCI_0 = range(0x07, 0x20)
+_FREE_ON_ISA = range(4)  # the ports and interrupts that NE2000 cards were set to
 _CONVENTIONAL = frozenset(
-    {model.NicModel.E1000, model.NicModel.RTL8139, model.NicModel.PCNET, model.NicModel.NE2K},
+    {
+        *(model.NicModel.E1000, model.NicModel.RTL8139, model.NicModel.PCNET, model.NicModel.TULIP),
+        model.NicModel.NE2K,
+    },
 )
-_UNITS = {model.Bus.SCSI: SEED_UNIT, model.Bus.SATA: 6, model.Bus.IDE: 4}
+_UNITS = {model.Bus.SATA: 6, model.Bus.IDE: 4}
+_SCSI_UNITS = {
+    boards.Scsi.VIRTIO: SEED_UNIT,
+    boards.Scsi.LSI: 7,
+    boards.Scsi.SAS: 8,
+    boards.Scsi.MEGASAS: 63,
+    boards.Scsi.PVSCSI: 63,
+}
+_PCI_SOUND = frozenset({boards.Sound.ES1370, boards.Sound.AC97, boards.Sound.HDA})
 _MAC_ATTEMPTS = 10_000
 
 
@@ -38,7 +55,7 @@ class NoAddress(Error, errors.Conflict):
 
     type = "no-free-address"
     text = N_("there is no free PCI slot for another {what}; the {count} of this board are taken")
-    hint = N_("put further disks on the scsi bus, which takes 255")
+    hint = N_("put further disks on another bus: a virtio controller's scsi bus takes 255")
     what: str
     count: int
 
@@ -48,7 +65,7 @@ class NoUnit(Error, errors.Conflict):
 
     type = "no-free-unit"
     text = N_("the {bus} bus is full: it takes {count} devices")
-    hint = N_("put it on the scsi bus, which takes 255")
+    hint = N_("put it on another bus: a virtio controller's scsi bus takes 255")
     bus: str
     count: int
 
@@ -99,25 +116,97 @@ def lay_out(
     cpu_model: str,
     smbios: model.Smbios,
     firmware: model.Firmware = model.Firmware.BIOS,
+    fittings: boards.Fittings | None = None,
+    paravirtual: bool = True,
 ) -> model.Hardware:
-    """The board of a new VM. `machines` has the host's newest versioned type by alias. Raises NoMachine."""
+    """The board of a new VM. `machines` has the host's newest versioned type by alias. Raises NoMachine.
+
+    Without `paravirtual` it lacks the devices that only a system with virtio drivers knows what to do with.
+    """
     if alias not in machines:
         raise NoMachine(alias=alias, known=sorted(machines))
-    express = alias == "q35"
-    bus, places = ("pcie.0", _ON_PCIE_0) if express else ("pci.0", _ON_PCI_0)
+    chosen = fittings or boards.Fittings(firmware=firmware)
+    bus, places = _onboard(alias)
+    there = _wanted(chosen, paravirtual=paravirtual)
     return model.Hardware(
+        **dict(chosen),
         machine=machines[alias],
         cpu_model=cpu_model,
-        firmware=firmware,
         smbios=smbios,
-        root_ports=_ROOT_PORTS if express else 0,
-        devices={name: f"{bus}/{place}" for name, place in places.items()},
+        root_ports=_ROOT_PORTS if alias == "q35" else 0,
+        devices={name: f"{bus}/{place}" for name, place in places.items() if name in there},
     )
+
+
+def refit(spec: model.VMSpec, asked: Mapping[str, Any]) -> model.Hardware:
+    """The board with other fittings; what stays keeps its place. Raises errors.InvalidFields and NoAddress."""
+    old = spec.hardware
+    new = model.Hardware.model_validate(merged(old.model_dump(), asked))
+    bus, places = _onboard(alias_of(old))
+    there = _wanted(new, paravirtual=is_paravirtual(old))
+    devices = {name: place for name, place in old.devices.items() if name in there or name not in places}
+    taken = {*devices.values(), *used_addresses(spec)}
+    for name in [name for name in places if name in there and name not in devices]:
+        usual = f"{bus}/{places[name]}"
+        free = (place for place in (usual, *_on_root_bus(old)) if place not in taken)
+        devices[name] = next(free, "")
+        if not devices[name]:
+            raise NoAddress(what=name, count=len(_on_root_bus(old)))
+        taken.add(devices[name])
+    return new.model_copy(update={"devices": devices})
+
+
+def merged(present: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with others over them; of what has parts, only the parts that are asked for."""
+    with_parts = {
+        name: {**present[name], **value}
+        for name, value in asked.items()
+        if isinstance(value, dict) and isinstance(present.get(name), dict)
+    }
+    return {**present, **asked, **with_parts}
+
+
+def _wanted(of: boards.Fittings, *, paravirtual: bool) -> set[str]:
+    """The devices of its own that a board is to have."""
+    wanted = {
+        "video": of.video is not boards.Video.NONE,
+        "scsi": of.scsi is not boards.Scsi.NONE,
+        "usb": of.usb is not boards.Usb.NONE,
+        "sound": of.sound in _PCI_SOUND,
+        **dict.fromkeys(_PARAVIRTUAL, paravirtual),
+    }
+    return {name for name, there in wanted.items() if there}
+
+
+def _onboard(alias: Alias) -> tuple[str, dict[str, str]]:
+    """The bus that a board's own devices are on, and the place of each."""
+    match alias:
+        case "q35":
+            return "pcie.0", _ON_PCIE_0 | _ON_PCIE_0_ASKED
+        case "pc":
+            return "pci.0", _ON_PCI_0 | _ON_PCI_0_ASKED
+        case "isapc":
+            return "isa.0", {}
+
+
+def alias_of(hardware: model.Hardware) -> Alias:
+    """The kind of machine that it is a version of."""
+    return "isapc" if is_isa(hardware) else "q35" if is_express(hardware) else "pc"
 
 
 def is_express(hardware: model.Hardware) -> bool:
     """Whether the board has PCI Express."""
     return hardware.machine.startswith("pc-q35-")
+
+
+def is_isa(hardware: model.Hardware) -> bool:
+    """Whether the board has no PCI at all."""
+    return hardware.machine == "isapc"
+
+
+def is_paravirtual(hardware: model.Hardware) -> bool:
+    """Whether the board has the devices that only virtio's drivers know."""
+    return all(name in hardware.devices for name in _PARAVIRTUAL)
 
 
 def split(address: str) -> tuple[str, int, int]:
@@ -135,7 +224,9 @@ def port_address(index: int) -> str:
 def buses(hardware: model.Hardware) -> tuple[model.Bus, ...]:
     """The buses that disks and CDs can be on."""
     onboard = model.Bus.SATA if is_express(hardware) else model.Bus.IDE
-    return (model.Bus.VIRTIO, model.Bus.SCSI, onboard)
+    if is_isa(hardware):
+        return (onboard,)
+    return (model.Bus.VIRTIO, *([model.Bus.SCSI] if "scsi" in hardware.devices else []), onboard)
 
 
 def cd_bus(hardware: model.Hardware) -> model.Bus:
@@ -149,11 +240,18 @@ def places(hardware: model.Hardware, nic: model.NicModel = model.NicModel.VIRTIO
     On q35 that is behind root ports, where devices can be plugged while the VM runs; a conventional
     PCI card does not fit in those and sits on the root bus, for cold plugging alone.
     """
+    if is_isa(hardware):
+        return tuple(f"isa.0/{slot:02x}.0" for slot in _FREE_ON_ISA if nic is model.NicModel.NE2K)
     if not is_express(hardware):
         return tuple(f"pci.0/{slot:02x}.0" for slot in _FREE_ON_PCI_0)
     if nic in _CONVENTIONAL:
         return tuple(f"pcie.0/{slot:02x}.0" for slot in _FREE_ON_PCIE_0)
     return tuple(f"rp{port}/00.0" for port in range(hardware.root_ports))
+
+
+def _on_root_bus(hardware: model.Hardware) -> tuple[str, ...]:
+    """Where a conventional card of the board itself can sit, the last places first."""
+    return tuple(reversed(places(hardware, model.NicModel.E1000)))
 
 
 def next_address(hardware: model.Hardware, used: Collection[str], nic: model.NicModel = model.NicModel.VIRTIO) -> str:
@@ -169,11 +267,16 @@ def next_address(hardware: model.Hardware, used: Collection[str], nic: model.Nic
 def next_unit(hardware: model.Hardware, bus: model.Bus, used: Collection[int]) -> int:
     """The first free unit of a bus that counts units. Raises NoUnit and NoBus."""
     _require(hardware, bus)
-    count = _UNITS[bus]
+    count = units(hardware, bus)
     for unit in range(count):
         if unit not in used:
             return unit
     raise NoUnit(bus=bus, count=count)
+
+
+def units(hardware: model.Hardware, bus: model.Bus) -> int:
+    """How many devices a bus that counts them takes; 0 for one that does not."""
+    return _SCSI_UNITS.get(hardware.scsi, 0) if bus is model.Bus.SCSI else _UNITS.get(bus, 0)
 
 
 def next_name(prefix: str, taken: Collection[str]) -> str:
@@ -198,6 +301,7 @@ def used_units(spec: model.VMSpec, bus: model.Bus) -> frozenset[int]:
 
 def check(spec: model.VMSpec) -> None:
     """Refuse a spec whose devices do not fit its board, whoever wrote it. Raises NoBus, Misplaced, Occupied."""
+    fitting.check(spec)
     for bus in (*(disk.bus for disk in spec.disks), *(cd.bus for cd in spec.cds)):
         _require(spec.hardware, bus)
     _check_addresses(spec)
@@ -249,7 +353,7 @@ def _check_units(spec: model.VMSpec) -> None:
         if isinstance(device, model.Disk) and device.bus is model.Bus.VIRTIO:
             continue
         unit, place = device.unit, f"{device.bus} {device.unit}"
-        if unit is None or unit >= _UNITS.get(device.bus, 0):
+        if unit is None or unit >= units(spec.hardware, device.bus):
             raise Misplaced(machine=spec.hardware.machine, device=device.name, place=place)
         if (device.bus, unit) in taken:
             raise Occupied(device=device.name, place=place)

@@ -16,13 +16,39 @@ class MoreThanHost(faults.Fault):
     host: str
 
 
+class MoreThanSystem(faults.Fault):
+    """The guest's system would not run with it."""
+
+    type = "fault-beyond-system"
+    text = N_("{given} is more than {os} can take")
+    hint = N_("{most} at most; 'spec.hardware.limits' says so, and whoever knows better can change it there")
+    given: str
+    most: str
+    os: str
+
+
 def check(spec: vm.VMSpec, host: ground.Host | None, *, present: vm.VMSpec | None = None, path: str = "") -> None:
     """Raise errors.InvalidFields when the host could never start it; `path` is that of the spec in the request.
 
     What is as it is in `present` is not looked at: a VM that came from a larger host can be changed all the same.
     """
+    _check_system(spec, present, path)
     total = host.status.memory_bytes if host else 0
     if host is None or not total or spec.memory <= total or (present and present.memory == spec.memory):
         return
     fault = MoreThanHost(given=str(spec.memory), total=words.size(total), host=host.name)
     raise faults.problem([faults.At(f"{path}.memory" if path else "memory", fault)])
+
+
+def _check_system(spec: vm.VMSpec, present: vm.VMSpec | None, path: str) -> None:
+    """Hold the spec against what its guest's system can use at all."""
+    most, os = spec.hardware.limits, spec.hardware.os or "its system"
+    found: list[faults.At] = []
+    for field, given, bound in (("cpus", spec.cpus, most.cpus), ("memory", spec.memory, most.memory)):
+        amount = given.count if isinstance(given, vm.Cpus) else int(given)
+        if bound is None or amount <= bound or (present and getattr(present, field) == given):
+            continue
+        fault = MoreThanSystem(given=str(amount if field == "cpus" else given), most=str(bound), os=os)
+        found.append(faults.At(f"{path}.{field}" if path else field, fault))
+    if found:
+        raise faults.problem(found)

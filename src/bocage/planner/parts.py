@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from bocage import errors
-from bocage.model import base, faults, ground, requests
+from bocage.model import base, faults, ground, osinfo, requests
 from bocage.model import vm as model
 from bocage.model.units import Size
 from bocage.planner import hardware
@@ -143,6 +143,7 @@ class Facts:
     macs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     smbios_uuids: Mapping[str, str] = dataclasses.field(default_factory=dict)
     users: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    system: osinfo.System | None = None  # that the VM is to run
 
 
 @dataclasses.dataclass(slots=True)
@@ -163,7 +164,7 @@ class Parts:
 
     def system_disk(self, request: requests.VMCreate, facts: Facts) -> None:
         """The first disk: made from the image, else blank."""
-        asked = request.disk or requests.BLANK_DISK
+        asked = request.disk or Size(1)  # of the image's size
         disk = asked if isinstance(asked, requests.DiskRequest) else requests.DiskRequest(size=asked)
         if request.image is None or disk.volume is not None:
             self.disk(disk, facts)
@@ -199,7 +200,7 @@ class Parts:
                 validated(ground.VolumeSpec, {**spec, **more}, name), vm_name=self.name, project=self.project
             )
             self.volumes.append(volume)
-        bus = request.bus or model.Bus.VIRTIO
+        bus = request.bus or self.board.disk_bus
         address = unit = None
         if bus is model.Bus.VIRTIO:
             address = hardware.next_address(self.board, self.addresses)
@@ -228,13 +229,12 @@ class Parts:
         if request.mac and (by := facts.macs.get(request.mac)):
             raise MacTaken(mac=request.mac, by=by)
         mac = request.mac or hardware.mac(self.uid, name, _Either(facts.macs, self.macs))
-        address = hardware.next_address(self.board, self.addresses, request.model)
+        card = request.model or self.board.nic_model
+        address = hardware.next_address(self.board, self.addresses, card)
         self.names.add(name)
         self.macs.add(mac)
         self.addresses.add(address)
-        return model.Nic(
-            name=name, network=network.uid, model=request.model, mac=mac, address=address, publish=request.publish
-        )
+        return model.Nic(name=name, network=network.uid, model=card, mac=mac, address=address, publish=request.publish)
 
 
 def cds(names: Collection[str], board: model.Hardware, facts: Facts) -> tuple[model.Cd, ...]:

@@ -18,6 +18,9 @@ def set_(
     cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="1G.")] = None,
     boot: Annotated[list[str] | None, typer.Option(metavar="DEVICE,…", help="Boot order: cd0,disk0.")] = None,
+    board: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A part of the board: video=cirrus, sound=ac97.")
+    ] = None,
     boot_once: Annotated[str | None, typer.Option(metavar="DEVICE", help="The next start only.")] = None,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
     notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
@@ -54,6 +57,7 @@ def set_(
     Examples:
       bocage vm set web1 --memory 1G --cpus 4
       bocage vm set web1 --autostart --restart always
+      bocage vm set nt4 --board sound=sb16,video=cirrus
     """
     whole = rest.given(
         cpus=read.cpus(cpus) if cpus is not None else None,
@@ -62,6 +66,7 @@ def set_(
         notes=notes,
         tags=[one for one in tag if one] if tag else None,
         protected=protected,
+        board=read.board(board) if board else None,
     )
     parts = {
         "boot": rest.given(order=read.several(boot) if boot else None, once=boot_once),

@@ -95,9 +95,27 @@ def create(
             rich_help_panel=_GUEST,
         ),
     ] = None,
+    os: Annotated[
+        str | None,
+        typer.Option(
+            "--os",
+            metavar="SYSTEM",
+            help="What it is to run (see 'bocage os list'): its hardware is what that drives.",
+            autocompletion=complete.systems,
+        ),
+    ] = None,
     firmware: Annotated[str | None, typer.Option(metavar="bios|uefi", help="bios.", rich_help_panel=_BOARD)] = None,
     machine: Annotated[
-        str | None, typer.Option(metavar="q35|pc", help="q35; pc for old systems.", rich_help_panel=_BOARD)
+        str | None,
+        typer.Option(metavar="q35|pc|isapc", help="q35; pc, isapc for old systems.", rich_help_panel=_BOARD),
+    ] = None,
+    board: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A part of it: video=cirrus, sound=sb16, scsi=lsi, pointer=ps2, usb=uhci, rtc=localtime, …",
+            rich_help_panel=_BOARD,
+        ),
     ] = None,
     cpu_model: Annotated[str | None, typer.Option(metavar="MODEL", help="QEMU's name.", rich_help_panel=_BOARD)] = None,
     boot: Annotated[
@@ -127,7 +145,8 @@ def create(
       bocage vm create web1 --image tiny --cpus 2 --memory 512M --disk 4G --start
       bocage vm create web2 --image debian --ssh-key key.pub --publish 2222:22
       bocage vm create win --cd windows.iso --cd drivers.iso --disk 80G --memory 4G
-      bocage vm create nt4 --cd nt4.iso --machine pc --disk 4G,bus=ide
+      bocage vm create nt4 --os winnt4.0 --cd nt4.iso
+      bocage vm create shop --os win2k3 --cd win2k3.iso --memory 1G
     """
     disks = [read.disk(one) for one in disk or ()]
     request = rest.given(
@@ -139,8 +158,10 @@ def create(
         memory=memory,
         cds=[_image_of(one) for one in cd] if cd else None,
         nics=_nics(network, publish),
+        os=os,
         firmware=firmware,
         machine=machine,
+        board=read.board(board) if board else None,
         cpu_model=cpu_model,
         boot=read.several(boot) if boot else None,
         smbios=read.smbios(smbios) if smbios else None,

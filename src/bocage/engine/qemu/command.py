@@ -12,6 +12,7 @@ from typing import Any
 
 from bocage.engine import base
 from bocage.engine.qemu import chain, devices, paths
+from bocage.model import board as boards
 from bocage.model import units
 from bocage.model import vm as model
 from bocage.planner import hardware
@@ -41,12 +42,12 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
         *_machine(plan),
         *_smbios(plan.spec.hardware.smbios),
         *_firmware(plan.spec.hardware, at),
-        *("-rtc", "base=utc"),
+        *_clock(plan.spec.hardware),
         *("-action", "panic=pause"),
         *("-display", "none"),
         *("-vnc", f"unix:{escaped(at.vnc)}"),
         *_channels(at),
-        *("-object", _json({"qom-type": "rng-builtin", "id": "rng"})),
+        *_behind(plan.spec.hardware),
         *_devices(plan.spec.hardware),
         *_disks(plan),
         *_cds(plan),
@@ -92,19 +93,45 @@ def by_hand(plan: base.Plan) -> str:
 
 def _machine(plan: base.Plan) -> list[str]:
     spec, board = plan.spec, plan.spec.hardware
+    options = [] if board.hpet or hardware.is_isa(board) else ["hpet=off"]
     flash = ["pflash0=board.firmware", "pflash1=board.vars"] if board.firmware is model.Firmware.UEFI else []
-    power = "ICH9-LPC" if hardware.is_express(board) else "PIIX4_PM"
     cpus = spec.cpus
     return [
-        *("-machine", _joined(board.machine, "usb=off", f"memory-backend={_RAM}", *flash)),
+        *("-machine", _joined(board.machine, "usb=off", f"memory-backend={_RAM}", *options, *flash)),
         *("-accel", plan.accelerator),
-        *("-cpu", board.cpu_model),
+        *("-cpu", _joined(board.cpu_model, *(_enlightened(name) for name in board.hyperv))),
         *("-smp", f"{cpus.count},sockets={cpus.sockets},cores={cpus.cores},threads={cpus.threads}"),
         *("-m", f"{spec.memory // units.MiB}M"),
         *("-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(spec.memory)})),
-        # A guest that suspends itself to RAM looks hung to everyone outside.
-        *("-global", f"{power}.disable_s3=1", "-global", f"{power}.disable_s4=1"),
+        *_no_suspend(board),
     ]
+
+
+def _enlightened(name: str) -> str:
+    return "hv-spinlocks=0x1fff" if name == "spinlocks" else f"hv-{name}=on"
+
+
+def _no_suspend(board: model.Hardware) -> list[str]:
+    """A guest that suspends itself to RAM looks hung to everyone outside."""
+    if hardware.is_isa(board):
+        return []
+    power = "ICH9-LPC" if hardware.is_express(board) else "PIIX4_PM"
+    return ["-global", f"{power}.disable_s3=1", "-global", f"{power}.disable_s4=1"]
+
+
+def _clock(board: model.Hardware) -> list[str]:
+    drift = [] if board.rtc.drift == "none" else [f"driftfix={board.rtc.drift}"]
+    return ["-rtc", _joined(f"base={board.rtc.base}", *drift)]
+
+
+def _behind(board: model.Hardware) -> list[str]:
+    """What the board's devices lead to."""
+    arguments: list[str] = []
+    if "rng" in board.devices:
+        arguments += ["-object", _json({"qom-type": "rng-builtin", "id": "rng"})]
+    if board.sound is not boards.Sound.NONE:
+        arguments += ["-audiodev", f"none,id={devices.AUDIO}"]
+    return arguments
 
 
 def _smbios(identity: model.Smbios) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bocage.engine.qemu import chain
+from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.planner import hardware
 
@@ -24,9 +25,27 @@ _NICS = {
     model.NicModel.E1000E: "e1000e",
     model.NicModel.RTL8139: "rtl8139",
     model.NicModel.PCNET: "pcnet",
+    model.NicModel.TULIP: "tulip",
     model.NicModel.NE2K: "ne2k_pci",
     model.NicModel.VMXNET3: "vmxnet3",
 }
+_NE2000_ISA = ((0x300, 9), (0x320, 10), (0x340, 11), (0x360, 3))  # port and interrupt, as the cards were set
+_VIDEO = {
+    boards.Video.VGA: "VGA",
+    boards.Video.CIRRUS: "cirrus-vga",
+    boards.Video.VMWARE: "vmware-svga",
+    boards.Video.VIRTIO: "virtio-vga",
+}
+_VIDEO_ON_ISA = {boards.Video.VGA: "isa-vga", boards.Video.CIRRUS: "isa-cirrus-vga"}
+_SCSI = {
+    boards.Scsi.VIRTIO: "virtio-scsi-pci",
+    boards.Scsi.LSI: "lsi53c895a",
+    boards.Scsi.SAS: "mptsas1068",
+    boards.Scsi.MEGASAS: "megasas",
+    boards.Scsi.PVSCSI: "pvscsi",
+}
+_USB = {boards.Usb.XHCI: "qemu-xhci", boards.Usb.EHCI: "usb-ehci", boards.Usb.UHCI: "piix3-usb-uhci"}
+AUDIO = "board.audio"
 
 
 def standing_order(spec: model.VMSpec) -> dict[str, int]:
@@ -52,21 +71,53 @@ def root_ports(board: model.Hardware) -> list[Device]:
 
 
 def board(of: model.Hardware) -> list[Device]:
-    """What every VM has: screen, SCSI and USB controllers, agent channel, balloon, random numbers, panic port."""
+    """What the board itself has: screen, SCSI and USB controllers, agent channel, balloon, random numbers, sound."""
     at = {name: _place(address) for name, address in of.devices.items()}
-    usb = "qemu-xhci" if hardware.is_express(of) else "piix3-usb-uhci"
-    return [
-        {"driver": "VGA", "id": "board.video", **at["video"]},
-        {"driver": "virtio-scsi-pci", "id": "board.scsi", **at["scsi"]},
-        {"driver": "virtio-serial-pci", "id": "board.agent", **at["agent"]},
-        {"driver": "virtserialport", "id": "board.channel", "bus": "board.agent.0", "nr": 1, **_AGENT_CHANNEL},
-        {"driver": "virtio-balloon-pci", "id": BALLOON, **at["balloon"], "free-page-reporting": True},
-        {"driver": "virtio-rng-pci", "id": "board.rng", **at["rng"], "rng": "rng"},
-        {"driver": usb, "id": "board.usb", **at["usb"]},
-        {"driver": "usb-tablet", "id": "board.tablet", "bus": "board.usb.0", "port": "1"},
-        {"driver": "usb-kbd", "id": "board.keyboard", "bus": "board.usb.0", "port": "2"},
-        {"driver": "pvpanic", "id": "board.panic"},
-    ]
+    made: list[Device] = []
+    if hardware.is_isa(of) and of.video in _VIDEO_ON_ISA:
+        made.append({"driver": _VIDEO_ON_ISA[of.video], "id": "board.video"})
+    elif "video" in at and of.video in _VIDEO:
+        made.append({"driver": _VIDEO[of.video], "id": "board.video", **at["video"]})
+    if "scsi" in at and of.scsi in _SCSI:
+        made.append({"driver": _SCSI[of.scsi], "id": "board.scsi", **at["scsi"]})
+    if "agent" in at:
+        made.append({"driver": "virtio-serial-pci", "id": "board.agent", **at["agent"]})
+        made.append(
+            {"driver": "virtserialport", "id": "board.channel", "bus": "board.agent.0", "nr": 1, **_AGENT_CHANNEL}
+        )
+    if "balloon" in at:
+        made.append({"driver": "virtio-balloon-pci", "id": BALLOON, **at["balloon"], "free-page-reporting": True})
+    if "rng" in at:
+        made.append({"driver": "virtio-rng-pci", "id": "board.rng", **at["rng"], "rng": "rng"})
+    if "usb" in at:
+        made += _usb(of, at["usb"])
+    if hardware.is_paravirtual(of):
+        made.append({"driver": "pvpanic", "id": "board.panic"})
+    return [*made, *_sound(of, at.get("sound", {}))]
+
+
+def _usb(of: model.Hardware, place: Device) -> list[Device]:
+    usual = boards.Usb.XHCI if hardware.is_express(of) else boards.Usb.UHCI
+    made: list[Device] = [{"driver": _USB[of.usb or usual], "id": "board.usb", **place}]
+    if of.pointer is boards.Pointer.TABLET:
+        made.append({"driver": "usb-tablet", "id": "board.tablet", "bus": "board.usb.0", "port": "1"})
+        made.append({"driver": "usb-kbd", "id": "board.keyboard", "bus": "board.usb.0", "port": "2"})
+    return made
+
+
+def _sound(of: model.Hardware, place: Device) -> list[Device]:
+    heard = {"audiodev": AUDIO}
+    match of.sound:
+        case boards.Sound.NONE:
+            return []
+        case boards.Sound.SB16:
+            return [{"driver": "sb16", "id": "board.sound", **heard}]
+        case boards.Sound.ES1370 | boards.Sound.AC97:
+            return [{"driver": of.sound.upper(), "id": "board.sound", **place, **heard}]
+        case boards.Sound.HDA:
+            card = "ich9-intel-hda" if hardware.is_express(of) else "intel-hda"
+            codec = {"driver": "hda-duplex", "id": "board.codec", "bus": "board.sound.0", **heard}
+            return [{"driver": card, "id": "board.sound", **place}, codec]
 
 
 def disk(of: model.Disk, *, boot: int | None = None) -> Device:
@@ -95,7 +146,13 @@ def seed() -> Device:
 
 def nic(of: model.Nic, *, boot: int | None = None) -> Device:
     """A network card on the netdev of its name."""
-    device: Device = {"driver": _NICS[of.model], "id": of.name, **_place(of.address), "netdev": of.name, "mac": of.mac}
+    bus, slot, _ = hardware.split(of.address)
+    if bus == "isa.0":
+        port, interrupt = _NE2000_ISA[slot]
+        device: Device = {"driver": "ne2k_isa", "id": of.name, "iobase": port, "irq": interrupt}
+    else:
+        device = {"driver": _NICS[of.model], "id": of.name, **_place(of.address)}
+    device |= {"netdev": of.name, "mac": of.mac}
     return device if boot is None else {**device, "bootindex": boot}
 
 

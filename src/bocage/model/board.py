@@ -1,0 +1,168 @@
+"""What a VM is built on: the board and what belongs to it, written down at creation."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from bocage.model.base import Line, Part, Uid
+from bocage.model.units import Size
+
+Address = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z]+[a-z0-9.]*/[0-9a-f]{2}\.[0-7]$"),
+    Field(
+        description="Where a device sits: BUS/SLOT.FUNCTION on PCI; on ISA the slot counts the usual ports.",
+        examples=["rp3/00.0"],
+    ),
+]
+DeviceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,14}$")]
+OsName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    Field(description="An operating system by osinfo-db's short name.", examples=["debian11", "win2k3"]),
+]
+
+
+class Bus(enum.StrEnum):
+    VIRTIO = "virtio"
+    SCSI = "scsi"
+    SATA = "sata"
+    IDE = "ide"
+
+
+class NicModel(enum.StrEnum):
+    VIRTIO = "virtio"
+    E1000 = "e1000"
+    E1000E = "e1000e"
+    RTL8139 = "rtl8139"
+    PCNET = "pcnet"
+    TULIP = "tulip"
+    NE2K = "ne2k"
+    VMXNET3 = "vmxnet3"
+
+
+class Firmware(enum.StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class Video(enum.StrEnum):
+    VGA = "vga"
+    CIRRUS = "cirrus"
+    VMWARE = "vmware"
+    VIRTIO = "virtio"
+    NONE = "none"
+
+
+class Sound(enum.StrEnum):
+    """What the guest sees; nothing is heard."""
+
+    NONE = "none"
+    SB16 = "sb16"
+    ES1370 = "es1370"
+    AC97 = "ac97"
+    HDA = "hda"
+
+
+class Pointer(enum.StrEnum):
+    """`tablet` points where the screen was clicked; `ps2` is a mouse, for systems without USB."""
+
+    TABLET = "tablet"
+    PS2 = "ps2"
+
+
+class Usb(enum.StrEnum):
+    """The USB controller."""
+
+    XHCI = "xhci"
+    EHCI = "ehci"
+    UHCI = "uhci"
+    NONE = "none"
+
+
+class Scsi(enum.StrEnum):
+    """The SCSI controller, by what drives it."""
+
+    VIRTIO = "virtio"
+    LSI = "lsi"
+    """LSI 53c895a."""
+    SAS = "sas"
+    """LSI SAS1068 (MPT)."""
+    MEGASAS = "megasas"
+    PVSCSI = "pvscsi"
+    NONE = "none"
+
+
+Enlightenment = Literal[
+    "relaxed", "vapic", "spinlocks", "vpindex", "runtime", "time", "synic", "stimer", "frequencies", "reset"
+]
+
+
+class Rtc(Part):
+    """The clock that the guest reads at its start."""
+
+    base: Literal["utc", "localtime"] = "utc"
+    """What it shows; `localtime` is the host's."""
+    drift: Literal["none", "slew"] = "none"
+    """`slew` delivers the ticks late that the guest missed: for systems that keep time by counting them."""
+
+
+class Limits(Part):
+    """What the guest's system can use at all; None for no limit that is known."""
+
+    cpus: Annotated[int, Field(ge=1)] | None = None
+    memory: Size | None = None
+
+
+class Smbios(Part):
+    """The identity that licences hang on (SMBIOS types 1, 2 and 11). It never changes by itself."""
+
+    uuid: Uid
+    manufacturer: Line = "Bocage"
+    product: Line = "Virtual Machine"
+    version: Line = ""
+    serial: Line
+    sku: Line = ""
+    family: Line = ""
+    oem_strings: tuple[Line, ...] = ()
+
+
+class Fittings(Part):
+    """The choices that a board is made by, beside its machine, CPU and identity.
+
+    The defaults are those of the VMs that were made before there was a choice.
+    """
+
+    os: OsName | None = None
+    """The system that they were chosen for."""
+    firmware: Firmware = Firmware.BIOS
+    disk_bus: Bus = Bus.VIRTIO
+    """What a disk is attached by when nothing else is said."""
+    nic_model: NicModel = NicModel.VIRTIO
+    """What a NIC is when nothing else is said."""
+    scsi: Scsi = Scsi.VIRTIO
+    usb: Usb | None = None
+    """None: what the machine usually has, xHCI on q35 and UHCI on i440fx."""
+    video: Video = Video.VGA
+    sound: Sound = Sound.NONE
+    pointer: Pointer = Pointer.TABLET
+    rtc: Rtc = Rtc()
+    hpet: bool = True
+    hyperv: tuple[Enlightenment, ...] = ()
+    """What QEMU tells a Windows guest of being one, so that it waits less."""
+    limits: Limits = Limits()
+
+
+class Hardware(Fittings):
+    """The board, written down at creation: QEMU's command line is a function of it and of the rest of the spec."""
+
+    machine: Annotated[str, StringConstraints(pattern=r"^(pc-(q35|i440fx)-\d+\.\d+|isapc)$")]
+    cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,127}$")]
+    smbios: Smbios
+    root_ports: Annotated[int, Field(ge=0, le=32)] = 16
+    """PCI Express root ports, used and free; 0 on a machine that has no Express."""
+    devices: dict[DeviceName, Address]
+    """Where the devices of the board sit, and which of them there are: video, agent, balloon, rng, scsi, usb, sound."""

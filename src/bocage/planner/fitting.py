@@ -1,0 +1,88 @@
+"""Whether what a board is fitted with fits its machine, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bocage import errors
+from bocage.model import board
+from bocage.model import vm as model
+from bocage.words import N_
+
+_ON_ISA = {
+    "firmware": (board.Firmware.BIOS,),
+    "scsi": (board.Scsi.NONE,),
+    "usb": (board.Usb.NONE,),
+    "video": (board.Video.VGA, board.Video.CIRRUS, board.Video.NONE),
+    "sound": (board.Sound.NONE, board.Sound.SB16),
+    "disk_bus": (board.Bus.IDE,),
+    "nic_model": (board.NicModel.NE2K,),
+}
+_PLACED = {"sound": (board.Sound.ES1370, board.Sound.AC97, board.Sound.HDA)}
+
+
+class Error(errors.Problem):
+    """A board cannot be fitted so."""
+
+
+class NeedsPci(Error, errors.Invalid):
+    type = "board-needs-pci"
+    text = N_("the machine {machine} has no PCI, which {what} {value} needs")
+    hint = N_("there it can be {choices}; the machine pc has PCI")
+    machine: str
+    what: str
+    value: str
+    choices: list[str]
+
+
+class OneCpu(Error, errors.Invalid):
+    type = "board-has-one-cpu"
+    text = N_("the machine {machine} has one vCPU, not {count}")
+    hint = N_("the machine pc takes more")
+    machine: str
+    count: int
+
+
+class NoUsb(Error, errors.Invalid):
+    type = "board-tablet-without-usb"
+    text = N_("the tablet needs a USB controller, and this board has none")
+    hint = N_("choose the pointer ps2, or give 'usb' a place among the board's devices")
+
+
+class NoPlace(Error, errors.Invalid):
+    type = "board-device-without-place"
+    text = N_("{what} {value} sits on the PCI bus, and 'spec.hardware.devices' gives no place for {what}")
+    hint = N_("write one down there, such as {what}: {bus}/1e.0")
+    what: str
+    value: str
+    bus: str
+
+
+class NoSeed(Error, errors.Invalid):
+    type = "board-without-place-for-seed"
+    text = N_("what cloud-init is told lies on a CD of the virtio SCSI controller, and this board has none")
+    hint = N_("leave out what is to be done inside the guest, or choose the scsi controller virtio")
+
+
+def check(spec: model.VMSpec) -> None:
+    """Raise the first thing that does not fit."""
+    for problem in _unfit(spec):
+        raise problem
+
+
+def _unfit(spec: model.VMSpec) -> Iterator[Error]:
+    of = spec.hardware
+    if of.machine == "isapc":
+        for what, choices in _ON_ISA.items():
+            if (value := getattr(of, what)) not in choices:
+                yield NeedsPci(machine=of.machine, what=what, value=str(value), choices=[str(one) for one in choices])
+        if spec.cpus.count > 1:
+            yield OneCpu(machine=of.machine, count=spec.cpus.count)
+    if of.pointer is board.Pointer.TABLET and "usb" not in of.devices and of.devices:
+        yield NoUsb()
+    if spec.seed and of.devices and (of.scsi is not board.Scsi.VIRTIO or "scsi" not in of.devices):
+        yield NoSeed()
+    bus = "pcie.0" if of.machine.startswith("pc-q35-") else "pci.0"
+    for what, placed in _PLACED.items():
+        if (value := getattr(of, what)) in placed and what not in of.devices:
+            yield NoPlace(what=what, value=str(value), bus=bus)
