@@ -48,7 +48,7 @@ def read(**fields: Any) -> dict[str, faults.At]:
         ({"tags": ["a b"]}, "tags.0", faults.NoTag),
         ({"title": "a" * 201}, "title", faults.TooLong),
         ({"title": "a\nb"}, "title", faults.NoLine),
-        ({"machine": "isapc"}, "machine", faults.NotAllowed),
+        ({"machine": "microvm"}, "machine", faults.NotAllowed),
         ({"firmware": "efi"}, "firmware", faults.NotAllowed),
         ({"protected": "perhaps"}, "protected", faults.NotTruth),
         ({"stop": {"within": "long"}}, "stop.within", faults.NotNumber),

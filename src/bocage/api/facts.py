@@ -22,7 +22,7 @@ async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> 
     system, said = profiles.find(request.os, await systems.known()) if request.os else (None, None)
     held = await call.api.index.fresh()
     storage = _standing(held, ground.Storage, None, [request.storage])
-    images = [*request.cds, *([request.image] if request.image is not None else [])]
+    images = [*request.cds, *request.floppies, *([request.image] if request.image is not None else [])]
     known = parts.Facts(
         system=system,
         host=await host_of(call, storage.get(request.storage)),

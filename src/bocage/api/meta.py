@@ -28,9 +28,13 @@ EXTENSIONS = (
     "vm-clone",
     "vm-disk-hotplug",
     "vm-export",
+    "vm-floppies",
     "vm-hand-edit",
+    "vm-ports",
     "vm-save",
+    "vm-tpm",
     "vm-trash",
+    "vm-upgrade-hardware",
     "vm-why",
 )
 """What this server can do beside the plain verbs, by name; names are added and never taken away."""

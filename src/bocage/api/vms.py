@@ -13,9 +13,9 @@ from starlette.responses import Response
 from bocage import errors
 from bocage.api import answers, calls, etags, examples, facts, machines, paging, problems, routing, views
 from bocage.guest import password
-from bocage.model import base, requests, vm
+from bocage.model import base, ground, requests, vm
 from bocage.model.work import Task
-from bocage.planner import definition, forewarned, profiles
+from bocage.planner import definition, forewarned, machinetypes, profiles
 from bocage.store import resources
 from bocage.words import N_
 
@@ -127,6 +127,28 @@ async def change(
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)
+
+
+@router.post(
+    "/{name}/upgrade-hardware",
+    name="upgrade_hardware",
+    status_code=202,
+    response_model=Task,
+    responses=routing.problem_responses(404, 409, 412),
+)
+async def upgrade_hardware(
+    project: calls.Project, name: calls.Name, call: Changing, if_match: etags.IfMatch = None
+) -> Response:
+    """Move it to the newest machine type of its host, after a copy of it ran so; it counts from a cold start on."""
+    machine = await machines.find(call, project, name)
+    host = await call.resources.get(ground.Host, None, await machines.host_of(call, machine))
+
+    def wanted(present: vm.VM) -> resources.Transaction:
+        machines.check_not_in_trash(present)
+        machinetypes.upgraded(present, host)
+        return resources.Transaction()
+
+    return await machines.ask(call, machine, "vm.upgrade-hardware", wanted, if_match=if_match)
 
 
 @router.put("/{name}", name="replace", response_model=vm.VM, responses=routing.problem_responses(404, 409, 412, 428))

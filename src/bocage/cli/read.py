@@ -19,7 +19,7 @@ _SMBIOS_PARTS = ("uuid", "manufacturer", "product", "version", "serial", "sku", 
 _BOARD_FIELDS = {"disk": "disk_bus", "nic": "nic_model"}
 _BOARD_PARTS = (
     *("video", "sound", "pointer", "usb", "scsi", "disk", "nic", "rtc", "drift", "hpet", "hyperv"),
-    *("limit-cpus", "limit-memory"),
+    *("secure-boot", "tpm", "watchdog", "limit-cpus", "limit-memory"),
 )
 _LARGEST_TEXT = 1 << 20
 
@@ -114,6 +114,33 @@ def smbios(texts: list[str], *, option: str = "--smbios") -> dict[str, Any]:
     return found
 
 
+def ports(serial: list[str] | None, parallel: list[str] | None) -> list[dict[str, Any]] | None:
+    """`file`, `/dev/ttyS0`, `listen:127.0.0.1:4001,telnet`, `connect:printer:9100`; None when none was given.
+
+    Serial ports are COM2 and on, for COM1 is the console; parallel ports LPT1 and on.
+    """
+    if serial is None and parallel is None:
+        return None
+    wanted = [("serial", "com", number, text) for number, text in enumerate(serial or (), 2)]
+    wanted += [("parallel", "lpt", number, text) for number, text in enumerate(parallel or (), 1)]
+    return [
+        {"name": f"{short}{n}", "kind": kind, "number": n, **_outlet(text, kind)} for kind, short, n, text in wanted
+    ]
+
+
+def _outlet(text: str, kind: str) -> dict[str, Any]:
+    to, _, rest = text.partition(":")
+    where, _, more = rest.partition(",")
+    if text == "file":
+        return {"to": "file"}
+    if text.startswith("/dev/"):
+        return {"to": "device", "device": text}
+    if to in ("listen", "connect") and where and more in ("", "telnet"):
+        return {"to": to, "address": where, **({"telnet": True} if more else {})}
+    right = "write file, /dev/ttyS0, listen:127.0.0.1:4001 or connect:printer:9100, the last two perhaps with ,telnet"
+    raise failure.Usage(option=f"--{kind}", wrong=f"'{text}' leads nowhere", right=right)
+
+
 def board(texts: list[str], *, option: str = "--board") -> dict[str, Any]:
     """`video=cirrus`, `rtc=localtime`, `hyperv=relaxed+vapic`, `limit-memory=64M`."""
     found: dict[str, Any] = {}
@@ -127,8 +154,11 @@ def board(texts: list[str], *, option: str = "--board") -> dict[str, Any]:
                     found.setdefault("limits", {})[what] = int(value) if value.isdecimal() else value
                 case ["hyperv"]:
                     found["hyperv"] = [] if value == "none" else value.split("+")
-                case ["hpet"]:
-                    found["hpet"] = value in ("yes", "true", "on", "1")
+                case ["watchdog"]:
+                    model, _, action = value.rpartition(":")
+                    found["watchdog"] = {"model": model or "i6300esb", "action": action}
+                case ["hpet"] | ["secure", "boot"]:
+                    found[key.replace("-", "_")] = value in ("yes", "true", "on", "1")
                 case _:
                     found[_BOARD_FIELDS.get(key, key)] = value
     return found

@@ -136,6 +136,10 @@ class VMs(Nouns):
     def grow(self, name: str, disk: str, size: str) -> Document:
         return self._post(self._of(name, "disks", segment(disk), "grow"), {"size": size})
 
+    def upgrade_hardware(self, name: str) -> Document:
+        """Move it to the newest machine type of its host."""
+        return self._post(self._of(name, "upgrade-hardware"))
+
     def change_cd(self, name: str, cd: str, image: str | None) -> Document:
         return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})
 

@@ -75,9 +75,10 @@ class Passt:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UserMode:
-    """A NIC carried inside QEMU (slirp)."""
+    """A NIC carried inside QEMU (slirp); `apart` from everything but QEMU's own DHCP."""
 
     publish: tuple[model.Publish, ...] = ()
+    apart: bool = False
 
 
 Backend = Tap | Passt | UserMode
@@ -128,7 +129,7 @@ class Ended:
 class Happened:
     """Something that the machine tells by itself; the node looks at it again."""
 
-    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, `nic-cut`, …
+    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, `nic-cut`, `tpm-lost`, `watchdog`, …
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -151,6 +152,11 @@ class Machine(Protocol):
     @property
     def reachable(self) -> bool:
         """False when it runs and the way to talk to it is gone for good: all that can be done is to kill it."""
+        ...
+
+    @property
+    def tpm_lost(self) -> bool:
+        """Whether its TPM has died under it."""
         ...
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from bocage.model.base import Line, Part, Uid
 from bocage.model.units import Size
@@ -31,6 +31,8 @@ class Bus(enum.StrEnum):
     SCSI = "scsi"
     SATA = "sata"
     IDE = "ide"
+    FLOPPY = "floppy"
+    """For drives whose medium can be changed alone."""
 
 
 class NicModel(enum.StrEnum):
@@ -96,6 +98,62 @@ class Scsi(enum.StrEnum):
     NONE = "none"
 
 
+class Tpm(enum.StrEnum):
+    """A TPM 2.0, by the interface that the guest finds it at; its state lies in the VM's directory."""
+
+    NONE = "none"
+    CRB = "crb"
+    TIS = "tis"
+
+
+class Watchdog(Part):
+    """A timer that the guest must wind up again and again, and what is done when it does not."""
+
+    model: Literal["i6300esb", "ib700"] = "i6300esb"
+    action: Literal["reset", "poweroff", "shutdown", "pause", "inject-nmi", "none"] = "reset"
+
+
+class GuestPort(Part):
+    """A serial or parallel port of the guest, and where on the host it leads. COM1 is the console and none of these."""
+
+    name: DeviceName
+    kind: Literal["serial", "parallel"] = "serial"
+    number: Annotated[int, Field(ge=1, le=4)]
+    """COM2 to COM4; LPT1 to LPT3."""
+    to: Literal["file", "listen", "connect", "device"]
+    """A file of its name in the VM's directory; a TCP port of the host, or one to connect to; a port of the host."""
+    address: Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]{1,253}):\d{1,5}$")] | None = (
+        None
+    )
+    """For `listen` and `connect`."""
+    telnet: bool = False
+    """Speak telnet's way of it (RFC 854), as most serial-port servers do."""
+    device: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^/dev/(tty(S|USB|ACM)\d{1,3}|parport\d|serial/by-(id|path)/[A-Za-z0-9_.:-]{1,200})$"
+            ),
+        ]
+        | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> GuestPort:
+        least, most = (2, 4) if self.kind == "serial" else (1, 3)
+        if not least <= self.number <= most:
+            raise ValueError(f"number: a {self.kind} port has a number from {least} to {most}")
+        if (self.address is not None) != (self.to in ("listen", "connect")):
+            raise ValueError("address: needed to listen or to connect, and for nothing else")
+        if self.address and not 1 <= int(self.address.rpartition(":")[2]) <= 65535:
+            raise ValueError("address: its port is no TCP port")
+        if (self.device is not None) != (self.to == "device"):
+            raise ValueError("device: needed for a port of the host, and for nothing else")
+        if self.device and self.device.startswith("/dev/parport") != (self.kind == "parallel"):
+            raise ValueError("device: a serial port leads to a serial one, a parallel port to a parallel one")
+        return self
+
+
 Enlightenment = Literal[
     "relaxed", "vapic", "spinlocks", "vpindex", "runtime", "time", "synic", "stimer", "frequencies", "reset"
 ]
@@ -139,6 +197,9 @@ class Fittings(Part):
     os: OsName | None = None
     """The system that they were chosen for."""
     firmware: Firmware = Firmware.BIOS
+    secure_boot: bool = False
+    """Boot what Microsoft's keys vouch for alone; with UEFI."""
+    tpm: Tpm = Tpm.NONE
     disk_bus: Bus = Bus.VIRTIO
     """What a disk is attached by when nothing else is said."""
     nic_model: NicModel = NicModel.VIRTIO
@@ -153,6 +214,7 @@ class Fittings(Part):
     hpet: bool = True
     hyperv: tuple[Enlightenment, ...] = ()
     """What QEMU tells a Windows guest of being one, so that it waits less."""
+    watchdog: Watchdog | None = None
     limits: Limits = Limits()
 
 
@@ -165,4 +227,4 @@ class Hardware(Fittings):
     root_ports: Annotated[int, Field(ge=0, le=32)] = 16
     """PCI Express root ports, used and free; 0 on a machine that has no Express."""
     devices: dict[DeviceName, Address]
-    """Where the devices of the board sit, and which of them there are: video, agent, balloon, rng, scsi, usb, sound."""
+    """Where the board's own devices sit, and so which there are: video, agent, balloon, rng, scsi, usb, sound, …"""

@@ -42,9 +42,16 @@ class HostStatus(Part):
     """The installed QEMU's version; empty when there is none."""
     machines: dict[str, str] = {}
     """The newest versioned machine type by its alias: `q35` → `pc-q35-7.2`."""
+    types: tuple[str, ...] = ()
+    """Every machine type of a PC that its QEMU builds."""
+    ending: tuple[str, ...] = ()
+    """Those of them that QEMU itself calls deprecated."""
     cpu_model: str = ""
     """What a new VM gets: the highest named model that runs here whole."""
     firmware: tuple[str, ...] = ()
+    """bios, uefi, secure-boot."""
+    tpm: bool = False
+    """Whether VMs can have a TPM: swtpm is installed."""
     privileged: bool = False
     boot_id: str = ""
     leaving: Leaving | None = None

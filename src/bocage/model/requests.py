@@ -68,6 +68,9 @@ class SmbiosRequest(Part):
 class BoardRequest(Part):
     """What the board is fitted with; None: what the system of `os` drives, and what is usual without one."""
 
+    secure_boot: bool | None = None
+    tpm: boards.Tpm | None = None
+    watchdog: boards.Watchdog | None = None
     disk_bus: vm.Bus | None = None
     nic_model: vm.NicModel | None = None
     scsi: boards.Scsi | None = None
@@ -100,6 +103,9 @@ class VMCreate(Part):
     disks: Annotated[tuple[DiskRequest, ...], Field(max_length=31)] = ()
     """Further disks."""
     cds: Annotated[tuple[Name, ...], Field(max_length=6)] = ()
+    floppies: Annotated[tuple[Name, ...], Field(max_length=2)] = ()
+    """The images of floppy disks, each in a drive of its own."""
+    ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] = ()
     nics: Annotated[tuple[NicRequest, ...], Field(max_length=16)] = (NicRequest(),)
     os: boards.OsName | None = None
     """The operating system that it is to run, by osinfo-db's name: its hardware is chosen by what that drives."""
@@ -136,6 +142,7 @@ class VMPatch(Part):
     memory: Size | None = None
     boot: vm.Boot | None = None
     board: BoardRequest | None = None
+    ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] | None = None
     restart: vm.Restart | None = None
     autostart: vm.Autostart | None = None
     stop: vm.StopPolicy | None = None

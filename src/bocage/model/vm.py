@@ -123,6 +123,8 @@ class Disk(Part):
 
 
 class Cd(Part):
+    """A drive whose medium can be changed: for CDs, or on the bus `floppy` for floppy disks."""
+
     name: DeviceName
     image: Uid | None = None
     """None: the tray is empty."""
@@ -211,6 +213,7 @@ class VMSpec(Part):
     disks: Annotated[tuple[Disk, ...], Field(max_length=32)] = ()
     cds: Annotated[tuple[Cd, ...], Field(max_length=6)] = ()
     nics: Annotated[tuple[Nic, ...], Field(max_length=16)] = ()
+    ports: Annotated[tuple[board.GuestPort, ...], Field(max_length=6)] = ()
     boot: Boot = Boot()
     seed: Seed | None = None
     restart: Restart = Restart()
@@ -230,11 +233,14 @@ class VMSpec(Part):
         if self.memory % MiB:
             raise ValueError("memory: a whole number of MiB is needed")
         names = [device.name for device in self.devices]
-        if twice := {name for name in names if names.count(name) > 1}:
+        ports = [port.name for port in self.ports]
+        every = [*names, *ports]
+        if twice := {name for name in every if every.count(name) > 1}:
             raise ValueError(f"two devices bear the name {min(twice)}")
         for what, values in (
             ("the MAC address", [nic.mac for nic in self.nics]),
             ("the volume", [disk.volume for disk in self.disks]),
+            ("the port", [f"{port.kind} {port.number}" for port in self.ports]),
             ("the disk serial", [disk.serial for disk in self.disks]),
         ):
             if repeated := {value for value in values if values.count(value) > 1}:
@@ -300,6 +306,8 @@ class VMStatus(Part):
     """How it last ended by itself, also when it was started again since; None after an orderly stop."""
     restarts: int = 0
     next_try: datetime.datetime | None = None
+    tpm_lost: bool = False
+    """Whether its TPM died while it runs: it has none until it is started again."""
     problem: Saying | None = None
     """What keeps it from being what it should be."""
 

@@ -53,6 +53,11 @@ class LackingForProfiles(Lacking):
     text = N_("{what} is not installed: 'bocage vm create --os' does not work")
 
 
+class LackingForTpm(Lacking):
+    type = "doctor-lacking-for-tpm"
+    text = N_("{what} is not installed: there are no VMs with a TPM")
+
+
 class LackingForBuilds(Lacking):
     type = "doctor-lacking-for-builds"
     text = N_("{what} is not installed: 'bocage image build' does not work")
@@ -131,6 +136,7 @@ _NEEDED: tuple[tuple[str, str, type[Lacking]], ...] = (
     ("qemu-system-x86_64", "qemu-system-x86", Lacking),
     ("qemu-img", "qemu-utils", Lacking),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", LackingForUefi),
+    ("swtpm", "swtpm", LackingForTpm),
     ("/usr/share/osinfo/os", "osinfo-db", LackingForProfiles),
     ("bwrap", "bubblewrap", LackingForIsolation),
     ("passt", "passt", LackingForUserNetworks),

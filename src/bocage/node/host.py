@@ -7,16 +7,18 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import socket
 
 import bocage
 from bocage import errors, home, process
-from bocage.engine.qemu import accelerator, capabilities
+from bocage.engine.qemu import accelerator, capabilities, paths
 from bocage.model import base, ground
 from bocage.node.place import uids
 from bocage.store import resources
 
-_FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd",)
+_A_PC = re.compile(r"pc-(q35|i440fx)-\d+\.\d+|isapc")
+_FIRMWARE = {"uefi": (paths.OVMF_CODE, paths.OVMF_VARS), "secure-boot": (paths.OVMF_SECURE, paths.OVMF_MICROSOFT)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     accelerated = await accelerator.probe(cache=homes.cache / "accelerator.json", user=user)
     problem: errors.Problem | None = None
     qemu, machines, cpu_model = "", {}, ""
+    types, ending = list[str](), list[str]()
     try:
         able = await capabilities.read(under=accelerated.kind, cache=homes.cache / "qemu.json")
     except (process.Missing, capabilities.Error) as error:
@@ -46,6 +49,8 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
         qemu = ".".join(map(str, able.version))
         machines = {alias: able.machines[alias] for alias in ("q35", "pc", "isapc") if alias in able.machines}
         cpu_model = able.default_cpu()
+        types = sorted({name for name in able.machines.values() if _A_PC.fullmatch(name)})
+        ending = [name for name in types if name in able.deprecated]
     boot_id = await asyncio.to_thread(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text)
     status = ground.HostStatus(
         version=bocage.__version__,
@@ -57,8 +62,11 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
         accelerator_reason=base.Saying.of(accelerated.reason),
         qemu=qemu,
         machines=machines,
+        types=tuple(types),
+        ending=tuple(ending),
         cpu_model=cpu_model,
-        firmware=("bios", *(["uefi"] if any(map(os.path.exists, _FIRMWARE)) else [])),
+        firmware=("bios", *(name for name, files in _FIRMWARE.items() if all(map(os.path.exists, files)))),
+        tpm=shutil.which("swtpm") is not None,
         privileged=os.geteuid() == 0,
         boot_id=boot_id.strip(),
         problem=base.Saying.of(problem) if problem else None,

@@ -24,6 +24,27 @@ class Started(Note):
     accelerator: str
 
 
+class TpmLost(Note):
+    type = "vm-tpm-lost"
+    text = N_("the TPM of {name} has died: its guest has none until it is started again")
+    hint = N_("'bocage vm reboot {name}' at a good moment; what it kept is still there")
+    name: str
+
+
+class Rehearsing(Note):
+    type = "vm-rehearsing-hardware"
+    text = N_("a copy of {name} runs as {machine}")
+    name: str
+    machine: str
+
+
+class WatchdogBit(Note):
+    type = "vm-watchdog"
+    text = N_("the guest of {name} did not wind up its watchdog: {action}")
+    name: str
+    action: str
+
+
 class Restored(Note):
     type = "vm-restored"
     text = N_("{name} runs on from its saved memory")

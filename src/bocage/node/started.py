@@ -6,7 +6,7 @@ import pathlib
 
 from bocage.model import vm as model
 
-COLD = ("cpus", "memory", "disks", "cds", "nics", "hardware")  # what a running machine was built with
+COLD = ("cpus", "memory", "disks", "cds", "nics", "ports", "hardware")  # what a running machine was built with
 
 
 def note(runtime: pathlib.Path, machine: model.VM) -> None:

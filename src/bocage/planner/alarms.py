@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from bocage import words
 from bocage.model import base, ground, vm, work
+from bocage.planner import machinetypes
 from bocage.words import N_
 
 STORAGE_ALMOST_FULL = 0.80  # of its size
@@ -95,11 +96,35 @@ class MonitorSilent(Condition):
     name: str
 
 
+class TpmLost(Condition):
+    type = "alarm-tpm-lost"
+    text = N_("{name} runs on without its TPM, which has died")
+    hint = N_("'bocage vm reboot {name}' at a good moment; what it kept is still there")
+    name: str
+
+
 class OutOfReach(Condition):
     type = "alarm-out-of-reach"
     text = N_("{name} runs on, but the sockets to talk to it are gone")
     hint = N_("shut its guest down from inside, or 'bocage vm kill {name}'; then 'bocage vm start {name}'")
     name: str
+
+
+class MachineTypeEnds(Condition):
+    type = "alarm-machine-type-ends"
+    text = N_("{name} is built as {machine}, which QEMU is about to drop{when}")
+    hint = N_("'bocage vm upgrade-hardware {name}' moves it to a newer one; before QEMU is upgraded")
+    name: str
+    machine: str
+    when: str
+
+
+class MachineTypeGone(Condition):
+    type = "alarm-machine-type-gone"
+    text = N_("{name} cannot start: it is built as {machine}, which the installed QEMU does not have any more")
+    hint = N_("'bocage vm upgrade-hardware {name}' moves it to a newer one")
+    name: str
+    machine: str
 
 
 class TaskFailed(Condition):
@@ -151,7 +176,7 @@ class Raised:
 
 def conditions(world: World) -> list[Raised]:
     """All that holds now."""
-    found = [*_of_host(world), *_of_storage(world), *_of_vms(world), *_of_tasks(world)]
+    found = [*_of_host(world), *_of_storage(world), *_of_vms(world), *_of_boards(world), *_of_tasks(world)]
     return [
         Raised(str(uuid.uuid5(_SPACE, f"{condition.type}/{key}")), condition, severity, subject)
         for condition, severity, subject, key in found
@@ -192,6 +217,20 @@ def _of_vms(world: World) -> Iterator[_Found]:
             yield told, base.Severity.ERROR, machine.ref, machine.uid
 
 
+def _of_boards(world: World) -> Iterator[_Found]:
+    for machine in world.vms:
+        board, host = machine.spec.hardware.machine, world.host.status
+        if machine.metadata.deleted or machine.status.host != world.host.uid:
+            continue
+        if machinetypes.is_gone(board, host):
+            told = MachineTypeGone(name=machine.name, machine=board)
+            yield told, base.Severity.ERROR, machine.ref, machine.uid
+        elif machinetypes.ends_soon(board, host, world.now.date()):
+            end = machinetypes.dropped(board)
+            ending = MachineTypeEnds(name=machine.name, machine=board, when=f" ({end:%B %Y})" if end else "")
+            yield ending, base.Severity.WARNING, machine.ref, machine.uid
+
+
 def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:
     status, name = machine.status, machine.name
     reason = status.reason.type if status.reason else ""
@@ -203,6 +242,8 @@ def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:
         return WaitsForStorage(name=name)
     if status.state is vm.State.PAUSED and reason == "vm-storage-failed":
         return WritesFail(name=name)
+    if status.tpm_lost:
+        return TpmLost(name=name)
     if status.restarts >= CRASHES:
         return CrashLoop(name=name, count=status.restarts)
     down = status.state in (vm.State.CRASHED, vm.State.STOPPED) and status.next_try is None

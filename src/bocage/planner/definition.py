@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from bocage.model import base, faults, ground, requests
+from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.planner import hardware, limits, parts, profiles
 
@@ -46,7 +47,7 @@ def define(
     profile = _profile(request, facts)
     request = profiles.fill(request, profile)
     board = _board(request, facts, profile)
-    cds = parts.cds(request.cds, board, facts)
+    cds = parts.cds(request, board, facts, floppy=profile.floppy)
     made = parts.Parts(uid=uid, name=request.name, project=project, board=board, storage=storage)
     made.units = {(cd.bus, cd.unit) for cd in cds}
     made.system_disk(request, facts)
@@ -61,6 +62,7 @@ def define(
         disks=tuple(made.disks),
         cds=cds,
         nics=nics,
+        ports=request.ports,
         boot={"order": request.boot or _boot_order(request, made.disks, cds)},
         seed=_seed(request, password_hash),
         restart=request.restart,
@@ -90,11 +92,15 @@ def attach(vm: model.VM, request: requests.DiskRequest, facts: parts.Facts, *, s
 
 
 def change_cd(vm: model.VM, name: str, image: ground.Image | None) -> model.VM:
-    """The VM with another image in its drive `name`; None empties it. Raises NoSuchDevice and NotACd."""
-    if name not in {cd.name for cd in vm.spec.cds}:
-        raise parts.NoSuchDevice(vm=vm.name, kind="CD drive", name=name)
+    """The VM with another image in its drive `name`; None empties it.
+
+    Raises NoSuchDevice, NotACd and NotAFloppy.
+    """
+    drive = next((cd for cd in vm.spec.cds if cd.name == name), None)
+    if drive is None:
+        raise parts.NoSuchDevice(vm=vm.name, kind="drive", name=name)
     if image:
-        parts.check_cd(image)
+        parts.check_medium(drive, image)
     content = image.uid if image else None
     cds = (cd.model_copy(update={"image": content}) if cd.name == name else cd for cd in vm.spec.cds)
     return _with_spec(vm, cds=tuple(cds))
@@ -222,6 +228,10 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
     chosen = profiles.fittings(request, profile)
     if chosen.firmware is model.Firmware.UEFI and model.Firmware.UEFI not in host.firmware:
         raise parts.FirmwareMissing(firmware=chosen.firmware, known=list(host.firmware) or ["bios"])
+    if chosen.secure_boot and "secure-boot" not in host.firmware:
+        raise parts.FirmwareMissing(firmware="secure-boot", known=list(host.firmware))
+    if chosen.tpm is not boards.Tpm.NONE and not host.tpm:
+        raise parts.TpmMissing(host=facts.host.name)
     return hardware.lay_out(
         alias=profile.alias,
         machines=host.machines,
@@ -259,9 +269,10 @@ def _seed(request: requests.VMCreate, password_hash: str | None) -> dict[str, An
 def _boot_order(
     request: requests.VMCreate, disks: Collection[model.Disk], cds: Collection[model.Cd]
 ) -> tuple[str, ...]:
-    """An image boots from its disk; an installation from its first CD, later, when the CD has gone, from the disk."""
-    first_disk, first_cd = [disk.name for disk in disks][:1], [cd.name for cd in cds][:1]
-    return (*first_disk, *first_cd) if request.image else (*first_cd, *first_disk)
+    """An image boots from its disk; an installation from its first floppy or CD, later from the disk."""
+    removable = sorted(cds, key=lambda one: one.bus is not model.Bus.FLOPPY)
+    first_disk, first_medium = [disk.name for disk in disks][:1], [one.name for one in removable][:1]
+    return (*first_disk, *first_medium) if request.image else (*first_medium, *first_disk)
 
 
 def _spec(**values: Any) -> model.VMSpec:

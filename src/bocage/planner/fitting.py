@@ -11,6 +11,7 @@ from bocage.words import N_
 
 _ON_ISA = {
     "firmware": (board.Firmware.BIOS,),
+    "tpm": (board.Tpm.NONE,),
     "scsi": (board.Scsi.NONE,),
     "usb": (board.Usb.NONE,),
     "video": (board.Video.VGA, board.Video.CIRRUS, board.Video.NONE),
@@ -58,6 +59,12 @@ class NoPlace(Error, errors.Invalid):
     bus: str
 
 
+class SecureBootNeeds(Error, errors.Invalid):
+    type = "board-secure-boot-needs"
+    text = N_("Secure Boot needs UEFI firmware on the machine q35")
+    hint = N_("choose firmware uefi and machine q35, or leave Secure Boot out")
+
+
 class NoSeed(Error, errors.Invalid):
     type = "board-without-place-for-seed"
     text = N_("what cloud-init is told lies on a CD of the virtio SCSI controller, and this board has none")
@@ -82,7 +89,11 @@ def _unfit(spec: model.VMSpec) -> Iterator[Error]:
         yield NoUsb()
     if spec.seed and of.devices and (of.scsi is not board.Scsi.VIRTIO or "scsi" not in of.devices):
         yield NoSeed()
+    if of.secure_boot and (of.firmware is not board.Firmware.UEFI or not of.machine.startswith("pc-q35-")):
+        yield SecureBootNeeds()
     bus = "pcie.0" if of.machine.startswith("pc-q35-") else "pci.0"
+    if of.watchdog and of.watchdog.model == "i6300esb" and "watchdog" not in of.devices:
+        yield NoPlace(what="watchdog", value=of.watchdog.model, bus=bus)
     for what, placed in _PLACED.items():
         if (value := getattr(of, what)) in placed and what not in of.devices:
             yield NoPlace(what=what, value=str(value), bus=bus)

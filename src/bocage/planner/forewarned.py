@@ -29,7 +29,13 @@ class NothingToBoot(words.Message):
 def of_boot(request: requests.VMCreate, image: ground.Image | None) -> list[words.Message]:
     """Of what a VM boots from."""
     blank = not isinstance(request.disk, requests.DiskRequest) or request.disk.volume is None
-    if image is None and not request.cds and blank and not any(disk.volume for disk in request.disks):
+    if (
+        image is None
+        and not request.cds
+        and not request.floppies
+        and blank
+        and not any(disk.volume for disk in request.disks)
+    ):
         return [NothingToBoot(name=request.name)]
     if image and request.firmware is vm.Firmware.UEFI and image.spec.origin in _BIOS_ONLY:
         return [BootsByBiosOnly(image=image.name)]

@@ -20,10 +20,10 @@ SEED_UNIT = 255
 _ROOT_PORTS = 16
 _PORTS_BEGIN = 0x02  # slot of the first root ports, eight functions each: 32 of them reach to slot 05
 _ON_PCIE_0 = {"video": "01.0", "scsi": "06.0", "agent": "07.0", "balloon": "08.0", "rng": "09.0", "usb": "0a.0"}
-_ON_PCIE_0_ASKED = {"sound": "1b.0"}
+_ON_PCIE_0_ASKED = {"sound": "1b.0", "watchdog": "1c.0"}
 # On i440fx, slot 01 is the PIIX3 with the IDE and USB controllers as its functions 1 and 2.
 _ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0", "rng": "06.0", "usb": "01.2"}
-_ON_PCI_0_ASKED = {"sound": "1e.0"}
+_ON_PCI_0_ASKED = {"sound": "1e.0", "watchdog": "1f.0"}
 _PARAVIRTUAL = ("agent", "balloon", "rng")
 _FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
 _FREE_ON_PCI_0 = range(0x07, 0x20)
@@ -34,7 +34,7 @@ _CONVENTIONAL = frozenset(
         model.NicModel.NE2K,
     },
 )
-_UNITS = {model.Bus.SATA: 6, model.Bus.IDE: 4}
+_UNITS = {model.Bus.SATA: 6, model.Bus.IDE: 4, model.Bus.FLOPPY: 2}
 _SCSI_UNITS = {
     boards.Scsi.VIRTIO: SEED_UNIT,
     boards.Scsi.LSI: 7,
@@ -173,6 +173,7 @@ def _wanted(of: boards.Fittings, *, paravirtual: bool) -> set[str]:
         "scsi": of.scsi is not boards.Scsi.NONE,
         "usb": of.usb is not boards.Usb.NONE,
         "sound": of.sound in _PCI_SOUND,
+        "watchdog": of.watchdog is not None and of.watchdog.model == "i6300esb",
         **dict.fromkeys(_PARAVIRTUAL, paravirtual),
     }
     return {name for name, there in wanted.items() if there}
@@ -266,7 +267,8 @@ def next_address(hardware: model.Hardware, used: Collection[str], nic: model.Nic
 
 def next_unit(hardware: model.Hardware, bus: model.Bus, used: Collection[int]) -> int:
     """The first free unit of a bus that counts units. Raises NoUnit and NoBus."""
-    _require(hardware, bus)
+    if bus is not model.Bus.FLOPPY:
+        _require(hardware, bus)
     count = units(hardware, bus)
     for unit in range(count):
         if unit not in used:
@@ -302,7 +304,7 @@ def used_units(spec: model.VMSpec, bus: model.Bus) -> frozenset[int]:
 def check(spec: model.VMSpec) -> None:
     """Refuse a spec whose devices do not fit its board, whoever wrote it. Raises NoBus, Misplaced, Occupied."""
     fitting.check(spec)
-    for bus in (*(disk.bus for disk in spec.disks), *(cd.bus for cd in spec.cds)):
+    for bus in (*(disk.bus for disk in spec.disks), *(cd.bus for cd in spec.cds if cd.bus is not model.Bus.FLOPPY)):
         _require(spec.hardware, bus)
     _check_addresses(spec)
     _check_units(spec)

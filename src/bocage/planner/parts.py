@@ -19,6 +19,7 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 T = TypeVar("T")
 
 _CD_FORMATS = ("iso", "raw")
+_FLOPPIES = frozenset(size << 10 for size in (160, 180, 320, 360, 720, 1200, 1440, 2880))  # bytes
 _SECTOR = 512
 
 
@@ -80,6 +81,14 @@ class NotACd(Error, errors.Invalid):
     format: str
 
 
+class NotAFloppy(Error, errors.Invalid):
+    type = "image-is-no-floppy"
+    text = N_("{image} is no floppy disk: it has {size:size}")
+    hint = N_("a raw image of 360K, 720K, 1200K, 1440K or 2880K is needed")
+    image: str
+    size: int
+
+
 class VolumeInUse(Error, errors.Conflict):
     type = "volume-in-use"
     text = N_("the volume {name} is a disk of {by}")
@@ -112,6 +121,13 @@ class FirmwareMissing(Error, errors.Unavailable):
     hint = N_("'bocage doctor' says which package brings it")
     firmware: str
     known: list[str]
+
+
+class TpmMissing(Error, errors.Unavailable):
+    type = "tpm-missing"
+    text = N_("{host} cannot give a TPM: swtpm is not installed")
+    hint = N_("apt install swtpm; or do without: '--board tpm=none'")
+    host: str
 
 
 class HostNotReady(Error, errors.Unavailable):
@@ -237,21 +253,34 @@ class Parts:
         return model.Nic(name=name, network=network.uid, model=card, mac=mac, address=address, publish=request.publish)
 
 
-def cds(names: Collection[str], board: model.Hardware, facts: Facts) -> tuple[model.Cd, ...]:
-    """The CD drives, each with its image in it. Raises NoSuch, NotACd and hardware.NoUnit."""
-    bus, drives = hardware.cd_bus(board), list[model.Cd]()
-    for number, name in enumerate(names):
+def cds(request: requests.VMCreate, board: model.Hardware, facts: Facts, *, floppy: bool) -> tuple[model.Cd, ...]:
+    """The drives of a new VM, each with its image in it; with `floppy` an empty floppy drive if need be.
+
+    Raises NoSuch, NotACd, NotAFloppy and hardware.NoUnit.
+    """
+    drives = list[model.Cd]()
+    wanted = [("cd", hardware.cd_bus(board), name) for name in request.cds]
+    wanted += [("floppy", model.Bus.FLOPPY, name) for name in request.floppies]
+    for prefix, bus, name in wanted:
         image = named(facts.images, "image", name)
-        check_cd(image)
-        unit = hardware.next_unit(board, bus, {drive.unit for drive in drives})
-        drives.append(model.Cd(name=f"cd{number}", image=image.uid, bus=bus, unit=unit))
+        unit = hardware.next_unit(board, bus, {drive.unit for drive in drives if drive.bus is bus})
+        drive = model.Cd(
+            name=hardware.next_name(prefix, [one.name for one in drives]), image=image.uid, bus=bus, unit=unit
+        )
+        check_medium(drive, image)
+        drives.append(drive)
+    if floppy and not request.floppies:
+        drives.append(model.Cd(name="floppy0", bus=model.Bus.FLOPPY, unit=0))
     return tuple(drives)
 
 
-def check_cd(image: ground.Image) -> None:
-    """Raises NotACd when the image cannot lie in a CD drive."""
-    if image.spec.format not in _CD_FORMATS:
-        raise NotACd(image=image.name, format=image.spec.format)
+def check_medium(drive: model.Cd, image: ground.Image) -> None:
+    """Raises NotACd or NotAFloppy when the image cannot lie in the drive."""
+    if drive.bus is not model.Bus.FLOPPY:
+        if image.spec.format not in _CD_FORMATS:
+            raise NotACd(image=image.name, format=image.spec.format)
+    elif image.spec.format != "raw" or image.spec.virtual_size not in _FLOPPIES:
+        raise NotAFloppy(image=image.name, size=int(image.spec.virtual_size))
 
 
 def new_volume(spec: ground.VolumeSpec, *, vm_name: str, project: str | None) -> ground.Volume:

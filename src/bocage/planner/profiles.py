@@ -90,6 +90,7 @@ class Profile:
     cpus: int
     memory: Size
     disk: Size
+    floppy: bool = False  # whether it has a floppy drive even with nothing in it
 
 
 def find(name: str, systems: Mapping[str, osinfo.System]) -> tuple[osinfo.System, words.Message | None]:
@@ -106,11 +107,10 @@ def find(name: str, systems: Mapping[str, osinfo.System]) -> tuple[osinfo.System
     if below := sorted((one for one in systems if one.startswith(f"{wanted}.")), key=_by_number):
         return systems[below[0]], None
     if (match := _NUMBERED.fullmatch(wanted)) and match[1]:
-        older = [one for one in systems if (known := _NUMBERED.fullmatch(one)) and known[1] == match[1]]
-        older = [one for one in older if _by_number(one) < _by_number(wanted)]
-        if older and len(older) == sum(one.startswith(match[1]) and bool(_NUMBERED.fullmatch(one)) for one in systems):
-            newest = systems[max(older, key=_by_number)]
-            return newest, Forerunner(name=name, known=newest.name)
+        others = [one for one in systems if (known := _NUMBERED.fullmatch(one)) and known[1] == match[1]]
+        newest = max(others, key=_by_number, default=None)
+        if newest and _by_number(newest) < _by_number(wanted):
+            return systems[newest], Forerunner(name=name, known=newest)
     close = difflib.get_close_matches(wanted, list(systems), n=_CLOSE)
     advice = f"did you mean {', '.join(close)}? " if close else ""
     raise NoSuchOs(name=name, advice=f"{advice}'bocage os list' shows all that are known")
@@ -129,6 +129,8 @@ def choose(system: osinfo.System, machine: hardware.Alias | None = None) -> Prof
     fittings = board.Fittings(
         os=system.name,
         firmware=board.Firmware.BIOS if system.bios else board.Firmware.UEFI,
+        secure_boot=not system.bios,
+        tpm=board.Tpm.NONE if system.bios else board.Tpm.CRB,
         disk_bus=model.Bus.VIRTIO if virtio else model.Bus.SATA if alias == "q35" else model.Bus.IDE,
         nic_model=_nic(system, alias, year),
         scsi=board.Scsi.VIRTIO if virtio or vista else board.Scsi.NONE,
@@ -150,6 +152,7 @@ def choose(system: osinfo.System, machine: hardware.Alias | None = None) -> Prof
         cpus=min(system.least.cpus or 1, most.cpus or 255),
         memory=Size(min(memory, most.memory or memory)),
         disk=_disk(system, year),
+        floppy=windows and not vista,
     )
 
 
@@ -164,7 +167,9 @@ def usual(machine: hardware.Alias) -> Profile:
             video=board.Video.CIRRUS,
             pointer=board.Pointer.PS2,
         )
-        return Profile(machine, old, paravirtual=False, cpu_model=_OLD_CPU, cpus=1, memory=Size(64 * MiB), disk=_SMALL)
+        return Profile(
+            machine, old, paravirtual=False, cpu_model=_OLD_CPU, cpus=1, memory=Size(64 * MiB), disk=_SMALL, floppy=True
+        )
     new = board.Fittings(usb=board.Usb.XHCI if machine == "q35" else board.Usb.UHCI)
     return Profile(machine, new, paravirtual=True, cpu_model=None, cpus=1, memory=Size(512 * MiB), disk=_BLANK)
 
@@ -219,7 +224,7 @@ def _machine(system: osinfo.System) -> hardware.Alias:
 def _nic(system: osinfo.System, alias: hardware.Alias, year: int) -> model.NicModel:
     if alias == "isapc":
         return model.NicModel.NE2K
-    known = (
+    known: tuple[tuple[tuple[str, ...], model.NicModel], ...] = (
         (("virtio-net", "virtio1.0-net"), model.NicModel.VIRTIO),
         *(((("e1000e",), model.NicModel.E1000E),) if alias == "q35" else ()),
         (("e1000",), model.NicModel.E1000),

@@ -6,11 +6,12 @@ import subprocess
 from typing import Any
 
 from bocage.engine import base
+from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import Size
 from bocage.planner import hardware
 
-MACHINES = {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}
+MACHINES = {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2", "isapc": "isapc"}
 STORAGE = "0b1e4c8e-1111-4222-8333-444455556666"
 KINDS = (
     "bare",
@@ -27,19 +28,67 @@ KINDS = (
     "linked",
     "seeded",
     "named-with-commas",
+    "isapc",
+    "tulip",
+    "lsi",
+    "sas",
+    "megasas",
+    "pvscsi",
+    "sb16",
+    "ac97",
+    "es1370",
+    "hda",
+    "vmware",
+    "windows",
+    "floppies",
+    "ports",
+    "tpm",
+    "secure-boot",
+    "watchdog",
 )
+_ON_PC = ("i440fx", "ide", "lsi", "sas", "sb16", "ac97", "es1370", "vmware")
+_FITTED: dict[str, dict[str, Any]] = {
+    "isapc": {"scsi": "none", "usb": "none", "pointer": "ps2", "video": "cirrus", "sound": "sb16", "disk_bus": "ide"},
+    "lsi": {"scsi": "lsi"},
+    "sas": {"scsi": "sas"},
+    "megasas": {"scsi": "megasas"},
+    "pvscsi": {"scsi": "pvscsi", "usb": "ehci"},
+    "sb16": {"sound": "sb16", "usb": "none", "pointer": "ps2"},
+    "ac97": {"sound": "ac97", "video": "cirrus"},
+    "es1370": {"sound": "es1370", "video": "none"},
+    "hda": {"sound": "hda"},
+    "vmware": {"video": "vmware", "usb": "ehci"},
+    "windows": {
+        "hyperv": ("relaxed", "vapic", "spinlocks", "vpindex", "runtime", "time", "synic", "stimer", "frequencies"),
+        "rtc": {"base": "localtime", "drift": "slew"},
+        "hpet": False,
+    },
+    "tpm": {"tpm": "crb"},
+    "secure-boot": {"firmware": "uefi", "secure_boot": True, "tpm": "tis"},
+    "watchdog": {"watchdog": {"action": "pause"}},
+    "uefi": {"firmware": "uefi"},
+}
 
 
 def spec(kind: str, **more: Any) -> model.VMSpec:
     """A spec of one of `KINDS`."""
-    alias: hardware.Alias = "pc" if kind in ("i440fx", "ide") else "q35"
-    firmware = model.Firmware.UEFI if kind == "uefi" else model.Firmware.BIOS
+    alias: hardware.Alias = "isapc" if kind == "isapc" else "pc" if kind in _ON_PC else "q35"
+    fittings = boards.Fittings.model_validate(
+        _FITTED.get(kind, {}) | {"nic_model": "ne2k" if kind == "isapc" else "virtio"}
+    )
     smbios = model.Smbios(
         uuid="5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c11",
         serial="SN,1 = one",
         oem_strings=("first, with a comma", "second"),
     )
-    board = hardware.lay_out(alias=alias, machines=MACHINES, cpu_model="Westmere", smbios=smbios, firmware=firmware)
+    board = hardware.lay_out(
+        alias=alias,
+        machines=MACHINES,
+        cpu_model="pentium" if kind == "isapc" else "Westmere",
+        smbios=smbios,
+        fittings=fittings,
+        paravirtual=kind not in ("isapc", "sb16"),
+    )
     fields: dict[str, Any] = {"storage": STORAGE, "hardware": board, "memory": Size.parse("64M")}
     fields |= _KINDS[kind](board) | more
     made = model.VMSpec(**fields)
@@ -151,7 +200,44 @@ def _seeded(board: model.Hardware) -> dict[str, Any]:
     }
 
 
+def _isapc(board: model.Hardware) -> dict[str, Any]:
+    return {
+        "disks": (disk(board, 0, model.Bus.IDE), disk(board, 1, model.Bus.IDE)),
+        "cds": (
+            model.Cd(name="cd0", bus=model.Bus.IDE, unit=2),
+            model.Cd(name="floppy0", bus=model.Bus.FLOPPY, unit=0),
+            model.Cd(name="floppy1", bus=model.Bus.FLOPPY, unit=1),
+        ),
+        "nics": (nic(board, 0, model.NicModel.NE2K), nic(board, 1, model.NicModel.NE2K)),
+        "boot": model.Boot(order=("floppy0", "cd0", "disk0"), once="floppy0"),
+    }
+
+
+def _floppies(board: model.Hardware) -> dict[str, Any]:
+    drives = tuple(model.Cd(name=f"floppy{n}", bus=model.Bus.FLOPPY, unit=n) for n in range(2))
+    return {"cds": drives, "boot": model.Boot(order=("floppy0", "floppy1"))}
+
+
+def _ports(board: model.Hardware) -> dict[str, Any]:
+    leads: list[dict[str, Any]] = [
+        {"name": "com2", "number": 2, "to": "file"},
+        {"name": "com3", "number": 3, "to": "connect", "address": "127.0.0.1:49", "telnet": True},
+        {"name": "lpt1", "kind": "parallel", "number": 1, "to": "connect", "address": "[::1]:9100"},
+        {"name": "lpt2", "kind": "parallel", "number": 2, "to": "file"},
+    ]
+    return {"ports": tuple(map(boards.GuestPort.model_validate, leads))}
+
+
 _KINDS: dict[str, Any] = {
+    "isapc": _isapc,
+    "lsi": _on(model.Bus.SCSI, model.Cache.WRITEBACK),
+    "sas": _on(model.Bus.SCSI, model.Cache.WRITEBACK),
+    "megasas": _on(model.Bus.SCSI, model.Cache.WRITEBACK),
+    "pvscsi": _on(model.Bus.SCSI, model.Cache.WRITEBACK),
+    **dict.fromkeys(("sb16", "ac97", "es1370", "hda", "vmware", "windows", "tpm", "watchdog"), lambda _: {}),
+    "floppies": _floppies,
+    "ports": _ports,
+    "secure-boot": lambda _: {"memory": Size.parse("128M")},
     "bare": lambda _: {},
     "virtio": _virtio,
     "scsi": _on(model.Bus.SCSI, model.Cache.DIRECTSYNC),
@@ -160,6 +246,7 @@ _KINDS: dict[str, Any] = {
     "ide": _on(model.Bus.IDE, model.Cache.WRITEBACK),
     "uefi": lambda board: {"disks": (disk(board, 0),), "memory": Size.parse("128M")},
     "old-nics": _nics(model.NicModel.E1000, model.NicModel.RTL8139, model.NicModel.PCNET, model.NicModel.NE2K),
+    "tulip": _nics(model.NicModel.TULIP),
     "express-nics": _nics(model.NicModel.VIRTIO, model.NicModel.E1000E, model.NicModel.VMXNET3),
     "cpus": lambda _: {"cpus": model.Cpus(sockets=2, cores=2, threads=2), "memory": Size.parse("256M")},
     "install": _install,

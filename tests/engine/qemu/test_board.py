@@ -33,7 +33,7 @@ def expected(spec: model.VMSpec) -> dict[str, tuple[str, int, int]]:
     """What the spec says about where each device is."""
     devices: dict[str, str] = {f"board.{name}": address for name, address in spec.hardware.devices.items()}
     devices |= {disk.name: disk.address for disk in spec.disks if disk.address}
-    devices |= {nic.name: nic.address for nic in spec.nics}
+    devices |= {nic.name: nic.address for nic in spec.nics if not hardware.is_isa(spec.hardware)}
     devices |= {f"board.rp{index}": hardware.port_address(index) for index in range(spec.hardware.root_ports)}
     places: dict[str, tuple[str, int, int]] = {}
     for name, address in devices.items():

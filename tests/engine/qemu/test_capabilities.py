@@ -79,6 +79,7 @@ async def test_a_qemu_without_a_model_that_fits_is_told(able):
         accelerator="tcg",
         machines={},
         default_machine="",
+        deprecated=frozenset(),
         devices=frozenset(),
         cpus={"max": (), "Westmere-v1": ("sse4.2",)},
         schema={},

@@ -1,5 +1,6 @@
 """The command line: the same plan gives the same line, and QEMU builds from it what the spec says."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -113,3 +114,10 @@ def test_the_script_for_a_bad_night_is_a_shell_script_that_runs_the_same_line(tm
     assert at.keys.is_fifo()
     assert at.said.samefile(os.devnull)
     assert f"tail -f {at.serial_log} shows its console, cat >{at.keys} types on it" in ran.stderr
+
+
+def test_hyper_vs_enlightenments_are_told_under_kvm_alone():
+    plan = specs.plan(pathlib.Path("/srv/b"), specs.spec("windows"))
+    told = dataclasses.replace(plan, accelerator="kvm")
+    assert values(command.command(plan), "-cpu") == ["Westmere"]
+    assert values(command.command(told), "-cpu")[0].startswith("Westmere,hv-relaxed=on,hv-vapic=on,hv-spinlocks=0x1fff")

@@ -39,11 +39,13 @@ NOUN = lazy.Group(
         },
         "Change": {
             "set": "vm.change:set_",
+            "upgrade-hardware": "vm.change:upgrade_hardware",
             "edit": "vm.change:edit",
             "apply": "vm.change:apply",
             "diff": "vm.change:diff",
             "disk": "vm.devices:DISK",
             "cd": "vm.devices:CD",
+            "floppy": "vm.devices:FLOPPY",
         },
     },
     examples="""

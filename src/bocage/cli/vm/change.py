@@ -21,6 +21,10 @@ def set_(
     board: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A part of the board: video=cirrus, sound=ac97.")
     ] = None,
+    serial: Annotated[
+        list[str] | None, typer.Option(metavar="TO", help="Where COM2 and on lead, in place of all ports there were.")
+    ] = None,
+    parallel: Annotated[list[str] | None, typer.Option(metavar="TO", help="Where LPT1 and on lead, likewise.")] = None,
     boot_once: Annotated[str | None, typer.Option(metavar="DEVICE", help="The next start only.")] = None,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
     notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
@@ -67,6 +71,7 @@ def set_(
         tags=[one for one in tag if one] if tag else None,
         protected=protected,
         board=read.board(board) if board else None,
+        ports=read.ports(serial, parallel),
     )
     parts = {
         "boot": rest.given(order=read.several(boot) if boot else None, once=boot_once),
@@ -97,6 +102,31 @@ def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
     if waiting:
         paths = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
         output.complain(f"{paths}: from the next cold start on ('bocage vm reboot {name}')")
+
+
+def upgrade_hardware(
+    name: options.VMName,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Move a VM to the newest machine type that this host's QEMU builds, from its next cold start on.
+
+    A copy of it, on throw-away disks and without a network, runs so first. Its devices stay what and where they are.
+
+    Examples:
+      bocage vm upgrade-hardware web1
+    """
+    from bocage.cli import waiting
+
+    with session.connect(project) as api:
+        before = api.vms.get(name)["spec"]["hardware"]["machine"]
+        task = api.vms.upgrade_hardware(name)
+
+        def said(_: rest.Document) -> str:
+            return f"{name}: {before} becomes {api.vms.get(name)['spec']['hardware']['machine']} at its next cold start"
+
+        waiting.finish(api, task, wait=wait, json=json, said=said)
 
 
 def edit(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:

@@ -60,6 +60,10 @@ def create(
         list[str] | None,
         typer.Option(metavar="IMAGE", help="A CD in a drive of its own.", autocompletion=complete.images),
     ] = None,
+    floppy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE", help="A floppy disk in a drive of its own.", autocompletion=complete.images),
+    ] = None,
     start: Annotated[bool, typer.Option("--start", help="Start it, too.")] = False,
     storage: Annotated[
         str | None, typer.Option(metavar="STORAGE", help="Where it lies: local.", autocompletion=complete.storage)
@@ -118,6 +122,28 @@ def create(
         ),
     ] = None,
     cpu_model: Annotated[str | None, typer.Option(metavar="MODEL", help="QEMU's name.", rich_help_panel=_BOARD)] = None,
+    secure_boot: Annotated[
+        bool, typer.Option("--secure-boot", help="UEFI that boots what is signed.", rich_help_panel=_BOARD)
+    ] = False,
+    tpm: Annotated[bool, typer.Option("--tpm", help="A TPM 2.0.", rich_help_panel=_BOARD)] = False,
+    watchdog: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ACTION", help="A watchdog, and what it does: reset, poweroff, pause.", rich_help_panel=_BOARD
+        ),
+    ] = None,
+    serial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TO",
+            help="COM2 and on: file, /dev/ttyS0, listen:127.0.0.1:4001, connect:HOST:PORT.",
+            rich_help_panel=_BOARD,
+        ),
+    ] = None,
+    parallel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TO", help="LPT1 and on: connect:printer:9100, file.", rich_help_panel=_BOARD),
+    ] = None,
     boot: Annotated[
         list[str] | None, typer.Option(metavar="DEVICE,…", help="Order: cd0,disk0.", rich_help_panel=_BOARD)
     ] = None,
@@ -157,11 +183,13 @@ def create(
         cpus=read.cpus(cpus) if cpus is not None else None,
         memory=memory,
         cds=[_image_of(one) for one in cd] if cd else None,
+        floppies=[_image_of(one) for one in floppy] if floppy else None,
+        ports=read.ports(serial, parallel),
         nics=_nics(network, publish),
         os=os,
-        firmware=firmware,
+        firmware=firmware or ("uefi" if secure_boot else None),
         machine=machine,
-        board=read.board(board) if board else None,
+        board=_board(board, secure_boot=secure_boot, tpm=tpm, watchdog=watchdog),
         cpu_model=cpu_model,
         boot=read.several(boot) if boot else None,
         smbios=read.smbios(smbios) if smbios else None,
@@ -198,6 +226,15 @@ def _is_made(api: rest.Client, name: str) -> bool:
 def _image_of(cd: str) -> str:
     """The image that a CD is: by its name, or by that of the file which it was added from."""
     return image_names.name_for(cd) if "." in cd or "/" in cd else cd
+
+
+def _board(given: list[str] | None, *, secure_boot: bool, tpm: bool, watchdog: str | None) -> dict[str, Any] | None:
+    short = [
+        *(["secure-boot=yes"] if secure_boot else []),
+        *(["tpm=crb"] if tpm else []),
+        *([f"watchdog={watchdog}"] if watchdog else []),
+    ]
+    return read.board([*short, *(given or [])]) or None
 
 
 def _disks(disks: list[dict[str, Any]]) -> dict[str, Any]:

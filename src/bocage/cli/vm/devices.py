@@ -126,6 +126,37 @@ def eject(
         waiting.finish(api, task, wait=wait, json=json, said=f"{drive} of {name} is empty")
 
 
+def insert_floppy(
+    name: options.VMName,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A floppy's image.", autocompletion=complete.images)],
+    drive: Annotated[str, typer.Option(metavar="DRIVE", help="Which drive.")] = "floppy0",
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Put a floppy disk into a drive; the guest can read it.
+
+    Examples:
+      bocage vm floppy insert dos disk2
+    """
+    insert(name, image, drive, project, wait, json)
+
+
+def eject_floppy(
+    name: options.VMName,
+    drive: Annotated[str, typer.Option(metavar="DRIVE", help="Which drive.")] = "floppy0",
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Empty a floppy drive.
+
+    Examples:
+      bocage vm floppy eject dos
+    """
+    eject(name, drive, project, wait, json)
+
+
 DISK = lazy.Group(
     "vm disk",
     help="A VM's disks.",
@@ -137,4 +168,9 @@ CD = lazy.Group(
     "vm cd",
     help="A VM's CD drives.",
     verbs={"CDs": {"insert": "vm.devices:insert", "eject": "vm.devices:eject"}},
+)
+FLOPPY = lazy.Group(
+    "vm floppy",
+    help="A VM's floppy drives.",
+    verbs={"Floppy disks": {"insert": "vm.devices:insert_floppy", "eject": "vm.devices:eject_floppy"}},
 )

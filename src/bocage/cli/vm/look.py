@@ -140,8 +140,9 @@ def show(
     output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm)]))
     for title, lines in (
         ("Disks", [_disk(disk, volumes) for disk in vm["spec"]["disks"]]),
-        ("CDs", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
+        ("CDs and floppies", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
         ("Network", [_nic(nic, vm, networks) for nic in vm["spec"]["nics"]]),
+        ("Ports", [_outlet(port) for port in vm["spec"].get("ports") or ()]),
         ("Published", [_port(port, nic) for nic in vm["spec"]["nics"] for port in nic.get("publish") or ()]),
     ):
         if lines:
@@ -239,11 +240,31 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
     return [
         ("vCPUs", people.cpus(spec["cpus"])),
         ("memory", spec["memory"]),
+        ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
+        ("board", _board(hardware)),
         ("boot", ", ".join(boot.get("order") or ()) + once),
         ("restart", f"{restart['policy']}, {restart['limit']} tries in a row"),
         ("with host", f"starts, order {autostart['order']}" if autostart["enabled"] else ""),
     ]
+
+
+def _board(hardware: dict[str, Any]) -> str:
+    """What it is fitted with beyond what every VM has."""
+    usual = {"video": "vga", "sound": "none", "pointer": "tablet", "scsi": "virtio", "tpm": "none"}
+    found = [f"{name} {hardware[name]}" for name, value in usual.items() if hardware.get(name, value) != value]
+    found += ["Secure Boot"] if hardware.get("secure_boot") else []
+    clock = hardware.get("rtc") or {}
+    found += ["clock in local time"] if clock.get("base") == "localtime" else []
+    if watchdog := hardware.get("watchdog"):
+        found.append(f"watchdog {watchdog['model']}, which does {watchdog['action']}")
+    return ", ".join(found)
+
+
+def _outlet(port: dict[str, Any]) -> tuple[str, ...]:
+    where = port.get("device") or port.get("address") or f"{port['name']}.out in its directory"
+    how = {"listen": "listens on ", "connect": "connects to "}.get(port["to"], "")
+    return (port["name"], f"{how}{where}{', telnet' if port.get('telnet') else ''}")
 
 
 def _disk(disk: dict[str, Any], volumes: dict[str, rest.Document]) -> tuple[str, ...]:

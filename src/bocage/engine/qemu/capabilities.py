@@ -66,6 +66,7 @@ class Capabilities:
     accelerator: accelerator.Kind
     machines: Mapping[str, str]  # every machine by its name; an alias (`q35`) leads to its versioned name
     default_machine: str
+    deprecated: frozenset[str]  # machines that a later version will not have
     devices: frozenset[str]
     cpus: Mapping[str, tuple[str, ...]]  # features of each model that are missing here
     schema: Mapping[str, Mapping[str, Any]]  # `query-qmp-schema` by name
@@ -201,6 +202,7 @@ def _capabilities(facts: Mapping[str, Any], under: accelerator.Kind) -> Capabili
         accelerator=under,
         machines=machines,
         default_machine=default,
+        deprecated=frozenset(one["name"] for one in facts["query-machines"] if one.get("deprecated")),
         devices=frozenset(facts["devices"]),
         cpus={cpu["name"]: tuple(cpu.get("unavailable-features", ())) for cpu in facts["query-cpu-definitions"]},
         schema={entry["name"]: entry for entry in facts["query-qmp-schema"]},

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bocage.engine import base
-from bocage.engine.qemu import chain, devices, paths
+from bocage.engine.qemu import chain, devices, paths, tpm
 from bocage.model import board as boards
 from bocage.model import units
 from bocage.model import vm as model
@@ -47,7 +47,8 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
         *("-display", "none"),
         *("-vnc", f"unix:{escaped(at.vnc)}"),
         *_channels(at),
-        *_behind(plan.spec.hardware),
+        *_behind(plan.spec.hardware, at),
+        *_ports(plan.spec, at),
         *_devices(plan.spec.hardware),
         *_disks(plan),
         *_cds(plan),
@@ -76,6 +77,10 @@ def by_hand(plan: base.Plan) -> str:
         f"stat -c %s {log} >{start} || true",
         f"echo {shlex.quote(f'tail -f {log} shows its console, cat >{keys} types on it')} >&2",
     ]
+    if plan.spec.hardware.tpm is not boards.Tpm.NONE:
+        swtpm = shlex.join(tpm.command(at, f"path={at.tpm}"))
+        lines.append(f"( cd {shlex.quote(str(at.directory))} && touch {at.tpm_state.name} && exec {swtpm} ) &")
+        lines.append(f"until [ -S {shlex.quote(str(at.tpm))} ]; do sleep 0.1; done")
     for name, backend in plan.nics.items():
         socket = str(at.nic(name))
         match backend:
@@ -94,12 +99,16 @@ def by_hand(plan: base.Plan) -> str:
 def _machine(plan: base.Plan) -> list[str]:
     spec, board = plan.spec, plan.spec.hardware
     options = [] if board.hpet or hardware.is_isa(board) else ["hpet=off"]
+    options += ["smm=on"] if board.secure_boot else []
     flash = ["pflash0=board.firmware", "pflash1=board.vars"] if board.firmware is model.Firmware.UEFI else []
     cpus = spec.cpus
     return [
         *("-machine", _joined(board.machine, "usb=off", f"memory-backend={_RAM}", *options, *flash)),
         *("-accel", plan.accelerator),
-        *("-cpu", _joined(board.cpu_model, *(_enlightened(name) for name in board.hyperv))),
+        *(
+            "-cpu",
+            _joined(board.cpu_model, *(_enlightened(name) for name in board.hyperv if plan.accelerator == "kvm")),
+        ),
         *("-smp", f"{cpus.count},sockets={cpus.sockets},cores={cpus.cores},threads={cpus.threads}"),
         *("-m", f"{spec.memory // units.MiB}M"),
         *("-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(spec.memory)})),
@@ -108,6 +117,7 @@ def _machine(plan: base.Plan) -> list[str]:
 
 
 def _enlightened(name: str) -> str:
+    """One of Hyper-V's enlightenments: it is KVM that has them, and QEMU refuses some of them without."""
     return "hv-spinlocks=0x1fff" if name == "spinlocks" else f"hv-{name}=on"
 
 
@@ -124,14 +134,41 @@ def _clock(board: model.Hardware) -> list[str]:
     return ["-rtc", _joined(f"base={board.rtc.base}", *drift)]
 
 
-def _behind(board: model.Hardware) -> list[str]:
+def _behind(board: model.Hardware, at: paths.Paths) -> list[str]:
     """What the board's devices lead to."""
     arguments: list[str] = []
     if "rng" in board.devices:
         arguments += ["-object", _json({"qom-type": "rng-builtin", "id": "rng"})]
     if board.sound is not boards.Sound.NONE:
         arguments += ["-audiodev", f"none,id={devices.AUDIO}"]
+    if board.tpm is not boards.Tpm.NONE:
+        arguments += ["-chardev", _joined("socket", "id=tpm", f"path={escaped(at.tpm)}")]
+        arguments += ["-tpmdev", f"emulator,id={devices.TPM},chardev=tpm"]
+    if board.watchdog:
+        arguments += ["-action", f"watchdog={board.watchdog.action}"]
     return arguments
+
+
+def _ports(spec: model.VMSpec, at: paths.Paths) -> list[str]:
+    """Serial and parallel ports, and where each leads."""
+    arguments: list[str] = []
+    for port in spec.ports:
+        arguments += ["-chardev", _joined(*_leads_to(port, at))]
+        arguments += _each("-device", [devices.port(port)])
+    return arguments
+
+
+def _leads_to(port: boards.GuestPort, at: paths.Paths) -> list[str]:
+    name = f"id={port.name}"
+    match port.to:
+        case "file":
+            return ["file", name, f"path={escaped(at.port(port.name))}", "append=on"]
+        case "device":
+            return [port.kind, name, f"path={escaped(port.device)}"]
+        case way:
+            host, _, number = str(port.address).rpartition(":")
+            where = [f"host={escaped(host.strip('[]'))}", f"port={number}", *(["telnet=on"] if port.telnet else [])]
+            return ["socket", name, *where, *(["server=on", "wait=off"] if way == "listen" else ["reconnect=2"])]
 
 
 def _smbios(identity: model.Smbios) -> list[str]:
@@ -156,13 +193,16 @@ def _firmware(board: model.Hardware, at: paths.Paths) -> list[str]:
     if board.firmware is not model.Firmware.UEFI:
         return []
     arguments: list[str] = []
-    for name, path, fixed in (("board.firmware", paths.OVMF_CODE, True), ("board.vars", at.firmware_vars, False)):
+    code = paths.OVMF_SECURE if board.secure_boot else paths.OVMF_CODE
+    for name, path, fixed in (("board.firmware", code, True), ("board.vars", at.firmware_vars, False)):
         below = {"driver": "file", "node-name": f"{name}.file", "filename": str(path), "read-only": fixed}
         arguments += ["-blockdev", _json(below)]
         arguments += [
             "-blockdev",
             _json({"driver": "raw", "node-name": name, "file": f"{name}.file", "read-only": fixed}),
         ]
+    if board.secure_boot:  # its variables are written in system management mode alone
+        arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     return arguments
 
 
@@ -193,12 +233,15 @@ def _disks(plan: base.Plan) -> list[str]:
 
 def _cds(plan: base.Plan) -> list[str]:
     boot = devices.first_order(plan.spec)
-    arguments: list[str] = []
+    built_in, controllers = devices.floppy_controller(plan.spec)
+    arguments = [part for name, index in built_in.items() for part in ("-global", f"isa-fdc.{name}={index}")]
+    arguments += _each("-device", controllers)
+    floppies = {"floppies": f"{controllers[0]['id']}.0"} if controllers else {}
     for cd in plan.spec.cds:
         image = plan.cds.get(cd.name)
         if image:
             arguments += _each("-blockdev", chain.read_only(cd.name, str(image)))
-        arguments += _each("-device", [devices.cd(cd, loaded=image is not None, boot=boot.get(cd.name))])
+        arguments += _each("-device", [devices.cd(cd, loaded=image is not None, boot=boot.get(cd.name), **floppies)])
     if plan.seed:
         arguments += _each("-blockdev", chain.read_only(devices.SEED, str(plan.seed)))
         arguments += _each("-device", [devices.seed()])
@@ -239,7 +282,8 @@ def netdev(
             return {"type": "stream", "id": name, "server": taps is not None, "addr": address}
         case base.UserMode():
             published = [{"str": _forward(publish)} for publish in backend.publish]
-            own = {"type": "user", "id": name, "net": f"10.0.{2 + number}.0/24"}
+            own: dict[str, Any] = {"type": "user", "id": name, "net": f"10.0.{2 + number}.0/24"}
+            own |= {"restrict": True} if backend.apart else {}
             return {**own, **({"hostfwd": published} if published else {})}
 
 

@@ -45,7 +45,8 @@ _SCSI = {
     boards.Scsi.PVSCSI: "pvscsi",
 }
 _USB = {boards.Usb.XHCI: "qemu-xhci", boards.Usb.EHCI: "usb-ehci", boards.Usb.UHCI: "piix3-usb-uhci"}
-AUDIO = "board.audio"
+AUDIO, TPM = "board.audio", "board.emulated-tpm"
+_FLOPPY_BOOT = ("bootindexA", "bootindexB")
 
 
 def standing_order(spec: model.VMSpec) -> dict[str, int]:
@@ -93,7 +94,12 @@ def board(of: model.Hardware) -> list[Device]:
         made += _usb(of, at["usb"])
     if hardware.is_paravirtual(of):
         made.append({"driver": "pvpanic", "id": "board.panic"})
-    return [*made, *_sound(of, at.get("sound", {}))]
+    made += _sound(of, at.get("sound", {}))
+    if of.tpm is not boards.Tpm.NONE:
+        made.append({"driver": f"tpm-{of.tpm}", "id": "board.tpm", "tpmdev": TPM})
+    if of.watchdog:
+        made.append({"driver": of.watchdog.model, "id": "board.watchdog", **at.get("watchdog", {})})
+    return made
 
 
 def _usb(of: model.Hardware, place: Device) -> list[Device]:
@@ -129,13 +135,33 @@ def disk(of: model.Disk, *, boot: int | None = None) -> Device:
     return device if boot is None else {**device, "bootindex": boot}
 
 
-def cd(of: model.Cd, *, loaded: bool, boot: int | None = None) -> Device:
-    """A CD drive; `loaded` when there are nodes for what lies in its tray."""
-    device: Device = {"driver": "scsi-cd" if of.bus is model.Bus.SCSI else "ide-cd", "id": of.name}
-    device |= _unit(of.bus, of.unit)
+def cd(of: model.Cd, *, loaded: bool, boot: int | None = None, floppies: str = "floppy-bus.0") -> Device:
+    """A drive; `loaded` when there are nodes for what lies in its tray. A floppy's boot index is its controller's."""
+    match of.bus:
+        case model.Bus.FLOPPY:
+            device: Device = {"driver": "floppy", "id": of.name, "bus": floppies, "unit": of.unit}
+        case model.Bus.SCSI:
+            device = {"driver": "scsi-cd", "id": of.name, **_unit(of.bus, of.unit)}
+        case _:
+            device = {"driver": "ide-cd", "id": of.name, **_unit(of.bus, of.unit)}
     if loaded:
         device["drive"] = chain.node_name(of.name)
-    return device if boot is None else {**device, "bootindex": boot}
+    return device if boot is None or of.bus is model.Bus.FLOPPY else {**device, "bootindex": boot}
+
+
+def floppy_controller(spec: model.VMSpec) -> tuple[dict[str, int], list[Device]]:
+    """The floppy drives' boot indexes by the controller's properties, and the controller where none is built in."""
+    order = first_order(spec)
+    drives = [cd for cd in spec.cds if cd.bus is model.Bus.FLOPPY]
+    indexes = {_FLOPPY_BOOT[cd.unit]: order[cd.name] for cd in drives if cd.name in order}
+    if drives and hardware.is_express(spec.hardware):
+        return {}, [{"driver": "isa-fdc", "id": "board.floppies", **indexes}]
+    return indexes, []
+
+
+def port(of: boards.GuestPort) -> Device:
+    """A serial or parallel port, on the chardev of its name."""
+    return {"driver": f"isa-{of.kind}", "id": of.name, "index": of.number - 1, "chardev": of.name}
 
 
 def seed() -> Device:

@@ -26,6 +26,7 @@ from bocage.engine.qemu import (
     runstate,
     saved,
     starting,
+    tpm,
 )
 from bocage.engine.qemu import cgroup as cgroups
 from bocage.engine.qemu import record as records
@@ -189,7 +190,7 @@ class QemuEngine:
         group = machine.group_of(self._place, cgroup or (known.cgroup if known else ""))
         if at.io.is_dir():
             for found in processes.find(at.io, among=await self._processes()):
-                if pathlib.PurePath(found.arguments[0]).name in carriers.PROGRAMS:
+                if pathlib.PurePath(found.arguments[0]).name in (*carriers.PROGRAMS, tpm.PROGRAM):
                     with contextlib.suppress(processes.Gone):
                         processes.send(found.identity, signal.SIGKILL)
         await machine.clear(known, at, group)
@@ -207,7 +208,8 @@ async def _run(
     started: machine.QemuMachine, plan: base.Plan, *, paused: bool, saved_state: pathlib.Path | None
 ) -> None:
     """Let the vCPUs of a process run that stands ready."""
-    if once := plan.spec.boot.once:
+    floppies = {cd.name for cd in plan.spec.cds if cd.bus is model.Bus.FLOPPY}
+    if (once := plan.spec.boot.once) and once not in floppies:
         # What boots once has done so when the guest next resets, within the same process.
         index = devices.standing_order(plan.spec).get(once, -1)
         place = {"path": f"/machine/peripheral/{once}", "property": "bootindex", "value": index}

@@ -37,10 +37,16 @@ from bocage.words import N_
 _QUIT_BOUND = 30.0  # seconds to write what it holds
 _KILL_BOUND = 10.0
 _FIRST_LOOK = 1.0
+_TPM_FOLLOWS = 1.0  # seconds within which QEMU's end explains that of its swtpm
 _TRIM_EVERY = 30.0
 _LOG_KEPT = 4 << 20  # bytes of each log
 _SCREEN_LIMIT = 64 << 20  # bytes of a picture
-_HAPPENINGS = {"RESET": "reset", "BALLOON_CHANGE": "balloon", "DEVICE_DELETED": "device-removed"}
+_HAPPENINGS = {
+    "RESET": "reset",
+    "BALLOON_CHANGE": "balloon",
+    "DEVICE_DELETED": "device-removed",
+    "WATCHDOG": "watchdog",
+}
 
 
 class NoSuchKey(base.Error, errors.Invalid):
@@ -73,6 +79,7 @@ class QemuMachine:
         self._noted: asyncio.Task[None] | None = None
         self._noting = asyncio.Lock()
         self._carrying = asyncio.Lock()
+        self._tpm_lost = False
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
 
     @property
@@ -104,6 +111,10 @@ class QemuMachine:
         return self._record.generation
 
     @property
+    def tpm_lost(self) -> bool:
+        return self._tpm_lost
+
+    @property
     def gone(self) -> asyncio.Future[None]:
         """Done when the process has ended, before anything is known about how."""
         return self._gone
@@ -120,6 +131,8 @@ class QemuMachine:
         self.link.keep()
         self._noted = asyncio.create_task(self._note_version())
         self._tasks.append(asyncio.create_task(self._trim()))
+        if self._record.tpm:
+            self._tasks.append(asyncio.create_task(self._watch_tpm(self._record.tpm)))
 
     async def ended(self) -> base.Ended:
         return await asyncio.shield(self._end)
@@ -255,6 +268,19 @@ class QemuMachine:
         self._close()
         return told
 
+    async def _watch_tpm(self, keeps: processes.Identity) -> None:
+        """Tell of a swtpm that ended before its QEMU."""
+        with contextlib.suppress(processes.Gone):
+            pidfd = processes.open_pidfd(keeps)
+            try:
+                await processes.wait_exit(pidfd)
+            finally:
+                os.close(pidfd)
+        await asyncio.wait([self._gone], timeout=_TPM_FOLLOWS)
+        if not self._gone.done():
+            self._tpm_lost = True
+            self._listener(base.Happened("tpm-lost"))
+
     async def _wait_gone(self, within: float) -> None:
         done, _ = await asyncio.wait([self._end], timeout=within)
         if not done:
@@ -328,7 +354,7 @@ async def how_ended(
 async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Directories | None) -> None:
     """End what is left beside QEMU, and remove its group and sockets; the record stays, for whoever asks later."""
     if record:
-        for helper in record.helpers.values():
+        for helper in (*record.helpers.values(), *([record.tpm] if record.tpm else [])):
             carriers.end(helper)
     if group:
         await asyncio.to_thread(group.kill)

@@ -7,6 +7,9 @@ import pathlib
 
 OVMF_CODE = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+OVMF_SECURE = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
+OVMF_MICROSOFT = pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
+"""Variables with Microsoft's keys enrolled and Secure Boot on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +97,30 @@ class Paths:
     def agent(self) -> pathlib.Path:
         """The guest agent's channel."""
         return self.io / "qga"
+
+    @property
+    def tpm_state(self) -> pathlib.Path:
+        """What the TPM keeps."""
+        return self.directory / "tpm.state"
+
+    @property
+    def tpm(self) -> pathlib.Path:
+        """The socket of the TPM."""
+        return self.io / "tpm"
+
+    @property
+    def tpm_log(self) -> pathlib.Path:
+        """What that says."""
+        return self.runtime / "tpm.log"
+
+    @property
+    def tpm_status(self) -> pathlib.Path:
+        """How it ended, written by its keeper."""
+        return self.runtime / "tpm.status"
+
+    def port(self, name: str) -> pathlib.Path:
+        """Where a port leads that leads to a file."""
+        return self.directory / f"{name}.out"
 
     def nic(self, name: str) -> pathlib.Path:
         """The socket of what carries a NIC."""

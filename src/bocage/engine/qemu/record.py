@@ -28,6 +28,7 @@ class Record:
     paused: bool  # it was started to stand still
     cgroup: str = ""
     helpers: Mapping[str, processes.Identity] = dataclasses.field(default_factory=dict)  # by the NIC that they carry
+    tpm: processes.Identity | None = None  # of its swtpm
     serial_start: int = 0  # offset in the serial line's log at the start
     accelerator: str = ""
     version: str = ""  # QEMU's, known when it has answered
@@ -41,6 +42,7 @@ def write(path: pathlib.Path, record: Record) -> None:
         "directory": str(record.directory),
         "isolation": record.isolation.model_dump(mode="json"),
         "helpers": {nic: str(helper) for nic, helper in record.helpers.items()},
+        "tpm": str(record.tpm) if record.tpm else None,
         "serial_start": record.serial_start,
     }
     files.write_durably(path, json.dumps(fields, indent=1) + "\n", mode=0o600)
@@ -61,6 +63,7 @@ def read(path: pathlib.Path) -> Record | None:
             paused=bool(held["paused"]),
             cgroup=str(held["cgroup"]),
             helpers={nic: processes.Identity.parse(helper) for nic, helper in dict(held["helpers"]).items()},
+            tpm=processes.Identity.parse(held["tpm"]) if held.get("tpm") else None,
             serial_start=int(held["serial_start"]),
             accelerator=str(held["accelerator"]),
             version=str(held["version"]),

@@ -20,13 +20,17 @@ from bocage.engine.qemu import (
     isolation,
     machine,
     paths,
+    processes,
+    tpm,
 )
 from bocage.engine.qemu import launch as launching
 from bocage.engine.qemu import record as records
 from bocage.model import base as model_base
+from bocage.model import board as boards
 from bocage.model import vm as model
 
 _ANSWER_BOUND = 30.0  # seconds until QEMU answers
+_HAS_KEYS = "SecureBootEnable".encode("utf-16-le")  # the variable that comes with a platform key
 _PARTS = {"sandbox": "sandbox", "uid": "own-uid", "mounts": "mount-namespace", "cgroup": "cgroup"}
 
 
@@ -52,6 +56,10 @@ async def launch(
     undo.push_async_callback(machine.clear, None, at, group)
     await asyncio.to_thread(_prepare, plan, at, owner)
     refused = await isolation.mounts_refused()
+    keeps: processes.Identity | None = None
+    if plan.spec.hardware.tpm is not boards.Tpm.NONE:
+        keeps = await tpm.start(at, owner=owner, mounts=refused is None, group=group)
+        undo.callback(carriers.end, keeps)
     with contextlib.ExitStack() as handed:
         taps = _open_taps(plan, handed)
         to_start = launching.Order(
@@ -80,6 +88,7 @@ async def launch(
                 cgroup=plan.cgroup if group else "",
                 serial_start=at.serial_log.stat().st_size,
                 accelerator=plan.accelerator,
+                tpm=keeps,
             )
             await asyncio.to_thread(records.write, at.record, record)
             kept.append(record)
@@ -98,16 +107,24 @@ async def launch(
     return started
 
 
-def make_firmware_variables(path: pathlib.Path) -> None:
-    """Give a VM the firmware's own variables, once; what is there stays. Raises OSError."""
-    if not path.exists():
-        files.write_durably(path, paths.OVMF_VARS.read_bytes(), mode=0o600)
+def make_firmware_variables(path: pathlib.Path, board: model.Hardware) -> None:
+    """Give a VM the firmware's own variables, once; what is there stays. Raises OSError.
+
+    With Secure Boot these have to hold keys: variables without are kept beside, and new ones made.
+    """
+    if path.exists():
+        if not board.secure_boot or _HAS_KEYS in path.read_bytes():
+            return
+        path.rename(path.with_name(f"{path.name}.before"))
+    template = paths.OVMF_MICROSOFT if board.secure_boot else paths.OVMF_VARS
+    files.write_durably(path, template.read_bytes(), mode=0o600)
 
 
 def _owner(plan: base.Plan) -> isolation.Owner | None:
     if plan.process_uid is None:
         return None
     groups = accelerator.device_groups() if plan.accelerator == "kvm" else ()
+    groups = tuple(dict.fromkeys([*groups, *(path.stat().st_gid for path in map(pathlib.Path, _host_ports(plan)))]))
     gid = plan.process_uid if plan.process_gid is None else plan.process_gid
     return isolation.Owner(plan.process_uid, gid, groups)
 
@@ -123,22 +140,35 @@ def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None) ->
     at.said.symlink_to(os.devnull)
     os.close(os.open(at.serial_log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     if plan.spec.hardware.firmware is model.Firmware.UEFI:
-        make_firmware_variables(at.firmware_vars)
+        make_firmware_variables(at.firmware_vars, plan.spec.hardware)
+    if plan.spec.hardware.tpm is not boards.Tpm.NONE:
+        tpm.make_state(at.tpm_state)
+    for path in _port_files(plan, at):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     if owner:
-        for path in (at.io, at.keys, *_written(plan, at)):
+        for path in (at.io, at.keys, *_written(plan, at), *([at.tpm_state] if at.tpm_state.exists() else [])):
             os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
 
 
 def _written(plan: base.Plan, at: paths.Paths) -> list[pathlib.Path]:
     """The files that the process writes."""
     flash = [at.firmware_vars] if plan.spec.hardware.firmware is model.Firmware.UEFI else []
-    return [at.serial_log, *flash, *(chain[0].path for chain in plan.chains.values())]
+    return [at.serial_log, *flash, *_port_files(plan, at), *(chain[0].path for chain in plan.chains.values())]
+
+
+def _port_files(plan: base.Plan, at: paths.Paths) -> list[pathlib.Path]:
+    return [at.port(port.name) for port in plan.spec.ports if port.to == "file"]
+
+
+def _host_ports(plan: base.Plan) -> list[str]:
+    """The host's own serial and parallel ports that the VM's lead to, as far as they are there."""
+    return [port.device for port in plan.spec.ports if port.device and pathlib.Path(port.device).exists()]
 
 
 def _view(plan: base.Plan, at: paths.Paths) -> isolation.View:
     backing = [file.path for chain in plan.chains.values() for file in chain[1:]]
     images = [image for image in (*plan.cds.values(), plan.seed) if image]
-    devices = ["/dev/kvm"] if plan.accelerator == "kvm" else []
+    devices = [*(["/dev/kvm"] if plan.accelerator == "kvm" else []), *_host_ports(plan)]
     return isolation.View(
         read_only=list(dict.fromkeys([*backing, *images])), read_write=[at.io, *_written(plan, at)], devices=devices
     )

@@ -17,7 +17,10 @@ from bocage.storage import qcow2
 from bocage.store import resources
 from bocage.words import N_
 
-BESIDE_DISKS = ("vm.yaml", "firmware-vars.fd", "seed.iso", "saved.state", "saved.json", "serial.log", "qemu.log")
+BESIDE_DISKS = (
+    *("vm.yaml", "firmware-vars.fd", "tpm.state", "seed.iso", "saved.state", "saved.json"),
+    *("serial.log", "qemu.log"),
+)
 """What belongs to a VM and is no disk, by its name in the directory."""
 
 

@@ -116,7 +116,7 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
                 await asyncio.to_thread(_date, own, (await asyncio.to_thread(layers[0].path.stat)).st_mtime_ns)
             parts[f"disks/{disk.name}.{volume.spec.format}"] = own
             kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
-        for extra in (place.firmware_variables, place.seed, place.saved, place.saved_definition):
+        for extra in (place.firmware_variables, place.tpm_state, place.seed, place.saved, place.saved_definition):
             if await asyncio.to_thread(extra.exists):
                 parts[extra.name] = extra
         held = await preparation.held(machine, kept, None)

@@ -16,7 +16,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
 from bocage.node import notes, started, tasks
-from bocage.node.life import moving
+from bocage.node.life import moving, upgrading
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -180,4 +180,5 @@ HANDLERS: dict[str, Handler] = {
     "vm.disk-grow": grow_disk,
     "vm.cd-change": change_cd,
     "vm.move": moving.move,
+    "vm.upgrade-hardware": upgrading.upgrade,
 }

@@ -32,6 +32,7 @@ async def show(standing: Standing, preparation: Preparation, machine: vm.VM, ste
         "observed_generation": machine.metadata.generation,
         "directory": str(place.path),
         "next_try": None,
+        "tpm_lost": bool(standing.machine and standing.machine.tpm_lost),
     }
     note: words.Message | None = None
     if standing.machine:
@@ -41,6 +42,11 @@ async def show(standing: Standing, preparation: Preparation, machine: vm.VM, ste
         fields |= await _without_process(preparation, machine)
         if step.waits is lifecycle.BackOff:
             fields["next_try"] = _in(step.again, machine.status.next_try)
+    if fields["tpm_lost"] and not machine.status.tpm_lost:
+        await standing.tell(machine, notes.TpmLost(name=machine.name), base.Severity.WARNING)
+    while standing.bites:
+        bit = notes.WatchdogBit(name=machine.name, action=standing.bites.pop(0))
+        await standing.tell(machine, bit, base.Severity.WARNING)
     severity = base.Severity.INFO if note is None or isinstance(note, notes.Started) else base.Severity.WARNING
     return await standing.show_with(machine, fields, note, severity)
 

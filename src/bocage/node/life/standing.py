@@ -48,6 +48,7 @@ class Standing:
     defined: tuple[int, int] | None = None  # the revision and the ownership that vm.yaml says
     scripted: tuple[int, str] | None = None  # the generation and the name that the script to start it by hand says
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
+    bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     listeners: list[engine.Listener] = dataclasses.field(default_factory=list)
@@ -57,6 +58,8 @@ class Standing:
         """The machine told something by itself."""
         if happened.what == "reset" and self.guest_reboots:
             self.guest_reboots, self.has_rebooted = False, True
+        if happened.what == "watchdog":
+            self.bites.append(str(happened.fields.get("action", "")))
         for listener in self.listeners:
             listener(happened)
         self.woken.set()

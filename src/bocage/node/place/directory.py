@@ -3,6 +3,7 @@
     vm.yaml            definition, complete: lose the database, and `adopt` brings the VM back
     disks/NAME.qcow2   its volumes
     firmware-vars.fd   UEFI variables
+    tpm.state          what the TPM keeps
     seed.iso           what cloud-init reads
     serial.log         the serial line's log
     qemu.log           QEMU's own words
@@ -84,6 +85,10 @@ class Directory:
     @property
     def firmware_variables(self) -> pathlib.Path:
         return self.path / "firmware-vars.fd"
+
+    @property
+    def tpm_state(self) -> pathlib.Path:
+        return self.path / "tpm.state"
 
     @property
     def seed(self) -> pathlib.Path:

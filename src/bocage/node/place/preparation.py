@@ -253,7 +253,7 @@ class Preparation:
             with contextlib.suppress(FileNotFoundError):
                 content = await asyncio.to_thread(old.read_bytes)
                 await asyncio.to_thread(files.write_durably, place.firmware_variables, content, mode=0o600)
-        await asyncio.to_thread(starting.make_firmware_variables, place.firmware_variables)
+        await asyncio.to_thread(starting.make_firmware_variables, place.firmware_variables, machine.spec.hardware)
 
     async def _copied_from(self, machine: vm.VM) -> vm.VM | None:
         """The VM that has the disks which this one's were copied from."""
