@@ -10,7 +10,7 @@ import zlib
 _BIOS = pathlib.Path("/usr/share/seabios/vgabios-stdvga.bin")
 _A = bytes.fromhex("0000 1038 6cc6 c6fe c6c6 c6c6 0000 0000".replace(" ", ""))  # the letter, in the 8x16 font
 _HEIGHT = 16
-Picture = list[bytes]
+Picture = list[list[bytes]]
 
 
 def text(png: bytes) -> list[str]:
@@ -25,7 +25,7 @@ def text(png: bytes) -> list[str]:
 
 
 def pixels(png: bytes) -> tuple[int, int, Picture]:
-    """Width, height and rows of a picture; a pixel is one byte, 0 for the darkest third."""
+    """Width, height and rows of a picture; a pixel is its colour."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     at, packed, header = 8, b"", b""
     while at < len(png):
@@ -38,11 +38,11 @@ def pixels(png: bytes) -> tuple[int, int, Picture]:
     assert depth == 8
     channels = {0: 1, 2: 3, 6: 4}[colour]
     raw, stride = zlib.decompress(packed), width * channels
-    rows, above = [], bytearray(stride)
+    rows, above = Picture(), bytearray(stride)
     for y in range(height):
         start = y * (stride + 1)
         above = _unfiltered(raw[start], bytearray(raw[start + 1 : start + 1 + stride]), above, channels)
-        rows.append(bytes(max(above[x : x + min(channels, 3)]) for x in range(0, stride, channels)))
+        rows.append([bytes(above[x : x + channels]) for x in range(0, stride, channels)])
     return width, height, rows
 
 
@@ -84,11 +84,11 @@ def _font() -> dict[bytes, str]:
 def _read(rows: Picture, top: int, left: int) -> str:
     """The character in a cell: what differs from the colour of its background."""
     cells = [rows[top + y][left : left + 8] for y in range(_HEIGHT)]
-    shades = sorted({shade for cell in cells for shade in cell})
-    if len(shades) == 1:
+    colours = {colour for cell in cells for colour in cell}
+    if len(colours) == 1:
         return " "
-    for ground in (shades[0], shades[-1]):
-        shape = bytes(sum((shade != ground) << (7 - x) for x, shade in enumerate(cell)) for cell in cells)
+    for ground in colours:
+        shape = bytes(sum((colour != ground) << (7 - x) for x, colour in enumerate(cell)) for cell in cells)
         if found := _font().get(shape):
             return found
     return "?"

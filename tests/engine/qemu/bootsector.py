@@ -33,6 +33,14 @@ class Sector:
             self._code += bytes([0xB0, value, 0xEE])  # mov al,value; out dx,al
         return self
 
+    def configure_pci(self, slot: int, register: int, value: int, *, width: int) -> Sector:
+        """Write 1 or 2 bytes to the configuration of a device on PCI bus 0 (PCI 2.2, 3.2.2.3.2)."""
+        address = 0x80000000 | slot << 11 | register & 0xFC
+        self._code += b"\x66\xb8" + address.to_bytes(4, "little") + b"\xba\xf8\x0c\x66\xef"  # mov eax; out dx,eax
+        self._code += b"\xb8" + value.to_bytes(2, "little")  # mov ax,value
+        self._code += b"\xba" + (0xCFC + (register & 3)).to_bytes(2, "little") + (b"\xee" if width == 1 else b"\xef")
+        return self
+
     def print_parallel(self, text: str) -> Sector:
         """Send a text to LPT1, each byte with a strobe."""
         for byte in text.encode("ascii"):

@@ -14,6 +14,7 @@ from bocage.engine.qemu import machine
 from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import Size
+from bocage.planner import hardware
 from tests import screen
 from tests.engine.qemu import bootsector, specs
 from tests.engine.qemu.vms import Vms
@@ -154,12 +155,22 @@ async def test_serial_and_parallel_ports_lead_to_files_and_tcp_ports(vms: Vms) -
     assert out.read_bytes() == b"to a file"
 
 
+def wound_up_once(model_: str) -> bytes:
+    """Starts a watchdog with the shortest time that it has, and never looks at it again."""
+    sector = bootsector.Sector().say("winding")
+    if model_ == "ib700":
+        return sector.out(0x443, 0x0F).finish()  # no time at all
+    slot = 0x1F  # where it sits on a board of i440FX
+    sector.configure_pci(slot, 0x60, 0x0004, width=2)  # its clock at 1 MHz: two seconds until the end
+    return sector.configure_pci(slot, 0x68, 0x02, width=1).finish()  # begin
+
+
 @pytest.mark.guest
-async def test_a_watchdog_that_is_not_wound_up_does_what_it_should_and_tells(vms: Vms) -> None:
-    of = specs.spec("ide")
-    board = of.hardware.model_copy(update={"watchdog": boards.Watchdog(model="ib700", action="pause")})
-    sector = bootsector.Sector().say("winding").out(0x443, 0x0F)  # no time at all
-    plan = booting(vms, "ide", sector.finish(), hardware=board, memory=Size.parse("64M"))
+@pytest.mark.parametrize("model_", ["i6300esb", "ib700"])
+async def test_a_watchdog_that_is_not_wound_up_does_what_it_should_and_tells(model_: str, vms: Vms) -> None:
+    of = specs.spec("ide", memory=Size.parse("64M"))
+    board = hardware.refit(of, {"watchdog": {"model": model_, "action": "pause"}})
+    plan = booting(vms, "ide", wound_up_once(model_), hardware=board, memory=Size.parse("64M"))
     vm = await vms.start(plan)
     await says(plan, "winding")
     async with asyncio.timeout(BOUND):
