@@ -83,3 +83,16 @@ def test_the_guest_sees_a_tpm_2_0_that_keeps_its_measurements_apart(interface: s
     asked = "echo pcr $(cat /sys/class/tpm/tpm0/pcr-sha256/0)"
     measured = expect("box", r"^pcr [0-9A-F]{64}", send=asked, timeout=60.0).split()[1]
     assert set(measured) != {"0"}  # the firmware has measured itself
+
+
+def test_what_a_tpm_measured_goes_on_with_saved_memory(tiny_host: Host):
+    made = tiny_host.run(
+        "vm", "create", "box", "--image", "tiny", "--memory", "128M", "--network", "none", "--tpm", "--start"
+    )
+    assert made.returncode == 0, made.stderr
+    says(tiny_host, "box", "^tiny: ready")
+    expect, asked = tiny_host.api.vms.expect, "echo pcr $(cat /sys/class/tpm/tpm0/pcr-sha256/0)"
+    before = expect("box", r"^pcr [0-9A-F]{64}", send=asked, timeout=60.0)
+    tiny_host.done(tiny_host.api.vms.act("box", "save"))
+    tiny_host.done(tiny_host.api.vms.start("box"))
+    assert expect("box", r"^pcr [0-9A-F]{64}", send=asked, timeout=60.0) == before

@@ -120,6 +120,15 @@ async def test_without_a_sound_card_nothing_answers_there(vms: Vms) -> None:
     assert "answers" not in await says(plan, "that was all")
 
 
+@pytest.mark.guest
+async def test_an_isa_ne2000_answers_at_the_port_that_it_is_set_to(vms: Vms) -> None:
+    base_port = 0x360  # of the fourth, which the first NIC of these specs is
+    sector = bootsector.Sector().when(base_port + 0x1F, 0x00, "reset").when(base_port + 7, 0x80, "ne2000 answers")
+    plan = booting(vms, "isapc", sector.say("that was all").finish(), boot=model.Boot(order=("disk0",)))
+    await vms.start(plan)
+    assert "ne2000 answers" in await says(plan, "that was all")
+
+
 def port(name: str, number: int, **leads: Any) -> boards.GuestPort:
     kind = "parallel" if name.startswith("lpt") else "serial"
     return boards.GuestPort.model_validate({"name": name, "kind": kind, "number": number, **leads})
