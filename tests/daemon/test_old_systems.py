@@ -60,6 +60,8 @@ def test_the_systems_are_listed_with_what_each_gets(host: Host):
     assert found["msdos6.22"]["hardware"]["machine"] == "isapc"
     assert "win2k3" in bocage(host, "os", "list", "win2k")
     assert "localtime" in bocage(host, "os", "show", "win2k3")
+    assert "isapc" in bocage(host, "os", "show", "msdos6.22")
+    assert "ok  osinfo-db" in host.run("doctor").stdout
     assert host.api.system("debian11")["hardware"]["disk_bus"] == "virtio"
     refused = host.run("vm", "create", "box", "--os", "winxpp")
     assert refused.returncode != 0

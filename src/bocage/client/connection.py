@@ -224,9 +224,9 @@ def target(path: str, query: Query | None = None) -> str:
     return _BASE + path + tail
 
 
-def segment(name: str) -> str:
-    """A name as one part of a path; raises BadName for what could be no name, so it cannot lead elsewhere."""
-    if not _NAME.fullmatch(name):
+def segment(name: str, *, form: re.Pattern[str] = _NAME) -> str:
+    """A name of a form as one part of a path; raises BadName for what is none, so that it cannot lead elsewhere."""
+    if not form.fullmatch(name):
         raise BadName(name=name if len(name) <= 80 else name[:79] + "…")
     return name
 

@@ -6,6 +6,7 @@ What takes long answers with its task's document: `client.tasks.wait(task)` wait
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +20,7 @@ Document = dict[str, Any]
 Documents = list[Document]
 Request: TypeAlias = "Mapping[str, Any] | BaseModel"
 _PAGE = 500
+_OS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def connect(address: Address | None = None, *, project: str = "default", language: str = "") -> Client:
@@ -266,7 +268,7 @@ class Client:
         return document
 
     def system(self, name: str) -> Document:
-        document: Document = self.connection.request("GET", f"/os/{segment(name)}").document
+        document: Document = self.connection.request("GET", f"/os/{segment(name, form=_OS_NAME)}").document
         return document
 
     def doctor(self) -> Any:

@@ -137,7 +137,7 @@ _NEEDED: tuple[tuple[str, str, type[Lacking]], ...] = (
     ("qemu-img", "qemu-utils", Lacking),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", LackingForUefi),
     ("swtpm", "swtpm", LackingForTpm),
-    ("/usr/share/osinfo/os", "osinfo-db", LackingForProfiles),
+    ("/usr/share/osinfo/VERSION", "osinfo-db", LackingForProfiles),
     ("bwrap", "bubblewrap", LackingForIsolation),
     ("passt", "passt", LackingForUserNetworks),
     ("ip", "iproute2", Lacking),
