@@ -162,6 +162,22 @@ async def _adopt(house: houses.House) -> object:
     return await house.ask("adopt", directories=[str(house.homes.path / "brought" / "box")], new_identity=False)
 
 
+async def _keep(house: houses.House) -> object:
+    return await house.keep(await _box(house), "now")
+
+
+async def _keep_memory(house: houses.House) -> object:
+    return await house.keep(await _box(house), "now", memory=True)
+
+
+async def _go_back(house: houses.House) -> object:
+    return await house.go_back(await _box(house), "first")
+
+
+async def _forget(house: houses.House) -> object:
+    return await house.forget(await _box(house), "first")
+
+
 DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "create": _create,
     "start": _ask("vm.start"),
@@ -186,4 +202,11 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "grow": _ask("vm.disk-grow", disk="disk0", size="2M"),
     "import": _import,
     "adopt": _adopt,
+    "keep": _keep,
+    "keep-running": _keep,
+    "keep-memory": _keep_memory,
+    "go-back": _go_back,
+    "go-back-to-memory": _go_back,
+    "forget": _forget,
+    "forget-running": _forget,
 }

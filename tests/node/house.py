@@ -13,12 +13,12 @@ from bocage.api import machines
 from bocage.cluster import leader
 from bocage.engine.qemu import console
 from bocage.guest import password
-from bocage.model import base, ground, requests, work
+from bocage.model import base, ground, requests, snapshot, work
 from bocage.model import vm as vm
 from bocage.node import agent, clock, host
 from bocage.node.carrying import export
 from bocage.node.place import directory
-from bocage.planner import definition, parts
+from bocage.planner import definition, parts, reverting
 from bocage.store import resources, sqlite
 
 T = TypeVar("T")
@@ -102,7 +102,10 @@ class House:
         """Define a VM and wait until it is made (and runs, with `start`)."""
         asked = requests.VMCreate.model_validate({"name": name, **request})
         hashed = password.hash_password(asked.seed.password) if asked.seed and asked.seed.password else None
-        made = definition.define(asked, await self.facts(), project="default", password_hash=hashed)
+        return await self.enter(definition.define(asked, await self.facts(), project="default", password_hash=hashed))
+
+    async def enter(self, made: definition.Definition) -> vm.VM:
+        """Enter a definition and wait until it is made (and runs, when it should)."""
         task = work.task("vm.create", subject=made.vm.ref, host=self.node.ground.uid)
         transaction = machines.creation(made)
         transaction.create(task)
@@ -156,6 +159,47 @@ class House:
         present = await self.read(which)
         volumes = {one.uid: one for one in (await self.resources.list(ground.Volume)).items}
         made, _ = definition.clone(present, volumes, name=name, **request)
+        task = work.task("vm.clone", subject=made.vm.ref, host=self.node.ground.uid)
+        await self.resources.create(made.vm, *made.volumes, task)
+        return made.vm, await self.ended(task.uid)
+
+    async def keep(self, which: vm.VM, name: str, *, memory: bool = False) -> work.Task:
+        """A snapshot of it."""
+        present = await self.read(which)
+        made = snapshot.Snapshot(
+            metadata=base.Metadata(name=name, project="default"),
+            spec=snapshot.SnapshotSpec(vm=present.uid, memory=memory, machine=present.spec),
+        )
+        task = work.task(
+            "vm.snapshot-create", subject=present.ref, host=self.node.ground.uid, snapshot=made.uid, name=name
+        )
+        await self.resources.create(made, task)
+        return await self.ended(task.uid)
+
+    async def kept(self, which: vm.VM) -> dict[str, snapshot.Snapshot]:
+        """Its snapshots by name."""
+        return {one.name: one for one in await self.node.preparation.snapshots(which)}
+
+    async def go_back(self, which: vm.VM, name: str, *, start: bool = False) -> work.Task:
+        """To a snapshot of it; what runs is ended."""
+        to = (await self.kept(which))[name]
+        return await self.ask("vm.snapshot-revert", await self.read(which), snapshot=to.uid, name=name, start=start)
+
+    async def forget(self, which: vm.VM, name: str) -> work.Task:
+        """Delete a snapshot of it."""
+        doomed = (await self.kept(which))[name]
+        return await self.ask("vm.snapshot-delete", await self.read(which), snapshot=doomed.uid, name=name)
+
+    async def clone_moment(self, which: vm.VM, moment: str, name: str) -> tuple[vm.VM, work.Task]:
+        """A copy of what a snapshot holds, and the task that made it."""
+        present = await self.read(which)
+        volumes = {one.uid: one for one in (await self.resources.list(ground.Volume)).items}
+        here = reverting.Here(
+            images={one.uid for one in (await self.resources.list(ground.Image)).items},
+            networks={one.uid for one in (await self.resources.list(ground.Network)).items},
+        )
+        of = (await self.kept(which))[moment]
+        made = definition.clone_of_moment(present, of, volumes, here, name=name)
         task = work.task("vm.clone", subject=made.vm.ref, host=self.node.ground.uid)
         await self.resources.create(made.vm, *made.volumes, task)
         return made.vm, await self.ended(task.uid)
@@ -258,4 +302,5 @@ _WISHES = {
     "vm.kill": vm.Power.STOPPED,
     "vm.pause": vm.Power.PAUSED,
     "vm.save": vm.Power.SAVED,
+    "vm.snapshot-revert": vm.Power.STOPPED,
 }

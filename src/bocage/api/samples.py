@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from bocage import words
-from bocage.model import base, ground, vm, work
+from bocage.model import base, ground, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
 
 _WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
@@ -29,10 +29,13 @@ REQUESTS: dict[str, Any] = {
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
     "Rename": {"name": "shop"},
+    "Revert": {"force": True, "start": True},
+    "SnapshotCreate": {"name": "before-upgrade", "title": "Before the upgrade to 12", "memory": True},
     "SendKeys": {"keys": ["ctrl", "alt", "delete"]},
     "Start": {"boot": "cd0"},
     "Stop": {"within": 60, "kill": True},
     "StorageCreate": {"name": "fast", "path": "/srv/fast", "reserve_percent": 10},
+    "TemplateCreate": {"name": "web", "vm": "web1", "title": "Web server, patched in November"},
     "TokenCreate": {"name": "laptop", "days": 90},
     "VolumeCreate": {"name": "data", "size": "100G"},
 }
@@ -88,6 +91,14 @@ def answers() -> dict[str, Any]:
         "Os": _OS,
         "OsList": {"items": [_OS]},
         "Health": {"checks": [{**check, "text": "clock: 2026-01-31 12:00 UTC", "hint": ""}]},
+        "Plan": {
+            "zone": "Europe/Paris",
+            "take": True,
+            "due": "2026-01-31T12:00:00Z",
+            "next": "2026-01-31T13:00:00Z",
+            "keep": [{"name": "auto-20260131t110000z", "taken": "2026-01-31T11:00:00Z", "periods": ["hourly"]}],
+            "drop": ["auto-20260130t110000z"],
+        },
         "Version": {"version": "0.1.0", "api": 1, "python": "3.11.2", "kernel": "6.1.0-29-amd64", "qemu": "7.2.22"},
         "Whoami": {"name": "token:laptop", "local": False},
         "Why": {"chain": [reason.model_dump(mode="json", context=base.WORDS)]},
@@ -148,6 +159,30 @@ def _resources() -> list[base.Resource[Any, Any]]:
         ),
         ground.Network(metadata=_about("default", _NETWORK), spec=network),
         ground.Volume(metadata=_about("web1-disk0-5f0c9f1e", _VOLUME), spec=volume),
+        snapshot.Snapshot(
+            metadata=_about("before-upgrade", _UID.format(18)),
+            spec=snapshot.SnapshotSpec(vm=_VM, machine=spec),
+            status=snapshot.SnapshotStatus(
+                state="ready",
+                taken=_WHEN,
+                disks=(snapshot.SnapshotDisk(disk="disk0", volume=_VOLUME, file="disk0.qcow2", size=Size(4 * GiB)),),
+                consistency=snapshot.Consistency.FILESYSTEM,
+            ),
+        ),
+        template.Template(
+            metadata=_about("web", _UID.format(19)),
+            spec=template.TemplateSpec(
+                storage=_STORAGE,
+                versions=(
+                    template.TemplateVersion(
+                        number=1,
+                        made=_WHEN,
+                        machine=spec,
+                        disks=(template.TemplateDisk(disk="disk0", sha256=_DIGEST, size=Size(4 * GiB)),),
+                    ),
+                ),
+            ),
+        ),
         ground.Image(metadata=_about("tiny", _IMAGE), spec=image),
         work.Task(
             metadata=_about("vm-start", _TASK),

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from bocage import errors
 from bocage.api import answers, calls, etags, examples, facts, machines, paging, problems, routing, views
 from bocage.guest import password
-from bocage.model import base, ground, requests, vm
+from bocage.model import base, ground, requests, template, vm
 from bocage.model.work import Task
-from bocage.planner import definition, forewarned, machinetypes, profiles
+from bocage.planner import definition, forewarned, machinetypes, profiles, templates
 from bocage.store import resources
 from bocage.words import N_
 
@@ -89,7 +89,10 @@ async def create(
         hashed = await asyncio.to_thread(password.hash_password, request.seed.password)
     async with call.api.index.claim if facts.only_one_may_have(request) else contextlib.nullcontext():
         known, told = await facts.for_vm(call, project, request)
-        made = definition.define(request, known, project=project, password_hash=hashed)
+        if request.template is not None:
+            made = await _from_template(call, project, request)
+        else:
+            made = definition.define(request, known, project=project, password_hash=hashed)
         warnings = [
             *told,
             *(profiles.warnings(made.vm.spec, known.system) if known.system else ()),
@@ -98,6 +101,15 @@ async def create(
         ]
         task = call.task("vm.create", subject=made.vm.ref, host=known.host.uid, warnings=warnings)
         return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
+
+
+async def _from_template(call: calls.Call, project: str, request: requests.VMCreate) -> definition.Definition:
+    name, number = templates.parse(request.template or "")
+    held = await call.resources.find(template.Template, project, name)
+    storage = await call.resources.get(ground.Storage, None, held.spec.storage)
+    host, index = await facts.host_of(call, storage), await call.api.index.fresh()
+    of = templates.version(held, number)
+    return templates.define(request, held, of, host, project=project, macs=index.macs)
 
 
 @router.get("/{name}", name="get", response_model=vm.VM, responses=routing.problem_responses(404))

@@ -21,6 +21,7 @@ NOUNS = lazy.Group(
         },
         "What they stand on": {
             "image": "image:NOUN",
+            "template": "template:NOUN",
             "volume": "volume:NOUN",
             "storage": "storage:NOUN",
             "network": "network:NOUN",

@@ -16,6 +16,10 @@ def images(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return _names(ctx, "images", incomplete)
 
 
+def templates(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    return _names(ctx, "templates", incomplete)
+
+
 def volumes(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return _names(ctx, "volumes", incomplete)
 

@@ -179,6 +179,17 @@ def _quoted(piece: str, text: str) -> str:
     return f"'{piece}'" if piece == text else f"'{piece}' in '{text}'"
 
 
+def counts(text: str, *, option: str) -> dict[str, int]:
+    """`hourly=24,daily=7`."""
+    right = "write how many of each period are kept, such as hourly=24,daily=7"
+    known = ("hourly", "daily", "weekly", "monthly", "yearly")
+    found = pairs(text, option=option, known=known, right=right)
+    try:
+        return {key: int(value) for key, value in found.items()}
+    except ValueError as error:
+        raise failure.Usage(option=option, wrong=f"'{text}' counts nothing", right=right) from error
+
+
 def several(texts: list[str]) -> list[str]:
     """Values that were given one by one or with commas between them."""
     return [piece for text in texts for piece in text.split(",") if piece]

@@ -145,6 +145,36 @@ class VMs(Nouns):
     def change_cd(self, name: str, cd: str, image: str | None) -> Document:
         return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})
 
+    def snapshots(self, name: str) -> Document:
+        document: Document = self._get(self._of(name, "snapshots"))
+        return document
+
+    def snapshot(self, name: str, snapshot: str) -> Document:
+        document: Document = self._get(self._of(name, "snapshots", segment(snapshot)))
+        return document
+
+    def keep(self, name: str, request: Request) -> Document:
+        """Take a snapshot."""
+        return self._post(self._of(name, "snapshots"), request)
+
+    def revert(self, name: str, snapshot: str, *, force: bool = False, start: bool = False) -> Document:
+        """Go back to a snapshot; `force` throws away what runs or is saved."""
+        return self._post(self._of(name, "snapshots", segment(snapshot), "revert"), {"force": force, "start": start})
+
+    def schedule(self, name: str, **other: str | None) -> Document:
+        """What its schedule would do now, or another one: `keep`, `at`, `zone`."""
+        document: Document = self._get(self._of(name, "schedule"), **other)
+        return document
+
+    def forget(self, name: str, snapshot: str) -> Document:
+        """Delete a snapshot."""
+        return self._send("DELETE", self._of(name, "snapshots", segment(snapshot)))
+
+    def clone_snapshot(self, name: str, snapshot: str, copy: str, *, start: bool = False) -> Document:
+        """Make a VM of its own of what a snapshot holds."""
+        path = self._of(name, "snapshots", segment(snapshot), "clone")
+        return self._post(path, {"name": copy, "start": start})
+
     def screenshot(self, name: str) -> bytes:
         """The screen as PNG."""
         return self.connection.request("GET", self._of(name, "screenshot")).body
@@ -184,6 +214,12 @@ class Images(Nouns):
 class Volumes(Nouns):
     def grow(self, name: str, size: str) -> Document:
         return self._post(self._of(name, "grow"), {"size": size})
+
+
+class Templates(Nouns):
+    def remove(self, name: str, *, version: int | None = None) -> Document:
+        """Delete it, or one version of it."""
+        return self._send("DELETE", self._of(name), version=version)
 
 
 class Tasks(Nouns):
@@ -234,6 +270,7 @@ class Client:
         inside = f"/projects/{segment(project)}"
         self.vms = VMs(connection, inside + "/vms")
         self.images = Images(connection, inside + "/images")
+        self.templates = Templates(connection, inside + "/templates")
         self.volumes = Volumes(connection, inside + "/volumes")
         self.networks = Nouns(connection, inside + "/networks")
         self.tasks = Tasks(connection, inside + "/tasks")

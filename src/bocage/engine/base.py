@@ -45,6 +45,7 @@ class File:
 
     path: pathlib.Path
     format: str  # `qcow2` or `raw`
+    own: bool = False  # whether it belongs to this one VM, not to an image that others rest on, too
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -203,6 +204,45 @@ class Machine(Protocol):
     async def resume(self) -> None: ...
     async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:
         """Stop the vCPUs and write the whole machine's state durably; the process still stands, paused."""
+        ...
+
+    async def goes_on_in(self, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
+        """Which of these disks, by name, are written to in these files."""
+        ...
+
+    async def go_on_in(self, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
+        """At one instant, have disks go on in empty files, by disk name, whose headers name what is written to now.
+
+        All or none; those that do so already stay. What was written before is on the disk when this returns.
+        """
+        ...
+
+    async def remember(
+        self,
+        disks: Sequence[model.Disk],
+        overlays: Mapping[str, pathlib.Path],
+        to: pathlib.Path,
+        *,
+        report: Callable[[int, int], None],
+    ) -> None:
+        """As `go_on_in`, and write the memory of that same instant to a file, durably; the guest goes on."""
+        ...
+
+    async def merge(
+        self, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Callable[[int, int], None]
+    ) -> None:
+        """Write what a file of a disk's chain holds into the one below it, and leave it out of the chain then.
+
+        Not the file that the guest writes to. One that is merged already, or not in the chain, is no error.
+        """
+        ...
+
+    async def freeze(self) -> words.Message | None:
+        """Have the guest write out what it holds and keep its file systems still. Why not, when it does not."""
+        ...
+
+    async def thaw(self) -> None:
+        """The guest may write again."""
         ...
 
     async def attach_disk(self, disk: model.Disk, chain: Sequence[File]) -> None: ...

@@ -224,6 +224,11 @@ class Hardware(Fittings):
     machine: Annotated[str, StringConstraints(pattern=r"^(pc-(q35|i440fx)-\d+\.\d+|isapc)$")]
     cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,127}$")]
     smbios: Smbios
+    generation_id: Uid | None = None
+    """Another whenever the VM goes back or is copied, which guests such as domain controllers look at (vmgenid).
+
+    None for a VM that was made before there was one: its guest has no such device.
+    """
     root_ports: Annotated[int, Field(ge=0, le=32)] = 16
     """PCI Express root ports, used and free; 0 on a machine that has no Express."""
     devices: dict[DeviceName, Address]

@@ -7,13 +7,14 @@ import enum
 import ipaddress
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bocage.model.base import Part, Resource, Saying, Uid
 from bocage.model.units import Size
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$", max_length=1024)]
+LayerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}\.(qcow2|raw)$")]
 
 
 class HostSpec(Part):
@@ -53,6 +54,8 @@ class HostStatus(Part):
     tpm: bool = False
     """Whether VMs can have a TPM: swtpm is installed."""
     privileged: bool = False
+    time_zone: str = "UTC"
+    """IANA's name of the zone that the host is set to."""
     boot_id: str = ""
     leaving: Leaving | None = None
     problem: Saying | None = None
@@ -135,12 +138,34 @@ class VolumeSpec(Part):
     """The image that its first content comes from."""
     source: Uid | None = None
     """The volume that its first content is copied from."""
+    source_file: LayerName | None = None
+    """The file of that volume, when it is not the one that its guest writes to: that of a snapshot."""
     linked: bool = False
     """Whether it keeps that image as its backing file, or has a full copy."""
     vm: Uid | None = None
     """The VM whose directory it lies in; None when it lies by itself."""
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "disk0"
     """The file's name without its ending."""
+    layers: dict[LayerName, LayerName] = {}
+    """Which of its files rests on which, all in one directory; the guest writes to `name`. Empty without snapshots."""
+    merging: LayerName | None = None
+    """The layer that is being merged into the one below it: headers may name either."""
+
+    @property
+    def file_name(self) -> str:
+        """The file that the guest writes to."""
+        return f"{self.name}.{self.format}"
+
+    @model_validator(mode="after")
+    def _rests_on_something(self) -> VolumeSpec:
+        for first in self.layers:
+            seen, file = {first}, first
+            while (below := self.layers.get(file)) is not None:
+                if below in seen or file.endswith(".raw"):
+                    raise ValueError(f"layers: {file} cannot rest on {below}")
+                seen.add(below)
+                file = below
+        return self
 
     @field_validator("size")
     @classmethod

@@ -10,6 +10,7 @@ from bocage.model import board as boards
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
+from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import MiB, Size
 
 SshKey = Annotated[str, StringConstraints(max_length=16_384, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?$")]
@@ -93,6 +94,8 @@ class VMCreate(Part):
     tags: Annotated[tuple[Tag, ...], Field(max_length=64)] = ()
     protected: bool = False
     image: Name | None = None
+    template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@\d{1,5})?$")] | None = None
+    """A template that it is made from: `web` for its newest version, `web@2` for another."""
     full: bool = False
     """A full copy of the image in place of a link to it."""
     storage: Name = "local"
@@ -119,6 +122,7 @@ class VMCreate(Part):
     restart: vm.Restart = vm.Restart()
     autostart: vm.Autostart = vm.Autostart()
     stop: vm.StopPolicy = vm.StopPolicy()
+    snapshots: SnapshotSchedule | None = None
     start: bool = False
 
     @model_validator(mode="after")
@@ -146,6 +150,7 @@ class VMPatch(Part):
     restart: vm.Restart | None = None
     autostart: vm.Autostart | None = None
     stop: vm.StopPolicy | None = None
+    snapshots: SnapshotSchedule | Literal["off"] | None = None
 
 
 class Stop(Part):
@@ -168,6 +173,21 @@ class Rename(Part):
 class Clone(Part):
     name: Name
     start: bool = False
+
+
+class SnapshotCreate(Part):
+    name: Name
+    title: Line = ""
+    notes: Annotated[str, StringConstraints(max_length=16_384)] = ""
+    memory: bool = False
+    """The memory of the running VM, too: going back goes on from that very moment."""
+
+
+class Revert(Part):
+    force: bool = False
+    """Also while it runs or its memory is saved: that is thrown away."""
+    start: bool = False
+    """Start it afterwards; from its memory, where the snapshot has that."""
 
 
 class Delete(Part):
@@ -211,6 +231,16 @@ class ImageBuild(Part):
     name: Name
     release: Literal["bookworm", "trixie"] = "bookworm"
     storage: Name = "local"
+
+
+class TemplateCreate(Part):
+    """A new template, or a new version of one that is there, of a VM that is off or of a snapshot."""
+
+    name: Name
+    vm: Name
+    snapshot: Name | None = None
+    title: Line = ""
+    notes: Annotated[str, StringConstraints(max_length=16_384)] = ""
 
 
 class VolumeCreate(Part):

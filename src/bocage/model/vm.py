@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from bocage.model import board
 from bocage.model.base import Name, Part, Resource, Saying, Uid
+from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import MiB, Size
 
 Mac = Annotated[
@@ -219,6 +220,8 @@ class VMSpec(Part):
     restart: Restart = Restart()
     autostart: Autostart = Autostart()
     stop: StopPolicy = StopPolicy()
+    snapshots: SnapshotSchedule | None = None
+    """When snapshots are taken by themselves; None: never."""
     hardware: Hardware
 
     @property
@@ -308,6 +311,8 @@ class VMStatus(Part):
     next_try: datetime.datetime | None = None
     tpm_lost: bool = False
     """Whether its TPM died while it runs: it has none until it is started again."""
+    snapshot: Uid | None = None
+    """The snapshot that its disks have gone on from."""
     problem: Saying | None = None
     """What keeps it from being what it should be."""
 

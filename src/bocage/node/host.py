@@ -14,6 +14,7 @@ import bocage
 from bocage import errors, home, process
 from bocage.engine.qemu import accelerator, capabilities, paths
 from bocage.model import base, ground
+from bocage.node import zone
 from bocage.node.place import uids
 from bocage.store import resources
 
@@ -68,6 +69,7 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
         firmware=("bios", *(name for name, files in _FIRMWARE.items() if all(map(os.path.exists, files)))),
         tpm=shutil.which("swtpm") is not None,
         privileged=os.geteuid() == 0,
+        time_zone=zone.of_host().key,
         boot_id=boot_id.strip(),
         problem=base.Saying.of(problem) if problem else None,
         seen=base.now(),

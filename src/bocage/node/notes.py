@@ -304,3 +304,60 @@ class Copying(Note):
     type = "step-copying"
     text = N_("copying {what}")
     what: str
+
+
+class MergingLayer(Note):
+    type = "step-merging-layer"
+    text = N_("merging what {disk} held since the snapshot into what it held before")
+    disk: str
+
+
+class FreezingGuest(Note):
+    type = "step-freezing-guest"
+    text = N_("asking the guest to write out what it holds")
+
+
+class SnapshotMade(Note):
+    type = "snapshot-made"
+    text = N_("the snapshot {snapshot} of {name} was made")
+    name: str
+    snapshot: str
+
+
+class SnapshotLost(Note):
+    type = "snapshot-not-made"
+    text = N_("the snapshot {snapshot} of {name} could not be made: {reason}")
+    name: str
+    snapshot: str
+    reason: str
+
+
+class SnapshotDeleted(Note):
+    type = "snapshot-deleted"
+    text = N_("the snapshot {snapshot} of {name} was deleted")
+    name: str
+    snapshot: str
+
+
+class WentBack(Note):
+    type = "vm-went-back"
+    text = N_("{name} went back to its snapshot {snapshot}")
+    name: str
+    snapshot: str
+
+
+class MemoryLeftOut(Note):
+    type = "snapshot-memory-left-out"
+    text = N_("its memory was saved, and is not part of the snapshot")
+    hint = N_("'--memory' takes it along")
+
+
+class CutOff(Note):
+    type = "snapshot-cut-off"
+    text = N_("the daemon or the VM ended while it was made")
+
+
+class GoesBack(Note):
+    type = "vm-goes-back"
+    text = N_("{name} starts when it has gone back to its snapshot")
+    name: str

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bocage.model import base, faults, ground, requests
+from bocage.model import base, faults, ground, requests, snapshot
 from bocage.model import board as boards
 from bocage.model import vm as model
-from bocage.planner import hardware, limits, parts, profiles
+from bocage.planner import hardware, limits, parts, profiles, reverting
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _SET_ELSEWHERE = (  # read with it, never taken
@@ -68,6 +68,7 @@ def define(
         restart=request.restart,
         autostart=request.autostart,
         stop=request.stop,
+        snapshots=request.snapshots,
         hardware=board,
     )
     hardware.check(spec)
@@ -119,6 +120,8 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
     if fittings := given.pop("board", None):
         given["hardware"] = hardware.refit(vm.spec, fittings.model_dump(exclude_none=True, exclude_unset=True))
+    if given.get("snapshots") == "off":
+        given["snapshots"] = None
     changed = _with_spec(vm, **given) if given else vm
     if fittings:
         hardware.check(changed.spec)
@@ -183,6 +186,8 @@ def clone(
                 "name": disk.name,
                 "image": None,
                 "linked": False,
+                "layers": {},
+                "merging": None,
                 "source": disk.volume,
             }
         )
@@ -205,13 +210,40 @@ def clone(
         nics=tuple(nics),
         boot=vm.spec.boot.model_copy(update={"once": None}),
         seed=vm.spec.seed.model_copy(update={"hostname": name}) if vm.spec.seed else None,
-        hardware=vm.spec.hardware.model_copy(update={"smbios": smbios}),
+        hardware=hardware.with_generation_id(vm.spec.hardware.model_copy(update={"smbios": smbios}), base.new_uid()),
     )
     about = vm.metadata
     metadata = base.Metadata(
         uid=uid, name=name, project=about.project, title=about.title, notes=about.notes, tags=about.tags
     )
     return Definition(model.VM(metadata=metadata, spec=copied.spec), tuple(made)), copies
+
+
+def clone_of_moment(
+    vm: model.VM,
+    moment: snapshot.Snapshot,
+    volumes: Mapping[str, ground.Volume],
+    here: reverting.Here,
+    *,
+    name: str,
+    start: bool = False,
+    macs: Collection[str] = (),
+) -> Definition:
+    """A copy of what a VM was at a snapshot, with an identity of its own. Raises what `clone` and `reverting` do."""
+    then = reverting.spec(vm, moment, here, generation_id=base.new_uid())
+    held = {disk.disk: disk for disk in moment.status.disks}
+    disks = tuple(disk for disk in then.disks if disk.name in held)
+    since = {disk.name for disk in then.disks} - held.keys()
+    boot = model.Boot(order=tuple(one for one in then.boot.order if one not in since))
+    was = vm.model_copy(update={"spec": _spec(**{**dict(then), "disks": disks, "boot": boot})})
+    made, copies = clone(was, volumes, name=name, start=start, macs=macs)
+    files = {disk.volume: disk for disk in moment.status.disks}
+    filled = []
+    for volume in made.volumes:
+        of = files[copies[volume.uid]]
+        changes = {"source_file": of.file, "size": of.size}
+        filled.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
+    return Definition(made.vm, tuple(filled))
 
 
 def _profile(request: requests.VMCreate, facts: parts.Facts) -> profiles.Profile:
@@ -239,6 +271,7 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
         smbios=_smbios(request.smbios, facts),
         fittings=chosen,
         paravirtual=profile.paravirtual,
+        generation_id=base.new_uid() if profile.paravirtual else None,
     )
 
 

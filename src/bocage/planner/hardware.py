@@ -118,6 +118,7 @@ def lay_out(
     firmware: model.Firmware = model.Firmware.BIOS,
     fittings: boards.Fittings | None = None,
     paravirtual: bool = True,
+    generation_id: str | None = None,
 ) -> model.Hardware:
     """The board of a new VM. `machines` has the host's newest versioned type by alias. Raises NoMachine.
 
@@ -133,6 +134,7 @@ def lay_out(
         machine=machines[alias],
         cpu_model=cpu_model,
         smbios=smbios,
+        generation_id=generation_id if alias != "isapc" else None,
         root_ports=_ROOT_PORTS if alias == "q35" else 0,
         devices={name: f"{bus}/{place}" for name, place in places.items() if name in there},
     )
@@ -193,6 +195,11 @@ def _onboard(alias: Alias) -> tuple[str, dict[str, str]]:
 def alias_of(hardware: model.Hardware) -> Alias:
     """The kind of machine that it is a version of."""
     return "isapc" if is_isa(hardware) else "q35" if is_express(hardware) else "pc"
+
+
+def with_generation_id(hardware: model.Hardware, uid: str) -> model.Hardware:
+    """The board with another generation id, when it has one at all."""
+    return hardware.model_copy(update={"generation_id": uid}) if hardware.generation_id else hardware
 
 
 def is_express(hardware: model.Hardware) -> bool:

@@ -176,6 +176,23 @@ async def convert(
         await _within(limit, beside, asyncio.create_task(copying))
 
 
+async def merge(chain: Sequence[Layer], *, progress: threads.Progress | None = None, within: float = _LONG) -> None:
+    """Write what the first layer of a chain holds into the second; the first stays as it is.
+
+    The chain is opened exactly as given. Cut off, it holds what it held before, and can be merged again.
+    Raises space.Full, process.Failed.
+    """
+    total = await threads.run(files.allocated, chain[0].path)
+
+    def told(line: str) -> None:
+        if progress and (percent := _PERCENT.search(line)):
+            progress(int(float(percent.group(1)) / 100 * total), total)
+
+    with space.told_when_full(chain[1].path.parent):
+        await tools.qemu_img("commit", "-p", "-d", described(chain), within=within, each_line=told)
+        await threads.run(_sync, chain[1].path)
+
+
 async def _within(limit: int | None, path: pathlib.Path, work: asyncio.Task[bytes]) -> None:
     """Wait for `work`; give it up, raising OverLimit, when `path` takes more than `limit` bytes.
 

@@ -36,6 +36,7 @@ NOUN = lazy.Group(
             "export": "vm.carry:export",
             "import": "vm.carry:import_",
             "migrate": "vm.life:migrate",
+            "snapshot": "vm.snapshot:SNAPSHOT",
         },
         "Change": {
             "set": "vm.change:set_",

@@ -9,6 +9,7 @@ import typer
 from bocage import errors
 from bocage.cli import complete, failure, options, read, session, waiting
 from bocage.cli import image as image_names
+from bocage.cli.vm import power
 from bocage.client import rest
 from bocage.words import N_
 
@@ -35,6 +36,18 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called: web1, db-2.")],
     image: Annotated[
         str | None, typer.Option(metavar="IMAGE", help="What its disk is made from.", autocompletion=complete.images)
+    ] = None,
+    from_template: Annotated[
+        str | None,
+        typer.Option(
+            "--from-template",
+            metavar="TEMPLATE",
+            help="Made like it at once, linked to it: web, or web@2 for its version 2.",
+            autocompletion=complete.templates,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1000, help="So many: NAME-1, NAME-2 and on.")
     ] = None,
     cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="512M when not given.")] = None,
@@ -173,11 +186,13 @@ def create(
       bocage vm create win --cd windows.iso --cd drivers.iso --disk 80G --memory 4G
       bocage vm create nt4 --os winnt4.0 --cd nt4.iso
       bocage vm create shop --os win2k3 --cd win2k3.iso --memory 1G
+      bocage vm create web --from-template web --count 20 --start
     """
     disks = [read.disk(one) for one in disk or ()]
     request = rest.given(
         name=name,
         image=image,
+        template=from_template,
         full=full or None,
         storage=storage,
         cpus=read.cpus(cpus) if cpus is not None else None,
@@ -205,6 +220,18 @@ def create(
         start=start or None,
     )
     request |= _disks(disks)
+    if count is not None:
+        made = [f"{name}-{number}" for number in range(1, count + 1)]
+        said_of = "{name} is made and running" if start else "{name} is made"
+        power.each(
+            made,
+            lambda api, one: api.vms.create({**request, "name": one}),
+            said_of,
+            project=project,
+            wait=wait,
+            json=json,
+        )
+        return
     with session.connect(project) as api:
         task = api.vms.create(request)
         said = f"{name} is made and running" if start else f"{name} is made; 'bocage vm start {name}' starts it"

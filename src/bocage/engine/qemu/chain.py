@@ -1,11 +1,14 @@
 """A disk's chain of files as QEMU's block nodes: every one named, none left for QEMU to guess from a header.
 
 The nodes of disk `disk0` are `disk0.0` (what the guest sees) with the file `disk0.0.file`, then
-`disk0.1` and so on for what it rests on.
+`disk0.1` and so on for what it rests on. A file that came with a snapshot, `disk0-5f0c9f1e.qcow2`, is the node
+`disk0.5f0c9f1e` wherever it stands, so that a chain that grows and shrinks while it is used keeps its names.
 """
 
 from __future__ import annotations
 
+import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,24 +18,39 @@ from bocage.model import vm as model
 Node = dict[str, Any]
 
 _DIRECT = frozenset({model.Cache.NONE, model.Cache.DIRECTSYNC})
+_MARKED = re.compile(r"(.+)-([0-9a-f]{8})")
 _WRITE_CACHE = frozenset({model.Cache.NONE, model.Cache.WRITEBACK, model.Cache.UNSAFE})
 
 
-def nodes(name: str, files: Sequence[base.File], *, cache: model.Cache, discard: bool) -> list[Node]:
-    """The nodes of a chain in the order in which they can be added: the lowest file first."""
-    flags = {"direct": cache in _DIRECT, "no-flush": cache is model.Cache.UNSAFE}
+def nodes(
+    name: str, files: Sequence[base.File], *, cache: model.Cache, discard: bool, opened: Sequence[str] = ()
+) -> list[Node]:
+    """The nodes of a chain in the order in which they can be added: the lowest file first.
+
+    `opened` are the paths under which QEMU finds the files, where these are others.
+    """
+    names = [node_of(name, file.path, depth) for depth, file in enumerate(files)]
     added: list[Node] = []
     for depth in reversed(range(len(files))):
-        shared: Node = {"read-only": depth > 0, "cache": flags}
-        if depth == 0:
-            shared["discard"] = "unmap" if discard else "ignore"
-        added.append(_file(node_name(name, depth), files[depth], shared))
-        layer: Node = {"driver": files[depth].format, "node-name": node_name(name, depth), **shared}
-        layer["file"] = f"{node_name(name, depth)}.file"
+        told = discard if depth == 0 else None
+        path = opened[depth] if opened else str(files[depth].path)
+        # what lies below is read only, but where it is this VM's own, snapshots are merged into it
+        fixed = depth > 0 and not files[depth].own
+        added.append(_file(names[depth], path, _shared(cache, told, read_only=fixed)))
+        shared = _shared(cache, told, read_only=depth > 0)
+        layer: Node = {"driver": files[depth].format, "node-name": names[depth], **shared}
+        layer["file"] = f"{names[depth]}.file"
         if files[depth].format != "raw":
-            layer["backing"] = node_name(name, depth + 1) if depth + 1 < len(files) else None
+            layer["backing"] = names[depth + 1] if depth + 1 < len(files) else None
         added.append(layer)
     return added
+
+
+def overlay(name: str, path: pathlib.Path, opened: str, *, cache: model.Cache, discard: bool) -> list[Node]:
+    """The nodes of a new file in which a running disk is to go on; it is given what it rests on by QEMU itself."""
+    node, shared = node_of(name, path), _shared(cache, discard, read_only=False)
+    layer = {"driver": "qcow2", "node-name": node, **shared, "file": f"{node}.file", "backing": None}
+    return [_file(node, opened, shared), layer]
 
 
 def read_only(name: str, path: str) -> list[Node]:
@@ -41,6 +59,12 @@ def read_only(name: str, path: str) -> list[Node]:
     top = node_name(name, 0)
     below = {"driver": "file", "node-name": f"{top}.file", "filename": path, **shared}
     return [below, {"driver": "raw", "node-name": top, "file": f"{top}.file", **shared}]
+
+
+def node_of(name: str, path: pathlib.Path, depth: int = 0) -> str:
+    """The node of a file of a disk's chain; `depth` is where it stands when the chain is opened."""
+    mark = _MARKED.fullmatch(path.stem)
+    return f"{name}.{mark[2]}" if mark and mark[1] == name else node_name(name, depth)
 
 
 def node_name(name: str, depth: int = 0) -> str:
@@ -58,5 +82,13 @@ def write_cache(cache: model.Cache) -> str:
     return "on" if cache in _WRITE_CACHE else "off"
 
 
-def _file(name: str, file: base.File, shared: Node) -> Node:
-    return {"driver": "file", "node-name": f"{name}.file", "filename": str(file.path), **shared}
+def _shared(cache: model.Cache, discard: bool | None, *, read_only: bool) -> Node:
+    flags = {"direct": cache in _DIRECT, "no-flush": cache is model.Cache.UNSAFE}
+    shared: Node = {"read-only": read_only, "cache": flags}
+    if discard is not None:
+        shared["discard"] = "unmap" if discard else "ignore"
+    return shared
+
+
+def _file(name: str, path: str, shared: Node) -> Node:
+    return {"driver": "file", "node-name": f"{name}.file", "filename": path, **shared}

@@ -227,7 +227,7 @@ def _disks(plan: base.Plan) -> list[str]:
     for disk in plan.spec.disks:
         files = plan.chains[disk.name]
         arguments += _each("-blockdev", chain.nodes(disk.name, files, cache=disk.cache, discard=disk.discard))
-        arguments += _each("-device", [devices.disk(disk, boot=boot.get(disk.name))])
+        arguments += _each("-device", [devices.disk(disk, files, boot=boot.get(disk.name))])
     return arguments
 
 

@@ -6,8 +6,10 @@ no name of a device can be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from bocage.engine import base
 from bocage.engine.qemu import chain
 from bocage.model import board as boards
 from bocage.model import vm as model
@@ -94,6 +96,8 @@ def board(of: model.Hardware) -> list[Device]:
         made += _usb(of, at["usb"])
     if hardware.is_paravirtual(of):
         made.append({"driver": "pvpanic", "id": "board.panic"})
+    if of.generation_id:
+        made.append({"driver": "vmgenid", "id": "board.generation", "guid": of.generation_id})
     made += _sound(of, at.get("sound", {}))
     if of.tpm is not boards.Tpm.NONE:
         made.append({"driver": f"tpm-{of.tpm}", "id": "board.tpm", "tpmdev": TPM})
@@ -126,11 +130,11 @@ def _sound(of: model.Hardware, place: Device) -> list[Device]:
             return [{"driver": card, "id": "board.sound", **place}, codec]
 
 
-def disk(of: model.Disk, *, boot: int | None = None) -> Device:
+def disk(of: model.Disk, files: Sequence[base.File], *, boot: int | None = None) -> Device:
     """A disk over the nodes that `chain` made for it. A write that fails stops the VM, so that nothing is lost."""
     driver = {model.Bus.VIRTIO: "virtio-blk-pci", model.Bus.SCSI: "scsi-hd"}.get(of.bus, "ide-hd")
     place = _place(of.address) if of.address else _unit(of.bus, of.unit or 0)
-    device: Device = {"driver": driver, "id": of.name, **place, "drive": chain.node_name(of.name)}
+    device: Device = {"driver": driver, "id": of.name, **place, "drive": chain.node_of(of.name, files[0].path)}
     device |= {"serial": of.serial, "write-cache": chain.write_cache(of.cache), "werror": "stop", "rerror": "report"}
     return device if boot is None else {**device, "bootindex": boot}
 

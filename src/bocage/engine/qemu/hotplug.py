@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 
 from bocage import errors
 from bocage.engine import base
-from bocage.engine.qemu import chain, devices, link, qmp
+from bocage.engine.qemu import chain, devices, layering, link, qmp
+from bocage.engine.qemu.descriptors import hand
 from bocage.model import vm as model
 from bocage.words import N_
 
 _UNPLUG_BOUND = 30.0  # seconds that the guest gets to let go of a disk
-_FDSET = re.compile(r"/dev/fdset/(\d+)")
 
 
 class Error(base.Error):
@@ -54,13 +52,12 @@ async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) ->
     await _remove_nodes(at, disk.name)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_remove_nodes, at, disk.name)
-        passed: list[base.File] = []
+        opened = []
         for depth, file in enumerate(files):
-            path = await _pass(at, file.path, os.O_RDONLY if depth else os.O_RDWR, undo)
-            passed.append(dataclasses.replace(file, path=pathlib.Path(path)))
-        for node in chain.nodes(disk.name, passed, cache=disk.cache, discard=disk.discard):
+            opened.append(await hand(at, file.path, os.O_RDONLY if depth and not file.own else os.O_RDWR, undo))
+        for node in chain.nodes(disk.name, files, cache=disk.cache, discard=disk.discard, opened=opened):
             await at.execute("blockdev-add", node)
-        await at.execute("device_add", devices.disk(disk))
+        await at.execute("device_add", devices.disk(disk, files))
         undo.pop_all()
 
 
@@ -73,7 +70,8 @@ async def detach(at: link.Link, name: str) -> None:
 
 async def grow(at: link.Link, name: str, size: int) -> None:
     """Make a disk larger; the guest is told. `size` in bytes."""
-    await at.execute("block_resize", {"node-name": chain.node_name(name), "size": size}, within=60.0)
+    top = await layering.top(at, name)
+    await at.execute("block_resize", {"node-name": top, "size": size}, within=60.0)
 
 
 async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> None:
@@ -86,29 +84,12 @@ async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> Non
         return
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_remove_nodes, at, name)
-        path = await _pass(at, image, os.O_RDONLY, undo)
+        path = await hand(at, image, os.O_RDONLY, undo)
         for node in chain.read_only(name, path):
             await at.execute("blockdev-add", node)
         await at.execute("blockdev-insert-medium", {"id": name, "node-name": chain.node_name(name)})
         undo.pop_all()
     await at.execute("blockdev-close-tray", {"id": name})
-
-
-async def _pass(at: link.Link, path: pathlib.Path, flags: int, undo: contextlib.AsyncExitStack) -> str:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        given = await at.add_descriptor(descriptor)
-    finally:
-        os.close(descriptor)
-    undo.push_async_callback(take_back, at, given)
-    return given
-
-
-async def take_back(at: link.Link, path: str) -> None:
-    """Make QEMU close a descriptor that it was given for this path; any other path is left alone."""
-    if match := _FDSET.fullmatch(path):
-        with contextlib.suppress(errors.Problem):
-            await at.execute("remove-fd", {"fdset-id": int(match[1])})
 
 
 async def _unplug(at: link.Link, name: str) -> None:
@@ -135,16 +116,8 @@ async def _unplug(at: link.Link, name: str) -> None:
 
 async def _remove_nodes(at: link.Link, name: str) -> None:
     """Take away the nodes of a disk or CD, and the descriptors under them."""
-    own = re.compile(rf"{re.escape(name)}\.(\d+)(\.file)?")
-    listed = await at.execute("query-named-block-nodes", {"flat": True})
-    present = [
-        (int(match[1]), match[2] is not None, node["node-name"], node.get("file", ""))
-        for node in listed
-        if (match := own.fullmatch(str(node["node-name"])))
-    ]
-    for _, _, node_name, path in sorted(present):
-        await at.execute("blockdev-del", {"node-name": node_name})
-        await take_back(at, str(path))
+    for node in await layering.nodes(at, name):
+        await layering.remove(at, node)
 
 
 async def _has_device(at: link.Link, name: str) -> bool:

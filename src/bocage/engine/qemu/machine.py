@@ -23,6 +23,7 @@ from bocage.engine.qemu import (
     cgroup,
     ending,
     hotplug,
+    layering,
     link,
     orderly,
     paths,
@@ -36,6 +37,7 @@ from bocage.words import N_
 
 _QUIT_BOUND = 30.0  # seconds to write what it holds
 _KILL_BOUND = 10.0
+_FREEZE_BOUND = 10.0  # seconds that a guest gets to write out what it holds, and to be heard again afterwards
 _FIRST_LOOK = 1.0
 _TPM_FOLLOWS = 1.0  # seconds within which QEMU's end explains that of its swtpm
 _TRIM_EVERY = 30.0
@@ -172,10 +174,52 @@ class QemuMachine:
         await self.link.execute("stop")
 
     async def resume(self) -> None:
+        await saved.break_off(self.link)
         await self.link.execute("cont")
 
     async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:
         await saved.write(self.link, to, report=report)
+
+    async def goes_on_in(self, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
+        return await layering.in_these(self.link, overlays)
+
+    async def go_on_in(self, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
+        await layering.go_on_in(self.link, disks, overlays)
+
+    async def remember(
+        self,
+        disks: Sequence[model.Disk],
+        overlays: Mapping[str, pathlib.Path],
+        to: pathlib.Path,
+        *,
+        report: Callable[[int, int], None],
+    ) -> None:
+        async def instant() -> None:
+            await layering.go_on_in(self.link, disks, overlays)
+
+        await saved.write_running(self.link, to, instant=instant, report=report)
+
+    async def merge(
+        self, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Callable[[int, int], None]
+    ) -> None:
+        await layering.merge(self.link, disk, file, into, report=report)
+
+    async def freeze(self) -> words.Message | None:
+        try:
+            if not await self._agent_listens():
+                return agent.Absent()
+        except agent.Error as error:
+            return error
+        try:
+            await self._agent.ask("guest-fsfreeze-freeze", within=_FREEZE_BOUND)
+        except agent.Error as error:
+            await self.thaw()  # it may do late what it did not answer to
+            return error
+        return None
+
+    async def thaw(self) -> None:
+        with contextlib.suppress(agent.Error):
+            await self._agent.ask("guest-fsfreeze-thaw", within=_FREEZE_BOUND)
 
     async def attach_disk(self, disk: model.Disk, chain: Sequence[base.File]) -> None:
         await hotplug.attach(self.link, disk, chain)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from bocage import errors, files
 from bocage.engine import base
@@ -17,10 +17,13 @@ from bocage.words import N_
 _NAME = "saved"  # of the descriptor
 _PAUSE = 0.05  # seconds between two looks
 _UNBOUNDED = 1 << 40  # bytes a second: QEMU's own limit is a tenth of a disk's speed
-_UNDER_WAY = ("active", "setup", "cancelling", "device")
+_UNDER_WAY = ("active", "setup", "cancelling", "device", "pre-switchover")
 _STILL = 120.0  # seconds without a byte after which a save is given up
 
+_ROUNDS = 2  # times its memory that a running guest is written at most before it is held
+
 Report = Callable[[int, int], None]
+Instant = Callable[[], Awaitable[None]]
 
 
 class Error(base.Error):
@@ -59,10 +62,58 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
         undo.pop_all()
 
 
-async def _forget_earlier(at: link.Link) -> None:
-    """Undo what a save left whose daemon died: QEMU writes no machine twice unless its vCPUs ran in between."""
+async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, report: Report) -> None:
+    """Write a machine to `to` while it runs. On failure it runs on, and nothing is left of the file.
+
+    At the end its vCPUs stand for a moment: `instant` is done then, at the very state that is written; it runs on
+    afterwards. Raises SaveFailed, and what `instant` raises.
+    """
+    beside = to.with_name(f"{to.name}.part")
+    await _forget_earlier(at)
+    await _stand_at_the_end(at, True)
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(_suppressed, at, "cont")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            undo.push_async_callback(_cancel, at)
+            await _begin(at, descriptor)
+            await _until(at, "pre-switchover", descriptor, report, stop=True)
+            await instant()
+            await at.execute("migrate-continue", {"state": "pre-switchover"})
+            await _until(at, "completed", descriptor, report)
+            await at.execute("cont")
+            await asyncio.to_thread(_finish, descriptor, beside, to)
+        except OSError as error:
+            raise SaveFailed(reason=error.strerror or str(error)) from error
+        except qmp.CommandFailed as error:
+            raise SaveFailed(reason=error.description) from error
+        finally:
+            os.close(descriptor)
+            beside.unlink(missing_ok=True)
+            await _stand_at_the_end(at, False)
+        undo.pop_all()
+
+
+async def break_off(at: link.Link) -> None:
+    """End a save that was begun by somebody who is gone: its vCPUs may stand in the midst of it."""
     if (await at.execute("query-migrate")).get("status") in _UNDER_WAY:
         await _cancel(at)
+
+
+async def _stand_at_the_end(at: link.Link, wanted: bool) -> None:
+    """Whether a save waits, before its last part, to be told to go on."""
+    capability = {"capability": "pause-before-switchover", "state": wanted}
+    arguments = {"capabilities": [capability]}
+    if wanted:
+        await at.execute("migrate-set-capabilities", arguments)
+        return
+    with contextlib.suppress(errors.Problem):
+        await at.execute("migrate-set-capabilities", arguments)
+
+
+async def _forget_earlier(at: link.Link) -> None:
+    """Undo what a save left whose daemon died: QEMU writes no machine twice unless its vCPUs ran in between."""
+    await break_off(at)
     if await at.status() == "postmigrate":
         await at.execute("cont")
 
@@ -86,25 +137,37 @@ async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:
 
 
 async def _migrate(at: link.Link, descriptor: int, report: Report) -> None:
+    await _begin(at, descriptor)
+    await _until(at, "completed", descriptor, report)
+
+
+async def _begin(at: link.Link, descriptor: int) -> None:
     await at.execute("migrate-set-parameters", {"max-bandwidth": _UNBOUNDED})
     await at.name_descriptor(descriptor, _NAME)
     await at.execute("migrate", {"uri": f"fd:{_NAME}"})
-    grew, last = time.monotonic(), -1
+
+
+async def _until(at: link.Link, status: str, descriptor: int, report: Report, *, stop: bool = False) -> None:
+    """Wait for a state of the save. With `stop` a guest that writes faster than its memory is written is held."""
+    grew, last, held = time.monotonic(), -1, not stop
     while True:
         answer = await at.execute("query-migrate")
         ram = answer.get("ram", {})
-        done, total = int(ram.get("transferred", 0)), int(ram.get("transferred", 0)) + int(ram.get("remaining", 0))
-        report(done, total)
+        done, left = int(ram.get("transferred", 0)), int(ram.get("remaining", 0))
+        report(done, done + left)
         match answer.get("status"):
-            case "completed":
+            case reached if reached == status:
                 return
             case "failed" | "cancelled":
                 raise SaveFailed(reason=str(answer.get("error-desc") or _why(descriptor)))
+        if not held and done > _ROUNDS * int(ram.get("total", 0)) > 0:
+            await at.execute("stop")
+            held = True
         if done != last:
             grew, last = time.monotonic(), done
         elif time.monotonic() - grew > _STILL:
             raise errors.TimedOut(what=N_("the save"), bound=_STILL)
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(_PAUSE if status == "completed" and not stop else _PAUSE / 5)
 
 
 def _why(descriptor: int) -> str:

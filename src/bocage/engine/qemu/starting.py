@@ -153,7 +153,8 @@ def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None) ->
 def _written(plan: base.Plan, at: paths.Paths) -> list[pathlib.Path]:
     """The files that the process writes."""
     flash = [at.firmware_vars] if plan.spec.hardware.firmware is model.Firmware.UEFI else []
-    return [at.serial_log, *flash, *_port_files(plan, at), *(chain[0].path for chain in plan.chains.values())]
+    own = [file.path for chain in plan.chains.values() for file in chain if file is chain[0] or file.own]
+    return [at.serial_log, *flash, *_port_files(plan, at), *own]
 
 
 def _port_files(plan: base.Plan, at: paths.Paths) -> list[pathlib.Path]:
@@ -166,7 +167,7 @@ def _host_ports(plan: base.Plan) -> list[str]:
 
 
 def _view(plan: base.Plan, at: paths.Paths) -> isolation.View:
-    backing = [file.path for chain in plan.chains.values() for file in chain[1:]]
+    backing = [file.path for chain in plan.chains.values() for file in chain[1:] if not file.own]
     images = [image for image in (*plan.cds.values(), plan.seed) if image]
     devices = [*(["/dev/kvm"] if plan.accelerator == "kvm" else []), *_host_ports(plan)]
     return isolation.View(

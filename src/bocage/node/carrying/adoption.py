@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 from bocage import errors
 from bocage.engine import base as engine
-from bocage.model import base, ground, vm
-from bocage.node.carrying import carried, rewiring
+from bocage.model import base, ground, snapshot, vm
+from bocage.node.carrying import carried, moments, rewiring
 from bocage.node.place import directory
 from bocage.node.shop import Shop
-from bocage.planner import hardware
+from bocage.planner import hardware, layers
 from bocage.store import resources
 from bocage.words import N_
 
@@ -122,6 +122,7 @@ class Candidate:
     networks: tuple[ground.Network, ...]  # those that are made for it
     generation: int  # of the ownership that it names
     names: Mapping[str, str]  # of what it refers to
+    snapshots: tuple[snapshot.Snapshot, ...] = ()
 
 
 async def examine(
@@ -147,6 +148,9 @@ async def examine(
         await _check_at_rest(shop, held.vm, path)
     await _check_free(shop, machine)
     await carried.check(shop, path, machine.name, volumes)
+    kept = moments.of(held, machine, volumes, path)
+    _, present = layers.lineage(kept, {volume.uid: volume for volume in volumes})
+    machine = machine.model_copy(update={"status": machine.status.model_copy(update={"snapshot": present})})
     return Candidate(
         path=path,
         vm=machine,
@@ -154,6 +158,7 @@ async def examine(
         networks=wiring.new,
         generation=held.owner.generation if held.owner else 0,
         names=held.names,
+        snapshots=kept,
     )
 
 
@@ -178,6 +183,9 @@ async def _enter(shop: Shop, found: Candidate) -> None:
                 transaction.create(volume)
         if transaction.puts:
             await kept.commit(transaction)
+    for one in found.snapshots:
+        with contextlib.suppress(resources.Changed):  # an earlier attempt has entered it
+            await kept.create(one)
     transaction = resources.Transaction()
     transaction.create(found.vm)
     owner = vm.Owner(host=shop.ground.uid, generation=found.generation + 1)
@@ -193,8 +201,11 @@ async def is_known(shop: Shop, uid: str) -> bool:
 
 
 async def _forget(shop: Shop, found: Candidate) -> None:
-    """Take the volumes of a candidate out of the store again that could not be entered whole."""
+    """Take out of the store again what there is of a candidate that could not be entered whole."""
     kept = shop.ground.resources
+    for one in found.snapshots:
+        with contextlib.suppress(errors.Problem):
+            await kept.delete(await kept.get(snapshot.Snapshot, one.metadata.project, one.uid))
     for volume in found.volumes:
         with contextlib.suppress(errors.Problem):
             await kept.delete(await kept.get(ground.Volume, volume.metadata.project, volume.uid))
@@ -254,6 +265,9 @@ async def _fit(
             "status_revision": 0,
         }
     )
+    if terms.new_identity:
+        board = hardware.with_generation_id(board, base.new_uid())
+        spec = spec.model_copy(update={"hardware": board})
     state = vm.State.SAVED if saved else vm.State.STOPPED
     return vm.VM(metadata=metadata, spec=spec, status=vm.VMStatus(ready=True, state=state)), volumes
 

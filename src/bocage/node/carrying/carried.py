@@ -9,11 +9,12 @@ import stat
 from collections.abc import Iterable
 
 from bocage import errors
-from bocage.model import ground
+from bocage.engine import base as engine
+from bocage.model import ground, snapshot
 from bocage.node.carrying import shelving
 from bocage.node.place import disks
 from bocage.node.shop import Shop
-from bocage.storage import qcow2
+from bocage.planner import layers
 from bocage.store import resources
 from bocage.words import N_
 
@@ -22,6 +23,11 @@ BESIDE_DISKS = (
     *("serial.log", "qemu.log"),
 )
 """What belongs to a VM and is no disk, by its name in the directory."""
+
+
+def of_snapshots(snapshots: Iterable[snapshot.Snapshot]) -> list[str]:
+    """What belongs to snapshots and is no disk, by its name in the directory; not all of it need be there."""
+    return [f"snapshots/{one.uid}.{ending}" for one in snapshots for ending in ("json", "state", "fd")]
 
 
 class Error(errors.Problem):
@@ -44,46 +50,53 @@ class NotAFile(Error, errors.Invalid):
 
 
 async def check(shop: Shop, path: pathlib.Path, name: str, volumes: Iterable[ground.Volume]) -> None:
-    """See that the disks of `name`, whose directory `path` is, are there. Raises Error, qcow2.Error, ImageMissing."""
+    """See that the disks of `name`, whose directory `path` is, are there. Raises Error, HeaderDiffers, ImageMissing."""
     for volume in volumes:
         await _check_file(shop, volume, path, name)
 
 
 def check_plain(path: pathlib.Path) -> None:
     """See that nothing in a directory is a link or a device, before any of it is opened. Raises NotAFile."""
-    for name, right in [(name, stat.S_ISREG) for name in BESIDE_DISKS] + [("disks", stat.S_ISDIR)]:
+    directories = [(name, stat.S_ISDIR) for name in ("disks", "snapshots")]
+    for name, right in [(name, stat.S_ISREG) for name in BESIDE_DISKS] + directories:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if not right((path / name).lstat().st_mode):
                 raise NotAFile(path=str(path / name))
 
 
 async def _check_file(shop: Shop, volume: ground.Volume, path: pathlib.Path, name: str) -> None:
-    """The file is there, is a file, and its header names what it should and nothing else."""
+    """The files are there, are files, and their headers name what they should and nothing else."""
     if volume.spec.vm is None:
         try:
             root = await shop.ground.storage_root(volume.spec.storage)
         except resources.Missing as error:
             raise DiskMissing(path=volume.name, name=name) from error
-        file = disks.place_of(volume, root)
+        place = disks.place_of(volume, root).parent
     else:
-        file = path / "disks" / f"{volume.spec.name}.{volume.spec.format}"
-    try:
-        known = await asyncio.to_thread(file.lstat)
-    except FileNotFoundError as error:
-        raise DiskMissing(path=str(file), name=name) from error
-    if not stat.S_ISREG(known.st_mode):
-        raise NotAFile(path=str(file))
-    if volume.spec.linked:
-        assert volume.spec.image
-        digest = volume.spec.image
-        image = await shop.preparation.disks.image_file(volume.spec.storage, digest) or await asyncio.to_thread(
-            shelving.beside, path, digest
-        )
-        if image is None:
-            raise disks.ImageMissing(digest=digest[:12], disk=volume.name)
-        backing = f"../../../images/{image.name}"
-        await asyncio.to_thread(
-            qcow2.check_header, file, backing=backing, backing_format=image.suffix.removeprefix(".")
-        )
-    elif volume.spec.format == "qcow2":
-        await asyncio.to_thread(qcow2.check_header, file, backing=None, backing_format=None)
+        place = path / "disks"
+    for layer in layers.every(volume.spec):
+        try:
+            known = await asyncio.to_thread((place / layer).lstat)
+        except FileNotFoundError as error:
+            raise DiskMissing(path=str(place / layer), name=name) from error
+        if not stat.S_ISREG(known.st_mode):
+            raise NotAFile(path=str(place / layer))
+    image = await _image(shop, volume, path) if volume.spec.linked else None
+    for layer in layers.every(volume.spec):
+        if not layers.above(volume.spec, layer):  # each chain once, from its end
+            chain = [disks.file_beside(place / layer, one) for one in layers.chain(volume.spec, layer)]
+            if image is not None:
+                chain.append(engine.File(place / "../../../images" / image.name, image.suffix.removeprefix(".")))
+            await asyncio.to_thread(disks.check_chain, chain, volume.spec.merging)
+
+
+async def _image(shop: Shop, volume: ground.Volume, path: pathlib.Path) -> pathlib.Path:
+    """The image that a volume is linked to, here or beside what comes in. Raises disks.ImageMissing."""
+    assert volume.spec.image
+    digest = volume.spec.image
+    image = await shop.preparation.disks.image_file(volume.spec.storage, digest) or await asyncio.to_thread(
+        shelving.beside, path, digest
+    )
+    if image is None:
+        raise disks.ImageMissing(digest=digest[:12], disk=volume.name)
+    return image

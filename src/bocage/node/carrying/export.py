@@ -104,15 +104,17 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
             flat, own = not chain, layers[0].path
             # a volume that lay by itself lies in the VM's directory from now on, under its disk's name
             changes: dict[str, object] = {"vm": machine.uid, "name": disk.name, "source": None}
-            if volume.spec.linked and chain and await asyncio.to_thread(_is_as_given, layers[1].path):
+            if volume.spec.layers:
+                flat = True
+            elif volume.spec.linked and chain and await asyncio.to_thread(_is_as_given, layers[1].path):
                 parts[f"images/{layers[1].path.name}"] = layers[1].path
             elif volume.spec.linked:
                 flat = True
-            if volume.spec.linked and flat:
+            if (volume.spec.linked or volume.spec.layers) and flat:
                 own = scratch / f"{disk.name}.{volume.spec.format}"
                 limit = await preparation.rooms.left(machine.spec.storage)
                 await volumes.convert(layers, own, image_format=volume.spec.format, limit=limit)
-                changes |= {"linked": False, "image": None}
+                changes |= {"linked": False, "image": None, "layers": {}, "merging": None}
                 await asyncio.to_thread(_date, own, (await asyncio.to_thread(layers[0].path.stat)).st_mtime_ns)
             parts[f"disks/{disk.name}.{volume.spec.format}"] = own
             kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))

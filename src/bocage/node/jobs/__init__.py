@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bocage.node import tasks
-from bocage.node.jobs import adopt, hosts, images, networks, storages, volumes
+from bocage.node.jobs import adopt, hosts, images, networks, storages, templates, volumes
 from bocage.node.shop import Shop
 
 Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
@@ -17,6 +17,8 @@ HANDLERS: dict[str, Job] = {
     "image.add": images.add,
     "image.build": images.build,
     "image.delete": images.delete,
+    "template.create": templates.create,
+    "template.delete": templates.delete,
     "volume.create": volumes.create,
     "volume.delete": volumes.delete,
     "volume.grow": volumes.grow,

@@ -14,6 +14,7 @@ from bocage.node import tasks
 from bocage.node.carrying import adoption, carried, shelving
 from bocage.node.place import directory
 from bocage.node.shop import Shop
+from bocage.planner import layers
 from bocage.storage import archive, half_made, sparse, threads
 from bocage.words import N_
 
@@ -129,8 +130,10 @@ async def _copy(
     shop: Shop, storage: ground.Storage, found: adoption.Candidate, place: pathlib.Path, run: tasks.Run
 ) -> None:
     """Copy what belongs to a VM, and only files: a link could lead anywhere."""
-    names = [f"disks/{one.spec.name}.{one.spec.format}" for one in found.volumes if one.spec.vm == found.vm.uid]
-    names += [name for name in carried.BESIDE_DISKS if await asyncio.to_thread((found.path / name).is_file)]
+    own = [one for one in found.volumes if one.spec.vm == found.vm.uid]
+    names = [f"disks/{layer}" for one in own for layer in layers.every(one.spec)]
+    beside_disks = (*carried.BESIDE_DISKS, *carried.of_snapshots(found.snapshots))
+    names += [name for name in beside_disks if await asyncio.to_thread((found.path / name).is_file)]
     taken = await asyncio.to_thread(lambda: sum(files.allocated(found.path / name) for name in names))
     await shop.preparation.rooms.check_growth(storage.uid, now=taken)
     beside = place.with_name(f"{place.name}{half_made.SUFFIX}")
@@ -138,6 +141,7 @@ async def _copy(
     try:
         await asyncio.to_thread(directory.Directory(beside).make)
         for name in names:
+            await asyncio.to_thread((beside / name).parent.mkdir, mode=0o700, exist_ok=True)
             told = lambda done, total: run.progress(done, total)  # noqa: E731
             await threads.run_job(sparse.copy_now, told, found.path / name, beside / name)
         await asyncio.to_thread(files.sync_tree, beside)

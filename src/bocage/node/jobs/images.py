@@ -10,7 +10,7 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.guest import tiny
-from bocage.model import ground, requests, vm
+from bocage.model import ground, requests, template, vm
 from bocage.node import tasks
 from bocage.node.carrying import shelving
 from bocage.node.shop import Shop
@@ -156,11 +156,35 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
         machines = (await kept.list(vm.VM, trash=True)).items
         if users := usage.of_image(image, (await kept.list(ground.Volume)).items, machines):
             raise usage.ImageInUse(name=image.name, users=users)
+        if of := await _templates_of(shop, image):
+            raise usage.ImageInUse(name=image.name, users=of)
         await run.remember(digest=image.spec.sha256, storage=image.spec.storage)
         await kept.delete(image)
     if digest := run.remembered.get("digest"):
         await _remove_file(shop, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
         await shop.ground.events.record(Deleted(name=subject.name), subject=subject)
+
+
+async def _templates_of(shop: Shop, image: ground.Image) -> list[str]:
+    known = (await shop.ground.resources.list(template.Template)).items
+    return sorted(
+        f"template {one.name}"
+        for one in known
+        if one.spec.storage == image.spec.storage
+        and any(disk.sha256 == image.spec.sha256 for version in one.spec.versions for disk in version.disks)
+    )
+
+
+async def let_go(shop: Shop, digests: set[str], storage_uid: str, *, origin: str) -> None:
+    """Remove the names that images have from `origin`, and the files that no other name leads to."""
+    kept = shop.ground.resources
+    storage = await kept.get(ground.Storage, None, storage_uid)
+    for image in (await kept.list(ground.Image)).items:
+        here = image.spec.storage == storage_uid and image.spec.sha256 in digests
+        if here and image.spec.origin.startswith(origin) and not await _templates_of(shop, image):
+            await kept.delete(image)
+    for digest in sorted(digests):
+        await _remove_file(shop, digest, storage)
 
 
 async def _remove_file(shop: Shop, digest: str, storage: ground.Storage) -> None:

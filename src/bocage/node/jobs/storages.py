@@ -13,7 +13,7 @@ from bocage.model import base, ground, keys, vm
 from bocage.node import tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
-from bocage.planner import usage
+from bocage.planner import layers, usage
 from bocage.storage import directory, filesystems
 from bocage.store import resources
 from bocage.words import N_
@@ -175,7 +175,8 @@ async def _measure_volume(shop: Shop, volume: ground.Volume) -> None:
     """Write where the file of a volume lies and what it takes by now, where it is worth a write."""
     status = volume.status
     path = await shop.preparation.disks.path(volume)
-    taken = await asyncio.to_thread(files.allocated, path)
+    every = [path.with_name(name) for name in layers.every(volume.spec)]
+    taken = await asyncio.to_thread(lambda: sum(files.allocated(one) for one in every))
     grown = abs(taken - status.allocated_bytes) >= max(status.allocated_bytes // 50, 1 << 20)
     if grown or status.path != str(path):
         found = {"path": str(path), "allocated_bytes": taken}

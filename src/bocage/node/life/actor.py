@@ -37,6 +37,8 @@ _FOR = {  # the tasks that a long step is done for: it is broken off when one of
     Do.START_PAUSED: launching.STARTS,
     Do.SAVE: ("vm.save",),
 }
+_BEFORE = (*goals.POWER, "vm.kill", "vm.reboot", "vm.snapshot-revert")
+"""The tasks that come before what gives way."""
 _WISHES = {
     Do.START: (vm.Power.RUNNING, vm.Power.PAUSED),
     Do.START_PAUSED: (vm.Power.RUNNING, vm.Power.PAUSED),
@@ -201,6 +203,8 @@ class Actor:
         machine = await self._drop_cancelled(machine)
         seen = await world.look(standing, preparation, machine)
         step = lifecycle.decide(seen)
+        if step.do in _STARTING and standing.asked("vm.snapshot-revert"):
+            step = lifecycle.Step(Do.NOTHING)  # it starts as what it goes back to
         if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
             await standing.show(reason=base.Saying.of(reason))
             if self._ground.leaves(machine):
@@ -349,6 +353,8 @@ class Actor:
     async def _operate(self, machine: vm.VM) -> bool:
         """Do the first waiting operation; False when there is none."""
         waiting = [run for run in self._at_hand if run in self.standing.asked(*operations.HANDLERS)]
+        if self.standing.asked(*_BEFORE):
+            waiting = [run for run in waiting if run.action not in operations.GIVES_WAY]
         if not waiting or not machine.status.ready:
             return False
         run = waiting[0]
@@ -360,8 +366,10 @@ class Actor:
             elif (await self.standing.read()).metadata.deleted is not None:
                 run.unwanted = tasks.Superseded()
             # a plug that is pulled comes first; what it broke off is carried on then
-            return run.unwanted is not None or (
-                self.standing.machine is not None and bool(self.standing.asked("vm.kill"))
+            return (
+                run.unwanted is not None
+                or (self.standing.machine is not None and bool(self.standing.asked("vm.kill")))
+                or (run.action in operations.GIVES_WAY and bool(self.standing.asked(*_BEFORE)))
             )
 
         carrying = tasks.carry_out(run, lambda run: handler(self.standing, self._preparation, machine, run))

@@ -14,6 +14,7 @@ from bocage.node.ground import Ground
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory, disks
 from bocage.node.place.preparation import Preparation
+from bocage.planner import layers as tree
 from bocage.storage import directory as storage_directory
 from bocage.storage import half_made, qcow2, sparse, threads, volumes
 from bocage.store import resources
@@ -97,26 +98,31 @@ async def _copy(
     own = [volume for volume in await preparation.disks.of(machine) if volume.spec.vm == machine.uid]
     images: dict[str, ground.Image] = {}
     for volume in own:
-        path = making.disks / f"{volume.spec.name}.{volume.spec.format}"
+        path = making.disks / volume.spec.file_name
         layers = await preparation.disks.layers(volume, volume.name)
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         if volume.spec.linked and volume.spec.image not in images:
-            image = await _bring_image(host, preparation, volume, layers[1].path, target, run)
+            image = await _bring_image(host, preparation, volume, layers[-1].path, target, run)
             images[image.spec.sha256] = image
         run.report(notes.Copying(what=volume.name))
-        if volume.spec.linked:
-            allocated = await asyncio.to_thread(files.allocated, layers[0].path)
-            await preparation.rooms.check_growth(target.uid, now=allocated)
-            await threads.run_job(sparse.copy_now, told, layers[0].path, path)
-            await _lead_to_image(preparation, volume, layers[1].path, path, target)
+        if volume.spec.linked or volume.spec.layers:
+            for name in tree.every(volume.spec):
+                source = layers[0].path.with_name(name)
+                allocated = await asyncio.to_thread(files.allocated, source)
+                await preparation.rooms.check_growth(target.uid, now=allocated)
+                await threads.run_job(sparse.copy_now, told, source, path.with_name(name))
+            if volume.spec.linked:
+                first = tree.chain(volume.spec)[-1]
+                await _lead_to_image(preparation, volume, layers[-1].path, path.with_name(first), target)
             continue
         limit = await preparation.rooms.left(target.uid)
         await volumes.convert(layers, path, image_format=volume.spec.format, limit=limit, progress=told)
         if volume.spec.format == "raw":
             await volumes.grow(path, image_format="raw", size=volume.spec.size)
-    for name in (*carried.BESIDE_DISKS, "vm.yaml.edited"):
+    for name in (*carried.BESIDE_DISKS, "vm.yaml.edited", *carried.of_snapshots(await preparation.snapshots(machine))):
         source = old.path / name
         if await asyncio.to_thread(source.exists):
+            await asyncio.to_thread((making.path / name).parent.mkdir, mode=0o700, exist_ok=True)
             await threads.run_job(sparse.copy_now, None, source, making.path / name)
     await asyncio.to_thread(files.sync_tree, making.path)
     return own, images

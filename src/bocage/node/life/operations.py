@@ -16,7 +16,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
 from bocage.node import notes, started, tasks
-from bocage.node.life import moving, upgrading
+from bocage.node.life import merging, moving, overlaying, reverting, snapshotting, upgrading
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -38,6 +38,15 @@ class SavedWithDisk(Error, errors.Conflict):
     hint = N_("'bocage vm start {name}' goes on from there; 'bocage vm kill {name}' throws the memory away")
     name: str
     disk: str
+
+
+class InSnapshot(Error, errors.Conflict):
+    type = "disk-in-snapshot"
+    text = N_("{disk} of {name} is part of the snapshot {snapshot}")
+    hint = N_("delete the snapshots that it is part of first: 'bocage vm snapshot list {name}'")
+    name: str
+    disk: str
+    snapshot: str
 
 
 def _running(standing: Standing, machine: vm.VM) -> engine.Machine:
@@ -81,6 +90,9 @@ async def detach_disk(
     if disk is None and "path" not in run.remembered:
         raise resources.Missing(kind="disk", name=name)
     if disk is not None:
+        for one in await preparation.snapshots(machine):
+            if any(held.volume == disk.volume for held in one.status.disks):
+                raise InSnapshot(name=machine.name, disk=name, snapshot=one.name)
         if standing.machine:
             await standing.machine.detach_disk(name)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
@@ -88,13 +100,22 @@ async def detach_disk(
             built = await asyncio.to_thread(saved.as_it_was, await preparation.place(machine), machine)
             if any(one.volume == disk.volume for one in built.spec.disks):
                 raise SavedWithDisk(name=machine.name, disk=name)
-        volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+        volume = await _without_layers(standing, preparation, machine, disk)
         await run.remember(path=str(await preparation.disks.path(volume)), volume=volume.uid)
         await preparation.disks.free(volume)
         await _take_out(standing, name, freed=volume)
     old = pathlib.Path(run.remembered["path"])
     await preparation.disks.leave(standing.project, run.remembered["volume"], old)
     return {"disk": name, "volume": run.remembered["volume"]}
+
+
+async def _without_layers(standing: Standing, preparation: Preparation, machine: vm.VM, disk: vm.Disk) -> ground.Volume:
+    """The volume of a disk that nobody writes any more, as one file. Raises InSnapshot."""
+    volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+    if volume.spec.layers:
+        await merging.tidy(standing, preparation, only=volume.uid)
+        volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+    return volume
 
 
 async def _take_out(
@@ -127,6 +148,9 @@ async def _take_out(
 
 async def undo(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> None:
     """Take back what was written when the task was asked for: a disk that could not be had would keep the VM down."""
+    if run.action == "vm.snapshot-create":
+        with contextlib.suppress(overlaying.Later):
+            await snapshotting.abandon(standing, preparation, machine, run)
     if run.action != "vm.disk-attach":
         return
     disk = next((one for one in machine.spec.disks if one.name == run.params["disk"]), None)
@@ -181,4 +205,9 @@ HANDLERS: dict[str, Handler] = {
     "vm.cd-change": change_cd,
     "vm.move": moving.move,
     "vm.upgrade-hardware": upgrading.upgrade,
+    "vm.snapshot-create": snapshotting.create,
+    "vm.snapshot-revert": reverting.revert,
+    "vm.snapshot-delete": snapshotting.delete,
 }
+GIVES_WAY = ("vm.snapshot-delete",)
+"""What may take long and can wait: it is broken off when the VM is asked to be something else, and carried on then."""

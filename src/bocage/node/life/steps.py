@@ -71,7 +71,7 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
 
     try:
         built = started.read(standing.ground.home.vm_runtime(machine.uid)) or machine.spec
-        await asyncio.to_thread(saved.note, place, built, running.started_generation)
+        await asyncio.to_thread(saved.note, place.saved_definition, built, running.started_generation)
         await running.save(place.saved, report=told)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)

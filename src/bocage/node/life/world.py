@@ -49,7 +49,7 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         deleted=machine.metadata.deleted is not None,
         trashed=not place.exists() and (await preparation.trash(machine)).exists(),
         purge=standing.expired or any(run.params.get("purge") for run in standing.asked("vm.delete")),
-        kill=bool(standing.asked("vm.kill")),
+        kill=bool(standing.asked("vm.kill", "vm.snapshot-revert")),
         asked_to_start=bool(standing.asked("vm.start")),
         asked_to_resume=bool(standing.asked("vm.resume")),
         ended=standing.ended is not None,

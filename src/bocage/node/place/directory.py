@@ -10,6 +10,7 @@
     start-by-hand      the QEMU line, for the day when Bocage is gone
     saved.state        its memory, while it is saved
     saved.json         the machine that this memory fits
+    snapshots/         the memory of its snapshots, and the machine that each fits: UID.state, UID.json
 
 The last line of `vm.yaml` is a digest of the lines above it: so a hand edit is seen.
 """
@@ -28,7 +29,7 @@ import pydantic
 import yaml
 
 from bocage import errors, files, words
-from bocage.model import faults, ground
+from bocage.model import faults, ground, snapshot
 from bocage.model import vm as model
 from bocage.words import N_
 
@@ -63,6 +64,7 @@ class Held:
     names: dict[str, str]  # names of what it refers to, by uid: networks, storage, images
     owner: model.Owner | None
     networks: tuple[ground.Network, ...] = ()  # those of its NICs, as far as they are known
+    snapshots: tuple[snapshot.Snapshot, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,6 +116,18 @@ class Directory:
     def saved_definition(self) -> pathlib.Path:
         """What the machine was built of whose memory is saved. It is written first: without `saved` it says nothing."""
         return self.path / "saved.json"
+
+    @property
+    def snapshots(self) -> pathlib.Path:
+        return self.path / "snapshots"
+
+    def memory_of(self, snapshot_uid: str) -> tuple[pathlib.Path, pathlib.Path]:
+        """The memory of a snapshot, and what the machine was built of; the latter is written first."""
+        return self.snapshots / f"{snapshot_uid}.state", self.snapshots / f"{snapshot_uid}.json"
+
+    def variables_of(self, snapshot_uid: str) -> pathlib.Path:
+        """The firmware's variables as they were."""
+        return self.snapshots / f"{snapshot_uid}.fd"
 
     def exists(self) -> bool:
         return self.path.is_dir()
@@ -212,6 +226,15 @@ def render(held: Held) -> bytes:
         ],
         "names": held.names,
     }
+    if held.snapshots:
+        document["snapshots"] = [
+            {
+                "metadata": one.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
+                "spec": one.spec.model_dump(mode="json"),
+                "status": one.status.model_dump(mode="json"),
+            }
+            for one in held.snapshots
+        ]
     if held.owner:
         document["owner"] = held.owner.model_dump(mode="json")
     body = _HEADER.format(name=resource.name) + yaml.dump(
@@ -233,6 +256,7 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
             names={str(uid): str(name) for uid, name in (document.get("names") or {}).items()},
             owner=model.Owner.model_validate(document["owner"]) if document.get("owner") else None,
             networks=tuple(_network(item) for item in document.get("networks") or ()),
+            snapshots=tuple(snapshot.Snapshot.model_validate(item) for item in document.get("snapshots") or ()),
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreadable(path=str(path), reason=_brief(error)) from error

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bocage import errors, files, words
 from bocage.engine import base as engine
@@ -19,6 +19,7 @@ from bocage.model.units import Size
 from bocage.node import notes
 from bocage.node.ground import Ground
 from bocage.node.place import rooms
+from bocage.planner import layers
 from bocage.storage import directory, qcow2, sparse, volumes
 from bocage.store import resources
 from bocage.words import N_
@@ -53,6 +54,13 @@ class BeingCopied(Error, errors.Conflict):
     name: str
 
 
+class BeingMerged(Error, errors.Conflict):
+    type = "disks-being-merged"
+    text = N_("a snapshot of {name} is being deleted just now")
+    hint = N_("'bocage task list' shows how far that is; try again then")
+    name: str
+
+
 class VolumeMissing(Error, errors.Unavailable):
     type = "volume-file-missing"
     text = N_("the file {path} of disk {disk} is gone")
@@ -69,6 +77,8 @@ class Disks:
         self._rooms = room
         self._written: set[str] = set()  # VMs that have a process, or are about to
         self._copied: collections.Counter[str] = collections.Counter()  # VMs whose disks are read for a copy
+        self._read: collections.Counter[str] = collections.Counter()  # those of whose snapshots one is read
+        self._merged: set[str] = set()  # those whose layers are being rearranged
 
     async def of(self, machine: vm.VM) -> list[ground.Volume]:
         """A VM's volumes, in the order of its disks."""
@@ -98,14 +108,38 @@ class Disks:
 
     @contextlib.contextmanager
     def copied(self, machines: Iterable[vm.VM]) -> Iterator[None]:
-        """Nobody starts these VMs inside. Raises CopyWhileRunning."""
+        """Nobody starts these VMs inside. Raises CopyWhileRunning, BeingMerged."""
         with contextlib.ExitStack() as undo:
             for machine in machines:
                 if machine.uid in self._written:
                     raise CopyWhileRunning(name=machine.name)
+                if machine.uid in self._merged:
+                    raise BeingMerged(name=machine.name)
                 self._copied[machine.uid] += 1
                 undo.callback(self._copied.subtract, [machine.uid])
             yield
+
+    @contextlib.contextmanager
+    def read(self, vm_uid: str, name: str) -> Iterator[None]:
+        """Nobody merges layers of this VM inside. Raises BeingMerged."""
+        if vm_uid in self._merged:
+            raise BeingMerged(name=name)
+        self._read[vm_uid] += 1
+        try:
+            yield
+        finally:
+            self._read[vm_uid] -= 1
+
+    @contextlib.contextmanager
+    def merged(self, machine: vm.VM) -> Iterator[None]:
+        """Nobody reads the layers of this VM inside. Raises BeingCopied."""
+        if self._read[machine.uid] or self._copied[machine.uid]:
+            raise BeingCopied(name=machine.name)
+        self._merged.add(machine.uid)
+        try:
+            yield
+        finally:
+            self._merged.discard(machine.uid)
 
     def is_copied(self, vm_uid: str) -> bool:
         """Whether a VM's disks are being read for a copy just now, so that it must not start."""
@@ -149,7 +183,9 @@ class Disks:
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True, mode=0o711)
         if not await asyncio.to_thread(os.path.lexists, path):
             await self._rooms.check_growth(spec.storage, now=spec.size if spec.preallocated else 0)
-            if spec.source:
+            if spec.source and spec.source_file:
+                await self._copy_layer(volume, spec.source, spec.source_file, path, progress)
+            elif spec.source:
                 await self._copy(volume, path, progress)
             elif spec.image is None:
                 await volumes.create(path, image_format=spec.format, size=spec.size, preallocate=spec.preallocated)
@@ -177,26 +213,26 @@ class Disks:
             lambda present: resources.with_spec(present, size=size),
         )
 
-    async def chain(self, volume: ground.Volume, disk: str) -> tuple[engine.File, ...]:
-        """A volume's file and what it rests on; raises VolumeMissing, ImageMissing, and what a changed header gives."""
-        path = await self.path(volume)
-        await self._check_there(volume, path, disk)
-        own_file = engine.File(path=path, format=volume.spec.format)
-        if not volume.spec.linked:
-            if own_file.format == "qcow2":
-                qcow2.check_header(path, backing=None, backing_format=None)
-            return (own_file,)
-        assert volume.spec.image
-        image = await self.image_file(volume.spec.storage, volume.spec.image)
-        if image is None:
-            raise ImageMissing(digest=volume.spec.image[:12], disk=disk)
-        base_file = engine.File(path=image, format=image.suffix.removeprefix("."))
-        qcow2.check_header(path, backing=relative(image, path), backing_format=base_file.format)
-        return (own_file, base_file)
+    async def chain(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> tuple[engine.File, ...]:
+        """A volume's file, or `top` among its files, and what that rests on, each header as it is recorded.
 
-    async def layers(self, volume: ground.Volume, disk: str) -> list[volumes.Layer]:
+        Raises VolumeMissing, ImageMissing, and what a changed header gives.
+        """
+        path = await self.path(volume)
+        found = [file_beside(path, name) for name in layers.chain(volume.spec, top)]
+        for file in found:
+            await self._check_there(volume, file.path, disk)
+        if volume.spec.linked:
+            assert volume.spec.image
+            image = await self.image_file(volume.spec.storage, volume.spec.image)
+            if image is None:
+                raise ImageMissing(digest=volume.spec.image[:12], disk=disk)
+            found.append(engine.File(path=image, format=image.suffix.removeprefix(".")))
+        return await asyncio.to_thread(check_chain, found, volume.spec.merging)
+
+    async def layers(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> list[volumes.Layer]:
         """A volume's chain as the storage's tools take it, its own file first."""
-        return [volumes.Layer(file.path, file.format) for file in await self.chain(volume, disk)]
+        return [volumes.Layer(file.path, file.format) for file in await self.chain(volume, disk, top=top)]
 
     async def image_file(self, storage: str, digest: str, *, anywhere: bool = False) -> pathlib.Path | None:
         """The file of an image on a storage, or with `anywhere` on any storage of this host."""
@@ -265,11 +301,21 @@ class Disks:
         source = await self._ground.resources.get(ground.Volume, project, volume.spec.source)
         machines = (await self._ground.resources.list(vm.VM, project, trash=True)).items
         with self.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
-            layers, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
-            same = len(layers) == 1 and layers[0].format == spec.format
-            if same and await sparse.share(layers[0].path, path):
+            found, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
+            same = len(found) == 1 and found[0].format == spec.format
+            if same and await sparse.share(found[0].path, path):
                 return
-            await volumes.convert(layers, path, image_format=spec.format, limit=limit, progress=progress)
+            await volumes.convert(found, path, image_format=spec.format, limit=limit, progress=progress)
+
+    async def _copy_layer(
+        self, volume: ground.Volume, uid: str, file: str, path: pathlib.Path, progress: Progress | None
+    ) -> None:
+        """Fill a volume from a snapshot's file of another one, whose VM may run meanwhile."""
+        source = await self._ground.resources.get(ground.Volume, volume.metadata.project, uid)
+        with self.read(source.spec.vm or "", source.name):
+            found = await self.layers(source, source.name, top=file)
+            limit = await self._rooms.left(volume.spec.storage)
+            await volumes.convert(found, path, image_format=volume.spec.format, limit=limit, progress=progress)
 
     async def _show(self, volume: ground.Volume, status: ground.VolumeStatus) -> None:
         place = (volume.metadata.project, volume.uid)
@@ -281,11 +327,35 @@ def place_of(volume: ground.Volume, root: pathlib.Path) -> pathlib.Path:
 
     One that is linked lies as deep by itself as in a VM, so that its header leads to the image from both.
     """
-    file_name = f"{volume.spec.name}.{volume.spec.format}"
     if volume.spec.vm:
-        return root / "vms" / volume.spec.vm / "disks" / file_name
+        return root / "vms" / volume.spec.vm / "disks" / volume.spec.file_name
     own_place = root / "volumes" / volume.uid
-    return (own_place / "disks" if volume.spec.linked else own_place) / file_name
+    return (own_place / "disks" if volume.spec.linked else own_place) / volume.spec.file_name
+
+
+def check_chain(files: Sequence[engine.File], merging: str | None) -> tuple[engine.File, ...]:
+    """Hold the headers of a chain against what is recorded; the chain as the headers have it.
+
+    The layer that is being merged may be left out already. Raises qcow2.HeaderDiffers and refusals.Refused.
+    """
+    held, left = [files[0]], list(files[1:])
+    while True:
+        file, below = held[-1], left.pop(0) if left else None
+        if file.format != "qcow2":
+            return tuple(held)
+        leaves_out = below is not None and below.path.name == merging and bool(left)
+        if leaves_out and qcow2.read_header(file.path).backing == relative(left[0].path, file.path):
+            below = left.pop(0)
+        backing = relative(below.path, file.path) if below else None
+        qcow2.check_header(file.path, backing=backing, backing_format=below.format if below else None)
+        if below is None:
+            return tuple(held)
+        held.append(below)
+
+
+def file_beside(path: pathlib.Path, name: str) -> engine.File:
+    """A layer of a VM, which lies beside `path`."""
+    return engine.File(path=path.with_name(name), format=name.rpartition(".")[2], own=True)
 
 
 def _by_itself(volume: ground.Volume) -> ground.Volume:

@@ -16,7 +16,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
-from bocage.model import base, ground, vm
+from bocage.model import base, ground, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
 from bocage.node.place import directory, disks, rooms, saved, trash, uids
@@ -127,13 +127,25 @@ class Preparation:
         """Make `vm.yaml` say what the store says; False when it did."""
         place = await self.place(machine)
         owner, _ = await self._ground.resources.owner(machine)
-        held = await self.held(machine, await self.disks.of(machine), owner)
+        held = await self.held(machine, await self.disks.of(machine), owner, await self.snapshots(machine))
         return await asyncio.to_thread(place.write, held)
 
-    async def held(self, machine: vm.VM, volumes: Iterable[ground.Volume], owner: vm.Owner | None) -> directory.Held:
+    async def held(
+        self,
+        machine: vm.VM,
+        volumes: Iterable[ground.Volume],
+        owner: vm.Owner | None,
+        kept: Iterable[snapshot.Snapshot] = (),
+    ) -> directory.Held:
         """All that its definition says, for those too who read it elsewhere."""
         names, networks = await self._refers_to(machine)
-        return directory.Held(vm=machine, volumes=tuple(volumes), names=names, owner=owner, networks=networks)
+        return directory.Held(
+            vm=machine, volumes=tuple(volumes), names=names, owner=owner, networks=networks, snapshots=tuple(kept)
+        )
+
+    async def snapshots(self, machine: vm.VM) -> list[snapshot.Snapshot]:
+        """A VM's snapshots, the oldest first."""
+        return await trash.snapshots(self._ground.resources, machine)
 
     async def link(self, machine: vm.VM) -> None:
         """Make `by-name/PROJECT/NAME` lead to the directory, and no other name."""
@@ -237,6 +249,10 @@ class Preparation:
         uid = await self._uid(machine, place)
         built = started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec
         return await self._wires.describe(machine.model_copy(update={"spec": built}), uid)
+
+    async def owner(self, machine: vm.VM) -> int | None:
+        """The uid that its files belong to; None for the daemon's own."""
+        return await self._uid(machine, await self.place(machine))
 
     async def _uid(self, machine: vm.VM, place: directory.Directory) -> int | None:
         """The uid that its process has, and no other VM's on any storage of this host."""

@@ -7,7 +7,7 @@ import contextlib
 import pathlib
 
 from bocage import files
-from bocage.model import ground, vm
+from bocage.model import ground, snapshot, vm
 from bocage.storage import half_made
 from bocage.store import resources
 
@@ -45,8 +45,24 @@ async def purge(store: resources.Resources, machine: vm.VM, bin_: pathlib.Path) 
             files.remove_tree(doomed)
 
     await asyncio.to_thread(remove)
+    await _forget_snapshots(store, machine)
     await _forget_volumes(store, machine)
     await store.delete(machine)
+
+
+async def snapshots(store: resources.Resources, machine: vm.VM) -> list[snapshot.Snapshot]:
+    """A VM's snapshots, the oldest first."""
+    known = (await store.list(snapshot.Snapshot, machine.metadata.project, trash=True)).items
+    return sorted((one for one in known if one.spec.vm == machine.uid), key=lambda one: one.metadata.created)
+
+
+async def _forget_snapshots(store: resources.Resources, machine: vm.VM) -> None:
+    known = await snapshots(store, machine)
+    for first in range(0, len(known), _TOGETHER):
+        transaction = resources.Transaction()
+        for one in known[first : first + _TOGETHER]:
+            transaction.delete(one)
+        await store.commit(transaction)
 
 
 async def _forget_volumes(store: resources.Resources, machine: vm.VM) -> None:

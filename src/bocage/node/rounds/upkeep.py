@@ -17,7 +17,7 @@ from bocage.node import clock
 from bocage.node.jobs import storages
 from bocage.node.life.actor import Actor
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import alarming, forgetting
+from bocage.node.rounds import alarming, forgetting, scheduling
 from bocage.node.shop import Shop
 from bocage.planner import alarms
 from bocage.store import resources
@@ -42,11 +42,13 @@ class Upkeep:
         self._new_events = 0
         self._alarming = alarming.Alarming(shop, crew)
         self._measuring = storages.Measuring(shop, crew)
+        self._scheduling = scheduling.Scheduling(shop, crew)
 
     def see(self, kind: str, part: str) -> None:
         """A part of a resource was written."""
         self._alarming.see(kind)
         self._measuring.see(kind, part)
+        self._scheduling.see(kind, part)
         if kind == work.Event.kind and part == "spec":
             self._new_events += 1
 
@@ -63,6 +65,7 @@ class Upkeep:
             self.look_after,
             self.find_addresses,
             self._alarming.look,
+            self._scheduling.look,
         ]
         if self._rounds % _BEAT == 0:
             due.append(self.beat)

@@ -1,0 +1,191 @@
+"""The chain of a running disk, made longer by a snapshot and shorter by a merge, while the guest writes.
+
+Each function looks at what is there first, so that it can be cut off anywhere and called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bocage import errors
+from bocage.engine import base
+from bocage.engine.qemu import chain, descriptors, link, qmp
+from bocage.model import vm as model
+from bocage.words import N_
+
+_LOOK = 0.05  # seconds between two looks at a job, doubled each time
+_LONGEST_LOOK = 1.0
+_SWITCH_BOUND = 30.0  # seconds: it waits for the writes that are under way
+
+Report = Callable[[int, int], None]
+
+
+class Error(base.Error):
+    """The chain of a running disk could not be changed."""
+
+
+class MergeFailed(Error, errors.Unavailable):
+    """All is as it was; what was written so far is written again at the next try."""
+
+    type = "layer-merge-failed"
+    text = N_("the layers of {disk} could not be merged: {reason}")
+    hint = N_("make room on the storage, or look at it; then delete the snapshot again")
+    disk: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """A block node of one disk or CD. `depth` counts the nodes that it rests on."""
+
+    name: str
+    file: bool  # the file itself, not the format over it
+    path: str
+    depth: int
+    plain: bool  # named by where it stood when the chain was opened
+
+
+async def nodes(at: link.Link, disk: str) -> list[Node]:
+    """The nodes of a disk or a CD, in an order in which they can be taken away."""
+    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(\.file)?")
+    found = [
+        Node(
+            name=str(one["node-name"]),
+            file=match[2] is not None,
+            path=str(one.get("file", "")),
+            depth=int(one.get("backing_file_depth", 0)),
+            plain=len(match[1]) < 8,
+        )
+        for one in await at.execute("query-named-block-nodes", {"flat": True})
+        if (match := own.fullmatch(str(one["node-name"])))
+    ]
+    return sorted(found, key=lambda node: (node.file, -node.depth, node.name))
+
+
+async def remove(at: link.Link, node: Node) -> None:
+    """Take a node away, and the descriptor under it. Raises qmp.CommandFailed while something rests on it."""
+    await at.execute("blockdev-del", {"node-name": node.name})
+    if node.file:
+        await descriptors.take_back(at, node.path)
+
+
+async def top(at: link.Link, disk: str) -> str:
+    """The node that a running disk is written to."""
+    for one in await at.execute("query-block"):
+        if str(one.get("qdev", "")).removeprefix("/machine/peripheral/").split("/")[0] == disk:
+            name = str(one.get("inserted", {}).get("node-name", ""))
+            if re.fullmatch(rf"{re.escape(disk)}\.[0-9a-f]+", name):
+                return name
+    # Something else, such as a limit, stands between the disk and its chain.
+    layers = [node for node in await nodes(at, disk) if not node.file]
+    return max(layers, key=lambda node: (node.depth, node.plain)).name
+
+
+async def in_these(at: link.Link, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
+    """Which of these disks are written to in these files."""
+    return tuple([disk for disk, path in overlays.items() if await top(at, disk) == chain.node_of(disk, path)])
+
+
+async def go_on_in(at: link.Link, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
+    """Have disks go on in new files at one instant (one transaction). All or none; those that do so already stay."""
+    done = await in_these(at, overlays)
+    left = [disk for disk in disks if disk.name in overlays and disk.name not in done]
+    if not left:
+        return
+    async with contextlib.AsyncExitStack() as undo:
+        actions: list[dict[str, Any]] = []
+        for disk in left:
+            path, before = overlays[disk.name], await top(at, disk.name)
+            node = chain.node_of(disk.name, path)
+            await _remove_named(at, disk.name, node)
+            opened = await descriptors.hand(at, path, os.O_RDWR, undo)
+            undo.push_async_callback(_forget, at, disk.name, node)
+            for one in chain.overlay(disk.name, path, opened, cache=disk.cache, discard=disk.discard):
+                await at.execute("blockdev-add", one)
+            actions.append({"type": "blockdev-snapshot", "data": {"node": before, "overlay": node}})
+        await at.execute("transaction", {"actions": actions}, within=_SWITCH_BOUND)
+        undo.pop_all()
+
+
+async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Report) -> None:
+    """Merge a file of the chain, that the guest does not write, into the one below it.
+
+    The job goes on when nobody waits for it any more. Raises MergeFailed.
+    """
+    name = f"merge-{disk}"
+    job = await _job(at, name)
+    if job is not None and job["status"] == "concluded":  # it ended while nobody was there
+        await _settle(at, disk, name)
+        job = None
+    if job is None and not await _is_needed(at, disk, chain.node_of(disk, file)):
+        return
+    if job is None:
+        await at.execute(
+            "block-commit",
+            {
+                "job-id": name,
+                "device": await top(at, disk),
+                "top-node": chain.node_of(disk, file),
+                "base-node": await _below(at, disk, into),
+                "backing-file": into.name,
+                "auto-dismiss": False,
+            },
+            within=_SWITCH_BOUND,
+        )
+    pause = _LOOK
+    while (job := await _job(at, name)) is not None and job["status"] != "concluded":
+        report(int(job.get("current-progress", 0)), int(job.get("total-progress", 0)))
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_LOOK)
+    await _settle(at, disk, name)
+    await _remove_named(at, disk, chain.node_of(disk, file))
+
+
+async def _settle(at: link.Link, disk: str, name: str) -> None:
+    """Read how a job ended, and have QEMU forget it. Raises MergeFailed."""
+    if (job := await _job(at, name)) is None:
+        return
+    await at.execute("job-dismiss", {"id": name})
+    if reason := job.get("error"):
+        raise MergeFailed(disk=disk, reason=str(reason))
+
+
+async def _job(at: link.Link, name: str) -> dict[str, Any] | None:
+    return next((one for one in await at.execute("query-jobs") if one["id"] == name), None)
+
+
+async def _is_needed(at: link.Link, disk: str, node: str) -> bool:
+    """Whether a node is still in the chain: one that is not can be taken away."""
+    try:
+        await _remove_named(at, disk, node)
+    except qmp.CommandFailed:
+        return True
+    return False
+
+
+async def _below(at: link.Link, disk: str, into: pathlib.Path) -> str:
+    """The node of a file that others are merged into: by its mark, else it is the VM's first file, above its image."""
+    node = chain.node_of(disk, into)
+    present = [one for one in await nodes(at, disk) if not one.file]
+    if any(one.name == node for one in present):
+        return node
+    plain = [one for one in present if one.plain]
+    return max(plain, key=lambda one: one.depth).name
+
+
+async def _remove_named(at: link.Link, disk: str, name: str) -> None:
+    for node in await nodes(at, disk):
+        if node.name in (name, f"{name}.file"):
+            await remove(at, node)
+
+
+async def _forget(at: link.Link, disk: str, name: str) -> None:
+    with contextlib.suppress(errors.Problem):
+        await _remove_named(at, disk, name)

@@ -1,0 +1,166 @@
+"""Has a VM's disks go on in new, empty files, so that what they held until then is kept.
+
+The store and `vm.yaml` name the new files before anything is written to them: an empty file over another holds the
+same, so either answer to "which one is it?" is right until the guest writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import Awaitable, Callable, Mapping
+
+from bocage import errors, files
+from bocage.model import ground, vm
+from bocage.node import tasks
+from bocage.node.life.standing import Standing
+from bocage.node.place import disks
+from bocage.node.place.preparation import Preparation
+from bocage.planner import layers
+from bocage.storage import volumes
+from bocage.store import resources
+
+_TRIES = 20  # of a read-change-write that others get in the way of
+_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
+
+
+class Later(asyncio.CancelledError):
+    """It cannot be said how things stand: the task stays open, and is carried on when they can be seen again."""
+
+
+Volumes = dict[str, ground.Volume]
+
+
+def mark_of(run: tasks.Run) -> str:
+    """What the files are called after that a task makes: the same each time it is carried out."""
+    return run.uid[-8:]
+
+
+async def volumes_of(preparation: Preparation, machine: vm.VM) -> Volumes:
+    """A VM's volumes by uid, in the order of its disks."""
+    return {one.uid: one for one in await preparation.disks.of(machine)}
+
+
+async def paths(preparation: Preparation, machine: vm.VM, known: Volumes, mark: str) -> dict[str, pathlib.Path]:
+    """The new file of each disk that has a volume among `known`, by the disk's name."""
+    found = {}
+    for disk in machine.spec.disks:
+        if disk.volume in known:
+            beside = await preparation.disks.path(known[disk.volume])
+            found[disk.name] = beside.with_name(f"{layers.file_of(disk.name, mark)}.qcow2")
+    return found
+
+
+def entered(machine: vm.VM, known: Volumes, mark: str) -> bool:
+    """Whether the store says already that these volumes go on in the files of that mark."""
+    held = [disk for disk in machine.spec.disks if disk.volume in known]
+    return all(known[disk.volume].spec.name == layers.file_of(disk.name, mark) for disk in held)
+
+
+async def make(
+    preparation: Preparation,
+    machine: vm.VM,
+    known: Volumes,
+    mark: str,
+    *,
+    on: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> None:
+    """Make the new files over what is written now, or over the files `on`, by disk; what an earlier try left goes."""
+    owner = await preparation.owner(machine)
+    for name, path in (await paths(preparation, machine, known, mark)).items():
+        volume = known[next(disk.volume for disk in machine.spec.disks if disk.name == name)]
+        below = (on or {}).get(name) or volume.spec.file_name
+        await preparation.disks.chain(volume, name, top=below)  # what it is to rest on is whole
+        await asyncio.to_thread(files.remove_tree, path)
+        backing = volumes.Backing(below, below.rpartition(".")[2])
+        size = (sizes or {}).get(name) or volume.spec.size
+        await volumes.create(path, image_format="qcow2", size=size, backing=backing)
+        await asyncio.to_thread(disks.own, path, owner)
+
+
+async def commit(standing: Standing, wanted: Callable[[], Awaitable[resources.Transaction]]) -> None:
+    """Write a transaction that `wanted` makes of what it reads, again when others were in between."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(resources.Changed):
+            transaction = await wanted()
+            if transaction.puts or transaction.deletes:
+                await standing.ground.resources.commit(transaction)
+            return
+    raise errors.TimedOut(what=f"vm {standing.uid}", bound=0.0)
+
+
+def update(transaction: resources.Transaction, volume: ground.Volume, changes: Mapping[str, object]) -> None:
+    """Enter changes of a volume's spec into a transaction."""
+    transaction.update(resources.bumped(volume, resources.with_spec(volume, **changes)))
+
+
+async def go_on(
+    standing: Standing, preparation: Preparation, machine: vm.VM, known: Volumes, run: tasks.Run
+) -> dict[str, pathlib.Path]:
+    """Have the disks of `known` go on in new files, a running machine's at one instant. Can be done twice."""
+    mark = mark_of(run)
+    if not entered(machine, known, mark):
+        await make(preparation, machine, known, mark)
+        await enter(standing, preparation, machine, known, mark)
+    overlays = await paths(preparation, machine, known, mark)
+    if standing.machine:
+        try:
+            await standing.machine.go_on_in(machine.spec.disks, overlays)
+        except (errors.Problem, OSError):
+            await take_back(standing, preparation, machine, known, overlays)
+            raise
+    return overlays
+
+
+async def enter(standing: Standing, preparation: Preparation, machine: vm.VM, known: Volumes, mark: str) -> None:
+    """Say, in the store and in `vm.yaml`, that the disks go on in the new files."""
+
+    async def wanted() -> resources.Transaction:
+        transaction = resources.Transaction()
+        present = await volumes_of(preparation, machine)
+        for disk in machine.spec.disks:
+            if disk.volume in known:
+                volume = present[disk.volume]
+                update(transaction, volume, layers.overlaid(volume.spec, layers.file_of(disk.name, mark)))
+        return transaction
+
+    await commit(standing, wanted)
+    await preparation.write_definition(await standing.read())
+
+
+async def take_back(
+    standing: Standing,
+    preparation: Preparation,
+    machine: vm.VM,
+    known: Volumes,
+    overlays: Mapping[str, pathlib.Path],
+) -> bool:
+    """Say again that the disks are written where they were; False when a running machine has gone on already.
+
+    Raises Later when it does not say what it does.
+    """
+    if standing.machine:
+        try:
+            if await standing.machine.goes_on_in(overlays):
+                return False
+        except errors.Problem as error:
+            await standing.ends(within=_ENDING)
+            raise Later from error
+
+    async def wanted() -> resources.Transaction:
+        transaction = resources.Transaction()
+        for disk in machine.spec.disks:
+            path = overlays.get(disk.name)
+            volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+            if path is not None and disk.volume in known and volume.spec.file_name == path.name:
+                into = volume.spec.layers[path.name]
+                update(transaction, volume, layers.merged(volume.spec, layers.Merge(path.name, into)))
+        return transaction
+
+    await commit(standing, wanted)
+    await preparation.write_definition(await standing.read())
+    for path in overlays.values():
+        await asyncio.to_thread(files.remove_tree, path)
+    return True
