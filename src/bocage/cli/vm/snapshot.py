@@ -201,7 +201,7 @@ def clone(
 def schedule(
     name: options.VMName,
     keep: Annotated[
-        str | None, typer.Argument(metavar="[KEEP]", help="How many of each period: hourly=24,daily=7; off: none.")
+        str | None, typer.Argument(metavar="KEEP", help="How many of each period: hourly=24,daily=7; off: none.")
     ] = None,
     at: Annotated[str | None, typer.Option(metavar="HH:MM", help="When its days begin: 00:00.")] = None,
     zone: Annotated[str | None, typer.Option(metavar="ZONE", help="Its time zone; else the host's.")] = None,
@@ -216,7 +216,7 @@ def schedule(
     kept for as many periods as you say: hourly, daily, weekly, monthly, yearly.
 
     Examples:
-      bocage vm snapshot schedule web1 hourly=24,daily=7 --at 02:00 --zone Europe/Paris
+      bocage vm snapshot schedule web1 hourly=24,daily=7 --zone Europe/Paris
       bocage vm snapshot schedule web1 hourly=24,daily=7 --dry-run
       bocage vm snapshot schedule web1 off
     """

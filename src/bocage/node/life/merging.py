@@ -41,9 +41,9 @@ async def tidy(
     while True:
         machine = await standing.read()
         known = await overlaying.volumes_of(preparation, machine)
-        kept = await _kept(preparation, machine)
+        needed = await kept(preparation, machine)
         written = standing.machine is not None and only is None
-        for disk, volume, step in _steps(machine, known, kept, written=written):
+        for disk, volume, step in _steps(machine, known, needed, written=written):
             if only is not None and volume.uid != only:
                 continue
             if isinstance(step, layers.Drop):
@@ -78,22 +78,22 @@ async def sweep(preparation: Preparation, machine: vm.VM) -> None:
     await asyncio.to_thread(remove)
 
 
-async def _kept(preparation: Preparation, machine: vm.VM) -> dict[str, set[str]]:
+async def kept(preparation: Preparation, machine: vm.VM) -> dict[str, set[str]]:
     """The files of snapshots that are not being deleted, by volume."""
-    kept: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for one in await preparation.snapshots(machine):
         if one.status.state != "deleting":
             for disk in one.status.disks:
-                kept.setdefault(disk.volume, set()).add(disk.file)
-    return kept
+                found.setdefault(disk.volume, set()).add(disk.file)
+    return found
 
 
 def _steps(
-    machine: vm.VM, known: overlaying.Volumes, kept: dict[str, set[str]], *, written: bool
+    machine: vm.VM, known: overlaying.Volumes, needed: dict[str, set[str]], *, written: bool
 ) -> Iterator[tuple[vm.Disk, ground.Volume, layers.Drop | layers.Merge]]:
     for disk in machine.spec.disks:
         volume = known[disk.volume]
-        step = layers.superfluous(volume.spec, kept.get(volume.uid, ()), written=written)
+        step = layers.superfluous(volume.spec, needed.get(volume.uid, ()), written=written)
         if step is not None:
             yield disk, volume, step
 

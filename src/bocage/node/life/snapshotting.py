@@ -265,6 +265,7 @@ async def _free_tip(
     if standing.machine is None:
         return
     known = await overlaying.volumes_of(preparation, machine)
+    needed = await merging.kept(preparation, machine)
     files_of = {disk.volume: disk.file for disk in doomed.status.disks}
     mark = overlaying.mark_of(run)
     wanted = {}
@@ -273,7 +274,8 @@ async def _free_tip(
         below = spec.layers.get(spec.file_name)
         alone = below is not None and layers.above(spec, below) == (spec.file_name,)
         again = spec.name == layers.file_of(disk.name, mark)  # an earlier attempt has said so
-        if again or (alone and below == files_of.get(disk.volume)):
+        free = below not in needed.get(disk.volume, ())  # else it is another snapshot's by now
+        if again or (alone and free and below == files_of.get(disk.volume)):
             wanted[disk.volume] = known[disk.volume]
     if wanted:
         try:
