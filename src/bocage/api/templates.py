@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from bocage import errors
 from bocage.api import answers, calls, describing, etags, machines, paging, problems, routing, snapshots
-from bocage.model import base, ground, requests, template
+from bocage.model import base, ground, requests, template, vm
 from bocage.model.work import Task
 from bocage.planner import templates as planner
 from bocage.store import resources
@@ -107,7 +107,7 @@ async def delete(
         planner.version(held, version)
     numbers = {one.number for one in held.spec.versions if version in (None, one.number)}
     volumes = (await call.resources.list(ground.Volume, project)).items
-    if users := planner.users(held, numbers, volumes):
+    if users := planner.users(held, numbers, volumes, (await call.resources.list(vm.VM, project, trash=True)).items):
         raise planner.InUse(name=held.name, users=users[:10])
     storage = await call.resources.get(ground.Storage, None, held.spec.storage)
     return await call.accept(call.task("template.delete", subject=held.ref, host=storage.spec.host, version=version))

@@ -96,7 +96,7 @@ async def create(
         warnings = [
             *told,
             *(profiles.warnings(made.vm.spec, known.system) if known.system else ()),
-            *forewarned.of_boot(request, known.images.get(request.image or "")),
+            *([] if request.template else forewarned.of_boot(request, known.images.get(request.image or ""))),
             *await facts.warnings_of_room(call, made),
         ]
         task = call.task("vm.create", subject=made.vm.ref, host=known.host.uid, warnings=warnings)

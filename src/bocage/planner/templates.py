@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from bocage import errors
 from bocage.model import base, ground, requests, template
@@ -27,7 +27,7 @@ class NoVersion(Error, errors.NotFound):
 class InUse(Error, errors.Conflict):
     type = "template-in-use"
     text = N_("the template {name} is in use by {users}")
-    hint = N_("'bocage vm flatten NAME' makes a VM independent of it; else delete those first, in the trash too")
+    hint = N_("delete those first, in the trash too ('bocage vm list --trash')")
     name: str
     users: list[str]
 
@@ -96,16 +96,23 @@ def define(
     return definition.Definition(machine, tuple(volumes))
 
 
-def users(held: template.Template, numbers: Collection[int], volumes: Collection[ground.Volume]) -> list[str]:
-    """The volumes that are linked to images of these versions which no other version has."""
+def users(
+    held: template.Template,
+    numbers: Collection[int],
+    volumes: Iterable[ground.Volume],
+    machines: Iterable[model.VM],
+) -> list[str]:
+    """The VMs, those in the trash too, and volumes by themselves that are linked to what only these versions have."""
     gone = {disk.sha256 for one in held.spec.versions if one.number in numbers for disk in one.disks}
-    stay = {disk.sha256 for one in held.spec.versions if one.number not in numbers for disk in one.disks}
-    needed = [
-        one
-        for one in volumes
-        if one.spec.image in gone - stay and one.spec.linked and one.spec.storage == held.spec.storage
-    ]
-    return sorted(one.name for one in needed)
+    gone -= {disk.sha256 for one in held.spec.versions if one.number not in numbers for disk in one.disks}
+    names = {machine.uid: machine.name for machine in machines}
+    return sorted(
+        {
+            names.get(one.spec.vm or "", one.name)
+            for one in volumes
+            if one.spec.image in gone and one.spec.linked and one.spec.storage == held.spec.storage
+        }
+    )
 
 
 def parse(text: str) -> tuple[str, int | None]:

@@ -140,7 +140,8 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
     else:
         wanted = run.params.get("version")
         numbers = {one.number for one in held.spec.versions if wanted in (None, one.number)}
-        if users := templates.users(held, numbers, (await kept.list(ground.Volume)).items):
+        machines = (await kept.list(vm.VM, trash=True)).items
+        if users := templates.users(held, numbers, (await kept.list(ground.Volume)).items, machines):
             raise templates.InUse(name=held.name, users=users[:10])
         left = tuple(one for one in held.spec.versions if one.number not in numbers)
         stay = {disk.sha256 for one in left for disk in one.disks}
