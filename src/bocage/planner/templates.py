@@ -39,7 +39,6 @@ class NotWithTemplate(Error, errors.Invalid):
     field: str
 
 
-_ITS_OWN = ("image", "full", "disk", "disks", "cds", "nics", "machine", "firmware", "cpu_model", "smbios", "boot")
 _MAY_DIFFER = frozenset({"cpus", "memory", "restart", "autostart", "stop", "snapshots"})
 _FOR_PEOPLE = {"name", "title", "notes", "tags", "protected"}
 
@@ -66,8 +65,8 @@ def define(
 
     What the request says of CPUs, memory and policies counts more. Raises NotWithTemplate and what `definition` does.
     """
-    for field in _ITS_OWN:
-        if field in request.model_fields_set and getattr(request, field):
+    for field in sorted(request.model_fields_set - _MAY_DIFFER - _FOR_PEOPLE - {"template", "start"}):
+        if getattr(request, field) != requests.VMCreate.model_fields[field].default:
             raise NotWithTemplate(field=field)
     more = {name: getattr(request, name) for name in request.model_fields_set & _MAY_DIFFER}
     spec = of.machine.model_copy(update={"storage": held.spec.storage, **more})

@@ -27,7 +27,7 @@ BESIDE_DISKS = (
 
 def of_snapshots(snapshots: Iterable[snapshot.Snapshot]) -> list[str]:
     """What belongs to snapshots and is no disk, by its name in the directory; not all of it need be there."""
-    return [f"snapshots/{one.uid}.{ending}" for one in snapshots for ending in ("json", "state", "fd")]
+    return [f"snapshots/{one.uid}.{ending}" for one in snapshots for ending in ("json", "state", "fd", "tpm")]
 
 
 class Error(errors.Problem):

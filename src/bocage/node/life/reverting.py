@@ -40,7 +40,7 @@ async def revert(standing: Standing, preparation: Preparation, machine: vm.VM, r
             await asyncio.to_thread(launching.forget_saved, place)
             await _enter(standing, preparation, machine, to, known, run)
         await preparation.write_definition(await standing.read())
-        await _variables(place, to)
+        await _small_files(place, to)
         await _memory(standing, place, to)
         await merging.tidy(standing, preparation, merges=False)
         await snapshotting.show_lineage(standing, preparation, await standing.read())
@@ -90,15 +90,16 @@ async def _here(standing: Standing) -> reverting.Here:
     return reverting.Here(images={one.uid for one in images}, networks={one.uid for one in networks})
 
 
-async def _variables(place: directory.Directory, to: snapshot.Snapshot) -> None:
-    """The firmware's variables as they were, in the file that the VM has: whose it is stays so."""
+async def _small_files(place: directory.Directory, to: snapshot.Snapshot) -> None:
+    """The firmware's variables and what the TPM keeps, as they were; whose the files are stays so."""
 
     def put_back() -> None:
-        with contextlib.suppress(FileNotFoundError):
-            content = place.variables_of(to.uid).read_bytes()
-            known = os.stat(place.firmware_variables)
-            files.write_durably(place.firmware_variables, content, mode=0o600)
-            os.chown(place.firmware_variables, known.st_uid, known.st_gid)
+        for present, kept in place.kept_of(to.uid).items():
+            with contextlib.suppress(FileNotFoundError):
+                content = kept.read_bytes()
+                known = os.stat(present)
+                files.write_durably(present, content, mode=0o600)
+                os.chown(present, known.st_uid, known.st_gid)
 
     await asyncio.to_thread(put_back)
 

@@ -174,7 +174,8 @@ async def _take(
     """The instant itself: how good it is, and why not better."""
     place = await preparation.place(machine)
     memory, built = place.memory_of(made.uid)
-    await asyncio.to_thread(_keep_variables, place.firmware_variables, place.variables_of(made.uid))
+    for present, kept in place.kept_of(made.uid).items():
+        await asyncio.to_thread(_keep, present, kept)
     running = standing.machine
     if running is None:
         if made.spec.memory and run.remembered.get("ran"):
@@ -337,12 +338,12 @@ async def _size(preparation: Preparation, machine: vm.VM, made: snapshot.Snapsho
 
 async def _forget_files(preparation: Preparation, machine: vm.VM, made: snapshot.Snapshot) -> None:
     place = await preparation.place(machine)
-    for path in (*place.memory_of(made.uid), place.variables_of(made.uid)):
+    for path in (*place.memory_of(made.uid), *place.kept_of(made.uid).values()):
         await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
-def _keep_variables(source: pathlib.Path, to: pathlib.Path) -> None:
-    """The firmware's variables are few, and the guest may write them: a copy."""
+def _keep(source: pathlib.Path, to: pathlib.Path) -> None:
+    """Copy what is small and what the guest may write."""
     with contextlib.suppress(FileNotFoundError):
         content = source.read_bytes()
         to.parent.mkdir(mode=0o700, exist_ok=True)

@@ -125,9 +125,12 @@ class Directory:
         """The memory of a snapshot, and what the machine was built of; the latter is written first."""
         return self.snapshots / f"{snapshot_uid}.state", self.snapshots / f"{snapshot_uid}.json"
 
-    def variables_of(self, snapshot_uid: str) -> pathlib.Path:
-        """The firmware's variables as they were."""
-        return self.snapshots / f"{snapshot_uid}.fd"
+    def kept_of(self, snapshot_uid: str) -> dict[pathlib.Path, pathlib.Path]:
+        """Small files that the guest writes, as they were at a snapshot, by what they are now."""
+        return {
+            self.firmware_variables: self.snapshots / f"{snapshot_uid}.fd",
+            self.tpm_state: self.snapshots / f"{snapshot_uid}.tpm",
+        }
 
     def exists(self) -> bool:
         return self.path.is_dir()
