@@ -264,12 +264,25 @@ def test_set_sends_only_what_changes_and_whole_parts_with_the_etag(api: FakeApi,
 
 
 def test_set_says_what_waits_for_a_cold_start(api: FakeApi, bocage: Bocage):
-    pending = [{"path": "memory", "running": "512M", "wanted": "1G"}]
-    api.on("PATCH", f"{VMS}/web1", vm("web1"))
-    api.on("GET", f"{VMS}/web1/diff", {"pending": pending, "edited": []})
-    ended = bocage("vm", "set", "web1", "--memory", "1G")
-    assert ended.out == "web1 is changed\n"
-    assert "memory: from the next cold start on" in ended.err
+    waits = {"text": "it takes effect at the next cold start", "hint": "'bocage vm reboot web1'"}
+    outcomes = [
+        {"path": "cpus", "how": "done", "saying": {"text": "the guest has 4 vCPUs", "hint": ""}},
+        {"path": "memory", "how": "pending", "saying": waits},
+    ]
+    api.on("PATCH", f"{VMS}/web1", vm("web1", observed_generation=0))
+    now = vm("web1", observed_generation=99, outcomes=outcomes)
+    api.on("GET", f"{VMS}/{fake_api.VM_UID}", vm("web1", observed_generation=0), now)  # its host takes a moment
+    ended = bocage("vm", "set", "web1", "--memory", "1G", "--cpus", "4")
+    assert ended.out == "web1 is changed\ncpus: the guest has 4 vCPUs\n"
+    assert ended.err.splitlines() == [
+        "memory: it takes effect at the next cold start",
+        "  → 'bocage vm reboot web1'",
+    ]
+
+
+def test_set_of_one_that_is_off_waits_for_nobody(api: FakeApi, bocage: Bocage):
+    api.on("PATCH", f"{VMS}/web1", vm("web1", state="stopped", observed_generation=0))
+    assert bocage("vm", "set", "web1", "--memory", "1G").out == "web1 is changed\n"
 
 
 def test_set_without_a_change_is_a_usage_error(api: FakeApi, bocage: Bocage):

@@ -154,6 +154,7 @@ async def _free(guest: machine.Machine) -> str:
     return (await guest.run("free -m | awk '/Mem/ { print $7 \"M\" }'", r"(\d+)M"))[1]
 
 
+@pytest.mark.slow
 async def test_memory_is_touched_as_far_as_there_is_some(tiny_image):
     async with machine.boot(tiny_image, memory="256") as guest:
         assert int(await _free(guest)) > 150
@@ -276,6 +277,7 @@ async def test_a_hot_added_cpu_comes_into_use(tiny_image):
         await guest.run("until tiny ready | grep cpus=2; do usleep 100000; done", "tiny: ready cpus=2 .*")
 
 
+@pytest.mark.slow
 async def test_hot_added_memory_comes_into_use(tiny_image):
     async with machine.boot(tiny_image, memory="128M,slots=2,maxmem=1G") as guest:
         before = await guest.ready()

@@ -99,6 +99,7 @@ async def test_a_guest_that_switches_itself_off_stays_off(tiny_house: House):
     assert "vm-switched-off" in await tiny_house.events()
 
 
+@pytest.mark.slow
 async def test_reset_and_reboot_bring_the_guest_up_again(tiny_house: House):
     made = await tiny_house.create(start=True, **SMALL)
     await tiny_house.says(made, "^tiny: ready")

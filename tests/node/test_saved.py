@@ -17,6 +17,7 @@ from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem
 
 SMALL: dict[str, Any] = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
+SMALL |= {"max_memory": "128M", "max_cpus": 1}  # so that what is changed waits for a cold start
 
 
 def done(task: work.Task) -> None:
@@ -55,6 +56,7 @@ def waiting(house: House, which: vm.VM) -> list[str]:
 
 
 @pytest.mark.guest
+@pytest.mark.slow
 async def test_memory_that_was_saved_goes_on_before_a_change_that_came_afterwards_counts(tiny_house: House):
     made = await with_a_note(tiny_house)
     done(await tiny_house.ask("vm.save", made))

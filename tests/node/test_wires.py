@@ -122,6 +122,7 @@ def failed(task: work.Task) -> str | None:
     return task.status.problem.type if task.status.problem else None
 
 
+@pytest.mark.slow
 async def test_guests_of_a_nat_network_know_and_reach_each_other_and_leave_nothing(wired: House) -> None:
     port = free_port()
     assert (await make_network(wired, "lan", kind="nat")).status.state is work.TaskState.DONE
@@ -163,6 +164,7 @@ async def test_a_network_takes_the_taps_that_a_vm_started_by_hand_left_in_it_awa
     assert left not in links()
 
 
+@pytest.mark.slow
 async def test_an_isolated_network_leads_neither_to_the_host_nor_out(
     wired: House,
     connect: Callable[..., Machine],

@@ -49,6 +49,19 @@ async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskReque
     )
 
 
+async def for_nic(call: calls.Call, machine: vm.VM, network: str | None) -> parts.Facts:
+    """For one more NIC, or one on another network."""
+    storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
+    held = await call.api.index.fresh()
+    names = [network] if network is not None else []
+    return parts.Facts(
+        host=await host_of(call, storage),
+        storage={storage.name: storage},
+        networks=await _named(call, ground.Network, machine.metadata.project, names),
+        macs=held.macs,
+    )
+
+
 async def warnings_of_room(call: calls.Call, made: definition.Definition) -> list[words.Message]:
     """What to know of the storage that the volumes of a definition are made on."""
     held, uid = await call.api.index.fresh(), made.vm.spec.storage

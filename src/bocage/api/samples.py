@@ -26,6 +26,8 @@ REQUESTS: dict[str, Any] = {
     "ImageBuild": {"what": "debian", "name": "debian12", "release": "bookworm"},
     "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
     "Insert": {"image": "windows"},
+    "NicPatch": {"network": "lab", "connected": True},
+    "NicRequest": {"network": "default", "model": "virtio"},
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
     "Rename": {"name": "shop"},

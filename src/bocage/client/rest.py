@@ -142,6 +142,15 @@ class VMs(Nouns):
         """Move it to the newest machine type of its host."""
         return self._post(self._of(name, "upgrade-hardware"))
 
+    def attach_nic(self, name: str, nic: Request) -> Document:
+        return self._post(self._of(name, "nics"), nic)
+
+    def change_nic(self, name: str, nic: str, patch: Request) -> Document:
+        return self._send("PATCH", self._of(name, "nics", segment(nic)), patch)
+
+    def detach_nic(self, name: str, nic: str) -> Document:
+        return self._send("DELETE", self._of(name, "nics", segment(nic)))
+
     def change_cd(self, name: str, cd: str, image: str | None) -> Document:
         return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})
 

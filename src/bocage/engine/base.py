@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from bocage import errors, words
 from bocage.model import vm as model
+from bocage.planner.adaptation import First
 from bocage.words import N_
 
 
@@ -37,6 +38,14 @@ class StartFailed(Error, errors.Unavailable):
     hint = N_("'bocage vm log {name} --qemu' has QEMU's own words")
     name: str
     reason: str
+
+
+class NoRoom(Error, errors.Conflict):
+    """It was started without the device that memory is added by."""
+
+    type = "vm-without-room"
+    text = N_("{name} was started without room for more memory")
+    name: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class Plan:
     nics: dict[str, Backend]  # by NIC name
     accelerator: str  # `kvm` or `tcg`
     seed: pathlib.Path | None = None  # the NoCloud ISO
+    first: First | None = None  # what it began with, when vCPUs and memory came since; None: with all of the spec
     process_uid: int | None = None  # the uid to run as; None: the daemon's own
     process_gid: int | None = None
     cgroup: str = ""  # such as `bocage/HOME/UID`; empty: none of its own
@@ -245,10 +255,41 @@ class Machine(Protocol):
         """The guest may write again."""
         ...
 
+    async def plug_cpus(self, count: int) -> int:
+        """Give it so many vCPUs in all; how many it has then that the guest has said it took."""
+        ...
+
+    async def resize_memory(self, added: int) -> int:
+        """Ask the guest to have so many bytes beside those it was started with; how many it has when it stands still.
+
+        Raises NoRoom.
+        """
+        ...
+
     async def attach_disk(self, disk: model.Disk, chain: Sequence[File]) -> None: ...
     async def detach_disk(self, name: str) -> None: ...
     async def grow_disk(self, name: str, size: int) -> None: ...
     async def change_cd(self, name: str, image: pathlib.Path | None) -> None: ...
+    async def has_nic(self, name: str) -> bool:
+        """Whether it has a NIC of this name."""
+        ...
+
+    async def plug_nic(self, nic: model.Nic, backend: Backend) -> None:
+        """Give it a NIC; not an error when it is there."""
+        ...
+
+    async def unplug_nic(self, name: str) -> None:
+        """Take a NIC from it, with what carries it; not an error when it is gone."""
+        ...
+
+    async def recarry_nic(self, name: str, backend: Backend) -> None:
+        """Have something else carry a NIC; the guest sees its cable pulled and put in again."""
+        ...
+
+    async def set_link(self, name: str, *, connected: bool) -> None:
+        """Put a NIC's cable in, or pull it out."""
+        ...
+
     async def screenshot(self, to: pathlib.Path) -> None:
         """The screen as PNG."""
         ...

@@ -229,6 +229,10 @@ class Hardware(Fittings):
 
     None for a VM that was made before there was one: its guest has no such device.
     """
+    max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
+    """vCPUs that it can have without a cold start; None: those that it starts with."""
+    max_memory: Size | None = None
+    """Memory that it can have without a cold start; None: that which it starts with."""
     root_ports: Annotated[int, Field(ge=0, le=32)] = 16
     """PCI Express root ports, used and free; 0 on a machine that has no Express."""
     devices: dict[DeviceName, Address]

@@ -40,6 +40,15 @@ class NicRequest(Part):
     """None: what the VM's hardware says."""
     mac: vm.Mac | None = None
     publish: tuple[vm.Publish, ...] = ()
+    connected: bool = True
+
+
+class NicPatch(Part):
+    """Changes of a NIC (RFC 7396: what is left out stays)."""
+
+    network: Name | None = None
+    publish: tuple[vm.Publish, ...] | None = None
+    connected: bool | None = None
 
 
 class SeedRequest(Part):
@@ -110,6 +119,10 @@ class VMCreate(Part):
     """The images of floppy disks, each in a drive of its own."""
     ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] = ()
     nics: Annotated[tuple[NicRequest, ...], Field(max_length=16)] = (NicRequest(),)
+    max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
+    """How many vCPUs it can be given while it runs; None: four times those it starts with, as far as the host goes."""
+    max_memory: Size | None = None
+    """How much memory it can be given while it runs; None: four times what it starts with, as far as the host goes."""
     os: boards.OsName | None = None
     """The operating system that it is to run, by osinfo-db's name: its hardware is chosen by what that drives."""
     machine: Literal["q35", "pc", "isapc"] | None = None
@@ -144,6 +157,8 @@ class VMPatch(Part):
     protected: bool | None = None
     cpus: vm.Cpus | None = None
     memory: Size | None = None
+    max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
+    max_memory: Size | None = None
     boot: vm.Boot | None = None
     board: BoardRequest | None = None
     ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] | None = None

@@ -95,6 +95,16 @@ class Cpus(Part):
             )
         return self
 
+    def board(self, most: int | None) -> Cpus:
+        """The shape of a board that takes about `most`: more cores in one socket, or more sockets of the same kind."""
+        cores, sockets = self.cores, self.sockets
+        if most and sockets == 1:
+            cores = max(cores, most // self.threads)
+        elif most:
+            sockets = max(sockets, most // (cores * self.threads))
+        whole = Cpus.model_construct(sockets=sockets, cores=cores, threads=self.threads)
+        return whole if whole.last_apic_id < _MOST_CPUS and whole.count <= _MOST_CPUS else self
+
     @property
     def last_apic_id(self) -> int:
         """The number of the last vCPU: threads and cores take whole bits in it (Intel SDM 3A, 8.9.1)."""
@@ -149,6 +159,8 @@ class Nic(Part):
     mac: Mac
     address: Address
     publish: tuple[Publish, ...] = ()
+    connected: bool = True
+    """Whether its cable is in."""
 
 
 class StaticAddress(Part):
@@ -279,6 +291,16 @@ class NicStatus(Part):
     """What carries it: passt, slirp, or the bridge's name."""
 
 
+class Outcome(Part):
+    """What became of one change while the VM ran."""
+
+    path: str
+    """Of the spec: `cpus`, `memory`, `nics[nic1]`."""
+    how: Literal["done", "partly", "pending"]
+    """`partly`: the guest gave way in part; `pending`: it waits for a cold start."""
+    saying: Saying
+
+
 class End(Part):
     """An end that nobody asked for."""
 
@@ -305,6 +327,8 @@ class VMStatus(Part):
     observed_generation: int = 0
     applied_generation: int = 0
     """The generation that the running process was started with."""
+    outcomes: tuple[Outcome, ...] = ()
+    """What became of the changes while it ran, of the last generation that was carried out so."""
     last_end: End | None = None
     """How it last ended by itself, also when it was started again since; None after an orderly stop."""
     restarts: int = 0

@@ -1,20 +1,32 @@
-"""What a running machine was started with: what differs from it waits for a cold start."""
+"""What a running machine is made of: what differs from it waits for a cold start."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from bocage.model import vm as model
+from bocage.model.units import Size
+from bocage.planner.adaptation import Built, First
 
 COLD = ("cpus", "memory", "disks", "cds", "nics", "ports", "hardware")  # what a running machine was built with
 
 
-def note(runtime: pathlib.Path, machine: model.VM) -> None:
-    """Keep what the machine is started with, for as long as it can run."""
+def note(runtime: pathlib.Path, built: Built) -> None:
+    """Keep what the machine is made of, for as long as it can run."""
     runtime.mkdir(parents=True, exist_ok=True)
     beside = runtime / ".started.json.part"
-    beside.write_text(machine.spec.model_dump_json())
+    beside.write_text(json.dumps(dump(built)))
     beside.rename(runtime / "started.json")
+
+
+def change(runtime: pathlib.Path, **fields: object) -> None:
+    """The running machine is made of other things now. Nothing is kept where nothing was."""
+    if built := read_whole(runtime):
+        note(runtime, dataclasses.replace(built, spec=built.spec.model_copy(update=fields)))
 
 
 def note_plugged(runtime: pathlib.Path, machine: model.VM, disk: str, *, there: bool = True) -> None:
@@ -25,13 +37,33 @@ def note_plugged(runtime: pathlib.Path, machine: model.VM, disk: str, *, there: 
     disks = [one for one in started.disks if one.name != disk]
     disks += [one for one in machine.spec.disks if one.name == disk and there]
     boot = started.boot.model_copy(update={"order": tuple(one for one in started.boot.order if one != disk or there)})
-    spec = started.model_copy(update={"disks": tuple(disks), "boot": boot})
-    note(runtime, machine.model_copy(update={"spec": spec}))
+    change(runtime, disks=tuple(disks), boot=boot)
 
 
 def read(runtime: pathlib.Path) -> model.VMSpec | None:
-    """The spec that the running machine was started with."""
+    """The spec of the running machine as it is made now."""
+    built = read_whole(runtime)
+    return built.spec if built else None
+
+
+def read_whole(runtime: pathlib.Path) -> Built | None:
+    """What the running machine is made of."""
     try:
-        return model.VMSpec.model_validate_json((runtime / "started.json").read_bytes())
-    except (OSError, ValueError):
+        held = json.loads((runtime / "started.json").read_bytes())
+        return load(held if "spec" in held else {"spec": held})  # the spec alone, where an earlier version wrote it
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def dump(built: Built) -> dict[str, Any]:
+    """As JSON holds it."""
+    first = {"cpus": built.first.cpus.model_dump(), "memory": int(built.first.memory)}
+    return {"spec": built.spec.model_dump(mode="json"), "first": first}
+
+
+def load(held: Mapping[str, Any]) -> Built:
+    """What `dump` gave; without `first`, it began with what it is. Raises ValueError, KeyError and TypeError."""
+    spec, first = model.VMSpec.model_validate(held["spec"]), held.get("first")
+    if first is None:
+        return Built(spec, First.of(spec))
+    return Built(spec, First(model.Cpus.model_validate(first["cpus"]), Size(first["memory"])))

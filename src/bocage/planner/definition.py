@@ -79,17 +79,60 @@ def define(
 
 def attach(vm: model.VM, request: requests.DiskRequest, facts: parts.Facts, *, storage: ground.Storage) -> Definition:
     """The VM with one more disk. Raises the errors of `parts` and `hardware`, and errors.InvalidFields."""
+    made = _parts_of(vm, storage)
+    made.disk(request, facts)
+    changed = _with_spec(vm, disks=tuple(made.disks))
+    hardware.check(changed.spec)
+    return Definition(changed, tuple(made.volumes))
+
+
+def attach_nic(vm: model.VM, request: requests.NicRequest, facts: parts.Facts, *, storage: ground.Storage) -> model.VM:
+    """The VM with one more NIC, the last. Raises the errors of `parts` and `hardware`, and errors.InvalidFields."""
+    made = _parts_of(vm, storage)
+    changed = _with_spec(vm, nics=(*vm.spec.nics, made.nic(request, facts)))
+    hardware.check(changed.spec)
+    return changed
+
+
+def detach_nic(vm: model.VM, name: str) -> model.VM:
+    """The VM without the NIC `name`. Raises NoSuchDevice."""
+    _nic(vm, name)
+    boot = vm.spec.boot
+    left = model.Boot(
+        order=tuple(one for one in boot.order if one != name), once=None if boot.once == name else boot.once
+    )
+    return _with_spec(vm, nics=tuple(nic for nic in vm.spec.nics if nic.name != name), boot=left)
+
+
+def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.Facts) -> model.VM:
+    """The VM with the fields of `patch` that are set in its NIC `name`. Raises NoSuchDevice and NoSuch."""
+    changed = patch.model_dump(include={"connected"}, exclude_none=True)
+    if patch.network is not None:
+        changed["network"] = parts.named(facts.networks, "network", patch.network).uid
+    if patch.publish is not None:
+        changed["publish"] = patch.publish
+    nic = _nic(vm, name).model_copy(update=changed)
+    return _with_spec(vm, nics=tuple(nic if one.name == name else one for one in vm.spec.nics))
+
+
+def _nic(vm: model.VM, name: str) -> model.Nic:
+    for nic in vm.spec.nics:
+        if nic.name == name:
+            return nic
+    raise parts.NoSuchDevice(vm=vm.name, kind="NIC", name=name[:80])
+
+
+def _parts_of(vm: model.VM, storage: ground.Storage) -> parts.Parts:
+    """What a VM's board holds already."""
     made = parts.Parts(
         uid=vm.uid, name=vm.name, project=vm.metadata.project or "", board=vm.spec.hardware, storage=storage
     )
     made.disks = list(vm.spec.disks)
     made.names = {device.name for device in vm.spec.devices}
     made.addresses = set(hardware.used_addresses(vm.spec))
+    made.macs = {nic.mac for nic in vm.spec.nics}
     made.units = {(bus, unit) for bus in model.Bus for unit in hardware.used_units(vm.spec, bus)}
-    made.disk(request, facts)
-    changed = _with_spec(vm, disks=tuple(made.disks))
-    hardware.check(changed.spec)
-    return Definition(changed, tuple(made.volumes))
+    return made
 
 
 def change_cd(vm: model.VM, name: str, image: ground.Image | None) -> model.VM:
@@ -118,10 +161,13 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     """The VM with the fields of `patch` that are set; `host` is to carry it. Raises errors.InvalidFields."""
     given = {name: getattr(patch, name) for name in patch.model_fields_set if getattr(patch, name) is not None}
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
-    if fittings := given.pop("board", None):
+    fittings, room = given.pop("board", None), {name: given.pop(name, None) for name in ("max_cpus", "max_memory")}
+    if fittings:
         given["hardware"] = hardware.refit(vm.spec, fittings.model_dump(exclude_none=True, exclude_unset=True))
     if given.get("snapshots") == "off":
         given["snapshots"] = None
+    if any(room.values()):
+        given["hardware"] = hardware.with_room(vm.spec, given.get("hardware", vm.spec.hardware), **room)
     changed = _with_spec(vm, **given) if given else vm
     if fittings:
         hardware.check(changed.spec)
@@ -264,6 +310,12 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
         raise parts.FirmwareMissing(firmware="secure-boot", known=list(host.firmware))
     if chosen.tpm is not boards.Tpm.NONE and not host.tpm:
         raise parts.TpmMissing(host=facts.host.name)
+    max_cpus, max_memory = request.max_cpus, request.max_memory
+    if profile.alias == "q35" and profile.paravirtual:  # an old system meets no memory that comes later
+        most, largest = hardware.room_for(
+            request.cpus, request.memory, host_cpus=host.cpus, host_memory=host.memory_bytes
+        )
+        max_cpus, max_memory = max_cpus or most, max_memory or largest
     return hardware.lay_out(
         alias=profile.alias,
         machines=host.machines,
@@ -272,6 +324,8 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
         fittings=chosen,
         paravirtual=profile.paravirtual,
         generation_id=base.new_uid() if profile.paravirtual else None,
+        max_cpus=max_cpus,
+        max_memory=max_memory,
     )
 
 

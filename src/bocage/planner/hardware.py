@@ -9,6 +9,7 @@ from typing import Any, Literal
 from bocage import errors
 from bocage.model import board as boards
 from bocage.model import vm as model
+from bocage.model.units import GiB, Size
 from bocage.planner import fitting
 from bocage.words import N_
 
@@ -25,6 +26,7 @@ _ON_PCIE_0_ASKED = {"sound": "1b.0", "watchdog": "1c.0"}
 _ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0", "rng": "06.0", "usb": "01.2"}
 _ON_PCI_0_ASKED = {"sound": "1e.0", "watchdog": "1f.0"}
 _PARAVIRTUAL = ("agent", "balloon", "rng")
+_MEMORY = {"pcie.0": "0b.0", "pci.0": "07.0"}  # the device that memory is added by, on boards with room for it
 _FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
 _FREE_ON_PCI_0 = range(0x07, 0x20)
 _FREE_ON_ISA = range(4)  # the ports and interrupts that NE2000 cards were set to
@@ -119,6 +121,8 @@ def lay_out(
     fittings: boards.Fittings | None = None,
     paravirtual: bool = True,
     generation_id: str | None = None,
+    max_cpus: int | None = None,
+    max_memory: Size | None = None,
 ) -> model.Hardware:
     """The board of a new VM. `machines` has the host's newest versioned type by alias. Raises NoMachine.
 
@@ -129,14 +133,17 @@ def lay_out(
     chosen = fittings or boards.Fittings(firmware=firmware)
     bus, places = _onboard(alias)
     there = _wanted(chosen, paravirtual=paravirtual)
+    further = {"memory": _MEMORY[bus]} if max_memory is not None else {}
     return model.Hardware(
         **dict(chosen),
         machine=machines[alias],
         cpu_model=cpu_model,
         smbios=smbios,
         generation_id=generation_id if alias != "isapc" else None,
+        max_cpus=max_cpus,
+        max_memory=max_memory,
         root_ports=_ROOT_PORTS if alias == "q35" else 0,
-        devices={name: f"{bus}/{place}" for name, place in places.items() if name in there},
+        devices={name: f"{bus}/{place}" for name, place in {**places, **further}.items() if name in {*there, *further}},
     )
 
 
@@ -202,6 +209,30 @@ def with_generation_id(hardware: model.Hardware, uid: str) -> model.Hardware:
     return hardware.model_copy(update={"generation_id": uid}) if hardware.generation_id else hardware
 
 
+def with_room(
+    spec: model.VMSpec, board: model.Hardware, *, max_cpus: int | None, max_memory: Size | None
+) -> model.Hardware:
+    """The board with other limits than it has; None leaves one as it is. Raises Occupied."""
+    changed: dict[str, object] = {}
+    if max_cpus is not None:
+        changed["max_cpus"] = max_cpus
+    if max_memory is not None:
+        changed["max_memory"] = max_memory
+        if "memory" not in board.devices:
+            bus = "pcie.0" if is_express(board) else "pci.0"
+            place = f"{bus}/{_MEMORY[bus]}"
+            if place in used_addresses(spec):
+                raise Occupied(device="memory", place=place)
+            changed["devices"] = {**board.devices, "memory": place}
+    return board.model_copy(update=changed)
+
+
+def room_for(cpus: model.Cpus, memory: Size, *, host_cpus: int, host_memory: int) -> tuple[int, Size]:
+    """How far a new VM can grow while it runs, when nobody says: four times, as far as the host goes."""
+    largest = min(4 * int(memory), host_memory // GiB * GiB)
+    return max(cpus.count, min(4 * cpus.count, host_cpus)), Size(max(int(memory), largest))
+
+
 def is_express(hardware: model.Hardware) -> bool:
     """Whether the board has PCI Express."""
     return hardware.machine.startswith("pc-q35-")
@@ -260,6 +291,11 @@ def places(hardware: model.Hardware, nic: model.NicModel = model.NicModel.VIRTIO
 def _on_root_bus(hardware: model.Hardware) -> tuple[str, ...]:
     """Where a conventional card of the board itself can sit, the last places first."""
     return tuple(reversed(places(hardware, model.NicModel.E1000)))
+
+
+def is_hot(hardware: model.Hardware, address: str) -> bool:
+    """Whether a device can come and go at this address while the VM runs."""
+    return address.startswith("rp") or not is_express(hardware)
 
 
 def next_address(hardware: model.Hardware, used: Collection[str], nic: model.NicModel = model.NicModel.VIRTIO) -> str:

@@ -64,6 +64,7 @@ class World:
     presses: int = 0
     room: bool = True  # the storage has room again
     resumed: float | None = None  # when it last went on after a full storage
+    adapts: bool = False  # its definition has changed, and it can take some of that
     stalls: int = 0  # times in a row that it met a full storage again at once
     leaving: bool = False  # its host is about to go down
 
@@ -102,6 +103,7 @@ class Do(enum.StrEnum):
 
     NOTHING = "nothing"
     PREPARE = "prepare"
+    ADAPT = "adapt"  # what a running machine can take of a changed definition
     START = "start"
     START_PAUSED = "start-paused"
     FORGET_RESTARTS = "forget-restarts"  # it has run steadily
@@ -213,6 +215,8 @@ def _while_running(world: World) -> Step:
     if world.stopping is not None:  # what was asked to go off is wanted again: it may still go, and is started then
         left = world.stopping + world.stop.within - world.now
         return _wait(left) if world.asked_to_start and left > 0 else Step(Do.FORGET_STOPPING)
+    if world.adapts:
+        return Step(Do.ADAPT)
     if world.restarts and world.started is not None:
         left = world.started + STEADY - world.now
         return _wait(left) if left > 0 else Step(Do.FORGET_RESTARTS)

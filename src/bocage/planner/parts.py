@@ -250,7 +250,15 @@ class Parts:
         self.names.add(name)
         self.macs.add(mac)
         self.addresses.add(address)
-        return model.Nic(name=name, network=network.uid, model=card, mac=mac, address=address, publish=request.publish)
+        return model.Nic(
+            name=name,
+            network=network.uid,
+            model=card,
+            mac=mac,
+            address=address,
+            publish=request.publish,
+            connected=request.connected,
+        )
 
 
 def cds(request: requests.VMCreate, board: model.Hardware, facts: Facts, *, floppy: bool) -> tuple[model.Cd, ...]:

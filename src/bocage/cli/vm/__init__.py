@@ -45,6 +45,7 @@ NOUN = lazy.Group(
             "apply": "vm.change:apply",
             "diff": "vm.change:diff",
             "disk": "vm.devices:DISK",
+            "nic": "vm.nics:NIC",
             "cd": "vm.devices:CD",
             "floppy": "vm.devices:FLOPPY",
         },

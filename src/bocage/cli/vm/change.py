@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import failure, options, output, people, read, session
-from bocage.cli.vm import look
+from bocage.cli.vm import carried
 from bocage.client import rest
 
 _START = "Starting and ending"
@@ -17,6 +17,8 @@ def set_(
     name: options.VMName,
     cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="1G.")] = None,
+    max_cpus: Annotated[int | None, typer.Option(metavar="N", help="How many it can have while it runs.")] = None,
+    max_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="How much it can have while it runs.")] = None,
     boot: Annotated[list[str] | None, typer.Option(metavar="DEVICE,…", help="Boot order: cd0,disk0.")] = None,
     board: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A part of the board: video=cirrus, sound=ac97.")
@@ -56,7 +58,7 @@ def set_(
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
-    """Change a VM; what needs a cold start waits for one.
+    """Change a VM: at once as far as the guest gives way, the rest at its next cold start.
 
     Examples:
       bocage vm set web1 --memory 1G --cpus 4
@@ -66,6 +68,8 @@ def set_(
     whole = rest.given(
         cpus=read.cpus(cpus) if cpus is not None else None,
         memory=memory,
+        max_cpus=max_cpus,
+        max_memory=max_memory,
         title=title,
         notes=notes,
         tags=[one for one in tag if one] if tag else None,
@@ -93,15 +97,12 @@ def set_(
 
 
 def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
+    vm = carried.out(api, vm)
     if json:
         output.document(vm)
         return
-    name = output.named(vm)
-    waiting = api.vms.diff(name)["pending"] if vm["status"]["state"] in look.BUILT else []
-    output.line(f"{name} is changed")
-    if waiting:
-        paths = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
-        output.complain(f"{paths}: from the next cold start on ('bocage vm reboot {name}')")
+    output.line(f"{output.named(vm)} is changed")
+    carried.tell(vm)
 
 
 def upgrade_hardware(

@@ -134,6 +134,14 @@ def create(
             rich_help_panel=_BOARD,
         ),
     ] = None,
+    max_cpus: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="vCPUs that it can have while it runs.", rich_help_panel=_BOARD),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory that it can have while it runs.", rich_help_panel=_BOARD),
+    ] = None,
     cpu_model: Annotated[str | None, typer.Option(metavar="MODEL", help="QEMU's name.", rich_help_panel=_BOARD)] = None,
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="UEFI that boots what is signed.", rich_help_panel=_BOARD)
@@ -197,6 +205,8 @@ def create(
         storage=storage,
         cpus=read.cpus(cpus) if cpus is not None else None,
         memory=memory,
+        max_cpus=max_cpus,
+        max_memory=max_memory,
         cds=[_image_of(one) for one in cd] if cd else None,
         floppies=[_image_of(one) for one in floppy] if floppy else None,
         ports=read.ports(serial, parallel),

@@ -238,8 +238,8 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
     once = f"; the next start from {boot['once']}" if boot.get("once") else ""
     restart, autostart = spec["restart"], spec["autostart"]
     return [
-        ("vCPUs", people.cpus(spec["cpus"])),
-        ("memory", spec["memory"]),
+        ("vCPUs", people.cpus(spec["cpus"]) + _room(hardware.get("max_cpus"), people.vcpus(spec["cpus"]))),
+        ("memory", spec["memory"] + _room(hardware.get("max_memory"), spec["memory"])),
         ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
         ("board", _board(hardware)),
@@ -265,6 +265,10 @@ def _outlet(port: dict[str, Any]) -> tuple[str, ...]:
     where = port.get("device") or port.get("address") or f"{port['name']}.out in its directory"
     how = {"listen": "listens on ", "connect": "connects to "}.get(port["to"], "")
     return (port["name"], f"{how}{where}{', telnet' if port.get('telnet') else ''}")
+
+
+def _room(most: object, present: object) -> str:
+    return f" (up to {most} while it runs)" if most and most != present else ""
 
 
 def _disk(disk: dict[str, Any], volumes: dict[str, rest.Document]) -> tuple[str, ...]:

@@ -69,6 +69,17 @@ def end(identity: processes.Identity) -> None:
         processes.send(identity, signal.SIGKILL)
 
 
+async def ended(identity: processes.Identity) -> None:
+    """Kill it, and wait until what it had is free."""
+    with contextlib.suppress(processes.Gone):
+        pidfd = processes.open_pidfd(identity)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            await processes.wait_exit(pidfd, within=_READY_BOUND)
+        finally:
+            os.close(pidfd)
+
+
 def _owner(at: paths.Paths) -> isolation.Owner | None:
     """Whom the VM's process runs as: who owns the directory of its sockets."""
     found = at.io.stat()

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bocage.engine import base
-from bocage.engine.qemu import chain, devices, paths, tpm
+from bocage.engine.qemu import added_memory, chain, devices, paths, tpm, vcpus
 from bocage.model import board as boards
 from bocage.model import units
 from bocage.model import vm as model
-from bocage.planner import hardware
+from bocage.planner import adaptation, hardware
 
 PROGRAM = "qemu-system-x86_64"
 _RAM = "pc.ram"  # the name that QEMU gives it by itself: a saved machine fits either way
@@ -49,7 +49,7 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
         *_channels(at),
         *_behind(plan.spec.hardware, at),
         *_ports(plan.spec, at),
-        *_devices(plan.spec.hardware),
+        *_devices(plan),
         *_disks(plan),
         *_cds(plan),
         *_nics(plan, taps),
@@ -97,11 +97,10 @@ def by_hand(plan: base.Plan) -> str:
 
 
 def _machine(plan: base.Plan) -> list[str]:
-    spec, board = plan.spec, plan.spec.hardware
+    board = plan.spec.hardware
     options = [] if board.hpet or hardware.is_isa(board) else ["hpet=off"]
     options += ["smm=on"] if board.secure_boot else []
     flash = ["pflash0=board.firmware", "pflash1=board.vars"] if board.firmware is model.Firmware.UEFI else []
-    cpus = spec.cpus
     return [
         *("-machine", _joined(board.machine, "usb=off", f"memory-backend={_RAM}", *options, *flash)),
         *("-accel", plan.accelerator),
@@ -109,9 +108,8 @@ def _machine(plan: base.Plan) -> list[str]:
             "-cpu",
             _joined(board.cpu_model, *(_enlightened(name) for name in board.hyperv if plan.accelerator == "kvm")),
         ),
-        *("-smp", f"{cpus.count},sockets={cpus.sockets},cores={cpus.cores},threads={cpus.threads}"),
-        *("-m", f"{spec.memory // units.MiB}M"),
-        *("-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(spec.memory)})),
+        *("-smp", _smp(plan)),
+        *_memory(plan),
         *_no_suspend(board),
     ]
 
@@ -171,6 +169,30 @@ def _leads_to(port: boards.GuestPort, at: paths.Paths) -> list[str]:
             return ["socket", name, *where, *(["server=on", "wait=off"] if way == "listen" else ["reconnect=2"])]
 
 
+def _first(plan: base.Plan) -> adaptation.First:
+    return plan.first or adaptation.First.of(plan.spec)
+
+
+def _smp(plan: base.Plan) -> str:
+    """The vCPUs that it begins with, in a board that has places for more."""
+    board, first = plan.spec.cpus.board(plan.spec.hardware.max_cpus), _first(plan).cpus.count
+    most = f",maxcpus={board.count}" if board.count > first else ""
+    return f"{first}{most},sockets={board.sockets},cores={board.cores},threads={board.threads}"
+
+
+def _memory(plan: base.Plan) -> list[str]:
+    """What it starts with and, where there is room for more, the device that the guest takes it from."""
+    first = _first(plan).memory
+    room = added_memory.room(plan.spec, first)
+    largest = f",maxmem={(first + room) // units.MiB}M" if room else ""
+    arguments = ["-m", f"{first // units.MiB}M{largest}"]
+    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(first)})]
+    if room:
+        further = {"qom-type": "memory-backend-ram", "id": added_memory.BACKEND, "size": room}
+        arguments += ["-object", _json(further)]
+    return arguments
+
+
 def _smbios(identity: model.Smbios) -> list[str]:
     """System (type 1), base board (2), chassis (3) and OEM strings (11) of SMBIOS 3."""
     maker = ("manufacturer", identity.manufacturer)
@@ -217,8 +239,12 @@ def _channels(at: paths.Paths) -> list[str]:
     return [*arguments, "-serial", "chardev:tty"]
 
 
-def _devices(board: model.Hardware) -> list[str]:
-    return _each("-device", [*devices.root_ports(board), *devices.board(board)])
+def _devices(plan: base.Plan) -> list[str]:
+    board, first = plan.spec.hardware, _first(plan)
+    further = vcpus.devices(plan.spec, first.cpus.count)
+    if added_memory.room(plan.spec, first.memory):
+        further.append(added_memory.device(plan.spec, first.memory))
+    return _each("-device", [*devices.root_ports(board), *devices.board(board), *further])
 
 
 def _disks(plan: base.Plan) -> list[str]:

@@ -67,15 +67,15 @@ def root_ports(board: model.Hardware) -> list[Device]:
     """The PCI Express root ports, eight to a slot; chassis numbers tell the guest's slots apart."""
     ports: list[Device] = []
     for index in range(board.root_ports if hardware.is_express(board) else 0):
-        place = _place(hardware.port_address(index))
-        port = {"driver": "pcie-root-port", "id": _bus(f"rp{index}"), **place, "chassis": index + 1}
+        at = place(hardware.port_address(index))
+        port = {"driver": "pcie-root-port", "id": _bus(f"rp{index}"), **at, "chassis": index + 1}
         ports.append({**port, "multifunction": True} if index % 8 == 0 else port)
     return ports
 
 
 def board(of: model.Hardware) -> list[Device]:
     """What the board itself has: screen, SCSI and USB controllers, agent channel, balloon, random numbers, sound."""
-    at = {name: _place(address) for name, address in of.devices.items()}
+    at = {name: place(address) for name, address in of.devices.items()}
     made: list[Device] = []
     if hardware.is_isa(of) and of.video in _VIDEO_ON_ISA:
         made.append({"driver": _VIDEO_ON_ISA[of.video], "id": "board.video"})
@@ -133,8 +133,8 @@ def _sound(of: model.Hardware, place: Device) -> list[Device]:
 def disk(of: model.Disk, files: Sequence[base.File], *, boot: int | None = None) -> Device:
     """A disk over the nodes that `chain` made for it. A write that fails stops the VM, so that nothing is lost."""
     driver = {model.Bus.VIRTIO: "virtio-blk-pci", model.Bus.SCSI: "scsi-hd"}.get(of.bus, "ide-hd")
-    place = _place(of.address) if of.address else _unit(of.bus, of.unit or 0)
-    device: Device = {"driver": driver, "id": of.name, **place, "drive": chain.node_of(of.name, files[0].path)}
+    at = place(of.address) if of.address else _unit(of.bus, of.unit or 0)
+    device: Device = {"driver": driver, "id": of.name, **at, "drive": chain.node_of(of.name, files[0].path)}
     device |= {"serial": of.serial, "write-cache": chain.write_cache(of.cache), "werror": "stop", "rerror": "report"}
     return device if boot is None else {**device, "bootindex": boot}
 
@@ -170,8 +170,8 @@ def port(of: boards.GuestPort) -> Device:
 
 def seed() -> Device:
     """The CD that cloud-init reads at the first boot."""
-    place = _unit(model.Bus.SCSI, hardware.SEED_UNIT)
-    return {"driver": "scsi-cd", "id": SEED, **place, "drive": chain.node_name(SEED)}
+    at = _unit(model.Bus.SCSI, hardware.SEED_UNIT)
+    return {"driver": "scsi-cd", "id": SEED, **at, "drive": chain.node_name(SEED)}
 
 
 def nic(of: model.Nic, *, boot: int | None = None) -> Device:
@@ -181,12 +181,13 @@ def nic(of: model.Nic, *, boot: int | None = None) -> Device:
         port, interrupt = _NE2000_ISA[slot]
         device: Device = {"driver": "ne2k_isa", "id": of.name, "iobase": port, "irq": interrupt}
     else:
-        device = {"driver": _NICS[of.model], "id": of.name, **_place(of.address)}
+        device = {"driver": _NICS[of.model], "id": of.name, **place(of.address)}
     device |= {"netdev": of.name, "mac": of.mac}
     return device if boot is None else {**device, "bootindex": boot}
 
 
-def _place(address: str) -> Device:
+def place(address: str) -> Device:
+    """An address of a spec as the properties of a PCI device."""
     bus, slot, function = hardware.split(address)
     return {"bus": _bus(bus), "addr": f"{slot:02x}.{function}"}
 

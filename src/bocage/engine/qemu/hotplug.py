@@ -18,7 +18,7 @@ from bocage.engine.qemu.descriptors import hand
 from bocage.model import vm as model
 from bocage.words import N_
 
-_UNPLUG_BOUND = 30.0  # seconds that the guest gets to let go of a disk
+_UNPLUG_BOUND = 30.0  # seconds that the guest gets to let go of a device
 
 
 class Error(base.Error):
@@ -39,7 +39,7 @@ class GuestHolds(Error, errors.Conflict):
 
     type = "guest-holds-device"
     text = N_("the guest did not let go of {device} within {bound:seconds}")
-    hint = N_("unmount it in the guest and try again; it goes in any case when the VM stops")
+    hint = N_("have the guest stop using it and try again; it goes in any case when the VM stops")
     device: str
     bound: float
 
@@ -47,7 +47,7 @@ class GuestHolds(Error, errors.Conflict):
 async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) -> None:
     """Give a running VM a disk. Raises ColdBus, qmp.CommandFailed, OSError."""
     _require_hot(disk.bus)
-    if await _has_device(at, disk.name):
+    if await has_device(at, disk.name):
         return
     await _remove_nodes(at, disk.name)
     async with contextlib.AsyncExitStack() as undo:
@@ -63,8 +63,8 @@ async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) ->
 
 async def detach(at: link.Link, name: str) -> None:
     """Take a disk from a running VM. Raises GuestHolds; then the guest may still let go later."""
-    if await _has_device(at, name):
-        await _unplug(at, name)
+    if await has_device(at, name):
+        await unplug(at, name)
     await _remove_nodes(at, name)
 
 
@@ -92,7 +92,8 @@ async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> Non
     await at.execute("blockdev-close-tray", {"id": name})
 
 
-async def _unplug(at: link.Link, name: str) -> None:
+async def unplug(at: link.Link, name: str) -> None:
+    """Have the guest let go of a device. Raises GuestHolds."""
     with at.events("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as events:
         try:
             await at.execute("device_del", {"id": name})
@@ -110,7 +111,7 @@ async def _unplug(at: link.Link, name: str) -> None:
                         return
                     raise GuestHolds(device=name, bound=0.0)
         except TimeoutError as error:
-            if await _has_device(at, name):
+            if await has_device(at, name):
                 raise GuestHolds(device=name, bound=_UNPLUG_BOUND) from error
 
 
@@ -120,7 +121,8 @@ async def _remove_nodes(at: link.Link, name: str) -> None:
         await layering.remove(at, node)
 
 
-async def _has_device(at: link.Link, name: str) -> bool:
+async def has_device(at: link.Link, name: str) -> bool:
+    """Whether the machine has a device of this name."""
     listed = await at.execute("qom-list", {"path": "/machine/peripheral"})
     return any(entry["name"] == name for entry in listed)
 

@@ -17,6 +17,7 @@ from typing import Any
 from bocage import errors, words
 from bocage.engine import base
 from bocage.engine.qemu import (
+    added_memory,
     agent,
     boundedlog,
     carriers,
@@ -25,11 +26,13 @@ from bocage.engine.qemu import (
     hotplug,
     layering,
     link,
+    nics,
     orderly,
     paths,
     processes,
     qmp,
     saved,
+    vcpus,
 )
 from bocage.engine.qemu import record as records
 from bocage.model import vm as model
@@ -48,6 +51,7 @@ _HAPPENINGS = {
     "BALLOON_CHANGE": "balloon",
     "DEVICE_DELETED": "device-removed",
     "WATCHDOG": "watchdog",
+    "MEMORY_DEVICE_SIZE_CHANGE": "memory-added",
 }
 
 
@@ -221,6 +225,17 @@ class QemuMachine:
         with contextlib.suppress(agent.Error):
             await self._agent.ask("guest-fsfreeze-thaw", within=_FREEZE_BOUND)
 
+    async def plug_cpus(self, count: int) -> int:
+        return await vcpus.plug(self.link, count)
+
+    async def resize_memory(self, added: int) -> int:
+        try:
+            return await added_memory.resize(self.link, added)
+        except qmp.CommandFailed as error:
+            if error.kind == "DeviceNotFound":
+                raise base.NoRoom(name=self._record.name) from error
+            raise
+
     async def attach_disk(self, disk: model.Disk, chain: Sequence[base.File]) -> None:
         await hotplug.attach(self.link, disk, chain)
 
@@ -232,6 +247,32 @@ class QemuMachine:
 
     async def change_cd(self, name: str, image: pathlib.Path | None) -> None:
         await hotplug.change_cd(self.link, name, image)
+
+    async def has_nic(self, name: str) -> bool:
+        return await hotplug.has_device(self.link, name)
+
+    async def plug_nic(self, nic: model.Nic, backend: base.Backend) -> None:
+        async def carry() -> None:
+            if isinstance(backend, base.Passt):
+                await self._carry(nic.name, backend)
+
+        async with self._carrying:
+            await nics.plug(self.link, nic, backend, self._paths, carry=carry)
+
+    async def unplug_nic(self, name: str) -> None:
+        async with self._carrying:
+            await nics.unplug(self.link, name)
+            await self._end_helper(name)
+
+    async def recarry_nic(self, name: str, backend: base.Backend) -> None:
+        async with self._carrying:
+            if isinstance(backend, base.Passt):
+                await self._end_helper(name)
+                await self._carry(name, backend)
+            await nics.reconnect(self.link, name)
+
+    async def set_link(self, name: str, *, connected: bool) -> None:
+        await nics.set_link(self.link, name, connected=connected)
 
     async def screenshot(self, to: pathlib.Path) -> None:
         # Not a passed descriptor: QEMU 7.2 keeps an entry for each that it was ever given for a screen.
@@ -282,6 +323,14 @@ class QemuMachine:
             await self._note(helpers={**self._record.helpers, name: helper})
 
         await carriers.start(name, backend, self._paths, group=self._group, before=note)
+
+    async def _end_helper(self, name: str) -> None:
+        """End what carries a NIC, for good: nobody mends it."""
+        helper = self._record.helpers.get(name)
+        if helper is None:
+            return
+        await self._note(helpers={key: one for key, one in self._record.helpers.items() if key != name})
+        await carriers.ended(helper)
 
     async def guest_addresses(self) -> dict[str, tuple[str, ...]]:
         try:

@@ -102,6 +102,9 @@ async def launch(
     carrying = asyncio.create_task(started.carry(plan.nics))
     undo.push_async_callback(_ended, carrying)
     await started.link.open(within=_ANSWER_BOUND)
+    for nic in plan.spec.nics:
+        if not nic.connected:
+            await started.set_link(nic.name, connected=False)
     await carrying
     await keeping
     return started

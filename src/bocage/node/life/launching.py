@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 
 from bocage import errors, files, words
@@ -12,7 +13,9 @@ from bocage.model import base, vm
 from bocage.node import clock, notes, started, tasks
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory
+from bocage.node.place import saved as memory_saved
 from bocage.node.place.preparation import Preparation
+from bocage.planner.adaptation import Built, First
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     tries = machine.status.restarts + 1 if standing.failed is not None else machine.status.restarts
     restarts = 0 if by_person else tries
     standing.report(notes.Starting(name=machine.name), *STARTS)
-    showing = asyncio.create_task(standing.set_state(vm.State.STARTING, restarts=restarts, problem=None))
+    showing = asyncio.create_task(standing.set_state(vm.State.STARTING, restarts=restarts, problem=None, outcomes=()))
     try:
         await _launch(standing, preparation, machine)
     except (errors.Problem, OSError) as error:
@@ -51,7 +54,9 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     await preparation.claim(built)
     await preparation.make_what_waits(built)
     plan = await preparation.plan(built)
-    started.note(plan.runtime, built)
+    if saved:
+        plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
+    started.note(plan.runtime, Built(built.spec, plan.first or First.of(built.spec)))
     # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
     defining = asyncio.create_task(define(standing, preparation, machine, plan=None if saved else plan))
     try:

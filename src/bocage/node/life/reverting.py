@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from typing import Any
 
@@ -113,13 +114,14 @@ async def _memory(standing: Standing, place: directory.Directory, to: snapshot.S
 
     def put_back() -> None:
         try:
-            spec, generation = saved.read(built)
+            kept, generation = saved.read(built)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise engine.StartFailed(name=present.name, reason=f"{built}: {error}") from error
-        board = spec.hardware.model_copy(update={"generation_id": present.spec.hardware.generation_id})
-        if spec.hardware.generation_id is None:
-            board = spec.hardware
-        saved.note(place.saved_definition, spec.model_copy(update={"hardware": board}), generation)
+        board = kept.spec.hardware
+        if board.generation_id is not None:
+            board = board.model_copy(update={"generation_id": present.spec.hardware.generation_id})
+        renewed = dataclasses.replace(kept, spec=kept.spec.model_copy(update={"hardware": board}))
+        saved.note(place.saved_definition, renewed, generation)
         saved.link(memory, place.saved)
 
     await asyncio.to_thread(put_back)

@@ -29,11 +29,13 @@ async def show(standing: Standing, preparation: Preparation, machine: vm.VM, ste
     """Write the status as things stand after `step`; the VM as it is then."""
     place = await preparation.place(machine)
     fields: dict[str, object] = {
-        "observed_generation": machine.metadata.generation,
+        "observed_generation": _carried_out(standing, machine),
         "directory": str(place.path),
         "next_try": None,
         "tpm_lost": bool(standing.machine and standing.machine.tpm_lost),
     }
+    if fields["observed_generation"] not in (machine.status.observed_generation, standing.told):
+        fields["outcomes"] = ()  # those are of an earlier one
     note: words.Message | None = None
     if standing.machine:
         more, note = _running(standing, machine, standing.machine)
@@ -49,6 +51,11 @@ async def show(standing: Standing, preparation: Preparation, machine: vm.VM, ste
         await standing.tell(machine, bit, base.Severity.WARNING)
     severity = base.Severity.INFO if note is None or isinstance(note, notes.Started) else base.Severity.WARNING
     return await standing.show_with(machine, fields, note, severity)
+
+
+def _carried_out(standing: Standing, machine: vm.VM) -> int:
+    """The generation that was carried out, as far as that goes while it runs."""
+    return machine.status.observed_generation if standing.adapts(machine) else machine.metadata.generation
 
 
 def _running(

@@ -13,7 +13,7 @@ from typing import Any
 from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, snapshot, vm, work
-from bocage.node import notes, started, tasks
+from bocage.node import notes, tasks
 from bocage.node.life import merging, overlaying
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
@@ -196,9 +196,9 @@ async def _take(
             return snapshot.Consistency.MEMORY, None
         if gone_on:
             raise MemoryCutOff(name=machine.name)
-        spec = started.read(standing.ground.home.vm_runtime(machine.uid)) or machine.spec
+        now = await asyncio.to_thread(saved.built, standing.ground.home.vm_runtime(machine.uid), machine)
         await asyncio.to_thread(memory.parent.mkdir, mode=0o700, exist_ok=True)
-        await asyncio.to_thread(saved.note, built, spec, running.started_generation)
+        await asyncio.to_thread(saved.note, built, now, running.started_generation)
         await run.remember(ran=True)
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         await running.remember(machine.spec.disks, overlays, memory, report=told)

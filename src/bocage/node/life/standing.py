@@ -49,6 +49,8 @@ class Standing:
     scripted: tuple[int, str] | None = None  # the generation and the name that the script to start it by hand says
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet
+    adapted: int | None = None  # the generation that was carried out on the running process, as far as it goes
+    told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     listeners: list[engine.Listener] = dataclasses.field(default_factory=list)
@@ -56,6 +58,8 @@ class Standing:
 
     def heard(self, happened: engine.Happened) -> None:
         """The machine told something by itself."""
+        if happened.what in ("device-removed", "memory-added"):
+            self.adapted = self.pending = None  # a guest that gave way late
         if happened.what == "reset" and self.guest_reboots:
             self.guest_reboots, self.has_rebooted = False, True
         if happened.what == "watchdog":
@@ -75,7 +79,7 @@ class Standing:
                 self.silent, self.guest_reboots, self.has_rebooted = None, False, False
                 self.woken.set()
 
-        self.machine, self.started, self.pending = machine, clock.boottime(), None
+        self.machine, self.started, self.pending, self.adapted = machine, clock.boottime(), None, None
         self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
 
     async def until_ended(self) -> None:
@@ -133,6 +137,17 @@ class Standing:
     async def follow(self, machine: vm.VM, power: vm.Power) -> vm.VM:
         """Make power follow what the world decided; a wish that is newer than `machine` stays."""
         return await self.change(lambda spec: {"power": power} if spec.power is machine.spec.power else {})
+
+    def adapts(self, machine: vm.VM) -> bool:
+        """Whether the running process can take changes that were not tried yet."""
+        if self.machine is None or self.adapted == machine.metadata.generation:
+            return False
+        if self.machine.run is not engine.Run.RUNNING:
+            return False
+        if self.changes_wait(machine):
+            return True
+        self.adapted = machine.metadata.generation
+        return False
 
     def changes_wait(self, machine: vm.VM) -> bool:
         """Whether the running process was built with other hardware than is wanted now."""

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import base, vm
-from bocage.node import clock, notes, started, tasks
-from bocage.node.life import launching, stopping
+from bocage.node import clock, notes, tasks
+from bocage.node.life import adapting, launching, stopping
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place import saved, trash
 from bocage.node.place.preparation import Preparation
@@ -70,7 +70,7 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
             run.progress(done, total)
 
     try:
-        built = started.read(standing.ground.home.vm_runtime(machine.uid)) or machine.spec
+        built = await asyncio.to_thread(saved.built, standing.ground.home.vm_runtime(machine.uid), machine)
         await asyncio.to_thread(saved.note, place.saved_definition, built, running.started_generation)
         await running.save(place.saved, report=told)
     except (errors.Problem, OSError) as error:
@@ -148,6 +148,7 @@ Doer = Callable[[Standing, Preparation, vm.VM], Awaitable[None]]
 
 DOERS: dict[Do, Doer] = {
     Do.PREPARE: prepare,
+    Do.ADAPT: adapting.adapt,
     Do.START: launching.start,
     Do.START_PAUSED: launching.start,
     Do.FORGET_RESTARTS: forget_restarts,

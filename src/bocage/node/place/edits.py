@@ -58,6 +58,12 @@ def _are_named(some: Any) -> bool:
     return isinstance(some, list) and all(isinstance(one, dict) and "name" in one for one in some)
 
 
+def device_of(path: str) -> str:
+    """The device or field that a path of a difference leads into: `nics[nic0]`, `cpus`, `hardware.max_cpus`."""
+    first, _, rest = path.partition(".")
+    return path if first == "hardware" and "." not in rest else first
+
+
 def pending(built: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:
     """What of the spec waits for a cold start: path, what runs, what is wanted."""
     running, wanted = (spec.model_dump(mode="json", include=set(started.COLD)) for spec in (built, machine.spec))

@@ -218,6 +218,23 @@ class Preparation:
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
         await self._wires.found(machine)
 
+    async def plug_nic(self, machine: vm.VM, nic: vm.Nic) -> tuple[engine.Backend, bool]:
+        """Make what carries one NIC of a running VM; and whether the card has to be plugged in anew for it."""
+        place = await self.place(machine)
+        was_bridged = self._wires.is_bridged(machine, nic)
+        backend = await self._wires.plug(machine, nic, await self._uid(machine, place))
+        other_kind = was_bridged is not None and was_bridged != self._wires.is_bridged(machine, nic)
+        return backend, other_kind or isinstance(backend, engine.UserMode)
+
+    async def network_name(self, machine: vm.VM, nic: vm.Nic) -> str:
+        """What the network of a NIC is called."""
+        found = await self._ground.resources.get(ground.Network, machine.metadata.project, nic.network)
+        return found.name
+
+    async def unplug_nic(self, machine: vm.VM, nic: vm.Nic) -> None:
+        """Take away what carried one NIC of a running VM."""
+        await self._wires.unplug(machine, nic)
+
     async def disconnect(self, machine: vm.VM) -> None:
         """Take down what carried its NICs; it writes no more."""
         self.disks.rest(machine)

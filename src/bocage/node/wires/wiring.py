@@ -104,6 +104,52 @@ class Wires:
                 await self._plug_in(machine, nic, nets[nic.name])
         return await self._carriers_of(machine, nets, process_uid)
 
+    async def plug(self, machine: vm.VM, nic: vm.Nic, process_uid: int | None) -> engine.Backend:
+        """Make what carries one NIC of a VM that runs, on the network that it is on now; what it had is free."""
+        nets = await self._networks(machine, machine.spec, required=True)
+        before = self._card_of(machine.uid, nic)
+        card = cards.card(machine, nic, nets[nic.name])
+        others = [one for one in self._ledger.plugged(machine.uid) if one is not before]
+        new = [port for port in card.publish if before is None or port not in before.publish]
+        self._ledger.plug(machine.uid, machine.name, [*others, card])
+        try:
+            await asyncio.to_thread(user.check_ports, new, low_ports=os.geteuid() == 0)
+            if card.tap:
+                await self._plug_in(machine, nic, nets[nic.name])
+            if before and before.tap and (before.network != card.network or before.publish):
+                await self._publish_again(before.network)
+            if before and before.tap and not card.tap:
+                await tap.remove(before.tap)
+        except BaseException:
+            self._ledger.plug(machine.uid, machine.name, [*others, *([before] if before else [])])
+            raise
+        return (await self._carriers_of(machine, nets, process_uid))[nic.name]
+
+    async def unplug(self, machine: vm.VM, nic: vm.Nic) -> None:
+        """Take away what carried one NIC of a VM that runs."""
+        if (card := self._card_of(machine.uid, nic)) is None:
+            return
+        left = [one for one in self._ledger.plugged(machine.uid) if one is not card]
+        self._ledger.plug(machine.uid, machine.name, left)
+        if card.tap:
+            async with self._locks[card.network]:
+                await tap.remove(card.tap)
+            await self._publish_again(card.network)
+
+    def is_bridged(self, machine: vm.VM, nic: vm.Nic) -> bool | None:
+        """Whether a plugged NIC is on a bridge; None when it is not plugged."""
+        card = self._card_of(machine.uid, nic)
+        return bool(card.tap) if card else None
+
+    def _card_of(self, uid: str, nic: vm.Nic) -> ledger.Card | None:
+        return next((one for one in self._ledger.plugged(uid) if one.mac == nic.mac), None)
+
+    async def _publish_again(self, uid: str) -> None:
+        for net in await self._known({uid}):
+            async with self._locks[net.uid]:
+                if net.status.state == "ready":
+                    await bridge.publish(self._bridge(net), self._ledger.forwards(net.uid))
+
     async def describe(self, machine: vm.VM, process_uid: int | None = None) -> dict[str, engine.Backend]:
         """What carries each NIC, without making anything."""
         return await self._carriers_of(machine, await self._networks(machine, machine.spec, required=True), process_uid)

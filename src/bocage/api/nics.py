@@ -1,0 +1,71 @@
+"""The NICs of a VM: plugged in and out, moved to another network, their cables pulled, while it runs or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Path
+from starlette.responses import Response
+
+from bocage.api import answers, calls, etags, facts, machines, routing
+from bocage.model import ground, requests, vm
+from bocage.planner import definition
+
+router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}/nics")
+
+Changing = Annotated[calls.Call, calls.may("vm:change")]
+Device = Annotated[str, Path(description="The NIC's name in the VM.", examples=["nic1"])]
+_PROBLEMS = routing.problem_responses(404, 409, 412)
+
+
+@router.post("", name="attach_nic", response_model=vm.VM, responses=_PROBLEMS)
+async def attach(
+    project: calls.Project,
+    name: calls.Name,
+    request: requests.NicRequest,
+    call: Changing,
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Add a NIC. A running VM gets it at once: `status.outcomes` says what became of it."""
+    async with call.api.index.claim:
+        machine = await machines.find(call, project, name)
+        known = await facts.for_nic(call, machine, request.network)
+        storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
+        return await _change(
+            call, machine, lambda one: definition.attach_nic(one, request, known, storage=storage), if_match
+        )
+
+
+@router.patch("/{nic}", name="change_nic", response_model=vm.VM, responses=_PROBLEMS)
+async def change(
+    project: calls.Project,
+    name: calls.Name,
+    nic: Device,
+    patch: requests.NicPatch,
+    call: Changing,
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Have it on another network, publish other ports, or pull its cable (RFC 7396)."""
+    machine = await machines.find(call, project, name)
+    known = await facts.for_nic(call, machine, patch.network)
+    return await _change(call, machine, lambda one: definition.change_nic(one, nic, patch, known), if_match)
+
+
+@router.delete("/{nic}", name="detach_nic", response_model=vm.VM, responses=_PROBLEMS)
+async def detach(
+    project: calls.Project, name: calls.Name, nic: Device, call: Changing, if_match: etags.IfMatch = None
+) -> Response:
+    """Take a NIC out of it."""
+    machine = await machines.find(call, project, name)
+    return await _change(call, machine, lambda one: definition.detach_nic(one, nic), if_match)
+
+
+async def _change(call: calls.Call, machine: vm.VM, how: Callable[[vm.VM], vm.VM], if_match: str | None) -> Response:
+    def wanted(present: vm.VM) -> vm.VM:
+        machines.check_not_in_trash(present)
+        return how(present)
+
+    expected = etags.expected(if_match)
+    changed = await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
+    return answers.one(changed)

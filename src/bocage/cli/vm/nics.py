@@ -1,0 +1,102 @@
+"""A VM's NICs: attach, detach, set."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bocage.cli import complete, failure, lazy, options, output, read, session
+from bocage.cli.vm import carried
+from bocage.client import rest
+
+NicName = Annotated[str, typer.Argument(metavar="NIC", help="The NIC, as 'bocage vm show' calls it: nic1.")]
+Network = Annotated[
+    str | None, typer.Option(metavar="NETWORK", help="The network it is on.", autocompletion=complete.networks)
+]
+Publish = Annotated[
+    list[str] | None, typer.Option(metavar="HOST:GUEST", help="A port of the host that leads inside: 2222:22.")
+]
+
+
+def attach(
+    name: options.VMName,
+    network: Network = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="virtio, e1000, rtl8139, …")] = None,
+    mac: Annotated[str | None, typer.Option(metavar="MAC", help="Its address; made when not given.")] = None,
+    publish: Publish = None,
+    unplugged: Annotated[bool, typer.Option("--unplugged", help="With its cable out.")] = False,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Attach a NIC. The VM may run.
+
+    Examples:
+      bocage vm nic attach web1 --network default
+      bocage vm nic attach web1 --network lab --model e1000
+    """
+    request = rest.given(
+        network=network,
+        model=model,
+        mac=mac,
+        publish=[read.publish(one) for one in publish] if publish else None,
+        connected=False if unplugged else None,
+    )
+    with session.connect(project) as api:
+        made = api.vms.attach_nic(name, request)
+        nic = made["spec"]["nics"][-1]
+        _tell(api, made, f"{name} has {nic['name']} ({nic['model']}, {nic['mac']})", json=json)
+
+
+def detach(
+    name: options.VMName, nic: NicName, project: options.Project = options.DEFAULT, json: options.Json = False
+) -> None:
+    """Take a NIC away from a VM. The VM may run.
+
+    Examples:
+      bocage vm nic detach web1 nic1
+    """
+    with session.connect(project) as api:
+        _tell(api, api.vms.detach_nic(name, nic), f"{name} no longer has {nic}", json=json)
+
+
+def set_(
+    name: options.VMName,
+    nic: NicName,
+    network: Network = None,
+    link: Annotated[str | None, typer.Option(metavar="up|down", help="Put its cable in, or pull it out.")] = None,
+    publish: Publish = None,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Change a NIC: its network, its cable, the ports that lead to it. The VM may run.
+
+    Examples:
+      bocage vm nic set web1 nic0 --network lab
+      bocage vm nic set web1 nic0 --link down
+      bocage vm nic set web1 nic0 --publish ''
+    """
+    if link not in (None, "up", "down"):
+        raise failure.Usage(option="--link", wrong=f"{link!r} is neither", right="--link up, --link down")
+    ports = None if publish is None else [read.publish(one) for one in publish if one]
+    patch = rest.given(network=network, connected=None if link is None else link == "up", publish=ports)
+    if not patch:
+        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--network lab, --link down")
+    with session.connect(project) as api:
+        _tell(api, api.vms.change_nic(name, nic, patch), f"{nic} of {name} is changed", json=json)
+
+
+def _tell(api: rest.Client, vm: rest.Document, said: str, *, json: bool) -> None:
+    vm = carried.out(api, vm)
+    if json:
+        output.document(vm)
+    else:
+        output.line(said)
+        carried.tell(vm)
+
+
+NIC = lazy.Group(
+    "vm nic",
+    help="A VM's NICs.",
+    verbs={"NICs": {"attach": "vm.nics:attach", "detach": "vm.nics:detach", "set": "vm.nics:set_"}},
+)

@@ -1,0 +1,108 @@
+"""Has a running machine take what it can of a changed definition, and says of each change what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+
+from bocage import errors, words
+from bocage.engine import base as engine
+from bocage.model import base, vm
+from bocage.model.units import Size
+from bocage.node import started, tasks
+from bocage.node.life import outcomes
+from bocage.node.life.standing import Standing
+from bocage.node.place import edits
+from bocage.node.place.preparation import Preparation
+from bocage.planner import adaptation
+from bocage.planner.adaptation import Built, Change
+
+
+async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """Try each change that a running machine can take. Each can be cut off and tried again."""
+    runtime = standing.ground.home.vm_runtime(machine.uid)
+    built = await asyncio.to_thread(started.read_whole, runtime)
+    running = standing.machine
+    if built is None or running is None:
+        return
+    became: list[vm.Outcome] = []
+    for change in list(adaptation.changes(built, machine.spec)):
+        try:
+            outcome, fields = await _try(change, built, running, machine, preparation)
+            await asyncio.to_thread(started.change, runtime, **fields)
+            built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
+        except engine.NotRunning:
+            raise
+        except (errors.Problem, OSError) as error:
+            outcome = _outcome(
+                change.path, "pending", error if isinstance(error, errors.Problem) else tasks.from_os(error)
+            )
+        became.append(outcome)
+    became += _left(built, machine, {one.path for one in became})
+    standing.adapted = standing.told = machine.metadata.generation
+    standing.pending = None
+    await standing.show(outcomes=tuple(became))
+    for one in became:
+        if one.how != "pending":
+            told = one.saying.model_dump(mode="json")
+            await standing.tell(machine, outcomes.Adapted(name=machine.name, outcome=told))
+
+
+async def _try(
+    change: Change, built: Built, running: engine.Machine, machine: vm.VM, preparation: Preparation
+) -> tuple[vm.Outcome, dict[str, object]]:
+    """Carry out one change: what became of it, and the fields of the spec that the machine now has."""
+    match change:
+        case adaptation.PlugCpus(cpus):
+            taken = await running.plug_cpus(cpus.count)
+            if taken == cpus.count:
+                return _outcome(change.path, "done", outcomes.CpusAre(count=taken)), {"cpus": cpus}
+            few = outcomes.CpusNotTaken(name=machine.name, count=cpus.count, taken=taken)
+            return _outcome(change.path, "partly", few), {"cpus": cpus}
+        case adaptation.ResizeMemory(memory, added):
+            present = Size(built.first.memory + await running.resize_memory(added))
+            if present == memory:
+                return _outcome(change.path, "done", outcomes.MemoryIs(size=present)), {"memory": memory}
+            said = outcomes.MemoryInPart(size=present, wanted=memory)
+            return _outcome(change.path, "partly", said), {"memory": present}
+        case adaptation.UnplugNic(nic):
+            await running.unplug_nic(nic.name)
+            await preparation.unplug_nic(machine, nic)
+            return _outcome(change.path, "done", outcomes.NicGone(nic=nic.name)), {"nics": _without(built, nic)}
+        case adaptation.PlugNic(nic) | adaptation.RewireNic(nic):
+            await _wire(nic, running, machine, preparation)
+            there = outcomes.NicThere(nic=nic.name, network=await preparation.network_name(machine, nic))
+            return _outcome(change.path, "done", there), {"nics": (*_without(built, nic), nic)}
+        case adaptation.SetLink(nic):
+            await running.set_link(nic.name, connected=nic.connected)
+            cable: words.Message = outcomes.CableIn(nic=nic.name) if nic.connected else outcomes.CableOut(nic=nic.name)
+            return _outcome(change.path, "done", cable), {"nics": (*_without(built, nic), nic)}
+
+
+async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
+    """Have a NIC be there and carried by its network: a new one, or one that was on another."""
+    plugged = await running.has_nic(nic.name)
+    backend, other_kind = await preparation.plug_nic(machine, nic)
+    if plugged and not other_kind:
+        await running.recarry_nic(nic.name, backend)
+        return
+    if plugged:
+        await running.unplug_nic(nic.name)
+    await running.plug_nic(nic, backend)
+
+
+def _without(built: Built, nic: vm.Nic) -> tuple[vm.Nic, ...]:
+    return tuple(one for one in built.spec.nics if one.name != nic.name)
+
+
+def _left(built: Built, machine: vm.VM, told: set[str]) -> Iterator[vm.Outcome]:
+    """What waits for a cold start, each device or field once."""
+    paths = dict.fromkeys(edits.device_of(one["path"]) for one in edits.pending(built.spec, machine))
+    for path in paths:
+        if path not in told:
+            yield _outcome(path, "pending", outcomes.WaitsForColdStart(name=machine.name))
+
+
+def _outcome(path: str, how: str, said: words.Message) -> vm.Outcome:
+    return vm.Outcome.model_validate({"path": path, "how": how, "saying": base.Saying.of(said)})

@@ -1,0 +1,78 @@
+"""What can become of a change while a VM runs, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bocage.node.notes import Note
+from bocage.words import N_
+
+
+class Adapted(Note):
+    """Event: a running VM has taken a change, or a part of it."""
+
+    type = "vm-adapted"
+    text = N_("{name}: {outcome:saying}")
+    name: str
+    outcome: dict[str, Any]
+
+
+class CpusAre(Note):
+    type = "cpus-are"
+    text = N_("the guest has {count} vCPUs")
+    count: int
+
+
+class CpusNotTaken(Note):
+    type = "cpus-not-taken"
+    text = N_("{count} vCPUs are there, and the guest has said of {taken} that it took them")
+    hint = N_("Linux from 6.12 on takes no further one under TCG; it has all of them after 'bocage vm reboot {name}'")
+    name: str
+    count: int
+    taken: int
+
+
+class MemoryIs(Note):
+    type = "memory-is"
+    text = N_("the guest has {size:size} of memory")
+    size: int
+
+
+class MemoryInPart(Note):
+    type = "memory-in-part"
+    text = N_("the guest has {size:size} of memory where {wanted:size} were asked for")
+    hint = N_("it needs a driver for virtio-mem, and can give back only what it does not use")
+    size: int
+    wanted: int
+
+
+class NicThere(Note):
+    type = "nic-there"
+    text = N_("{nic} is on {network}")
+    nic: str
+    network: str
+
+
+class NicGone(Note):
+    type = "nic-gone"
+    text = N_("{nic} is gone")
+    nic: str
+
+
+class CableIn(Note):
+    type = "nic-cable-in"
+    text = N_("the cable of {nic} is in")
+    nic: str
+
+
+class CableOut(Note):
+    type = "nic-cable-out"
+    text = N_("the cable of {nic} is out")
+    nic: str
+
+
+class WaitsForColdStart(Note):
+    type = "waits-for-cold-start"
+    text = N_("it takes effect at the next cold start")
+    hint = N_("'bocage vm reboot {name}'")
+    name: str

@@ -1,0 +1,144 @@
+"""What of a changed definition a running machine can take, as single changes; all else waits for a cold start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from bocage.model import vm as model
+from bocage.model.units import MiB, Size
+from bocage.planner import hardware
+
+MEMORY_BLOCK = 2 * MiB
+"""Memory comes and goes in blocks of this many bytes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class First:
+    """What a machine had at its cold start: what came later is a device of its own."""
+
+    cpus: model.Cpus
+    memory: Size
+
+    @classmethod
+    def of(cls, spec: model.VMSpec) -> First:
+        """Of a machine that starts with all that its spec has."""
+        return cls(spec.cpus, spec.memory)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Built:
+    """What a running machine is made of by now, and what it began with."""
+
+    spec: model.VMSpec
+    first: First
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlugCpus:
+    """Have more vCPUs."""
+
+    cpus: model.Cpus
+
+    @property
+    def path(self) -> str:
+        return "cpus"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResizeMemory:
+    """Have more memory beside that which it started with, or less."""
+
+    memory: Size
+    added: int  # bytes
+
+    @property
+    def path(self) -> str:
+        return "memory"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnplugNic:
+    """Have one NIC less."""
+
+    nic: model.Nic
+
+    @property
+    def path(self) -> str:
+        return f"nics[{self.nic.name}]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlugNic:
+    """Have one NIC more."""
+
+    nic: model.Nic
+
+    @property
+    def path(self) -> str:
+        return f"nics[{self.nic.name}]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RewireNic:
+    """Have a NIC carried by another network, or publish other ports; the card itself stays."""
+
+    nic: model.Nic
+
+    @property
+    def path(self) -> str:
+        return f"nics[{self.nic.name}]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SetLink:
+    """Put in a NIC's cable, or pull it out."""
+
+    nic: model.Nic
+
+    @property
+    def path(self) -> str:
+        return f"nics[{self.nic.name}]"
+
+
+Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | SetLink
+
+
+def changes(built: Built, wanted: model.VMSpec) -> Iterator[Change]:
+    """The changes that can be tried while it runs, in the order in which they are."""
+    now = built.spec
+    if _more_of_the_same(now.cpus, wanted.cpus) and wanted.cpus.count <= now.cpus.board(now.hardware.max_cpus).count:
+        yield PlugCpus(wanted.cpus)
+    added = wanted.memory - built.first.memory
+    has_room = "memory" in now.hardware.devices and wanted.memory <= (now.hardware.max_memory or 0)
+    if wanted.memory != now.memory and has_room and added >= 0 and added % MEMORY_BLOCK == 0:
+        yield ResizeMemory(wanted.memory, added)
+    yield from _nics(now, wanted)
+
+
+def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:
+    """Cards that go before those that come, which may take their places."""
+    before, after = ({nic.name: nic for nic in spec.nics} for spec in (now, wanted))
+    taken = {disk.address for disk in now.disks}
+    for name, nic in before.items():
+        if name not in after and hardware.is_hot(now.hardware, nic.address):
+            yield UnplugNic(nic)
+        else:
+            taken.add(nic.address)
+    for name, nic in after.items():
+        present = before.get(name)
+        if present is None:
+            if nic.address not in taken and hardware.is_hot(now.hardware, nic.address):
+                yield PlugNic(nic)
+        elif (present.model, present.mac, present.address) == (nic.model, nic.mac, nic.address):
+            if (present.network, present.publish) != (nic.network, nic.publish):
+                yield RewireNic(nic)
+            if present.connected != nic.connected:
+                yield SetLink(nic)
+
+
+def _more_of_the_same(now: model.Cpus, wanted: model.Cpus) -> bool:
+    """Whether only further cores of one socket, or further sockets, make the difference."""
+    if wanted.count <= now.count or wanted.threads != now.threads:
+        return False
+    return wanted.sockets == 1 if now.sockets == 1 else wanted.cores == now.cores

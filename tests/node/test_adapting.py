@@ -1,0 +1,117 @@
+"""What is changed while a VM runs, read back from inside the guest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bocage.model import vm
+from bocage.model.units import Size
+from bocage.node.life import adapting
+from tests.node.house import BLANK, House
+from tests.node.test_saved import change, done, waiting
+
+pytestmark = pytest.mark.guest
+ROOMY: dict[str, Any] = {"image": "tiny", "nics": [], "memory": "128M", "max_memory": "1G", "max_cpus": 4}
+_MIB = 1 << 20
+
+
+async def up(house: House, **request: Any) -> vm.VM:
+    made = await house.create(start=True, **{**ROOMY, **request})
+    await house.says(made, "^tiny: ready")
+    return made
+
+
+async def carried_out(house: House, which: vm.VM) -> dict[str, vm.Outcome]:
+    """By path: what became of the last change."""
+    found = await house.until(
+        lambda: house.read(which), lambda one: one.status.observed_generation == one.metadata.generation
+    )
+    return {one.path: one for one in found.status.outcomes}
+
+
+async def sees(house: House, which: vm.VM, *, cpus: int, memory: int) -> None:
+    """The guest has so many vCPUs, and about so many bytes, once it has put them to use or struck them off."""
+
+    async def told() -> tuple[int, int]:
+        line = await house.says(which, "^tiny: ready cpus=", send="tiny ready")
+        found = dict(part.split("=") for part in line.split() if "=" in part)
+        return int(found["cpus"]), int(found["memory_kib"]) << 10
+
+    await house.until(told, lambda found: found[0] == cpus and memory - 40 * _MIB < found[1] <= memory)
+
+
+async def test_vcpus_and_memory_come_while_it_runs_memory_goes_and_all_of_it_is_saved_and_resumed(tiny_house: House):
+    made = await up(tiny_house)
+    await sees(tiny_house, made, cpus=1, memory=128 * _MIB)
+    await change(tiny_house, made, cpus=vm.Cpus(cores=3), memory=Size(512 * _MIB))
+    became = await carried_out(tiny_house, made)
+    assert {path: one.how for path, one in became.items()} == {"cpus": "done", "memory": "done"}
+    await sees(tiny_house, made, cpus=3, memory=512 * _MIB)
+    assert waiting(tiny_house, await tiny_house.read(made)) == []
+    await change(tiny_house, made, memory=Size(256 * _MIB))
+    assert (await carried_out(tiny_house, made))["memory"].how == "done"
+    await sees(tiny_house, made, cpus=3, memory=256 * _MIB)
+    done(await tiny_house.ask("vm.save", made))
+    done(await tiny_house.ask("vm.start", made))
+    await sees(tiny_house, made, cpus=3, memory=256 * _MIB)
+    await change(tiny_house, made, cpus=vm.Cpus(cores=4), memory=Size(128 * _MIB))  # and it goes on from there
+    assert {one.how for one in (await carried_out(tiny_house, made)).values()} == {"done"}
+    await sees(tiny_house, made, cpus=4, memory=128 * _MIB)
+    assert (await tiny_house.events()).count("vm-adapted") == 5
+
+
+async def test_what_is_beyond_its_room_waits_for_a_cold_start_and_is_said_to(tiny_house: House):
+    made = await up(tiny_house)
+    await change(tiny_house, made, cpus=vm.Cpus(cores=6), memory=Size(2048 * _MIB))
+    became = await carried_out(tiny_house, made)
+    assert {path: (one.how, one.saying.type) for path, one in became.items()} == {
+        "cpus": ("pending", "waits-for-cold-start"),
+        "memory": ("pending", "waits-for-cold-start"),
+    }
+    await sees(tiny_house, made, cpus=1, memory=128 * _MIB)
+    done(await tiny_house.ask("vm.kill", made))
+    done(await tiny_house.ask("vm.start", made))
+    await tiny_house.says(made, "^tiny: ready cpus=6 ")
+    assert (await tiny_house.read(made)).status.outcomes == ()
+
+
+async def test_a_guest_without_a_driver_gives_nothing_and_that_is_said(tiny_house: House):
+    made = await tiny_house.create(start=True, **{**BLANK, "max_memory": "256M", "max_cpus": 2})
+    await tiny_house.becomes(made, vm.State.RUNNING)
+    await change(tiny_house, made, memory=Size(64 * _MIB))
+    became = await carried_out(tiny_house, made)
+    assert became["memory"].how == "partly"
+    assert became["memory"].saying.params == {"size": 32 * _MIB, "wanted": 64 * _MIB}
+    assert waiting(tiny_house, await tiny_house.read(made)) == ["memory"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_daemon_that_ends_in_the_midst_of_a_change_carries_it_out_when_it_is_back(
+    tiny_house: House, monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    made = await up(tiny_house)
+    begun = adapting._try
+    cut_off = []
+
+    async def never_told(*arguments: Any) -> Any:
+        if moment == "after":
+            await begun(*arguments)
+        cut_off.append(arguments)
+        raise RuntimeError("cut off here")  # what the daemon would write next is not written
+
+    monkeypatch.setattr(adapting, "_try", never_told)
+    await change(tiny_house, made, cpus=vm.Cpus(cores=2), memory=Size(256 * _MIB))
+    await tiny_house.until(tiny_house.events, lambda _: bool(cut_off))
+    await tiny_house.close()
+    monkeypatch.undo()
+    opened = await House(tiny_house.homes).open()
+    try:
+        became = await carried_out(opened, made)
+        assert set(became) == {"cpus", "memory"}
+        await sees(opened, made, cpus=2, memory=256 * _MIB)
+        assert waiting(opened, await opened.read(made)) == []
+    finally:
+        await opened.close()

@@ -1,0 +1,85 @@
+"""What a running machine can take of a changed definition."""
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as some
+
+from bocage.model import base
+from bocage.model import vm as model
+from bocage.model.units import MiB, Size
+from bocage.planner import adaptation, hardware
+from bocage.planner.adaptation import Built, First
+
+MACHINES = {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}
+
+
+def spec(cpus=1, memory=128 * MiB, max_cpus=8, max_memory=Size(1024 * MiB)) -> model.VMSpec:
+    smbios = model.Smbios(uuid=base.new_uid(), serial="s")
+    board = hardware.lay_out(
+        alias="q35", machines=MACHINES, cpu_model="Westmere", smbios=smbios, max_cpus=max_cpus, max_memory=max_memory
+    )
+    return model.VMSpec(storage=_STORAGE, cpus=model.Cpus.model_validate(cpus), memory=Size(memory), hardware=board)
+
+
+_STORAGE = base.new_uid()
+
+
+def built(of: model.VMSpec) -> Built:
+    return Built(of, First.of(of))
+
+
+def paths(now: model.VMSpec, **changed: object) -> list[str]:
+    return [one.path for one in adaptation.changes(built(now), now.model_copy(update=changed))]
+
+
+def test_within_its_room_a_machine_takes_vcpus_and_memory():
+    assert paths(spec(), cpus=model.Cpus(cores=8), memory=Size(1024 * MiB)) == ["cpus", "memory"]
+    assert paths(spec()) == []
+
+
+def test_beyond_its_room_it_takes_nothing():
+    assert paths(spec(), cpus=model.Cpus(cores=9), memory=Size(1025 * MiB)) == []
+    assert paths(spec(max_cpus=None, max_memory=None), cpus=model.Cpus(cores=2), memory=Size(256 * MiB)) == []
+
+
+def test_vcpus_are_never_taken_away_and_no_shape_is_changed_by_stealth():
+    assert paths(spec(cpus=4), cpus=model.Cpus(cores=2)) == []
+    assert paths(spec(cpus=2), cpus=model.Cpus(cores=2, threads=2)) == []
+    assert paths(spec(cpus=2), cpus=model.Cpus(sockets=2, cores=2)) == []
+    two = spec(cpus={"sockets": 2, "cores": 2})
+    assert paths(two, cpus=model.Cpus(sockets=3, cores=2)) == ["cpus"]
+    assert paths(two, cpus=model.Cpus(sockets=2, cores=3)) == []
+
+
+def test_memory_comes_back_as_far_as_what_it_began_with():
+    began = spec()
+    grown = Built(began.model_copy(update={"memory": Size(512 * MiB)}), First.of(began))
+    [back] = adaptation.changes(grown, began)
+    assert back == adaptation.ResizeMemory(began.memory, 0)
+    assert not list(adaptation.changes(grown, began.model_copy(update={"memory": Size(64 * MiB)})))
+    assert not list(adaptation.changes(grown, began.model_copy(update={"memory": Size(129 * MiB)})))  # half a block
+
+
+@given(some.integers(1, 12), some.integers(1, 12), some.integers(1, 12), some.integers(1, 8))
+def test_what_was_taken_is_not_asked_for_again(now, wanted, most, sockets):
+    first = spec(cpus={"sockets": sockets, "cores": now}, max_cpus=most * sockets)
+    then = first.model_copy(update={"cpus": model.Cpus(sockets=sockets, cores=wanted)})
+    for change in adaptation.changes(built(first), then):
+        assert isinstance(change, adaptation.PlugCpus)
+        after = dataclasses.replace(built(first), spec=first.model_copy(update={"cpus": change.cpus}))
+        assert not list(adaptation.changes(after, then))
+        board = first.cpus.board(first.hardware.max_cpus)
+        assert change.cpus.count <= board.count
+        assert change.cpus.board(first.hardware.max_cpus).count == board.count  # the same machine, more of it used
+
+
+@given(some.integers(1, 64), some.integers(1, 64), some.integers(1, 8), some.integers(1, 255))
+def test_a_board_holds_its_vcpus_whatever_room_it_was_given(sockets, cores, threads, most):
+    if sockets * cores * threads > 64:
+        return
+    cpus = model.Cpus(sockets=sockets, cores=cores, threads=threads)
+    board = cpus.board(most)
+    assert board.count >= cpus.count
+    assert board.threads == threads
+    assert board.last_apic_id < 255
