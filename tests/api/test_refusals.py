@@ -74,7 +74,7 @@ def _vm(**fields: Any) -> bytes:
         (_vm(smbios={"uuid": "x"}), 422, "invalid-fields"),
         (_vm(seed={"ssh_keys": ["not a key\nroot: x"]}), 422, "invalid-fields"),
         (_vm(seed={"password": "a\nb"}), 422, "guest-password-invalid"),
-        (_vm(machine="isapc"), 422, "invalid-fields"),
+        (_vm(machine="vax"), 422, "invalid-fields"),
         (_vm(cpu_model="qemu64,+evil -device x"), 422, "invalid-fields"),
         (_vm(title="a\u0000b"), 422, "invalid-fields"),
         (_vm(tags=["a b"]), 422, "invalid-fields"),

@@ -110,7 +110,12 @@ def test_without_a_system_a_vm_is_what_it_always_was():
     made = defined(None).hardware
     apart = {"smbios", "usb", "generation_id"}
     assert made.model_dump(exclude=apart) == hardware.lay_out(
-        alias="q35", machines={"q35": "pc-q35-7.2"}, cpu_model="Westmere-v2", smbios=made.smbios
+        alias="q35",
+        machines={"q35": "pc-q35-7.2"},
+        cpu_model="Westmere-v2",
+        smbios=made.smbios,
+        max_cpus=made.max_cpus,
+        max_memory=made.max_memory,
     ).model_dump(exclude=apart)
 
 
