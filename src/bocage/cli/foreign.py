@@ -12,7 +12,7 @@ OUR_VM_VERBS = frozenset(
     word
     for line in (
         "create show list start stop kill reboot reset pause resume save delete undelete rename clone export import",
-        "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy upgrade-hardware",
+        "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy upgrade-hardware snapshot",
     )
     for word in line.split()
 )
@@ -43,8 +43,6 @@ _EVERYDAY = (
 NOT_YET = {
     word: what
     for what, words in {
-        "snapshots": "snapshot snapshots snap checkpoint checkpoint-vm get-vmsnapshot get-vmcheckpoint listsnapshot "
-        "delsnapshot rollback restore-vmsnapshot snapshot-create snapshot-create-as snapshot-list snapshot-revert",
         "backups": "backup backups vzdump qmrestore",
     }.items()
     for word in words.split()
@@ -109,6 +107,14 @@ _VIRSH = _table(
     ("attach-device", "bocage vm disk attach"),
     ("detach-disk", "bocage vm disk detach"),
     ("detach-device", "bocage vm disk detach"),
+    ("attach-interface", "bocage vm nic attach"),
+    ("detach-interface", "bocage vm nic detach"),
+    ("domif-setlink", "bocage vm nic set NAME NIC --link up|down"),
+    ("snapshot-create", "bocage vm snapshot create"),
+    ("snapshot-create-as", "bocage vm snapshot create"),
+    ("snapshot-list", "bocage vm snapshot list"),
+    ("snapshot-revert", "bocage vm snapshot revert"),
+    ("snapshot-delete", "bocage vm snapshot delete"),
     ("blockresize", "bocage vm disk grow"),
     ("change-media", "bocage vm cd insert"),
     ("domxml-to-native", "bocage vm command"),
@@ -144,6 +150,10 @@ _QM = _table(
     ("template", "bocage vm clone"),
     ("unlink", "bocage vm disk detach"),
     ("hibernate", "bocage vm save"),
+    ("snapshot", "bocage vm snapshot create"),
+    ("listsnapshot", "bocage vm snapshot list"),
+    ("delsnapshot", "bocage vm snapshot delete"),
+    ("rollback", "bocage vm snapshot revert"),
 )
 _INCUS = _table(
     "incus",
@@ -199,6 +209,15 @@ _POWERSHELL = _table(
     ("Resize-VHD", "bocage vm disk grow"),
     ("Set-VMDvdDrive", "bocage vm cd insert"),
     ("Add-VMDvdDrive", "bocage vm cd insert"),
+    ("Checkpoint-VM", "bocage vm snapshot create"),
+    ("Get-VMSnapshot", "bocage vm snapshot list"),
+    ("Get-VMCheckpoint", "bocage vm snapshot list"),
+    ("Restore-VMSnapshot", "bocage vm snapshot revert"),
+    ("Remove-VMSnapshot", "bocage vm snapshot delete"),
+    ("Add-VMNetworkAdapter", "bocage vm nic attach"),
+    ("Remove-VMNetworkAdapter", "bocage vm nic detach"),
+    ("Connect-VMNetworkAdapter", "bocage vm nic set NAME NIC --network NETWORK"),
+    ("Disconnect-VMNetworkAdapter", "bocage vm nic set NAME NIC --link down"),
     ("New-VHD", "bocage volume create"),
     ("Get-VHD", "bocage volume list"),
     ("Get-VMSwitch", "bocage network list"),
