@@ -16,12 +16,14 @@ import pathlib
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pycdlib
 import pytest
 
 from bocage import home
+from bocage.engine.qemu import console
 from bocage.guest import debian as builder
 from bocage.guest import gpt, gptdisk, sources, tools
 from bocage.model import vm, work
@@ -36,8 +38,8 @@ NAME = "server"
 COMMAND_BOUND = 300.0  # seconds for one command inside
 _PACKAGES = TOP / "script" / "packages"
 _SETTLE = """\
-systemctl mask --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
-systemctl stop --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+systemctl stop apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
 touch /etc/cloud/cloud-init.disabled
 """
 
@@ -49,6 +51,17 @@ class Server:
         self.house, self.machine = house, machine
         self._commands = 0
 
+    @property
+    def console(self) -> console.Console:
+        """Its serial line."""
+        return self.house.console(self.machine)
+
+    def said(self, since: int) -> str:
+        """What it said on its serial line from an offset on, without colours."""
+        with self.house.place(self.machine).serial_log.open("rb") as log:
+            log.seek(since)
+            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", log.read().decode(errors="replace"))
+
     async def log_in(self) -> None:
         """Get a shell of root's that says nothing of its own."""
         await debian.log_in(self.house, self.machine, within=COMMAND_BOUND)
@@ -59,8 +72,8 @@ class Server:
         """What a command prints on both outputs, when it ends as it should."""
         self._commands += 1
         mark = f"ran{self._commands}"
-        shown = f'said=$({command} 2>&1 </dev/null); echo "{mark} $? $(printf %s "$said" | base64 -w 0)"'
-        line = await self.house.console(self.machine).expect(pattern=rf"^{mark} \d+ ", within=within, send=shown)
+        shown = f'said=$({{ {command}; }} 2>&1 </dev/null); echo "{mark} $? $(printf %s "$said" | base64 -w 0)"'
+        line = await self.console.expect(pattern=rf"^{mark} \d+ ", within=within, send=shown)
         found = re.search(rf"{mark} (\d+) (\S*)", line)
         assert found, line
         said = base64.b64decode(found[2]).decode(errors="replace")
@@ -82,7 +95,7 @@ class Server:
     async def _types(self, command: str) -> None:
         """Type what begins another shell or changes this one, and wait until it reads again."""
         self._commands += 1
-        await self.house.console(self.machine).expect(
+        await self.console.expect(
             pattern=f"^there-{self._commands}",
             within=COMMAND_BOUND,
             send=f"{command}\recho there-$(({self._commands}))",
@@ -200,7 +213,7 @@ async def _booted_and_saved(homes: home.Home, image: pathlib.Path) -> None:
 
 def _forget_others(*present: pathlib.Path) -> None:
     for path in CACHE.glob("server-*"):
-        if path not in present:
+        if path not in present and path.stat().st_mtime < time.time() - debian._KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
