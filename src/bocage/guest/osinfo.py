@@ -6,6 +6,7 @@ what it derives from or is a clone of.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import pathlib
 import re
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = pathlib.Path("/usr/share/osinfo")
 _ARCHITECTURES = ("all", "x86_64", "i686", "i386")
+_TEXTS = ("name", "family", "distro", "version", "release-date", "eol-date")
 _LARGEST = 1 << 20  # bytes of one file
 
 
@@ -44,24 +46,62 @@ def installed(root: pathlib.Path = ROOT) -> int:
         raise NotInstalled(path=str(root)) from error
 
 
+@dataclasses.dataclass(slots=True)
+class _Said:
+    """What the files that speak of one system say of it, put together."""
+
+    names: list[str] = dataclasses.field(default_factory=list)
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)  # in no particular language, by tag
+    origins: list[str] = dataclasses.field(default_factory=list)  # ids of what it takes devices over from
+    devices: dict[str, bool] = dataclasses.field(default_factory=dict)  # by id: whether it drives it, or no more
+    firmware: set[tuple[str, bool]] = dataclasses.field(default_factory=set)
+    amounts: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)  # as `minimum`, `memory`
+
+    def hear(self, one: Element) -> None:
+        """Take in what one file says."""
+        self.names += [name.text for name in one.findall("short-id") if name.text and name.text not in self.names]
+        for tag in _TEXTS:
+            found = next((text.text for text in one.findall(tag) if text.text and not text.attrib), None)
+            if found:
+                self.texts.setdefault(tag, found)
+        for tag in ("derives-from", "clones"):
+            self.origins += [str(origin.get("id")) for origin in one.findall(tag)]
+        self.devices |= {
+            str(device.get("id")): device.get("removed") != "true" for device in one.findall("devices/device")
+        }
+        self.firmware |= {
+            (str(firmware.get("type")), firmware.get("supported") != "false")
+            for firmware in one.findall("firmware")
+            if firmware.get("arch") in _ARCHITECTURES
+        }
+        for resources in one.findall("resources"):
+            if resources.get("arch") in _ARCHITECTURES:
+                self._hear_amounts(resources)
+
+    def _hear_amounts(self, resources: Element) -> None:
+        """Of what is said for 32 and 64 bits the less demanding least counts, else the larger amount."""
+        for tag in ("minimum", "recommended", "maximum"):
+            choose = min if tag == "minimum" else max
+            for name, key in (("n-cpus", "cpus"), ("ram", "memory"), ("storage", "storage")):
+                text = resources.findtext(f"{tag}/{name}") or ""
+                if re.fullmatch(r"\d{1,18}", text):
+                    self.amounts[tag, key] = choose(self.amounts.get((tag, key), int(text)), int(text))
+
+
 def read(root: pathlib.Path = ROOT) -> dict[str, osinfo.System]:
     """Every system that runs on a PC, by its short name. Files that are no sound XML are passed over.
 
     Raises NotInstalled.
     """
-    if not (root / "os").is_dir():
-        raise NotInstalled(path=str(root))
+    installed(root)
     devices = {
         str(one.get("id")): str(one.findtext("name")) for one in _records(root / "device") if one.findtext("name")
     }
-    merged: dict[str, list[Element]] = {}
+    merged: dict[str, _Said] = {}
     for one in _records(root / "os"):
-        merged.setdefault(str(one.get("id")), []).append(one)
-    found: dict[str, osinfo.System] = {}
-    for identity, parts in merged.items():
-        if system := _system(identity, parts, merged, devices):
-            found[system.name] = system
-    return found
+        merged.setdefault(str(one.get("id")), _Said()).hear(one)
+    systems = (_system(identity, merged, devices) for identity, said in merged.items() if said.names)
+    return {system.name: system for system in systems}
 
 
 def _records(room: pathlib.Path) -> Iterator[Element]:
@@ -75,86 +115,49 @@ def _records(room: pathlib.Path) -> Iterator[Element]:
             continue
 
 
-def _system(
-    identity: str, parts: list[Element], merged: dict[str, list[Element]], devices: dict[str, str]
-) -> osinfo.System | None:
-    names = [one.text or "" for part in parts for one in part.findall("short-id")]
-    names = list(dict.fromkeys(name for name in names if name))
-    if not names:
-        return None
-    firmware = {
-        (str(one.get("type")), one.get("supported") != "false")
-        for part in parts
-        for one in part.findall("firmware")
-        if one.get("arch") in _ARCHITECTURES
-    }
+def _system(identity: str, merged: dict[str, _Said], devices: dict[str, str]) -> osinfo.System:
+    said = merged[identity]
+    texts = {tag: said.texts.get(tag, "") for tag in _TEXTS}
     drives = _drives(identity, merged, ())
     return osinfo.System(
-        name=names[0],
-        also=tuple(names[1:]),
-        title=_plain(parts, "name") or names[0],
-        family=_plain(parts, "family") or _inherited(identity, "family", merged),
-        distro=_plain(parts, "distro"),
-        version=_plain(parts, "version"),
-        released=_date(parts, "release-date"),
-        ended=_date(parts, "eol-date"),
-        devices=frozenset(devices[one] for one in drives if one in devices),
-        bios=("bios", False) not in firmware,
-        uefi=("efi", True) in firmware,
-        least=_needs(parts, "minimum"),
-        recommended=_needs(parts, "recommended"),
-        most=_needs(parts, "maximum"),
+        name=said.names[0],
+        also=tuple(said.names[1:]),
+        title=texts["name"] or said.names[0],
+        family=_family(identity, merged, ()),
+        distro=texts["distro"],
+        version=texts["version"],
+        released=_date(texts["release-date"]),
+        ended=_date(texts["eol-date"]),
+        devices=frozenset(devices[one] for one, there in drives.items() if there and one in devices),
+        bios=("bios", False) not in said.firmware,
+        uefi=("efi", True) in said.firmware,
+        least=_needs(said, "minimum"),
+        recommended=_needs(said, "recommended"),
+        most=_needs(said, "maximum"),
     )
 
 
-def _plain(parts: list[Element], tag: str) -> str:
-    """The text in no particular language."""
-    found = (one for part in parts for one in part.findall(tag) if not one.attrib)
-    return next((str(one.text) for one in found if one.text), "")
+def _family(identity: str, merged: dict[str, _Said], seen: tuple[str, ...]) -> str:
+    """Its family, else that of what it derives from."""
+    said = merged.get(identity)
+    if said is None or identity in seen:
+        return ""
+    found = (_family(origin, merged, (*seen, identity)) for origin in said.origins)
+    return said.texts.get("family") or next(filter(None, found), "")
 
 
-def _origins(identity: str, merged: dict[str, list[Element]]) -> Iterator[str]:
-    for part in merged.get(identity, ()):
-        for tag in ("derives-from", "clones"):
-            yield from (str(one.get("id")) for one in part.findall(tag))
+def _drives(identity: str, merged: dict[str, _Said], seen: tuple[str, ...]) -> dict[str, bool]:
+    """Whether it drives a device or does so no more, by the device's id, with all that it takes over."""
+    said, found = merged.get(identity), dict[str, bool]()
+    if said is None or identity in seen:
+        return found
+    for origin in said.origins:
+        found |= _drives(origin, merged, (*seen, identity))
+    return found | said.devices
 
 
-def _inherited(identity: str, tag: str, merged: dict[str, list[Element]], seen: tuple[str, ...] = ()) -> str:
-    for origin in _origins(identity, merged):
-        if origin in seen:
-            continue
-        if found := _plain(merged.get(origin, []), tag) or _inherited(origin, tag, merged, (*seen, identity)):
-            return found
-    return ""
-
-
-def _drives(identity: str, merged: dict[str, list[Element]], seen: tuple[str, ...]) -> dict[str, None]:
-    """The ids of the devices that a system drives, those included that it takes over."""
-    found: dict[str, None] = {}
-    for origin in _origins(identity, merged):
-        if origin not in seen:
-            found |= _drives(origin, merged, (*seen, identity))
-    for part in merged.get(identity, ()):
-        for one in part.findall("devices/device"):
-            if one.get("removed") == "true":
-                found.pop(str(one.get("id")), None)
-            else:
-                found[str(one.get("id"))] = None
-    return found
-
-
-def _needs(parts: list[Element], tag: str) -> osinfo.Needs:
-    """What is said for PCs: of 32 and 64 bits the less demanding least, else the larger amount."""
-    amounts: dict[str, int] = {}
-    choose = min if tag == "minimum" else max
-    for part in parts:
-        for resources in part.findall("resources"):
-            if resources.get("arch") not in _ARCHITECTURES:
-                continue
-            for name, key in (("n-cpus", "cpus"), ("ram", "memory"), ("storage", "storage")):
-                text = resources.findtext(f"{tag}/{name}") or ""
-                if re.fullmatch(r"\d{1,18}", text):
-                    amounts[key] = choose(amounts.get(key, int(text)), int(text))
+def _needs(said: _Said, tag: str) -> osinfo.Needs:
+    amounts = {key: amount for (of, key), amount in said.amounts.items() if of == tag}
     return osinfo.Needs(
         cpus=amounts.get("cpus"),
         memory=Size(amounts["memory"]) if "memory" in amounts else None,
@@ -162,8 +165,8 @@ def _needs(parts: list[Element], tag: str) -> osinfo.Needs:
     )
 
 
-def _date(parts: list[Element], tag: str) -> datetime.date | None:
+def _date(text: str) -> datetime.date | None:
     try:
-        return datetime.date.fromisoformat(_plain(parts, tag))
+        return datetime.date.fromisoformat(text)
     except ValueError:
         return None

@@ -2,9 +2,13 @@
 
 import asyncio
 import dataclasses
+import os
 import pathlib
+import pty
 import socket
 import time
+import tty
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -162,6 +166,36 @@ async def test_serial_and_parallel_ports_lead_to_files_and_tcp_ports(vms: Vms) -
         assert printed == b"on paper"
     out = plan.directory / "com2.out"
     assert out.read_bytes() == b"to a file"
+
+
+@pytest.fixture
+def line(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """A serial port of the host, and our end of it: a terminal under the name of such a port."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    name = next(name for number in range(900, 999) if not os.path.lexists(name := f"/dev/ttyUSB{number}"))
+    os.chmod(os.ttyname(theirs), 0o660)
+    os.symlink(os.ttyname(theirs), name)
+    yield name, ours
+    os.unlink(name)
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.guest
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+async def test_a_serial_port_leads_to_one_of_the_host(line: tuple[str, int], vms: Vms) -> None:
+    device, ours = line
+    sector = bootsector.Sector().out(bootsector.COM2, *b"to the modem").until(0x2FD, 0x61).say("heard the modem")
+    plan = booting(vms, "ide", sector.finish(), ports=(port("com2", 2, to="device", device=device),))
+    await vms.start(plan)
+    heard = b""
+    async with asyncio.timeout(BOUND):
+        while len(heard) < len("to the modem"):
+            heard += await asyncio.to_thread(os.read, ours, 64)
+        assert heard == b"to the modem"
+        os.write(ours, b"OK")
+        await says(plan, "heard the modem")
 
 
 def wound_up_once(model_: str) -> bytes:
