@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from bocage.model import base, snapshot
 from bocage.model import vm as model
 from bocage.planner import alarms, machinetypes
 from tests.planner import things
@@ -47,6 +48,22 @@ def test_it_is_told_a_year_ahead_and_when_qemu_says_so_and_when_it_is_too_late()
     assert told("pc-i440fx-2.4", datetime.date(2020, 1, 1)) == ["alarm-machine-type-ends"]
     assert told("pc-q35-3.0", before) == ["alarm-machine-type-gone"]
     assert told("isapc", before) == []
+
+
+def test_memory_in_snapshots_is_told_of_too_once_for_each_vm():
+    vm_now, then = machine("pc-q35-7.2"), machine("pc-q35-6.0").spec
+    taken = tuple(
+        snapshot.Snapshot(
+            metadata=base.Metadata(name=name, project="default"),
+            spec=snapshot.SnapshotSpec(vm=vm_now.uid, memory=memory, machine=then),
+        )
+        for name, memory in (("monday", True), ("tuesday", True), ("disks-only", False))
+    )
+    now = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
+    world = alarms.World(now=now, host=things.host(status=HOST), vms=(vm_now,), snapshots=taken)
+    found = [one.condition for one in alarms.conditions(world)]
+    assert [one.type for one in found] == ["alarm-snapshot-machine-type-ends"]
+    assert found[0].params["snapshots"] == ["monday", "tuesday"]
 
 
 def test_a_board_moves_to_the_newest_type_of_its_kind_with_all_its_devices():

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from bocage import words
-from bocage.model import base, ground, vm, work
+from bocage.model import base, ground, snapshot, vm, work
 from bocage.planner import machinetypes
 from bocage.words import N_
 
@@ -112,7 +112,7 @@ class OutOfReach(Condition):
 
 class MachineTypeEnds(Condition):
     type = "alarm-machine-type-ends"
-    text = N_("{name} is built as {machine}, which QEMU is about to drop{when}")
+    text = N_("{name} is built as {machine}, which QEMU is about to drop ({when})")
     hint = N_("'bocage vm upgrade-hardware {name}' moves it to a newer one; before QEMU is upgraded")
     name: str
     machine: str
@@ -124,6 +124,26 @@ class MachineTypeGone(Condition):
     text = N_("{name} cannot start: it is built as {machine}, which the installed QEMU does not have any more")
     hint = N_("'bocage vm upgrade-hardware {name}' moves it to a newer one")
     name: str
+    machine: str
+
+
+class SnapshotTypeEnds(Condition):
+    """Memory fits the board that it was taken on, and no newer one."""
+
+    type = "alarm-snapshot-machine-type-ends"
+    text = N_("the memory in snapshots of {name} ({snapshots}) fits {machine} alone, which QEMU is about to drop")
+    hint = N_("'bocage vm snapshot list {name}'; delete them, or go back to one and take another on a newer board")
+    name: str
+    snapshots: list[str]
+    machine: str
+
+
+class SnapshotTypeGone(Condition):
+    type = "alarm-snapshot-machine-type-gone"
+    text = N_("the memory in snapshots of {name} ({snapshots}) fits {machine} alone, which the installed QEMU lacks")
+    hint = N_("'bocage vm snapshot clone {name} …' makes a VM of their disks, and 'vm upgrade-hardware' moves that")
+    name: str
+    snapshots: list[str]
     machine: str
 
 
@@ -160,6 +180,7 @@ class World:
     storages: tuple[ground.Storage, ...] = ()
     vms: tuple[vm.VM, ...] = ()
     tasks: tuple[work.Task, ...] = ()
+    snapshots: tuple[snapshot.Snapshot, ...] = ()
     clock_moved: float = 0.0
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)  # directories of VMs nobody knows, by storage
 
@@ -176,7 +197,14 @@ class Raised:
 
 def conditions(world: World) -> list[Raised]:
     """All that holds now."""
-    found = [*_of_host(world), *_of_storage(world), *_of_vms(world), *_of_boards(world), *_of_tasks(world)]
+    found = [
+        *_of_host(world),
+        *_of_storage(world),
+        *_of_vms(world),
+        *_of_boards(world),
+        *_of_snapshots(world),
+        *_of_tasks(world),
+    ]
     return [
         Raised(str(uuid.uuid5(_SPACE, f"{condition.type}/{key}")), condition, severity, subject)
         for condition, severity, subject, key in found
@@ -227,8 +255,23 @@ def _of_boards(world: World) -> Iterator[_Found]:
             yield told, base.Severity.ERROR, machine.ref, machine.uid
         elif machinetypes.ends_soon(board, host, world.now.date()):
             end = machinetypes.dropped(board)
-            ending = MachineTypeEnds(name=machine.name, machine=board, when=f" ({end:%B %Y})" if end else "")
+            ending = MachineTypeEnds(name=machine.name, machine=board, when=f"{end:%Y-%m}" if end else "soon")
             yield ending, base.Severity.WARNING, machine.ref, machine.uid
+
+
+def _of_snapshots(world: World) -> Iterator[_Found]:
+    """Of memory that lies in snapshots: one alarm for a VM and a machine type."""
+    vms = {machine.uid: machine for machine in world.vms if not machine.metadata.deleted}
+    held: dict[tuple[str, str], list[str]] = {}
+    for one in world.snapshots:
+        if one.spec.memory and one.spec.vm in vms:
+            held.setdefault((one.spec.vm, one.spec.machine.hardware.machine), []).append(one.name)
+    for (uid, board), names in held.items():
+        told: dict[str, Any] = {"name": vms[uid].name, "snapshots": sorted(names), "machine": board}
+        if machinetypes.is_gone(board, world.host.status):
+            yield SnapshotTypeGone(**told), base.Severity.ERROR, vms[uid].ref, f"{uid}/{board}"
+        elif machinetypes.ends_soon(board, world.host.status, world.now.date()):
+            yield SnapshotTypeEnds(**told), base.Severity.WARNING, vms[uid].ref, f"{uid}/{board}"
 
 
 def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:

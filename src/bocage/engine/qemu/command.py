@@ -79,7 +79,9 @@ def by_hand(plan: base.Plan) -> str:
     ]
     if plan.spec.hardware.tpm is not boards.Tpm.NONE:
         swtpm = shlex.join(tpm.command(at, f"path={at.tpm}"))
-        lines.append(f"( umask 077; cd {shlex.quote(str(at.directory))} && touch {at.tpm_state.name} && exec {swtpm} ) &")
+        lines.append(
+            f"( umask 077; cd {shlex.quote(str(at.directory))} && touch {at.tpm_state.name} && exec {swtpm} ) &"
+        )
         lines.append(f"until [ -S {shlex.quote(str(at.tpm))} ]; do sleep 0.1; done")
     for name, backend in plan.nics.items():
         socket = str(at.nic(name))

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from bocage import words
-from bocage.model import base, ground, keys, vm, work
+from bocage.model import base, ground, keys, snapshot, vm, work
 from bocage.node import clock
 from bocage.node.life.crew import Crew
 from bocage.node.place import directory
@@ -17,7 +17,9 @@ from bocage.planner import alarms
 from bocage.store import resources
 from bocage.words import N_
 
-_KINDS = frozenset({vm.VM.kind, ground.Storage.kind, ground.Host.kind, work.Task.kind, work.Alarm.kind})
+_KINDS = frozenset(
+    {vm.VM.kind, ground.Storage.kind, ground.Host.kind, work.Task.kind, work.Alarm.kind, snapshot.Snapshot.kind}
+)
 _AT_LEAST_EVERY = 300.0  # seconds: some conditions end by time alone
 _RECENT = 3600.0  # seconds for which a step of the clock is told
 
@@ -73,6 +75,7 @@ class Alarming:
             storages=tuple((await kept.list(ground.Storage)).items),
             vms=tuple((await kept.list(vm.VM)).items),
             tasks=await self._tasks(),
+            snapshots=tuple((await kept.list(snapshot.Snapshot)).items),
             clock_moved=moved,
             unknown=unknown,
         )
