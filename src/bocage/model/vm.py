@@ -276,7 +276,9 @@ class Qemu(Part):
 class Isolation(Part):
     """What keeps this VM's process apart, and why a part is missing."""
 
-    parts: tuple[Literal["sandbox", "own-uid", "mount-namespace", "cgroup", "no-new-privileges"], ...] = ()
+    parts: tuple[
+        Literal["sandbox", "own-uid", "mount-namespace", "network-namespace", "cgroup", "no-new-privileges"], ...
+    ] = ()
     uid: int | None = None
     missing: tuple[Saying, ...] = ()
 

@@ -16,8 +16,15 @@ async def said(ground, process):
     return await ending.ended_how(ground / "status", log=ground / "log")
 
 
-async def test_this_machine_lets_us_make_a_mount_namespace():
+async def test_this_machine_lets_us_make_namespaces():
     assert await isolation.mounts_refused() is None
+    assert await isolation.network_refused() is None
+
+
+async def test_without_the_machines_network_there_is_a_loopback_alone(start, ground):
+    script = "ip -o link | cut -d: -f2; ip route | wc -l"
+    how = await said(ground, await start("sh", "-c", script, mounts=True, network=False))
+    assert [line.strip() for line in how.last_lines] == ["lo", "0"]
 
 
 @root_only
@@ -138,17 +145,17 @@ async def test_an_ordinary_users_qemu_runs_in_a_mount_namespace(ground):
 
 def test_what_applies_is_stated_and_what_does_not_has_its_reason():
     sandboxed = ["qemu", "-sandbox", "on,spawn=deny"]
-    full = isolation.state(argv=sandboxed, owner=OWN, mounts=None, cgroup=True)
+    full = isolation.state(argv=sandboxed, owner=OWN, mounts=None, network=None, cgroup=True)
     assert full.level == "full"
-    assert [part.name for part in full.parts] == ["sandbox", "uid", "mounts", "cgroup"]
+    assert [part.name for part in full.parts] == ["sandbox", "uid", "mounts", "network", "cgroup"]
 
     refused = isolation.NoNamespace(said="Operation not permitted")
-    partial = isolation.state(argv=sandboxed, owner=None, mounts=refused, cgroup=False)
+    partial = isolation.state(argv=sandboxed, owner=None, mounts=refused, network=refused, cgroup=False)
     assert partial.level == "partial"
-    assert [part.applies for part in partial.parts] == [True, False, False, False]
+    assert [part.applies for part in partial.parts] == [True, False, False, False, False]
     assert "Operation not permitted" in words.say(partial.parts[2].reason or words.Unknown(name="", said=""))
 
-    none = isolation.state(argv=["qemu", "-sandbox", "off"], owner=None, mounts=refused, cgroup=False)
+    none = isolation.state(argv=["qemu", "-sandbox", "off"], owner=None, mounts=refused, network=refused, cgroup=False)
     assert none.level == "none"
     assert all(part.reason and words.say(part.reason) for part in none.parts)
 

@@ -50,6 +50,30 @@ class NoNamespace(words.Message):
     said: str
 
 
+class NoNetwork(words.Message):
+    """The kernel or a container around us forbids a network of its own."""
+
+    type = "isolation-no-network"
+    text = N_("this machine lets us make no network namespace: {said}")
+    said: str
+
+
+class CarriesNic(words.Message):
+    """QEMU's own user-mode network needs the machine's."""
+
+    type = "isolation-carries-nic"
+    text = N_("a NIC is carried by QEMU itself, which needs this machine's network for that")
+    hint = N_("'apt install passt', then stop and start it")
+
+
+class LeadsOut(words.Message):
+    """QEMU itself speaks TCP for a port of the guest."""
+
+    type = "isolation-port-leads-out"
+    text = N_("the port {port} leads to a TCP address, for which QEMU needs this machine's network")
+    port: str
+
+
 class NoGroup(words.Message):
     """Nowhere to make a cgroup."""
 
@@ -67,7 +91,7 @@ class NoSandbox(words.Message):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One hedge: `sandbox`, `uid`, `mounts` or `cgroup`; `reason` when it does not apply."""
+    """One hedge: `sandbox`, `uid`, `mounts`, `network` or `cgroup`; `reason` when it does not apply."""
 
     name: str
     applies: bool
@@ -105,13 +129,21 @@ class View:
     devices: Sequence[Path] = ()  # as /dev/kvm; the harmless ones are always there
 
 
-def state(*, argv: Sequence[str], owner: Owner | None, mounts: words.Message | None, cgroup: bool) -> Isolation:
-    """What applies to a process that is started so; `mounts` is what `mounts_refused` said."""
+def state(
+    *,
+    argv: Sequence[str],
+    owner: Owner | None,
+    mounts: words.Message | None,
+    network: words.Message | None,
+    cgroup: bool,
+) -> Isolation:
+    """What applies to a process that is started so; `mounts` and `network` say why it has none of its own."""
     return Isolation(
         (
             _part("sandbox", None if _sandboxed(argv) else NoSandbox()),
             _part("uid", None if owner else NoOwner() if os.geteuid() == 0 else NotRoot()),
             _part("mounts", mounts),
+            _part("network", network),
             _part("cgroup", None if cgroup else NoGroup(uid=os.geteuid())),
         )
     )
@@ -119,24 +151,39 @@ def state(*, argv: Sequence[str], owner: Owner | None, mounts: words.Message | N
 
 async def mounts_refused() -> words.Message | None:
     """Why no mount namespace can be made here; None when one was made in a trial (once a process)."""
-    if not _verdict:
-        _verdict.append(await _trial())
-    return _verdict[0]
+    return (await _verdicts())[0]
 
 
-_verdict: list[words.Message | None] = []
+async def network_refused() -> words.Message | None:
+    """Why no network namespace can be made beside it; None when one was made in the trial."""
+    return (await _verdicts())[1]
 
 
-def enclosed(argv: Sequence[str], *, view: View, cwd: Path, owner: Owner | None, mounts: bool) -> list[str]:
+async def _verdicts() -> tuple[words.Message | None, words.Message | None]:
+    if not _tried:
+        without = await _trial(network=False)
+        mounts = await _trial(network=True) if without else None
+        if mounts is None and isinstance(without, NoNamespace):
+            without = NoNetwork(said=without.said)
+        _tried.append((mounts, without))
+    return _tried[0]
+
+
+_tried: list[tuple[words.Message | None, words.Message | None]] = []
+
+
+def enclosed(
+    argv: Sequence[str], *, view: View, cwd: Path, owner: Owner | None, mounts: bool, network: bool = True
+) -> list[str]:
     """`argv` behind the programs that confine it, of which the last replace themselves by it.
 
     With `mounts`, bubblewrap stays as the parent and tells the end on its standard output. It reports
-    and waits, and its own death does not end the child.
+    and waits, and its own death does not end the child. Without `network` it has a loopback alone.
     """
     inside = [*_identity(owner), *argv]
     if not mounts:
         return inside
-    return [*_bubblewrap(), "--json-status-fd", "1", *_mounts(view), "--chdir", os.fspath(cwd), *inside]
+    return [*_bubblewrap(network=network), "--json-status-fd", "1", *_mounts(view), "--chdir", os.fspath(cwd), *inside]
 
 
 def _identity(owner: Owner | None) -> list[str]:
@@ -147,8 +194,8 @@ def _identity(owner: Owner | None) -> list[str]:
     return ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", *groups, *dropped]
 
 
-def _bubblewrap() -> list[str]:
-    shared = ["bwrap", "--unshare-ipc", "--unshare-uts"]
+def _bubblewrap(*, network: bool) -> list[str]:
+    shared = ["bwrap", "--unshare-ipc", "--unshare-uts", *([] if network else ["--unshare-net"])]
     # Root needs no user namespace, and keeps what setpriv needs inside until it gives it up.
     return shared if os.geteuid() == 0 else [*shared, "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
@@ -190,11 +237,11 @@ def _system() -> tuple[str, ...]:
     return tuple(arguments)
 
 
-async def _trial() -> words.Message | None:
+async def _trial(*, network: bool) -> words.Message | None:
     if not shutil.which("bwrap"):
         return NoBubblewrap()
     try:
-        await process.run(*_bubblewrap(), *_mounts(View()), "true", within=_TRIAL_BOUND)
+        await process.run(*_bubblewrap(network=network), *_mounts(View()), "true", within=_TRIAL_BOUND)
     except process.Failed as error:
         return NoNamespace(said=error.output)
     except errors.TimedOut as error:

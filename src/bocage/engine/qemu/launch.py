@@ -57,8 +57,8 @@ class Order:
     """What to start, and how.
 
     Standard output and error are appended to `log`, standard input is /dev/null. `status` must lie
-    where the process cannot write. It lives in `group`. Without `mounts`
-    the `view` is not enforced. `descriptors`, from 10 up, are the process's own under the same numbers.
+    where the process cannot write. It lives in `group`. Without `mounts` the `view` is not enforced, and the
+    network is the machine's. `descriptors`, from 10 up, are the process's own under the same numbers.
     """
 
     argv: Sequence[str]
@@ -68,6 +68,7 @@ class Order:
     view: isolation.View = field(default_factory=isolation.View)
     owner: isolation.Owner | None = None
     mounts: bool = False
+    network: bool = True  # the machine's
     group: cgroup.Group | None = None
     descriptors: Sequence[int] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
@@ -125,7 +126,12 @@ async def start(
 def _spawn(order: Order, log: int, beginning: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The keeper, and our end of the socket to the gate."""
     confined = isolation.enclosed(
-        ["sh", "-c", _GATE, "gate", *order.argv], view=order.view, cwd=order.cwd, owner=order.owner, mounts=order.mounts
+        ["sh", "-c", _GATE, "gate", *order.argv],
+        view=order.view,
+        cwd=order.cwd,
+        owner=order.owner,
+        mounts=order.mounts,
+        network=order.network,
     )
     stay = "become" if order.mounts else "stay"
     keeper = ["sh", "-c", _KEEPER, "keeper", str(beginning), stay, *confined]

@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 
-from bocage import files
+from bocage import files, words
 from bocage.engine import base
 from bocage.engine.qemu import (
     accelerator,
@@ -31,7 +31,13 @@ from bocage.model import vm as model
 
 _ANSWER_BOUND = 30.0  # seconds until QEMU answers
 _HAS_KEYS = "SecureBootEnable".encode("utf-16-le")  # the variable that comes with a platform key
-_PARTS = {"sandbox": "sandbox", "uid": "own-uid", "mounts": "mount-namespace", "cgroup": "cgroup"}
+_PARTS = {
+    "sandbox": "sandbox",
+    "uid": "own-uid",
+    "mounts": "mount-namespace",
+    "network": "network-namespace",
+    "cgroup": "cgroup",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ async def launch(
     undo.push_async_callback(machine.clear, None, at, group)
     await asyncio.to_thread(_prepare, plan, at, owner)
     refused = await isolation.mounts_refused()
+    open_ = refused or _needs_network(plan) or await isolation.network_refused()
     keeps: processes.Identity | None = None
     if plan.spec.hardware.tpm is not boards.Tpm.NONE:
         keeps = await tpm.start(at, owner=owner, mounts=refused is None, group=group)
@@ -70,10 +77,13 @@ async def launch(
             view=_view(plan, at),
             owner=owner,
             mounts=refused is None,
+            network=open_ is not None,
             group=group,
             descriptors=tuple(taps.values()),
         )
-        state = isolation.state(argv=to_start.argv, owner=owner, mounts=refused, cgroup=group is not None)
+        state = isolation.state(
+            argv=to_start.argv, owner=owner, mounts=refused, network=open_, cgroup=group is not None
+        )
         kept: list[records.Record] = []
 
         async def before(process: launching.Process) -> None:
@@ -176,6 +186,17 @@ def _view(plan: base.Plan, at: paths.Paths) -> isolation.View:
     return isolation.View(
         read_only=list(dict.fromkeys([*backing, *images])), read_write=[at.io, *_written(plan, at)], devices=devices
     )
+
+
+def _needs_network(plan: base.Plan) -> words.Message | None:
+    """Why the process itself needs this machine's network; None when what leads there is handed to it."""
+    for backend in plan.nics.values():
+        if isinstance(backend, base.UserMode) or (isinstance(backend, base.Tap) and not backend.open):
+            return isolation.CarriesNic()
+    for port in plan.spec.ports:
+        if port.to in ("listen", "connect"):
+            return isolation.LeadsOut(port=port.name)
+    return None
 
 
 def _open_taps(plan: base.Plan, undo: contextlib.ExitStack) -> dict[str, int]:
