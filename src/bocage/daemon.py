@@ -64,7 +64,7 @@ async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio
         kept = resources.Resources(store)
         node = await _node(homes, kept)
         undo.enter_context(_pid_file(homes, listen))
-        await undo.enter_async_context(http.serve(node.shop, node.crew, homes.node_socket))
+        await undo.enter_async_context(http.serve(node.shop, node.crew, node.sampling, homes.node_socket))
         working = [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
         undo.push_async_callback(_end, working)
         await node.ready.wait()

@@ -74,6 +74,11 @@ class Home:
         return self.path / "bocage.db.lock"
 
     @property
+    def samples(self) -> pathlib.Path:
+        """The history of what VMs used; lost, it takes nothing else with it."""
+        return self.path / "samples.db"
+
+    @property
     def local_storage(self) -> pathlib.Path:
         return self.path / "storage" / "local"
 

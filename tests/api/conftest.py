@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from bocage import home, serving
 from bocage.api import app as application
 from bocage.api import serve
-from bocage.model import base, ground, vm, work
+from bocage.model import base, confinement, ground, sample, vm, work
 from bocage.store import resources, sqlite
 
 DIGEST = "ab" * 32
@@ -143,6 +143,7 @@ class FakeNode:
         self.edited: Any = None
         self.lines = 100_000  # of a log that is followed
         self.refusal: dict[str, Any] | None = None  # with which a console is refused
+        self.uses = sample.Uses()
 
     def app(self) -> Starlette:
         return Starlette(
@@ -160,6 +161,9 @@ class FakeNode:
                 Route("/uploads/{key}", self.upload, methods=["PATCH"]),
                 Route("/uploads/{key}", self.discard, methods=["DELETE"]),
                 Route("/doctor", self.doctor),
+                Route("/use", self.use),
+                Route("/history/{uid}", self.history),
+                Route("/vms/{uid}/isolation", self.isolation),
                 WebSocketRoute("/vms/{uid}/console", self.console),
             ]
         )
@@ -233,6 +237,22 @@ class FakeNode:
     async def discard(self, request: Request) -> Response:
         self.uploads.pop(request.path_params["key"], None)
         return Response(status_code=204)
+
+    async def use(self, request: Request) -> Response:
+        return Response(self.uses.model_dump_json(), media_type="application/json")
+
+    async def history(self, request: Request) -> Response:
+        self.asked.append((request.path_params["uid"], dict(request.query_params)))
+        course = sample.Course(average=(None, 0.5), peak=(None, 0.75))
+        told = sample.History(start=base.now(), step=60, courses={"cpu": course})
+        return Response(told.model_dump_json(), media_type="application/json")
+
+    async def isolation(self, request: Request) -> Response:
+        gap = base.Saying(type="isolation-gap-root")
+        held = confinement.Confinement(
+            pid=4711, uid=0, gid=0, new_privileges=True, seccomp="off", threads=3, threads_unfiltered=3, gaps=(gap,)
+        )
+        return Response(held.model_dump_json(), media_type="application/json")
 
     async def doctor(self, request: Request) -> Response:
         return JSONResponse({"checks": [{"level": "ok", "type": "x", "params": {}, "text": "well", "hint": ""}]})

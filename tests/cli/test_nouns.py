@@ -323,7 +323,7 @@ def test_completion_offers_the_names_that_there_are(
     monkeypatch.setenv("_BOCAGE_COMPLETE", "complete_bash")
     for words, position, offered in (
         ("bocage vm start w", "3", ["web1", "web2"]),
-        ("bocage vm sta", "2", ["start"]),
+        ("bocage vm star", "2", ["start"]),
         ("bocage why d", "2", ["db"]),
     ):
         monkeypatch.setenv("COMP_WORDS", words)

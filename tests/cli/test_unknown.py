@@ -46,7 +46,7 @@ def test_words_of_other_tools_lead_to_ours_and_do_nothing(bocage: Bocage, line: 
     ("line", "near"),
     [
         ("vm lst", "bocage vm list"),
-        ("vm strat web1", "bocage vm start"),
+        ("vm sart web1", "bocage vm start"),
         ("imagee list", "bocage image"),
         ("list", "bocage vm list"),
         ("console web1", "bocage vm console"),

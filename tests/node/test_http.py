@@ -24,7 +24,7 @@ from tests.node.house import BLANK, House
 
 @pytest.fixture
 async def interface(house: House) -> AsyncIterator[httpx.AsyncClient]:
-    async with http.serve(house.node.shop, house.node.crew, house.homes.node_socket):
+    async with http.serve(house.node.shop, house.node.crew, house.node.sampling, house.homes.node_socket):
         transport = httpx.AsyncHTTPTransport(uds=str(house.homes.node_socket))
         async with httpx.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client:
             yield client
@@ -43,7 +43,7 @@ PACKAGES = pathlib.Path(__file__).parents[2] / "script" / "packages"
 
 @pytest.mark.parametrize(
     "path",
-    ["log", "screenshot", "command", "yaml", "diff", "edited", "export", "log?offset=x&follow=true"],
+    ["log", "screenshot", "command", "yaml", "diff", "edited", "export", "isolation", "log?offset=x&follow=true"],
 )
 async def test_a_vm_that_nobody_knows_is_not_found(interface: httpx.AsyncClient, path: str):
     assert problem(await interface.get(f"/vms/{NOBODY}/{path}")) == (404, "not-found")
@@ -103,7 +103,8 @@ async def test_a_body_that_makes_no_sense_is_refused_with_words(
 
 async def test_what_needs_a_running_vm_says_so(house: House, interface: httpx.AsyncClient):
     made = await house.create(**BLANK)
-    assert problem(await interface.get(f"/vms/{made.uid}/screenshot")) == (409, "vm-not-running")
+    for what in ("screenshot", "isolation"):
+        assert problem(await interface.get(f"/vms/{made.uid}/{what}")) == (409, "vm-not-running")
     assert problem(await interface.post(f"/vms/{made.uid}/keys", json={"keys": ["a"]})) == (409, "vm-not-running")
 
 

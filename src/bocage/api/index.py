@@ -25,6 +25,7 @@ class Uses:
     """What one VM has or refers to."""
 
     name: str
+    project: str
     deleted: bool
     macs: tuple[str, ...]
     smbios_uuid: str
@@ -187,6 +188,7 @@ def _uses(document: dict[str, Any]) -> Uses:
     metadata, spec = document["metadata"], document["spec"]
     return Uses(
         name=metadata["name"],
+        project=metadata["project"],
         deleted=metadata.get("deleted") is not None,
         macs=tuple(nic["mac"] for nic in spec["nics"]),
         smbios_uuid=spec["hardware"]["smbios"]["uuid"],

@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from bocage import words
-from bocage.model import base, ground, snapshot, template, vm, work
+from bocage.model import base, confinement, ground, sample, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
 
 _WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
@@ -69,6 +69,40 @@ _OS: dict[str, Any] = {
 }
 
 
+_HOST_USE = sample.HostUse(
+    cpus=8,
+    memory_total=32 * GiB,
+    memory_used=6 * GiB,
+    pressure={"cpu": sample.Pressure(some_10=0.02, some_60=0.01, full_10=0.0, full_60=0.0)},
+    ksm=sample.Ksm(on=False, saved=0),
+    now={"cpu": 1.25},
+)
+_USE = sample.Use(
+    cpu_seconds=4711.5,
+    wait_seconds=3.25,
+    memory=600 * MiB,
+    guest_memory=sample.GuestMemory(total=512 * MiB, available=300 * MiB),
+    disks={"disk0": sample.DiskUse(reads=900, read_bytes=30 * MiB, read_seconds=1.5)},
+    nics={"nic0": sample.NicUse(received_bytes=5 * MiB, received_packets=4000)},
+    now={"cpu": 0.75},
+).model_dump(mode="json")
+_CONFINED = confinement.Confinement(
+    pid=4711,
+    uid=1_900_000_001,
+    gid=1_900_000_001,
+    capabilities=dict.fromkeys(("effective", "permitted", "inheritable", "bounding", "ambient"), ()),
+    new_privileges=False,
+    seccomp="filter",
+    threads=4,
+    threads_unfiltered=0,
+    own_namespaces=("mnt", "net", "ipc", "uts"),
+    shared_namespaces=("pid", "user", "cgroup"),
+    mounts=(confinement.Seen(path="/usr", kind="ext4", source="/dev/sda1:/usr", writable=False),),
+    opened=(confinement.Opened(descriptor=9, what="socket:[815] unix", writable=True),),
+    interfaces=("lo",),
+)
+
+
 def answers() -> dict[str, Any]:
     """By the name of its schema; lists hold the example of what they list."""
     made = {type(one).__name__: one.model_dump(mode="json", context=base.WORDS) for one in _resources()}
@@ -89,6 +123,13 @@ def answers() -> dict[str, Any]:
             "edited": [{"path": "spec.cpus.cores", "is": 2, "edited": 4}],
         },
         "Disks": {"disks": [_DISK.model_dump(mode="json")]},
+        "Confinement": _CONFINED.model_dump(mode="json", context=base.WORDS),
+        "History": sample.History(
+            start=_WHEN, step=60, courses={"cpu": sample.Course(average=(0.25, None), peak=(0.9, None))}
+        ).model_dump(mode="json"),
+        "HostUse": _HOST_USE.model_dump(mode="json"),
+        "Top": {"host": _HOST_USE.model_dump(mode="json"), "vms": [{**_USE, "name": "web1", "uid": _VM}]},
+        "VMUse": {**_USE, "name": "web1", "uid": _VM},
         "Expected": {"line": "tiny: ready cpus=2"},
         "Os": _OS,
         "OsList": {"items": [_OS]},

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from bocage import errors
 from bocage.api import answers, calls, machines, problems, routing
-from bocage.model import base, requests, vm
+from bocage.model import base, confinement, requests, vm
 from bocage.planner import parts
 from bocage.words import N_
 
@@ -128,6 +128,15 @@ async def command(project: calls.Project, name: calls.Name, call: Reading) -> Re
 async def yaml(project: calls.Project, name: calls.Name, call: Reading) -> Response:
     """Its definition as it lies in its directory."""
     return await _pass(call, project, name, "yaml")
+
+
+@router.get("/isolation", name="isolation", response_model=confinement.Confinement, responses=_PROBLEMS)
+async def isolation(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """What the process of a running VM really may: read from the kernel, whatever was meant."""
+    machine = await machines.find(call, project, name)
+    told = await call.api.node.document("GET", f"/vms/{machine.uid}/isolation")
+    held = confinement.Confinement.model_validate(told)
+    return answers.json(held.model_dump_json(context=base.WORDS))
 
 
 @router.get("/diff", name="diff", response_model=Differences, responses=_PROBLEMS)

@@ -12,8 +12,8 @@ OUR_VM_VERBS = frozenset(
     word
     for line in (
         "create show list start stop kill reboot reset pause resume save delete undelete rename clone export import",
-        "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy upgrade-hardware",
-        "snapshot",
+        "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy snapshot",
+        "top stats isolation upgrade-hardware",
     )
     for word in line.split()
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bocage.cli import complete, lazy, options, output, people, session, table, waiting
-from bocage.client import rest
+from bocage.client import problems, rest
 
 HostName = Annotated[
     str | None,
@@ -73,6 +73,7 @@ def show(
     """
     with session.connect() as api:
         host = api.hosts.get(name) if name else _the_only(api)
+        use = _use(api, output.named(host)) if not json else []
     if json:
         output.document(host)
         return
@@ -93,6 +94,7 @@ def show(
                 ("firmware", ", ".join(status.get("firmware") or ())),
                 ("CPUs", status.get("cpus")),
                 ("memory", people.size(status.get("memory_bytes"))),
+                *use,
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
                 ("its VMs", "are off until the machine's next start" if status.get("leaving") else ""),
@@ -150,6 +152,21 @@ def _act(name: str | None, verb: str, said: str, *, wait: bool, json: bool) -> N
     with session.connect() as api:
         host = name or output.named(_the_only(api))
         waiting.finish(api, api.hosts.act(host, verb), wait=wait, json=json, said=said)
+
+
+def _use(api: rest.Client, name: str) -> list[tuple[str, object]]:
+    """What it does now; nothing while its node does not answer."""
+    try:
+        use = api.hosts.use(name)
+    except problems.Error:
+        return []
+    ksm = use.get("ksm")
+    merged = f"{'on' if ksm['on'] else 'off'}, saves {people.size(ksm['saved'])}" if ksm else ""
+    return [
+        ("in use", f"{people.cores(use['now'].get('cpu'))} CPUs, {people.size(use['memory_used'])} of memory"),
+        ("waiting", f"{told} of the last 10 s" if (told := people.pressure(use.get("pressure") or {})) else ""),
+        ("equal pages", merged),
+    ]
 
 
 def _the_only(api: rest.Client) -> rest.Document:

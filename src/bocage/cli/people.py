@@ -18,6 +18,34 @@ def size(value: int | str | None) -> str:
     return value if isinstance(value, str) else words.size(value)
 
 
+def cores(value: float | None) -> str:
+    """Cores in use: `1.25`."""
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def measure(metric: str, value: float | None) -> str:
+    """A metric's value with its unit: bytes as `12M`, cores as `0.25`, times as `1.2ms`, all else as a number."""
+    if value is None:
+        return NOTHING
+    if metric in ("cpu", "wait"):
+        return cores(value)
+    if metric.endswith("latency"):
+        return f"{value:.1f}s" if value >= 1 else f"{value * 1e3:.1f}ms" if value >= 1e-3 else f"{value * 1e6:.0f}us"
+    if "bytes" in metric or metric.startswith("memory"):
+        return words.size(round(value))
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def pressure(told: Mapping[str, Any]) -> str:
+    """PSI: for which share of the time something had to wait for each resource."""
+    return ", ".join(f"{name} {one['some_10'] * 100:.1f} %" for name, one in told.items())
+
+
+def span(seconds: int) -> str:
+    """A length of time: `5 s`, `12 min`."""
+    return words.seconds(seconds) if seconds >= 10 else f"{seconds} s"
+
+
 def moment(text: str | None) -> datetime.datetime | None:
     """A time of the API, RFC 3339."""
     return datetime.datetime.fromisoformat(text) if text else None

@@ -22,6 +22,7 @@ _BOARD_PARTS = (
     *("secure-boot", "tpm", "watchdog", "limit-cpus", "limit-memory"),
 )
 _LARGEST_TEXT = 1 << 20
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 366 * 86_400}
 
 
 def cpus(text: str, *, option: str = "--cpus") -> dict[str, int]:
@@ -203,6 +204,18 @@ def ssh_keys(text: str, *, option: str = "--ssh-key") -> list[str]:
     if "PRIVATE KEY" in content:
         raise failure.Usage(option=option, wrong=f"{text} is a private key", right=f"give the public one, {text}.pub")
     return [line.strip() for line in content.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def span(text: str, *, option: str) -> float:
+    """`90s`, `30m`, `6h`, `1d`, `2w`, `1y` in seconds."""
+    match = re.fullmatch(r"(\d{1,8})([smhdwy])", text)
+    if not match:
+        right = "write a number with s, m, h, d, w or y, such as 30m or 1d"
+        raise failure.Usage(option=option, wrong=f"'{text}' is no span of time", right=right)
+    seconds = float(int(match[1]) * _SPANS[match[2]])
+    if not 10 <= seconds <= _SPANS["y"]:
+        raise failure.Usage(option=option, wrong=f"'{text}' is not kept", right="between 10s and 1y")
+    return seconds
 
 
 def text_file(option: str, path: str) -> str:

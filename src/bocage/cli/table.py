@@ -27,6 +27,11 @@ def width() -> int:
     return max(NARROWEST, shutil.get_terminal_size((80, 24)).columns)
 
 
+def height() -> int:
+    """The lines that there are."""
+    return shutil.get_terminal_size((80, 24)).lines
+
+
 def render(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, within: int | None = None) -> str:
     """The table as lines; what is too long is cut with `…`, the last columns that may be cut first."""
     cells = [[clean(str(cell)) for cell in row] for row in rows]

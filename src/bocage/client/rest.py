@@ -201,6 +201,16 @@ class VMs(Nouns):
         )
         return str(answer.document["line"])
 
+    def stats(self, name: str, *, span: float, most: int) -> Document:
+        """What it has used in the last `span` seconds, in `most` steps at most."""
+        answer: Document = self._get(self._of(name, "stats"), span=round(span), most=most)
+        return answer
+
+    def isolation(self, name: str) -> Document:
+        """What its process really may."""
+        answer: Document = self._get(self._of(name, "isolation"))
+        return answer
+
     def take_import(self, request: Request) -> Document:
         return self._post(self.path + "/import", request)
 
@@ -213,6 +223,15 @@ class Hosts(Nouns):
     def act(self, name: str, verb: str) -> Document:
         """`stop-vms` or `start-vms`."""
         return self._post(self._of(name, verb))
+
+    def use(self, name: str) -> Document:
+        """What it does now."""
+        answer: Document = self._get(self._of(name, "use"))
+        return answer
+
+    def stats(self, name: str, *, span: float, most: int) -> Document:
+        answer: Document = self._get(self._of(name, "stats"), span=round(span), most=most)
+        return answer
 
 
 class Images(Nouns):
@@ -315,6 +334,11 @@ class Client:
 
     def system(self, name: str) -> Document:
         document: Document = self.connection.request("GET", f"/os/{segment(name, form=_OS_NAME)}").document
+        return document
+
+    def top(self) -> Document:
+        """What the running VMs use now, and their host."""
+        document: Document = self.connection.request("GET", self.vms.path.rpartition("/")[0] + "/top").document
         return document
 
     def doctor(self) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from bocage import errors, words
+from bocage.model import confinement, sample
 from bocage.model import vm as model
 from bocage.planner.adaptation import First
 from bocage.words import N_
@@ -147,6 +148,34 @@ class Happened:
 Listener = Callable[[Happened], None]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """What the monitor's process has used since it was started."""
+
+    cpu_seconds: float
+    wait_seconds: float | None  # that its vCPUs were ready and got no CPU; None where nobody counts
+    memory: int  # bytes that it has of the host's now
+
+
+class Meter(Protocol):
+    """What one VM's process uses."""
+
+    traffic: Mapping[str, sample.NicUse]
+    """The guest's own counters by MAC, from the last answer to `guest_addresses`."""
+
+    def process(self) -> ProcessUse:
+        """At the price of microseconds. Raises NotRunning."""
+        ...
+
+    async def disks(self) -> dict[str, sample.DiskUse]:
+        """The counters of its disks and CDs, by their names."""
+        ...
+
+    async def guest_memory(self) -> sample.GuestMemory | None:
+        """What the guest told last; None when its driver tells nothing (yet)."""
+        ...
+
+
 class Machine(Protocol):
     """One VM's process. Every call is bounded in time; a monitor that hangs gives errors.TimedOut and no more."""
 
@@ -182,6 +211,13 @@ class Machine(Protocol):
 
     @property
     def isolation(self) -> model.Isolation: ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+    def confinement(self) -> confinement.Confinement:
+        """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""
+        ...
 
     @property
     def started_generation(self) -> int:

@@ -10,13 +10,15 @@ import struct
 from bocage.network import base, kernel
 
 ALIAS = "bocage tap"
+PREFIX = "bt"
+"""What the name of each tap begins with."""
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 
 
 def name_for(vm_uid: str, nic: str) -> str:
     """The tap of the card `nic` (its own name within the VM) of a VM: at most 15 characters, always the same."""
-    return f"bt{hashlib.sha256(f'{vm_uid}/{nic}'.encode()).hexdigest()[:12]}"
+    return f"{PREFIX}{hashlib.sha256(f'{vm_uid}/{nic}'.encode()).hexdigest()[:12]}"
 
 
 async def ensure(name: str, *, bridge: str, owner: int, guest_mac: str, apart: bool = False) -> None:

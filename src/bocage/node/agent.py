@@ -18,7 +18,7 @@ from bocage.node import jobs, memory, notes, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import boot, mending, upkeep
+from bocage.node.rounds import boot, mending, sampling, upkeep
 from bocage.node.shop import Shop
 from bocage.store import contract, resources
 
@@ -38,6 +38,7 @@ class Node:
         self.ground, self.preparation, self.wires = ground, self.shop.preparation, self.shop.wires
         self._mending = mending.Mending(self.shop, self.crew)
         self._upkeep = upkeep.Upkeep(self.shop, self.crew)
+        self.sampling = sampling.Sampling(self.shop, self.crew)
         self._jobs: dict[str, tuple[tasks.Run, asyncio.Task[None]]] = {}
         self._known: set[str] = set()  # tasks that were handed on
         self._leave_from = ground.leave_from
@@ -90,6 +91,7 @@ class Node:
         """What goes on beside the VMs, once each of them was looked at."""
         self._spawn(self._upkeep.run())
         self._spawn(self._mending.run())
+        self._spawn(self.sampling.run())
         if booting:
             self._spawn(booting.run())
             await booting.settle()
@@ -137,6 +139,8 @@ class Node:
             owner = vm.Owner.model_validate_json(change.entry.value)
             if owner.host == self.ground.uid:
                 self._ensure_actor(project, uid)
+        if part == "spec":
+            self.sampling.changed(uid)
         if known := self.crew.of(uid):
             known.wake()
 

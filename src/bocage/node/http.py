@@ -32,6 +32,7 @@ from bocage.node.carrying import adoption, export
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory, edits, saved
+from bocage.node.rounds.sampling import Sampling
 from bocage.node.shop import Shop
 from bocage.storage import devices
 from bocage.storage import directory as storage_directory
@@ -45,8 +46,8 @@ _PIECE = 256 << 10
 class Interface:
     """The routes, over one node."""
 
-    def __init__(self, shop: Shop, crew: Crew) -> None:
-        self._shop, self._crew = shop, crew
+    def __init__(self, shop: Shop, crew: Crew, sampling: Sampling) -> None:
+        self._shop, self._crew, self._sampling = shop, crew, sampling
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -58,8 +59,11 @@ class Interface:
             Route("/vms/{uid}/command", self.command),
             Route("/vms/{uid}/yaml", self.yaml),
             Route("/vms/{uid}/diff", self.diff),
+            Route("/vms/{uid}/isolation", self.isolation),
             Route("/vms/{uid}/edited", self.edited),
             Route("/vms/{uid}/export", self.export),
+            Route("/use", self.use),
+            Route("/history/{uid}", self.history),
             Route("/uploads/{key}", self.upload_offset, methods=["GET", "HEAD"]),
             Route("/uploads/{key}", self.upload, methods=["PATCH"]),
             Route("/uploads/{key}", self.upload_discard, methods=["DELETE"]),
@@ -163,6 +167,22 @@ class Interface:
             stream = export.rest(stream, machine, offset=offset, sha256=sha256)
         return _Stream(await export.started(stream), media_type="application/zstd")
 
+    async def isolation(self, request: Request) -> Response:
+        """What its process really may."""
+        machine, _ = await self._machine(request)
+        found = await asyncio.to_thread(self._running(machine).confinement)
+        return _json(found)
+
+    async def use(self, request: Request) -> Response:
+        """What this host and its VMs use now."""
+        return _json(self._sampling.now())
+
+    async def history(self, request: Request) -> Response:
+        """What a VM, or the host, has used in the last `span` seconds, in `most` steps at most."""
+        span = asking.whole_number(request.query_params, "span")
+        most = max(asking.whole_number(request.query_params, "most"), 1)
+        return _json(await self._sampling.history(request.path_params["uid"], span=span, most=most))
+
     async def upload_offset(self, request: Request) -> Response:
         """How much of an upload is here."""
         shelf = self._shop.ground.library(await self._storage(request))
@@ -232,10 +252,14 @@ class Interface:
 
 
 @contextlib.asynccontextmanager
-async def serve(shop: Shop, crew: Crew, path: pathlib.Path) -> AsyncIterator[None]:
+async def serve(shop: Shop, crew: Crew, sampling: Sampling, path: pathlib.Path) -> AsyncIterator[None]:
     """Answer on a Unix socket, for this user alone."""
-    async with serving.unix(Interface(shop, crew).app(), path, mode=0o600):
+    async with serving.unix(Interface(shop, crew, sampling).app(), path, mode=0o600):
         yield
+
+
+def _json(document: base.Part) -> Response:
+    return Response(document.model_dump_json(), media_type="application/json")
 
 
 class _Stream(Response):

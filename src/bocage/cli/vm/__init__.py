@@ -16,6 +16,9 @@ NOUN = lazy.Group(
             "screenshot": "vm.console:screenshot",
             "sendkey": "vm.console:sendkey",
             "command": "vm.look:command",
+            "top": "vm.usage:top",
+            "stats": "vm.usage:stats",
+            "isolation": "vm.isolation:isolation",
         },
         "Run": {
             "start": "vm.power:start",

@@ -15,12 +15,19 @@ from typing import Any
 
 from bocage import errors
 from bocage.engine import base
+from bocage.model import sample
 from bocage.words import N_
 
 _BOUND = 3.0  # seconds for an answer
 _LIMIT = 1 << 22  # bytes of an answer
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SAID = 1000  # characters of a refusal
+_COUNTERS = {
+    "received_bytes": "rx-bytes",
+    "sent_bytes": "tx-bytes",
+    "received_packets": "rx-packets",
+    "sent_packets": "tx-packets",
+}
 
 
 class Error(base.Error):
@@ -118,6 +125,18 @@ def addresses(interfaces: Any) -> dict[str, tuple[str, ...]]:
         own = [_address(one.get("ip-address")) for one in _objects(interface.get("ip-addresses"))]
         if _MAC.fullmatch(mac) and mac != "00:00:00:00:00:00":
             found[mac] = (*found.get(mac, ()), *filter(None, own))
+    return found
+
+
+def traffic(interfaces: Any) -> dict[str, sample.NicUse]:
+    """Counters by MAC from the same answer, where the guest tells them (agents of QEMU 2.12 and newer)."""
+    found: dict[str, sample.NicUse] = {}
+    for interface in _objects(interfaces):
+        mac, told = str(interface.get("hardware-address", "")).lower(), interface.get("statistics")
+        if _MAC.fullmatch(mac) and isinstance(told, dict):
+            counted = {field: told.get(name) for field, name in _COUNTERS.items()}
+            if all(isinstance(value, int) and 0 <= value < 1 << 64 for value in counted.values()):
+                found[mac] = sample.NicUse.model_validate(counted)
     return found
 
 

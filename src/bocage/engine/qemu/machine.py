@@ -22,6 +22,7 @@ from bocage.engine.qemu import (
     boundedlog,
     carriers,
     cgroup,
+    confinement,
     ending,
     hotplug,
     layering,
@@ -32,9 +33,11 @@ from bocage.engine.qemu import (
     processes,
     qmp,
     saved,
+    using,
     vcpus,
 )
 from bocage.engine.qemu import record as records
+from bocage.model import confinement as held
 from bocage.model import vm as model
 from bocage.words import N_
 
@@ -80,6 +83,7 @@ class QemuMachine:
         self.link = link.Link(
             self._paths.qmp, name=record.name, ended=self._gone, heard=self._heard, changed=self._changed
         )
+        self.meter: base.Meter = using.Meter(record.name, record.identity, self.link)
         self._agent = agent.Agent(self._paths.agent)
         self._tasks: list[asyncio.Task[None]] = []
         self._noted: asyncio.Task[None] | None = None
@@ -111,6 +115,9 @@ class QemuMachine:
     @property
     def isolation(self) -> model.Isolation:
         return self._record.isolation
+
+    def confinement(self) -> held.Confinement:
+        return confinement.of(self._record.name, self._record.identity)
 
     @property
     def started_generation(self) -> int:
@@ -336,9 +343,11 @@ class QemuMachine:
         try:
             if not await self._agent_listens():
                 return {}
-            return agent.addresses(await self._agent.ask("guest-network-get-interfaces"))
+            told = await self._agent.ask("guest-network-get-interfaces")
         except agent.Error:
             return {}
+        self.meter.traffic = agent.traffic(told)
+        return agent.addresses(told)
 
     async def detach(self) -> None:
         if self._noted:
