@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from bocage.cli import options, output, people, session, table
 
 _MOUNTS = (table.Column("IT SEES", least=20), table.Column("FROM", least=20), table.Column("MAY"))
-_OPENED = (table.Column("HAS OPEN", right=True), table.Column("WHAT", least=20), table.Column("MAY"))
+_OPENED = (table.Column("HAS OPEN", least=20), table.Column("TIMES", right=True), table.Column("MAY"))
 _NAMES = {"mnt": "files", "net": "network", "ipc": "IPC", "uts": "host name", "pid": "processes", "user": "users"}
 
 
@@ -37,8 +38,8 @@ def isolation(
     if not brief:
         mounts = [(one["path"], one["source"], _may(one)) for one in found["mounts"]]
         output.line("\n" + table.render(_MOUNTS, mounts))
-        opened = [(one["descriptor"], one["what"], _may(one)) for one in found["opened"]]
-        output.line("\n" + table.render(_OPENED, opened))
+        opened = collections.Counter((one["what"], _may(one)) for one in found["opened"])
+        output.line("\n" + table.render(_OPENED, [(what, times, may) for (what, may), times in opened.items()]))
 
 
 def _facts(found: dict[str, Any]) -> list[tuple[str, object]]:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 STEP = rollup.SECONDS.step
 _ASKED_EVERY = 5.0  # seconds between two questions to one QEMU, at least
-_ASKED_A_SECOND = 2.0  # QEMUs, at most
+_ASKED_A_SECOND = 1.0  # QEMUs, at most
 _READ_A_SECOND = 20  # processes, at most
 _FORGET_EVERY = 10  # minutes
 _NOTHING: sample.Row = (None,) * len(sample.METRICS)
