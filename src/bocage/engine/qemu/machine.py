@@ -263,6 +263,8 @@ class QemuMachine:
             if isinstance(backend, base.Passt):
                 await self._carry(nic.name, backend)
 
+        if isinstance(backend, base.UserMode) and "network-namespace" in self.isolation.parts:
+            raise nics.Enclosed
         async with self._carrying:
             await nics.plug(self.link, nic, backend, self._paths, carry=carry)
 

@@ -10,11 +10,22 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
+from bocage import errors
 from bocage.engine import base
 from bocage.engine.qemu import command, devices, hotplug, link, paths, qmp
 from bocage.model import vm as model
+from bocage.words import N_
 
 _CABLE_OUT = 1.0  # seconds that a guest gets to see it
+
+
+class Enclosed(base.Error, errors.Conflict):
+    """QEMU's own network would lead from a namespace that has none."""
+
+    type = "nic-needs-cold-start"
+    text = N_("without passt, a NIC on a user-mode network comes with the next cold start")
+    hint = N_("'apt install passt' lets it come while the VM runs")
+
 
 Carry = Callable[[], Awaitable[None]]
 
