@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import pathlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from bocage import systemd
+from bocage import home, systemd
 from tests.node import debian
 from tests.node.conftest import new_home
 from tests.server import bed
@@ -34,19 +33,25 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pa
     return bed.package(into), bed.package(into, version=LATER)
 
 
+@pytest.fixture(scope="module")
+def booted(packages_cache: pathlib.Path) -> Iterator[debian.Booted]:
+    with bed.booted(packages_cache) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def homes() -> Iterator[home.Home]:
+    with pytest.MonkeyPatch.context() as patch, new_home(patch) as made:
+        yield made
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(
-    packages_cache: pathlib.Path, packages: tuple[pathlib.Path, pathlib.Path], tiny_image: pathlib.Path
+    booted: debian.Booted, homes: home.Home, packages: tuple[pathlib.Path, pathlib.Path], tiny_image: pathlib.Path
 ) -> AsyncIterator[bed.Server]:
-    def made() -> debian.Booted:
-        with bed.booted(packages_cache) as found:
-            return found
-
-    from_ = await asyncio.to_thread(made)
-    with pytest.MonkeyPatch.context() as patch, new_home(patch) as homes:
-        async with bed.resumed(from_, homes) as running:
-            await running.put_in(*packages, tiny_image)
-            yield running
+    async with bed.resumed(booted, homes) as running:
+        await running.put_in(*packages, tiny_image)
+        yield running
 
 
 async def shown(server: bed.Server) -> Any:
@@ -189,3 +194,21 @@ async def test_a_removal_of_the_package_touches_no_vm_and_a_purge_no_disk(server
     assert (await server.run(f"cut -d' ' -f22 /proc/{pid}/stat")).strip() == began
     await server.run(f"test -s {directory}/vm.yaml")
     assert (await server.run("ls /usr/lib/bocage /usr/bin/bocage", fails=True)).count("No such file") == 2
+
+
+async def test_a_checkout_installs_itself_takes_the_vm_over_and_goes_again(
+    server: bed.Server, packages: tuple[pathlib.Path, ...]
+):
+    bocage = "/opt/bocage/usr/lib/bocage/bin/bocage"
+    await server.run("mountpoint -q /mnt || mount -o ro /dev/sr0 /mnt")
+    await server.run(f"dpkg-deb -x /mnt/{packages[0].name} /opt/bocage", within=600)
+    await server.run(f"sed -i '1s|.*|#!{bocage.replace('/bocage/bin/bocage', '/bocage/bin/python3')} -I|' {bocage}")
+    (pid,) = (await server.run("pgrep -f '^qemu-system-x86_64 -name guest=inner'")).split()
+    await server.run(f"{bocage} install", within=600)
+    assert (await server.run(f"systemctl is-active {systemd.SERVICE} {systemd.VMS}")).split() == ["active", "active"]
+    machine = json.loads(await server.run(f"{bocage} vm show inner --json"))
+    assert (machine["status"]["state"], machine["status"]["pid"]) == ("running", int(pid))
+    await server.run(f"{bocage} uninstall", within=600)
+    assert (await server.run("systemctl is-active bocage bocage-vms; true")).split() == ["inactive", "inactive"]
+    assert (await server.run("ls /etc/systemd/system/bocage*", fails=True)).count("No such file") == 1
+    assert (await server.run("pgrep -f '^qemu-system-x86_64 -name guest=inner'")).split() == [pid]
