@@ -19,6 +19,7 @@ from tests.server import bed
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.slow,
+    pytest.mark.server,
     pytest.mark.timeout(3600),
     pytest.mark.asyncio(loop_scope="module"),
 ]
