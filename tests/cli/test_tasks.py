@@ -2,9 +2,14 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
+import time
 
+import pytest
+
+from bocage.cli import waiting
 from tests import fake_api
 from tests.cli.conftest import Bocage
 from tests.fake_api import TASK_UID, FakeApi, listed, problem, task
@@ -118,6 +123,25 @@ def test_ctrl_c_leaves_the_task_going_on_and_says_so(api: FakeApi):
     assert api.asked_for("POST", TASK) == []
 
 
+def test_ctrl_c_counts_though_python_dropped_the_interrupt(monkeypatch: pytest.MonkeyPatch):
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+
+    class Pressed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass  # it is raised in here, where nobody hears of it
+
+    with waiting._interruptible() as look:
+        look(task())
+        Pressed()
+        assert len(dropped) == 1
+        with pytest.raises(KeyboardInterrupt):
+            look(task())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class OnTerminal:
     """A command on a terminal of 80 columns, read until it says something."""
 
@@ -137,8 +161,9 @@ class OnTerminal:
         return rest
 
     def _read(self, until: bytes | None) -> bytes:
-        said = b""
+        said, deadline = b"", time.monotonic() + 120
         while until is None or until not in said:
+            assert time.monotonic() < deadline, said[:2000]
             ready, _, _ = select.select([self.terminal], [], [], 30)
             assert ready, said
             try:

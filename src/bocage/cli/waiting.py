@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,17 +47,50 @@ def tell_warnings(task: rest.Document) -> None:
 def watch(api: rest.Client, task: rest.Document, *, timeout: float | None = None) -> rest.Document:
     """The task as it ended (or is after `timeout` seconds); Ctrl-C leaves it going on, and says so."""
     try:
-        if not output.interactive():
-            return api.tasks.wait(task, timeout=timeout)
-        task = api.tasks.wait(task, every=_BEFORE_BAR, timeout=_BEFORE_BAR)
-        if rest.ended(task):
-            return task
-        with _bar(task) as show:
-            return api.tasks.wait(task, on_progress=show, every=_LOOK, timeout=timeout)
+        with _interruptible() as check_pressed:
+            if not output.interactive():
+                return api.tasks.wait(task, on_progress=check_pressed, timeout=timeout)
+            task = api.tasks.wait(task, on_progress=check_pressed, every=_BEFORE_BAR, timeout=_BEFORE_BAR)
+            if rest.ended(task):
+                return task
+            with _bar(task) as show:
+
+                def look(now: rest.Document) -> None:
+                    check_pressed(now)
+                    show(now)
+
+                return api.tasks.wait(task, on_progress=look, every=_LOOK, timeout=timeout)
     except KeyboardInterrupt:
         uid = task["metadata"]["uid"]
         output.complain(f"\nthe task goes on; 'bocage task cancel {uid}' ends it")
         raise
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Watch]:
+    """What is called now and then raises KeyboardInterrupt when Ctrl-C was pressed and got lost.
+
+    Python raises it wherever the program is just then; in a destructor or a callback it is dropped.
+    """
+    pressed = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check_pressed(task: rest.Document) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # the asker has us ignore it
+        yield check_pressed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check_pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def check(task: rest.Document) -> None:
