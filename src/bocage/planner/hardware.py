@@ -243,6 +243,11 @@ def is_isa(hardware: model.Hardware) -> bool:
     return hardware.machine == "isapc"
 
 
+def machine_version(hardware: model.Hardware) -> tuple[int, ...]:
+    """Of its machine type: `(7, 2)`; `(0,)` for one that has no versions."""
+    return tuple(map(int, hardware.machine.rpartition("-")[2].split("."))) if not is_isa(hardware) else (0,)
+
+
 def is_paravirtual(hardware: model.Hardware) -> bool:
     """Whether the board has the devices that only virtio's drivers know."""
     return all(name in hardware.devices for name in _PARAVIRTUAL)

@@ -18,6 +18,7 @@ from bocage.model import vm as model
 from bocage.planner import adaptation, hardware
 
 PROGRAM = "qemu-system-x86_64"
+_WITH_WHOLE_SMBIOS = (2, 1)
 _RAM = "pc.ram"  # the name that QEMU gives it by itself: a saved machine fits either way
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 SHUTDOWN_TRACE = "qemu_system_shutdown_request"
@@ -40,7 +41,7 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
         *("-uuid", plan.spec.hardware.smbios.uuid),
         *("-nodefaults", "-no-user-config"),
         *_machine(plan),
-        *_smbios(plan.spec.hardware.smbios),
+        *_smbios(plan.spec.hardware),
         *_firmware(plan.spec.hardware, at),
         *_clock(plan.spec.hardware),
         *("-action", "panic=pause"),
@@ -195,8 +196,9 @@ def _memory(plan: base.Plan) -> list[str]:
     return arguments
 
 
-def _smbios(identity: model.Smbios) -> list[str]:
-    """System (type 1), base board (2), chassis (3) and OEM strings (11) of SMBIOS 3."""
+def _smbios(board: model.Hardware) -> list[str]:
+    """System (type 1), base board (2), chassis (3) and OEM strings (11) of SMBIOS 3; early machines have the first."""
+    identity = board.smbios
     maker = ("manufacturer", identity.manufacturer)
     product, serial, version = ("product", identity.product), ("serial", identity.serial), ("version", identity.version)
     rest = (("sku", identity.sku), ("family", identity.family))
@@ -207,7 +209,7 @@ def _smbios(identity: model.Smbios) -> list[str]:
         (11, tuple(("value", value) for value in identity.oem_strings)),
     ]
     arguments: list[str] = []
-    for number, fields in tables:
+    for number, fields in tables if hardware.machine_version(board) >= _WITH_WHOLE_SMBIOS else tables[:1]:
         if given := [f"{key}={escaped(value)}" for key, value in fields if value]:
             arguments += ["-smbios", _joined(f"type={number}", *given)]
     return arguments

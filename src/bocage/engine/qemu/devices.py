@@ -19,6 +19,7 @@ Device = dict[str, Any]
 
 SEED = "board.seed"
 BALLOON = "board.balloon"
+_WITH_GENERATION_ID = (2, 5)  # earlier machine types have no way to tell the guest where it lies
 _AGENT_CHANNEL = {"chardev": "agent", "name": "org.qemu.guest_agent.0"}
 _ONCE, _STANDING = 0, 10  # boot indexes: the next boot's device, and where the standing order begins
 _NICS = {
@@ -96,7 +97,7 @@ def board(of: model.Hardware) -> list[Device]:
         made += _usb(of, at["usb"])
     if hardware.is_paravirtual(of):
         made.append({"driver": "pvpanic", "id": "board.panic"})
-    if of.generation_id:
+    if of.generation_id and hardware.machine_version(of) >= _WITH_GENERATION_ID:
         made.append({"driver": "vmgenid", "id": "board.generation", "guid": of.generation_id})
     made += _sound(of, at.get("sound", {}))
     if of.tpm is not boards.Tpm.NONE:
