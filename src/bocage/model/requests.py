@@ -122,7 +122,7 @@ class VMCreate(Part):
     max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
     """How many vCPUs it can be given while it runs; None: four times those it starts with, as far as the host goes."""
     max_memory: Size | None = None
-    """How much memory it can be given while it runs; None: four times what it starts with, as far as the host goes."""
+    """How much memory it can be given while it runs; None: four times what it starts with, from 1 GiB on."""
     os: boards.OsName | None = None
     """The operating system that it is to run, by osinfo-db's name: its hardware is chosen by what that drives."""
     machine: Literal["q35", "pc", "isapc"] | None = None

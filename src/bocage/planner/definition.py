@@ -315,7 +315,8 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
         most, largest = hardware.room_for(
             request.cpus, request.memory, host_cpus=host.cpus, host_memory=host.memory_bytes
         )
-        most, largest = min(most, chosen.limits.cpus or most), min(largest, chosen.limits.memory or largest)
+        most = min(most, chosen.limits.cpus or most)
+        largest = min(largest, chosen.limits.memory or largest) if largest else None
         max_cpus, max_memory = max_cpus or most, max_memory or largest
     return hardware.lay_out(
         alias=profile.alias,

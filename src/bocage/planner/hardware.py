@@ -27,6 +27,7 @@ _ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0"
 _ON_PCI_0_ASKED = {"sound": "1e.0", "watchdog": "1f.0"}
 _PARAVIRTUAL = ("agent", "balloon", "rng")
 _MEMORY = {"pcie.0": "0b.0", "pci.0": "07.0"}  # the device that memory is added by, on boards with room for it
+_LEAST_WITH_ROOM = 1 * GiB
 _FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
 _FREE_ON_PCI_0 = range(0x07, 0x20)
 _FREE_ON_ISA = range(4)  # the ports and interrupts that NE2000 cards were set to
@@ -227,10 +228,15 @@ def with_room(
     return board.model_copy(update=changed)
 
 
-def room_for(cpus: model.Cpus, memory: Size, *, host_cpus: int, host_memory: int) -> tuple[int, Size]:
-    """How far a new VM can grow while it runs, when nobody says: four times, as far as the host goes."""
-    largest = min(4 * int(memory), host_memory // GiB * GiB)
-    return max(cpus.count, min(4 * cpus.count, host_cpus)), Size(max(int(memory), largest))
+def room_for(cpus: model.Cpus, memory: Size, *, host_cpus: int, host_memory: int) -> tuple[int, Size | None]:
+    """How far a new VM can grow while it runs, when nobody says: four times, as far as the host goes.
+
+    A small one gets no room for memory: where some can come, Linux sets 64 MiB aside (its bounce buffers).
+    """
+    most = max(cpus.count, min(4 * cpus.count, host_cpus))
+    if memory < _LEAST_WITH_ROOM:
+        return most, None
+    return most, Size(max(int(memory), min(4 * int(memory), host_memory // GiB * GiB)))
 
 
 def is_express(hardware: model.Hardware) -> bool:
