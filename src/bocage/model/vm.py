@@ -207,6 +207,12 @@ class Boot(Part):
     once: DeviceName | None = None
     """The next start only; taken away once it was used."""
 
+    def without(self, name: str) -> Boot:
+        """The same order when a device has gone."""
+        return Boot(
+            order=tuple(one for one in self.order if one != name), once=None if self.once == name else self.once
+        )
+
 
 class StopPolicy(Part):
     """How an orderly stop is bounded."""

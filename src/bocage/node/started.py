@@ -36,7 +36,7 @@ def note_plugged(runtime: pathlib.Path, machine: model.VM, disk: str, *, there: 
         return
     disks = [one for one in started.disks if one.name != disk]
     disks += [one for one in machine.spec.disks if one.name == disk and there]
-    boot = started.boot.model_copy(update={"order": tuple(one for one in started.boot.order if one != disk or there)})
+    boot = started.boot if there else started.boot.without(disk)
     change(runtime, disks=tuple(disks), boot=boot)
 
 

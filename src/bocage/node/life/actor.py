@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _RETRY = 2.0  # seconds before a step that failed is tried again, doubled each time
 _LONGEST_RETRY = 60.0
-_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
 _LONGEST_TURN = 5.0
 _OWNERLESS = 60.0  # seconds after which a task of a VM that no host has is given up
 _STARTING = (Do.START, Do.START_PAUSED)
@@ -161,7 +160,7 @@ class Actor:
     async def _stumble(self, problem: errors.Problem) -> float:
         """A step failed: say it, fail the tasks that wait for it, and try again later."""
         cut_off = isinstance(problem, (engine.NotRunning, ConnectionError))
-        if cut_off and await self.standing.ends(within=_ENDING):
+        if cut_off and await self.standing.ends():
             return 0.0  # it ended under the step's hands
         self._stumbles += 1
         log.warning("VM %s: %s", self.standing.uid, problem)

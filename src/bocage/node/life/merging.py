@@ -22,8 +22,6 @@ from bocage.planner import layers
 from bocage.storage import qcow2, volumes
 from bocage.store import resources
 
-_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
-
 
 async def tidy(
     standing: Standing,
@@ -123,7 +121,7 @@ async def _merge(
         try:
             await running.merge(disk.name, file, into, report=told)
         except (engine.NotRunning, ConnectionError) as error:
-            await standing.ends(within=_ENDING)
+            await standing.ends()
             raise Later from error
     elif await asyncio.to_thread(file.exists):
         chain = await preparation.disks.layers(volume, disk.name, top=step.file)
@@ -153,7 +151,7 @@ async def _settle(standing: Standing, preparation: Preparation, volume: ground.V
                 transaction.set_status(one, _moved(one.status, volume.uid, step))
         return transaction
 
-    await overlaying.commit(standing, wanted)
+    await standing.commit(wanted)
 
 
 def _moved(status: snapshot.SnapshotStatus, volume: str, step: layers.Merge) -> snapshot.SnapshotStatus:

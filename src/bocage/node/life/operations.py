@@ -23,8 +23,6 @@ from bocage.node.place.preparation import Preparation
 from bocage.store import resources
 from bocage.words import N_
 
-_TRIES = 20  # of a read-change-write that others get in the way of
-
 Handler = Callable[[Standing, Preparation, vm.VM, tasks.Run], Awaitable[dict[str, Any] | None]]
 
 
@@ -123,16 +121,11 @@ async def _take_out(
 ) -> None:
     """Take a disk out of the spec; in the same transaction its volume lies by itself, or is there no more."""
     kept = standing.ground.resources
-    for _ in range(_TRIES):
+
+    async def wanted() -> resources.Transaction:
         present = await standing.read()
-        boot = present.spec.boot
-        changed = resources.with_spec(
-            present,
-            disks=tuple(disk for disk in present.spec.disks if disk.name != name),
-            boot=vm.Boot(
-                order=tuple(one for one in boot.order if one != name), once=boot.once if boot.once != name else None
-            ),
-        )
+        left = tuple(disk for disk in present.spec.disks if disk.name != name)
+        changed = resources.with_spec(present, disks=left, boot=present.spec.boot.without(name))
         transaction = resources.Transaction()
         transaction.update(resources.bumped(present, changed))
         if freed is not None and freed.spec.vm == present.uid:
@@ -140,10 +133,9 @@ async def _take_out(
             transaction.update(resources.bumped(now, resources.with_spec(now, vm=None)))
         if doomed is not None:
             transaction.delete(await kept.get(ground.Volume, standing.project, doomed.uid))
-        with contextlib.suppress(resources.Changed):
-            await kept.commit(transaction)
-            return
-    raise errors.TimedOut(what=f"vm {standing.uid}", bound=0.0)
+        return transaction
+
+    await standing.commit(wanted)
 
 
 async def undo(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> None:

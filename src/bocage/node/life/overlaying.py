@@ -7,9 +7,8 @@ same, so either answer to "which one is it?" is right until the guest writes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from bocage import errors, files
 from bocage.model import ground, vm
@@ -20,9 +19,6 @@ from bocage.node.place.preparation import Preparation
 from bocage.planner import layers
 from bocage.storage import volumes
 from bocage.store import resources
-
-_TRIES = 20  # of a read-change-write that others get in the way of
-_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
 
 
 class Later(asyncio.CancelledError):
@@ -80,17 +76,6 @@ async def make(
         await asyncio.to_thread(disks.own, path, owner)
 
 
-async def commit(standing: Standing, wanted: Callable[[], Awaitable[resources.Transaction]]) -> None:
-    """Write a transaction that `wanted` makes of what it reads, again when others were in between."""
-    for _ in range(_TRIES):
-        with contextlib.suppress(resources.Changed):
-            transaction = await wanted()
-            if transaction.puts or transaction.deletes:
-                await standing.ground.resources.commit(transaction)
-            return
-    raise errors.TimedOut(what=f"vm {standing.uid}", bound=0.0)
-
-
 def update(transaction: resources.Transaction, volume: ground.Volume, changes: Mapping[str, object]) -> None:
     """Enter changes of a volume's spec into a transaction."""
     transaction.update(resources.bumped(volume, resources.with_spec(volume, **changes)))
@@ -126,7 +111,7 @@ async def enter(standing: Standing, preparation: Preparation, machine: vm.VM, kn
                 update(transaction, volume, layers.overlaid(volume.spec, layers.file_of(disk.name, mark)))
         return transaction
 
-    await commit(standing, wanted)
+    await standing.commit(wanted)
     await preparation.write_definition(await standing.read())
 
 
@@ -146,7 +131,7 @@ async def take_back(
             if await standing.machine.goes_on_in(overlays):
                 return False
         except errors.Problem as error:
-            await standing.ends(within=_ENDING)
+            await standing.ends()
             raise Later from error
 
     async def wanted() -> resources.Transaction:
@@ -159,7 +144,7 @@ async def take_back(
                 update(transaction, volume, layers.merged(volume.spec, layers.Merge(path.name, into)))
         return transaction
 
-    await commit(standing, wanted)
+    await standing.commit(wanted)
     await preparation.write_definition(await standing.read())
     for path in overlays.values():
         await asyncio.to_thread(files.remove_tree, path)

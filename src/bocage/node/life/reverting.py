@@ -82,7 +82,7 @@ async def _enter(
             overlaying.update(transaction, volume, {**changes, "size": disk.size})
         return transaction
 
-    await overlaying.commit(standing, wanted)
+    await standing.commit(wanted)
 
 
 async def _here(standing: Standing) -> reverting.Here:

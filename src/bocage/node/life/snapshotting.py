@@ -22,8 +22,6 @@ from bocage.planner import layers
 from bocage.store import resources
 from bocage.words import N_
 
-_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
-
 
 class Error(errors.Problem):
     """A snapshot cannot be made, gone back to, or deleted."""
@@ -159,7 +157,7 @@ async def _enter(
         transaction.set_status(now, now.status.model_copy(update={"disks": tuple(held)}))
         return transaction
 
-    await overlaying.commit(standing, wanted)
+    await standing.commit(wanted)
     await preparation.write_definition(await standing.read())
 
 
@@ -282,7 +280,7 @@ async def _free_tip(
         try:
             await overlaying.go_on(standing, preparation, machine, wanted, run)
         except (engine.NotRunning, ConnectionError) as error:
-            await standing.ends(within=_ENDING)
+            await standing.ends()
             raise overlaying.Later from error
 
 
@@ -319,7 +317,7 @@ async def _asked(standing: Standing, answer: Any) -> tuple[str, ...]:
     try:
         found: tuple[str, ...] = await answer
     except (engine.NotRunning, ConnectionError, errors.TimedOut) as error:
-        await standing.ends(within=_ENDING)
+        await standing.ends()
         raise overlaying.Later from error
     return found
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bocage import errors, words
@@ -15,6 +16,9 @@ from bocage.node import clock, started, tasks
 from bocage.node.ground import Ground
 from bocage.node.place import edits
 from bocage.store import resources
+
+_ENDING = 2.0  # seconds
+_TRIES = 20  # of a read-change-write that others get in the way of
 
 
 class Gone(resources.Missing):
@@ -87,10 +91,10 @@ class Standing:
         if self._watching:
             await asyncio.wait([self._watching])
 
-    async def ends(self, *, within: float) -> bool:
-        """Whether its process has ended, or does so within so many seconds."""
+    async def ends(self) -> bool:
+        """Whether its process has ended, or is about to: one that answers no more is seen to end a moment later."""
         if self.ended is None and self._watching:
-            await asyncio.wait([self._watching], timeout=within)
+            await asyncio.wait([self._watching], timeout=_ENDING)
         return self.ended is not None
 
     async def release(self) -> None:
@@ -134,6 +138,16 @@ class Standing:
             vm.VM, self.project, self.uid, lambda present: resources.with_spec(present, **how(present.spec))
         )
 
+    async def commit(self, wanted: Callable[[], Awaitable[resources.Transaction]]) -> None:
+        """Write a transaction that `wanted` makes of what it reads, again when others were in between."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(resources.Changed):
+                transaction = await wanted()
+                if transaction.puts or transaction.deletes:
+                    await self.ground.resources.commit(transaction)
+                return
+        raise errors.TimedOut(what=f"vm {self.uid}", bound=0.0)
+
     async def follow(self, machine: vm.VM, power: vm.Power) -> vm.VM:
         """Make power follow what the world decided; a wish that is newer than `machine` stays."""
         return await self.change(lambda spec: {"power": power} if spec.power is machine.spec.power else {})
@@ -142,12 +156,7 @@ class Standing:
         """Whether the running process can take changes that were not tried yet."""
         if self.machine is None or self.adapted == machine.metadata.generation:
             return False
-        if self.machine.run is not engine.Run.RUNNING:
-            return False
-        if self.changes_wait(machine):
-            return True
-        self.adapted = machine.metadata.generation
-        return False
+        return self.machine.run is engine.Run.RUNNING and self.changes_wait(machine)
 
     def changes_wait(self, machine: vm.VM) -> bool:
         """Whether the running process was built with other hardware than is wanted now."""
