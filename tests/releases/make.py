@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import pathlib
 import subprocess
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ TITLE = "kept over releases"
 @contextlib.contextmanager
 def place() -> Iterator[home.Home]:
     """The place, empty and ours alone; at the end nothing is left of it."""
-    with AT.with_suffix(".lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as undo, pytest.MonkeyPatch.context() as patch:
+        lock = os.open(AT.parent, os.O_RDONLY)  # a file of its own would be left behind
+        undo.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setenv("BOCAGE_HOME", str(AT))
         homes = home.Home.from_environment()
