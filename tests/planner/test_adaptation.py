@@ -1,14 +1,16 @@
 """What a running machine can take of a changed definition."""
 
 import dataclasses
+import functools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
 from bocage.model import base
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
-from bocage.planner import adaptation, hardware
+from bocage.planner import adaptation, growth, hardware
 from bocage.planner.adaptation import Built, First
 
 MACHINES = {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}
@@ -83,3 +85,30 @@ def test_a_board_holds_its_vcpus_whatever_room_it_was_given(sockets, cores, thre
     assert board.count >= cpus.count
     assert board.threads == threads
     assert board.last_apic_id < 255
+
+
+def test_nothing_comes_or_goes_on_an_isa_board():
+    smbios = model.Smbios(uuid=base.new_uid(), serial="s")
+    board = hardware.lay_out(alias="isapc", machines={"isapc": "isapc"}, cpu_model="486", smbios=smbios)
+    nic = model.Nic(name="nic0", network=base.new_uid(), model="ne2k", mac="52:54:00:00:00:01", address="isa.0/00.0")
+    now = model.VMSpec(storage=_STORAGE, hardware=board, nics=(nic,))
+    assert paths(now, nics=()) == []
+    assert paths(now, nics=(nic.model_copy(update={"connected": False}),)) == ["nics[nic0]"]
+
+
+def test_a_board_without_pci_has_no_room_for_memory():
+    smbios = model.Smbios(uuid=base.new_uid(), serial="s")
+    lay_out = functools.partial(
+        hardware.lay_out, alias="isapc", machines={"isapc": "isapc"}, cpu_model="486", smbios=smbios
+    )
+    with pytest.raises(hardware.NoBus):
+        lay_out(max_memory=Size(64 * MiB))
+    board = lay_out()
+    now = model.VMSpec(storage=_STORAGE, hardware=board, memory=Size(32 * MiB))
+    with pytest.raises(hardware.NoBus):
+        growth.with_room(now, board, max_cpus=None, max_memory=Size(64 * MiB))
+
+
+def test_a_small_machine_keeps_all_of_its_memory():
+    assert growth.room_for(model.Cpus(cores=1), Size(512 * MiB), host_cpus=8, host_memory=1 << 36) == (4, None)
+    assert growth.room_for(model.Cpus(cores=4), Size(1024 * MiB), host_cpus=8, host_memory=3 << 30) == (8, 3 << 30)

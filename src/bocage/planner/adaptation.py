@@ -58,47 +58,36 @@ class ResizeMemory:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class UnplugNic:
+class _OfNic:
+    nic: model.Nic
+
+    @property
+    def path(self) -> str:
+        return f"nics[{self.nic.name}]"
+
+
+class UnplugNic(_OfNic):
     """Have one NIC less."""
 
-    nic: model.Nic
-
-    @property
-    def path(self) -> str:
-        return f"nics[{self.nic.name}]"
+    __slots__ = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PlugNic:
+class PlugNic(_OfNic):
     """Have one NIC more."""
 
-    nic: model.Nic
-
-    @property
-    def path(self) -> str:
-        return f"nics[{self.nic.name}]"
+    __slots__ = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RewireNic:
+class RewireNic(_OfNic):
     """Have a NIC carried by another network, or publish other ports; the card itself stays."""
 
-    nic: model.Nic
-
-    @property
-    def path(self) -> str:
-        return f"nics[{self.nic.name}]"
+    __slots__ = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SetLink:
+class SetLink(_OfNic):
     """Put in a NIC's cable, or pull it out."""
 
-    nic: model.Nic
-
-    @property
-    def path(self) -> str:
-        return f"nics[{self.nic.name}]"
+    __slots__ = ()
 
 
 Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | SetLink

@@ -9,7 +9,7 @@ from typing import Any
 from bocage.model import base, faults, ground, requests, snapshot
 from bocage.model import board as boards
 from bocage.model import vm as model
-from bocage.planner import hardware, limits, parts, profiles, reverting
+from bocage.planner import growth, hardware, limits, parts, profiles, reverting
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _SET_ELSEWHERE = (  # read with it, never taken
@@ -97,11 +97,7 @@ def attach_nic(vm: model.VM, request: requests.NicRequest, facts: parts.Facts, *
 def detach_nic(vm: model.VM, name: str) -> model.VM:
     """The VM without the NIC `name`. Raises NoSuchDevice."""
     _nic(vm, name)
-    boot = vm.spec.boot
-    left = model.Boot(
-        order=tuple(one for one in boot.order if one != name), once=None if boot.once == name else boot.once
-    )
-    return _with_spec(vm, nics=tuple(nic for nic in vm.spec.nics if nic.name != name), boot=left)
+    return _with_spec(vm, nics=tuple(nic for nic in vm.spec.nics if nic.name != name), boot=vm.spec.boot.without(name))
 
 
 def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.Facts) -> model.VM:
@@ -167,7 +163,7 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     if given.get("snapshots") == "off":
         given["snapshots"] = None
     if any(room.values()):
-        given["hardware"] = hardware.with_room(vm.spec, given.get("hardware", vm.spec.hardware), **room)
+        given["hardware"] = growth.with_room(vm.spec, given.get("hardware", vm.spec.hardware), **room)
     changed = _with_spec(vm, **given) if given else vm
     if fittings:
         hardware.check(changed.spec)
@@ -312,7 +308,7 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
         raise parts.TpmMissing(host=facts.host.name)
     max_cpus, max_memory = request.max_cpus, request.max_memory
     if profile.alias == "q35" and profile.paravirtual:  # an old system meets no memory that comes later
-        most, largest = hardware.room_for(
+        most, largest = growth.room_for(
             request.cpus, request.memory, host_cpus=host.cpus, host_memory=host.memory_bytes
         )
         most = min(most, chosen.limits.cpus or most)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bocage import errors
 from bocage.model import board as boards
 from bocage.model import vm as model
-from bocage.model.units import GiB, Size
+from bocage.model.units import Size
 from bocage.planner import fitting
 from bocage.words import N_
 
@@ -26,8 +26,7 @@ _ON_PCIE_0_ASKED = {"sound": "1b.0", "watchdog": "1c.0"}
 _ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0", "rng": "06.0", "usb": "01.2"}
 _ON_PCI_0_ASKED = {"sound": "1e.0", "watchdog": "1f.0"}
 _PARAVIRTUAL = ("agent", "balloon", "rng")
-_MEMORY = {"pcie.0": "0b.0", "pci.0": "07.0"}  # the device that memory is added by, on boards with room for it
-_LEAST_WITH_ROOM = 1 * GiB
+_MEMORY_PLACE = {"pcie.0": "0b.0", "pci.0": "07.0"}  # the device that memory is added by, on boards with room for it
 _FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
 _FREE_ON_PCI_0 = range(0x07, 0x20)
 _FREE_ON_ISA = range(4)  # the ports and interrupts that NE2000 cards were set to
@@ -134,7 +133,7 @@ def lay_out(
     chosen = fittings or boards.Fittings(firmware=firmware)
     bus, places = _onboard(alias)
     there = _wanted(chosen, paravirtual=paravirtual)
-    further = {"memory": _MEMORY[bus]} if max_memory is not None else {}
+    further = {"memory": memory_place(machines[alias], bus)} if max_memory is not None else {}
     return model.Hardware(
         **dict(chosen),
         machine=machines[alias],
@@ -200,6 +199,11 @@ def _onboard(alias: Alias) -> tuple[str, dict[str, str]]:
             return "isa.0", {}
 
 
+def root_bus(hardware: model.Hardware) -> str:
+    """The bus that the board's own devices are on."""
+    return _onboard(alias_of(hardware))[0]
+
+
 def alias_of(hardware: model.Hardware) -> Alias:
     """The kind of machine that it is a version of."""
     return "isapc" if is_isa(hardware) else "q35" if is_express(hardware) else "pc"
@@ -208,35 +212,6 @@ def alias_of(hardware: model.Hardware) -> Alias:
 def with_generation_id(hardware: model.Hardware, uid: str) -> model.Hardware:
     """The board with another generation id, when it has one at all."""
     return hardware.model_copy(update={"generation_id": uid}) if hardware.generation_id else hardware
-
-
-def with_room(
-    spec: model.VMSpec, board: model.Hardware, *, max_cpus: int | None, max_memory: Size | None
-) -> model.Hardware:
-    """The board with other limits than it has; None leaves one as it is. Raises Occupied."""
-    changed: dict[str, object] = {}
-    if max_cpus is not None:
-        changed["max_cpus"] = max_cpus
-    if max_memory is not None:
-        changed["max_memory"] = max_memory
-        if "memory" not in board.devices:
-            bus = "pcie.0" if is_express(board) else "pci.0"
-            place = f"{bus}/{_MEMORY[bus]}"
-            if place in used_addresses(spec):
-                raise Occupied(device="memory", place=place)
-            changed["devices"] = {**board.devices, "memory": place}
-    return board.model_copy(update=changed)
-
-
-def room_for(cpus: model.Cpus, memory: Size, *, host_cpus: int, host_memory: int) -> tuple[int, Size | None]:
-    """How far a new VM can grow while it runs, when nobody says: four times, as far as the host goes.
-
-    A small one gets no room for memory: where some can come, Linux sets 64 MiB aside (its bounce buffers).
-    """
-    most = max(cpus.count, min(4 * cpus.count, host_cpus))
-    if memory < _LEAST_WITH_ROOM:
-        return most, None
-    return most, Size(max(int(memory), min(4 * int(memory), host_memory // GiB * GiB)))
 
 
 def is_express(hardware: model.Hardware) -> bool:
@@ -304,9 +279,16 @@ def _on_root_bus(hardware: model.Hardware) -> tuple[str, ...]:
     return tuple(reversed(places(hardware, model.NicModel.E1000)))
 
 
+def memory_place(machine: str, bus: str) -> str:
+    """Where on the root bus of a board the device sits that memory is added by. Raises NoBus where there is no PCI."""
+    if bus not in _MEMORY_PLACE:
+        raise NoBus(machine=machine, bus="pci", buses=["isa"])
+    return _MEMORY_PLACE[bus]
+
+
 def is_hot(hardware: model.Hardware, address: str) -> bool:
     """Whether a device can come and go at this address while the VM runs."""
-    return address.startswith("rp") or not is_express(hardware)
+    return address.startswith("rp") or (address.startswith("pci.0/") and not is_express(hardware))
 
 
 def next_address(hardware: model.Hardware, used: Collection[str], nic: model.NicModel = model.NicModel.VIRTIO) -> str:

@@ -1,6 +1,6 @@
 """Memory that a guest takes and gives back while it runs: one virtio-mem device, as large as the room for it.
 
-The guest plugs as much of it as is asked for, in blocks of 2 MiB (virtio specification 1.2, section 5.15).
+The guest plugs as much of it as is asked for (virtio specification 1.2, section 5.15).
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 
 from bocage.engine.qemu import devices, link
-from bocage.model import units
 from bocage.model import vm as model
+from bocage.planner.adaptation import MEMORY_BLOCK
 
 BACKEND = "board.added"
 DEVICE = "board.memory"
-BLOCK = 2 * units.MiB
 _STILL = 3.0  # seconds without a further block after which the guest has done what it can
 _PAUSE = 0.1
 
@@ -21,19 +20,19 @@ _PAUSE = 0.1
 def room(spec: model.VMSpec, first: int) -> int:
     """Bytes that can be added to a machine that starts with `first`; 0 where it has no device for it."""
     largest = spec.hardware.max_memory or 0
-    return max(0, (largest - first) // BLOCK * BLOCK) if "memory" in spec.hardware.devices else 0
+    return max(0, (largest - first) // MEMORY_BLOCK * MEMORY_BLOCK) if "memory" in spec.hardware.devices else 0
 
 
 def device(spec: model.VMSpec, first: int) -> devices.Device:
     """The device, asking for what the spec has beyond `first`."""
     place = devices.place(spec.hardware.devices["memory"])
-    asked = max(0, int(spec.memory) - first) // BLOCK * BLOCK
+    asked = max(0, int(spec.memory) - first) // MEMORY_BLOCK * MEMORY_BLOCK
     return {
         "driver": "virtio-mem-pci",
         "id": DEVICE,
         **place,
         "memdev": BACKEND,
-        "block-size": BLOCK,
+        "block-size": MEMORY_BLOCK,
         "requested-size": asked,
     }
 
@@ -43,7 +42,7 @@ async def resize(at: link.Link, added: int) -> int:
 
     Raises qmp.CommandFailed, of the kind DeviceNotFound where there is no such device.
     """
-    wanted = added // BLOCK * BLOCK
+    wanted = added // MEMORY_BLOCK * MEMORY_BLOCK
     await at.execute("qom-set", {"path": DEVICE, "property": "requested-size", "value": wanted})
     present, moved = await size(at), asyncio.get_running_loop().time()
     while present != wanted and asyncio.get_running_loop().time() < moved + _STILL:
