@@ -80,8 +80,10 @@ async def test_what_is_beyond_its_room_waits_for_a_cold_start_and_is_said_to(tin
 async def test_a_guest_without_a_driver_gives_nothing_and_that_is_said(tiny_house: House):
     made = await tiny_house.create(start=True, **{**BLANK, "max_memory": "256M", "max_cpus": 2})
     await tiny_house.becomes(made, vm.State.RUNNING)
-    await change(tiny_house, made, memory=Size(64 * _MIB))
+    await change(tiny_house, made, memory=Size(64 * _MIB), cpus=vm.Cpus(cores=2))
     became = await carried_out(tiny_house, made)
+    assert (became["cpus"].how, became["cpus"].saying.type) == ("partly", "cpus-not-taken")
+    assert became["cpus"].saying.params == {"name": "box", "count": 2, "taken": 1}
     assert became["memory"].how == "partly"
     assert became["memory"].saying.params == {"size": 32 * _MIB, "wanted": 64 * _MIB}
     assert waiting(tiny_house, await tiny_house.read(made)) == ["memory"]

@@ -51,7 +51,7 @@ async def test_a_nic_comes_moves_to_another_network_loses_its_cable_and_goes(wir
     await make_network(wired, "lan", kind="nat", subnet="10.98.0.0/24")
     await make_network(wired, "cell", kind="isolated", subnet="10.99.0.0/24")
     guest = await up(wired, "guest", "own")
-    before = links()
+    before, pid = links(), (await wired.read(guest)).status.pid
     became = await attach(wired, guest, network="lan")
     assert [(path, one.how) for path, one in became.items()] == [("nics[nic1]", "done")]
     await has(wired, guest, "eth1", "10.98.0.")
@@ -62,15 +62,17 @@ async def test_a_nic_comes_moves_to_another_network_loses_its_cable_and_goes(wir
     await has(wired, guest, "eth1", "10.99.0.")
     await alter(wired, guest, "nic1", connected=False)
     await wired.says(guest, "^0", send="cat /sys/class/net/eth1/carrier")
+    await alter(wired, guest, "nic1", network="lan")
+    await wired.says(guest, "^0", send="sleep 2; cat /sys/class/net/eth1/carrier")  # another network puts none in
     await alter(wired, guest, "nic1", connected=True)
     await wired.says(guest, "^1", send="until grep 1 /sys/class/net/eth1/carrier; do usleep 100000; done")
     await detach(wired, guest, "nic1")
     await wired.says(guest, "^eth0$", send="ls /sys/class/net | grep eth")
     assert not [name for name in links() if name.startswith("bt")]
-    assert waiting(wired, await wired.read(guest)) == []
-    pid = (await wired.read(guest)).status.pid
+    found = await wired.read(guest)
+    assert waiting(wired, found) == []
+    assert found.status.pid == pid is not None  # the machine that it was from the start
     await wired.ask("vm.kill", guest)
-    assert pid is not None
 
 
 async def test_published_ports_change_and_a_card_goes_over_to_a_network_of_another_kind(wired: House) -> None:

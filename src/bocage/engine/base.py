@@ -176,6 +176,45 @@ class Meter(Protocol):
         ...
 
 
+class Nics(Protocol):
+    """One VM's NICs: each a card in the guest, and what carries it on the host."""
+
+    def require(self, backend: Backend) -> None:
+        """Raise what keeps a running machine from having a NIC that is carried so."""
+        ...
+
+    async def there(self, name: str) -> bool:
+        """Whether the guest has a NIC of this name."""
+        ...
+
+    async def plug(self, nic: model.Nic, backend: Backend) -> None:
+        """Give the guest a NIC; not an error when it is there."""
+        ...
+
+    async def unplug(self, name: str) -> None:
+        """Take a NIC away, with what carries it; not an error when it is gone."""
+        ...
+
+    async def recarry(self, nic: model.Nic, backend: Backend) -> None:
+        """Have something else carry a NIC; the guest sees its cable pulled and put in again."""
+        ...
+
+    async def set_link(self, name: str, *, connected: bool) -> None:
+        """Put a NIC's cable in, or pull it out."""
+        ...
+
+    def cut(self) -> tuple[str, ...]:
+        """The names of the NICs whose carrier has died."""
+        ...
+
+    async def mend(self, backends: Mapping[str, Backend]) -> dict[str, words.Message]:
+        """Start anew what carried a NIC and has died, as `backends` says; by NIC name, how it had ended.
+
+        Raises errors.Problem and OSError when one cannot be started; then it stays as it was.
+        """
+        ...
+
+
 class Machine(Protocol):
     """One VM's process. Every call is bounded in time; a monitor that hangs gives errors.TimedOut and no more."""
 
@@ -214,6 +253,8 @@ class Machine(Protocol):
 
     @property
     def meter(self) -> Meter: ...
+    @property
+    def nics(self) -> Nics: ...
 
     def confinement(self) -> confinement.Confinement:
         """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""
@@ -306,43 +347,12 @@ class Machine(Protocol):
     async def detach_disk(self, name: str) -> None: ...
     async def grow_disk(self, name: str, size: int) -> None: ...
     async def change_cd(self, name: str, image: pathlib.Path | None) -> None: ...
-    async def has_nic(self, name: str) -> bool:
-        """Whether it has a NIC of this name."""
-        ...
-
-    async def plug_nic(self, nic: model.Nic, backend: Backend) -> None:
-        """Give it a NIC; not an error when it is there."""
-        ...
-
-    async def unplug_nic(self, name: str) -> None:
-        """Take a NIC from it, with what carries it; not an error when it is gone."""
-        ...
-
-    async def recarry_nic(self, name: str, backend: Backend) -> None:
-        """Have something else carry a NIC; the guest sees its cable pulled and put in again."""
-        ...
-
-    async def set_link(self, name: str, *, connected: bool) -> None:
-        """Put a NIC's cable in, or pull it out."""
-        ...
-
     async def screenshot(self, to: pathlib.Path) -> None:
         """The screen as PNG."""
         ...
 
     async def send_keys(self, keys: Sequence[str]) -> None:
         """Press keys together, by QEMU's key names (QKeyCode)."""
-        ...
-
-    def cut_nics(self) -> tuple[str, ...]:
-        """The names of the NICs whose carrier has died."""
-        ...
-
-    async def mend(self, nics: Mapping[str, Backend]) -> dict[str, words.Message]:
-        """Start anew what carried a NIC and has died, as `nics` says; by NIC name, how it had ended.
-
-        Raises errors.Problem and OSError when one cannot be started; then it stays as it was.
-        """
         ...
 
     async def guest_addresses(self) -> dict[str, tuple[str, ...]]:

@@ -31,7 +31,7 @@ class Link:
     ) -> None:
         self._path = path
         self._name = name
-        self._ended = ended
+        self.ended = ended  # done when the process is gone
         self._on_event = heard
         self._on_change = changed
         self._seen = runstate.Seen()
@@ -53,7 +53,7 @@ class Link:
 
     async def open(self, *, within: float) -> None:
         """Connect once, as soon as there is somebody to connect to. Raises qmp.NoMonitor and qmp.TimedOut."""
-        monitor = await qmp.connect(self._path, within=within, on_event=self._heard, ended=self._ended)
+        monitor = await qmp.connect(self._path, within=within, on_event=self._heard, ended=self.ended)
         self._monitor = monitor
         self.version = ".".join(map(str, monitor.version))
         self._up.set()
@@ -120,9 +120,9 @@ class Link:
 
     async def _keep(self) -> None:
         pause = _FIRST_PAUSE
-        while not self._ended.done():
+        while not self.ended.done():
             if self._monitor:
-                await asyncio.wait([self._monitor.disconnected, self._ended], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([self._monitor.disconnected, self.ended], return_when=asyncio.FIRST_COMPLETED)
                 await self._drop()
                 if not self.shutdown:  # else its end is on the way
                     self._become(dataclasses.replace(self._seen, run=base.Run.UNKNOWN))
@@ -133,7 +133,7 @@ class Link:
                 pause = _FIRST_PAUSE
             except (errors.TimedOut, qmp.Error, base.Error):
                 await self._drop()
-                await asyncio.wait([self._ended], timeout=pause)
+                await asyncio.wait([self.ended], timeout=pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _drop(self) -> None:
@@ -156,7 +156,7 @@ class Link:
 
     async def _check_alive(self) -> None:
         await asyncio.sleep(0)  # the process's end may be known already and not told yet
-        if self._ended.done():
+        if self.ended.done():
             raise base.NotRunning(name=self._name)
 
     def _heard(self, event: qmp.Event) -> None:
@@ -166,5 +166,5 @@ class Link:
 
     def _become(self, seen: runstate.Seen) -> None:
         before, self._seen = self._seen.run, seen
-        if before is not seen.run and not self._ended.done():
+        if before is not seen.run and not self.ended.done():
             self._on_change(seen.run)

@@ -88,7 +88,14 @@ class QemuMachine:
         self._tasks: list[asyncio.Task[None]] = []
         self._noted: asyncio.Task[None] | None = None
         self._noting = asyncio.Lock()
-        self._carrying = asyncio.Lock()
+        self.nics = nics.Nics(
+            self.link,
+            self._paths,
+            self._group,
+            enclosed="network-namespace" in record.isolation.parts,
+            helpers=lambda: self._record.helpers,
+            note=lambda helpers: self._note(helpers=helpers),
+        )
         self._tpm_lost = False
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
 
@@ -255,34 +262,6 @@ class QemuMachine:
     async def change_cd(self, name: str, image: pathlib.Path | None) -> None:
         await hotplug.change_cd(self.link, name, image)
 
-    async def has_nic(self, name: str) -> bool:
-        return await hotplug.has_device(self.link, name)
-
-    async def plug_nic(self, nic: model.Nic, backend: base.Backend) -> None:
-        async def carry() -> None:
-            if isinstance(backend, base.Passt):
-                await self._carry(nic.name, backend)
-
-        if isinstance(backend, base.UserMode) and "network-namespace" in self.isolation.parts:
-            raise nics.Enclosed
-        async with self._carrying:
-            await nics.plug(self.link, nic, backend, self._paths, carry=carry)
-
-    async def unplug_nic(self, name: str) -> None:
-        async with self._carrying:
-            await nics.unplug(self.link, name)
-            await self._end_helper(name)
-
-    async def recarry_nic(self, name: str, backend: base.Backend) -> None:
-        async with self._carrying:
-            if isinstance(backend, base.Passt):
-                await self._end_helper(name)
-                await self._carry(name, backend)
-            await nics.reconnect(self.link, name)
-
-    async def set_link(self, name: str, *, connected: bool) -> None:
-        await nics.set_link(self.link, name, connected=connected)
-
     async def screenshot(self, to: pathlib.Path) -> None:
         # Not a passed descriptor: QEMU 7.2 keeps an entry for each that it was ever given for a screen.
         beside = self._paths.io / f"screen-{secrets.token_hex(4)}"
@@ -298,48 +277,6 @@ class QemuMachine:
             await self.link.execute("send-key", {"keys": pressed})
         except qmp.CommandFailed as error:
             raise NoSuchKey(keys="-".join(keys)) from error
-
-    async def carry(self, nics: Mapping[str, base.Backend]) -> None:
-        """Start what carries the NICs of a machine that has just been started."""
-        async with self._carrying:
-            for name, backend in nics.items():
-                if isinstance(backend, base.Passt):
-                    await self._carry(name, backend)
-
-    def cut_nics(self) -> tuple[str, ...]:
-        return tuple(name for name, helper in self._record.helpers.items() if not processes.alive(helper))
-
-    async def mend(self, nics: Mapping[str, base.Backend]) -> dict[str, words.Message]:
-        mended: dict[str, words.Message] = {}
-        async with self._carrying:
-            for name in self.cut_nics():
-                backend = nics.get(name)
-                if isinstance(backend, base.Passt) and not self._gone.done():
-                    ended = await carriers.how_ended(name, self._paths)
-                    await self._carry(name, backend)
-                    await self._announce(name)
-                    mended[name] = ended.reason
-        return mended
-
-    async def _announce(self, nic: str) -> None:
-        """Have the NIC be heard: a new passt sends to all until it knows the guest's MAC, and guests ignore that."""
-        times = {"initial": 50, "max": 500, "rounds": 5, "step": 100}  # milliseconds
-        with contextlib.suppress(qmp.Error, errors.TimedOut, base.NotRunning):
-            await self.link.execute("announce-self", {**times, "interfaces": [nic]})
-
-    async def _carry(self, name: str, backend: base.Passt) -> None:
-        async def note(helper: processes.Identity) -> None:
-            await self._note(helpers={**self._record.helpers, name: helper})
-
-        await carriers.start(name, backend, self._paths, group=self._group, before=note)
-
-    async def _end_helper(self, name: str) -> None:
-        """End what carries a NIC, for good: nobody mends it."""
-        helper = self._record.helpers.get(name)
-        if helper is None:
-            return
-        await self._note(helpers={key: one for key, one in self._record.helpers.items() if key != name})
-        await carriers.ended(helper)
 
     async def guest_addresses(self) -> dict[str, tuple[str, ...]]:
         try:

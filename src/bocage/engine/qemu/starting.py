@@ -109,12 +109,12 @@ async def launch(
     undo.push_async_callback(_ended, keeping)
     started = machine.QemuMachine(kept[0], process.pidfd, runtime=plan.runtime, place=place, listener=order.listener)
     undo.push_async_callback(started.kill)
-    carrying = asyncio.create_task(started.carry(plan.nics))
+    carrying = asyncio.create_task(started.nics.carry(plan.nics))
     undo.push_async_callback(_ended, carrying)
     await started.link.open(within=_ANSWER_BOUND)
     for nic in plan.spec.nics:
         if not nic.connected:
-            await started.set_link(nic.name, connected=False)
+            await started.nics.set_link(nic.name, connected=False)
     await carrying
     await keeping
     return started

@@ -67,7 +67,7 @@ async def _try(
             said = outcomes.MemoryInPart(size=present, wanted=memory)
             return _outcome(change.path, "partly", said), {"memory": present}
         case adaptation.UnplugNic(nic):
-            await running.unplug_nic(nic.name)
+            await running.nics.unplug(nic.name)
             await preparation.unplug_nic(machine, nic)
             return _outcome(change.path, "done", outcomes.NicGone(nic=nic.name)), {"nics": _without(built, nic)}
         case adaptation.PlugNic(nic) | adaptation.RewireNic(nic):
@@ -75,21 +75,22 @@ async def _try(
             there = outcomes.NicThere(nic=nic.name, network=await preparation.network_name(machine, nic))
             return _outcome(change.path, "done", there), {"nics": (*_without(built, nic), nic)}
         case adaptation.SetLink(nic):
-            await running.set_link(nic.name, connected=nic.connected)
+            await running.nics.set_link(nic.name, connected=nic.connected)
             cable: words.Message = outcomes.CableIn(nic=nic.name) if nic.connected else outcomes.CableOut(nic=nic.name)
             return _outcome(change.path, "done", cable), {"nics": (*_without(built, nic), nic)}
 
 
 async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
     """Have a NIC be there and carried by its network: a new one, or one that was on another."""
-    plugged = await running.has_nic(nic.name)
+    running.nics.require(await preparation.carrier_of(machine, nic))  # before anything is changed
+    plugged = await running.nics.there(nic.name)
     backend, other_kind = await preparation.plug_nic(machine, nic)
     if plugged and not other_kind:
-        await running.recarry_nic(nic.name, backend)
+        await running.nics.recarry(nic, backend)
         return
     if plugged:
-        await running.unplug_nic(nic.name)
-    await running.plug_nic(nic, backend)
+        await running.nics.unplug(nic.name)
+    await running.nics.plug(nic, backend)
 
 
 def _without(built: Built, nic: vm.Nic) -> tuple[vm.Nic, ...]:

@@ -218,6 +218,11 @@ class Preparation:
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
         await self._wires.found(machine)
 
+    async def carrier_of(self, machine: vm.VM, nic: vm.Nic) -> engine.Backend:
+        """What is to carry a NIC; nothing is made."""
+        place = await self.place(machine)
+        return (await self._wires.describe(machine, await self._uid(machine, place)))[nic.name]
+
     async def plug_nic(self, machine: vm.VM, nic: vm.Nic) -> tuple[engine.Backend, bool]:
         """Make what carries one NIC of a running VM; and whether the card has to be plugged in anew for it."""
         place = await self.place(machine)

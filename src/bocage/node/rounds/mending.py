@@ -68,14 +68,14 @@ class Mending:
 
     async def _mend(self, actor: Actor) -> None:
         running = actor.standing.machine
-        cut = running.cut_nics() if running else ()
+        cut = running.nics.cut() if running else ()
         if not running or not cut:
             return
         self._tried[actor.standing.uid] = clock.boottime()
         with contextlib.suppress(resources.Missing, engine.NotRunning):
             machine = await actor.standing.read()
             try:
-                mended = await running.mend(await self._shop.preparation.carriers(machine))
+                mended = await running.nics.mend(await self._shop.preparation.carriers(machine))
             except (errors.Problem, OSError) as error:
                 problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
                 for nic in cut:

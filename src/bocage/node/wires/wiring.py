@@ -144,8 +144,8 @@ class Wires:
     def _card_of(self, uid: str, nic: vm.Nic) -> ledger.Card | None:
         return next((one for one in self._ledger.plugged(uid) if one.mac == nic.mac), None)
 
-    async def _publish_again(self, uid: str) -> None:
-        for net in await self._known({uid}):
+    async def _publish_again(self, *uids: str) -> None:
+        for net in await self._known(set(uids)):
             async with self._locks[net.uid]:
                 if net.status.state == "ready":
                     await bridge.publish(self._bridge(net), self._ledger.forwards(net.uid))
@@ -161,10 +161,7 @@ class Wires:
             if card.tap:
                 async with self._locks[card.network]:
                     await tap.remove(card.tap)
-        for net in await self._known({card.network for card in plugged if card.tap and card.publish}):
-            async with self._locks[net.uid]:
-                if net.status.state == "ready":
-                    await bridge.publish(self._bridge(net), self._ledger.forwards(net.uid))
+        await self._publish_again(*{card.network for card in plugged if card.tap and card.publish})
 
     async def agree(self, machine: vm.VM) -> None:
         """Have the networks know a VM by its present name, and keep nothing for NICs that it no longer has."""
