@@ -20,8 +20,6 @@ from bocage.storage import half_made, volumes
 from bocage.storage import images as library
 from bocage.store import resources
 
-_TRIES = 20  # of a read-change-write that others get in the way of
-
 
 async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Seal a VM's disks, as they are or as a snapshot has them, as one more version of a template."""
