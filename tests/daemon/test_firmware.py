@@ -9,6 +9,7 @@ import pytest
 
 from tests.daemon.conftest import Unpacked
 from tests.daemon.host import Host
+from tests.node import debian
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 GRUB_SAYS = "the signed loader runs"
@@ -51,6 +52,14 @@ def test_what_is_signed_boots_with_secure_boot(host: Host, tmp_path: pathlib.Pat
     boot(host, esp(tmp_path / "esp.img", shim, unpacked), "--secure-boot")
     assert GRUB_SAYS in says(host, "box", GRUB_SAYS)
     assert host.vm("box")["spec"]["hardware"]["secure_boot"]
+
+
+def test_debian_boots_whole_with_secure_boot_and_finds_its_tpm(host: Host, packages_cache: pathlib.Path):
+    boot(host, debian.image(packages_cache), "--secure-boot", "--tpm")
+    says(host, "box", "secureboot: Secure boot enabled")
+    said = (host.homes.by_name / "default/box/serial.log").read_text(errors="replace")
+    assert "Kernel is locked down from EFI Secure Boot" in said
+    says(host, "box", "ACPI: TPM2")
 
 
 @pytest.mark.parametrize("secure", [True, False])

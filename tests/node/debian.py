@@ -106,6 +106,14 @@ async def log_in(house: House, machine: vm.VM, *, within: float = BOUND) -> None
                     break
 
 
+def image(packages: pathlib.Path) -> pathlib.Path:
+    """The image of Debian, built once for each state of its sources."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "debian.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _image(packages)
+
+
 def _image(packages: pathlib.Path) -> pathlib.Path:
     code = map(inspect.getfile, (debian, gpt, gptdisk, sources, tools))
     image = CACHE / f"debian-{RELEASE}-{_digest(_contents([*code, *_files(debian._HERE)]))}.qcow2"
