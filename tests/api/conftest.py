@@ -154,6 +154,9 @@ class FakeNode:
                 Route("/vms/{uid}/edited", self.edit),
                 Route("/vms/{uid}/command", self.command),
                 Route("/vms/{uid}/export", self.export),
+                Route("/vms/{uid}/exec", self.inside, methods=["POST"]),
+                Route("/vms/{uid}/password", self.inside, methods=["POST"]),
+                Route("/vms/{uid}/file", self.inside, methods=["GET", "PUT"]),
                 Route("/vms/{uid}/diff", self.diff),
                 Route("/vms/{uid}/yaml", self.log_file),
                 Route("/vms/{uid}/screenshot", self.screenshot),
@@ -197,6 +200,15 @@ class FakeNode:
     async def keys(self, request: Request) -> Response:
         self.asked.append(await request.json())
         return Response(status_code=204)
+
+    async def inside(self, request: Request) -> Response:
+        body = await request.body()
+        self.asked.append((request.method, dict(request.query_params), body))
+        if request.url.path.endswith("/password"):
+            return Response(status_code=204)
+        if request.method == "PUT":
+            return JSONResponse({"size": len(body), "mode": "0640"})
+        return Response(b"abc", media_type="application/octet-stream", headers={"Bocage-Size": "3"})
 
     async def edit(self, request: Request) -> Response:
         return JSONResponse(self.edited)

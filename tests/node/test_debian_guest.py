@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import os
 import pathlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from bocage import home
 from bocage.model import vm, work
+from bocage.node import http
 from tests.node import debian
 from tests.node.house import BOUND, House
 
@@ -58,6 +64,63 @@ async def test_by_password_one_finds_inside_what_the_definition_says(guest: Gues
     assert macs.split() == sorted(nic.mac for nic in spec.nics)
     assert await finds("systemctl --failed --no-legend | wc -l") == "0"
     assert debian.STATIC in await finds("ip -4 -o address show scope global")
+
+
+async def test_its_agent_runs_commands_carries_files_and_sets_passwords(guest: Guest):
+    house, machine = guest
+    node = house.node
+    transport = httpx.AsyncHTTPTransport(uds=str(house.homes.node_socket))
+    at = f"http://node/vms/{machine.uid}"
+    async with (
+        http.serve(node.shop, node.crew, node.sampling, house.homes.node_socket),
+        httpx.AsyncClient(transport=transport, timeout=BOUND) as client,
+    ):
+
+        async def run(*command: str, stdin: bytes = b"", timeout: float = BOUND) -> tuple[dict[str, Any], bytes, bytes]:
+            asked = {"command": command, "stdin": base64.b64encode(stdin).decode(), "timeout": timeout}
+            answer = await client.post(f"{at}/exec", json=asked)
+            answer.raise_for_status()
+            *said, end = [json.loads(line) for line in answer.text.splitlines()]
+            out, err = (b"".join(base64.b64decode(one.get(name, "")) for one in said) for name in ("stdout", "stderr"))
+            return end, out, err
+
+        script = 'tr a-z A-Z; id -un; echo "$1" >&2; exit 7'
+        end, out, err = await run("sh", "-c", script, "sh", "it's so", stdin=b"from here\n")
+        assert end == {"exit_code": 7, "signal": None, "cut": []}
+        assert (out, err) == (b"FROM HERE\nroot\n", b"it's so\n")
+        assert (await run("sh", "-c", "kill -9 $$"))[0] == {"exit_code": None, "signal": 9, "cut": []}
+        end, out, _ = await run("head", "-c", "1000000", "/dev/zero")
+        assert (end["cut"], len(out)) == ([], 1_000_000)
+        none = await client.post(f"{at}/exec", json={"command": ["no-such-program"], "timeout": 5})
+        assert (none.status_code, none.json()["params"]["command"]) == (409, "guest-exec")
+        late = await client.post(f"{at}/exec", json={"command": ["sleep", "60"], "timeout": 0.5})
+        assert (late.status_code, late.json()["type"]) == (504, "guest-command-runs-on")
+        assert (await run("kill", str(late.json()["params"]["pid"])))[0]["exit_code"] == 0
+
+        content = os.urandom(3_000_000)
+        there = {"path": "/root/it is here", "mode": "640"}
+        put = await client.put(f"{at}/file", params=there, content=content)
+        assert put.json() == {"size": len(content), "mode": "0640"}
+        _, out, _ = await run("stat", "-c", "%a %s %U", there["path"])
+        assert out.split() == [b"640", b"3000000", b"root"]
+        got = await client.get(f"{at}/file", params={"path": there["path"]})
+        assert (got.content == content, got.headers["bocage-size"]) == (True, "3000000")
+        assert (await client.get(f"{at}/file", params={"path": "/proc/uptime"})).text.count(".") == 2
+        for path in ("/nonexistent", "/root"):
+            assert (await client.get(f"{at}/file", params={"path": path})).status_code == 409
+
+        changed = await client.post(f"{at}/password", json={"user": debian.USER, "password": "other words"})
+        assert changed.status_code == 204
+        _, out, _ = await run("getent", "shadow", debian.USER)
+        kept = out.decode().split(":")[1]
+        assert kept not in ("", "!", "*")
+        # It says so itself: su as somebody who is not root asks for it.
+        _, out, _ = await run(
+            "su", "nobody", "-s", "/bin/sh", "-c", f"su {debian.USER} -c 'echo in'", stdin=b"other words\n"
+        )
+        assert out == b"in\n"
+        unknown = await client.post(f"{at}/password", json={"user": "nobody-here", "password": "other words"})
+        assert (unknown.status_code, "other words" in unknown.text) == (409, False)
 
 
 async def test_its_key_lets_one_in_by_ssh_through_the_published_port(guest: Guest, booted: debian.Booted):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WITHIN = 60.0  # seconds that the node has to begin its answer
 _CONNECT = 5.0
-_PASSED = ("content-type", "content-length", "content-disposition", "bocage-offset", "upload-offset")
+_PASSED = ("content-type", "content-length", "content-disposition", "bocage-offset", "bocage-size", "upload-offset")
 _PIECE = 256 << 10  # bytes; the largest frame of a console
 _GOING_AWAY, _UNEXPECTED = 1001, 1011  # RFC 6455, section 7.4.1
 

@@ -21,7 +21,9 @@ REQUESTS: dict[str, Any] = {
     "Clone": {"name": "web2", "start": True},
     "Description": {"title": "What it is, in free text", "tags": ["production"]},
     "DiskRequest": {"size": "20G", "bus": "virtio"},
+    "Exec": {"command": ["systemctl", "is-active", "nginx"], "timeout": 10},
     "Expect": {"send": "uname -r", "pattern": "^6", "timeout": 10},
+    "GuestPassword": {"user": "root", "password": "correct horse battery staple"},
     "Grow": {"size": "40G"},
     "ImageBuild": {"what": "debian", "name": "debian12", "release": "bookworm"},
     "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
@@ -117,6 +119,7 @@ def answers() -> dict[str, Any]:
             "line": "qemu-system-x86_64 -name web1",
             "script": "#!/bin/sh\nexec qemu-system-x86_64 -name web1\n",
         },
+        "WrittenFile": {"size": 1024, "mode": "0644"},
         "Created": {"token": "bcg_5f0c9f1e…", "resource": made["Token"]},
         "Differences": {
             "pending": [{"path": "memory", "running": "512M", "wanted": "1G"}],

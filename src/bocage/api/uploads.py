@@ -29,7 +29,7 @@ Offset = Annotated[
 Uploading = Annotated[calls.Call, calls.may("image:add")]
 _PROBLEMS = routing.problem_responses(404, 409, 502, 504)
 _OFFSET = {"Upload-Offset": {"description": "Bytes that are here.", "schema": {"type": "integer"}}}
-_PIECE = {
+PIECE = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
@@ -70,7 +70,7 @@ async def head(key: Key, call: Uploading, storage: StorageName = "local") -> Res
 
 
 @router.patch(
-    "/{key}", name="send", status_code=204, responses={204: {"headers": _OFFSET}, **_PROBLEMS}, openapi_extra=_PIECE
+    "/{key}", name="send", status_code=204, responses={204: {"headers": _OFFSET}, **_PROBLEMS}, openapi_extra=PIECE
 )
 async def send(
     key: Key, request: Request, call: Uploading, upload_offset: Offset, storage: StorageName = "local"
@@ -90,7 +90,7 @@ async def discard(key: Key, call: Uploading, storage: StorageName = "local") -> 
     name="import_send",
     status_code=204,
     responses={204: {"headers": _OFFSET}, **_PROBLEMS},
-    openapi_extra=_PIECE,
+    openapi_extra=PIECE,
 )
 async def send_import(
     project: calls.Project,
@@ -118,10 +118,15 @@ async def import_vm(
     return await call.accept(task)
 
 
-async def _send(call: calls.Call, request: Request, key: str, offset: int, storage: str) -> Response:
+def check_bytes(request: Request) -> None:
+    """Raises NotBytes."""
     kind = request.headers.get("content-type", "application/octet-stream")
     if kind.partition(";")[0].strip().lower() != "application/octet-stream":
         raise NotBytes(given=kind[:100])
+
+
+async def _send(call: calls.Call, request: Request, key: str, offset: int, storage: str) -> Response:
+    check_bytes(request)
     return await call.api.node.forward(
         "PATCH",
         f"/uploads/{key}",

@@ -158,13 +158,22 @@ class Connection:
 
     @contextlib.contextmanager
     def stream(
-        self, method: str, path: str, *, query: Query | None = None, within: float | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        document: Any = None,
+        within: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer's head, its body to be read piece by piece; on a connection of its own."""
+        """The answer's head, its body to be read piece by piece; on a connection of its own, and asked once."""
         own = Connection(self.address)
         own._headers = self._headers
+        headers, body = dict(self._headers), None
+        if document is not None:
+            body, headers["Content-Type"] = json.dumps(document).encode(), "application/json"
         try:
-            with own._exchange(method, target(path, query), None, dict(self._headers), within) as response:
+            with own._exchange(method, target(path, query), body, headers, within) as response:
                 yield response
         finally:
             own.close()

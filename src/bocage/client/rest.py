@@ -211,6 +211,10 @@ class VMs(Nouns):
         answer: Document = self._get(self._of(name, "isolation"))
         return answer
 
+    def set_password(self, name: str, user: str, password: str) -> None:
+        """Give an account of the guest another password, through its agent."""
+        self._post(self._of(name, "password"), {"user": user, "password": password})
+
     def take_import(self, request: Request) -> Document:
         return self._post(self.path + "/import", request)
 

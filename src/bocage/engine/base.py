@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from bocage import errors, words
+from bocage.engine import inside as insides
 from bocage.model import confinement, sample
 from bocage.model import vm as model
 from bocage.planner.adaptation import First
@@ -255,6 +256,8 @@ class Machine(Protocol):
     def meter(self) -> Meter: ...
     @property
     def nics(self) -> Nics: ...
+    @property
+    def inside(self) -> insides.Inside: ...
 
     def confinement(self) -> confinement.Confinement:
         """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""

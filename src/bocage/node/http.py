@@ -13,21 +13,20 @@ import pathlib
 import shlex
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from bocage import errors, serving, words
 from bocage.engine import base as engine
+from bocage.engine import inside as insides
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
-from bocage.node import asking, conversation, doctor, started, tasks
+from bocage.node import asking, conversation, doctor, inside, started, streaming, tasks
 from bocage.node.carrying import adoption, export
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
@@ -62,6 +61,10 @@ class Interface:
             Route("/vms/{uid}/isolation", self.isolation),
             Route("/vms/{uid}/edited", self.edited),
             Route("/vms/{uid}/export", self.export),
+            Route("/vms/{uid}/exec", self.execute, methods=["POST"]),
+            Route("/vms/{uid}/file", self.read_file, methods=["GET"]),
+            Route("/vms/{uid}/file", self.write_file, methods=["PUT"]),
+            Route("/vms/{uid}/password", self.set_password, methods=["POST"]),
             Route("/use", self.use),
             Route("/history/{uid}", self.history),
             Route("/uploads/{key}", self.upload_offset, methods=["GET", "HEAD"]),
@@ -84,7 +87,7 @@ class Interface:
         first = await asyncio.to_thread(boundedlog.start_offset, path)
         offset = max(asking.whole_number(request.query_params, "offset", first), first)
         body = _follow(path, offset) if follow else _read_all(path, offset)
-        return _Stream(body, media_type="text/plain; charset=utf-8", headers={"Bocage-Offset": str(offset)})
+        return streaming.Stream(body, media_type="text/plain; charset=utf-8", headers={"Bocage-Offset": str(offset)})
 
     async def expect(self, request: Request) -> Response:
         """Send a line, perhaps, and wait for one that matches."""
@@ -165,13 +168,29 @@ class Interface:
         if offset := asking.whole_number(request.query_params, "offset", 0):
             sha256 = request.query_params.get("sha256", "")
             stream = export.rest(stream, machine, offset=offset, sha256=sha256)
-        return _Stream(await export.started(stream), media_type="application/zstd")
+        return streaming.Stream(await export.started(stream), media_type="application/zstd")
 
     async def isolation(self, request: Request) -> Response:
         """What its process really may."""
         machine, _ = await self._machine(request)
         found = await asyncio.to_thread(self._running(machine).confinement)
         return _json(found)
+
+    async def execute(self, request: Request) -> Response:
+        """Run a command in the guest."""
+        return await inside.execute(await self._inside(request), request, self._shop.ground.home.cache)
+
+    async def read_file(self, request: Request) -> Response:
+        """A file of the guest."""
+        return await inside.read_file(await self._inside(request), request)
+
+    async def write_file(self, request: Request) -> Response:
+        """Write a file of the guest."""
+        return await inside.write_file(await self._inside(request), request)
+
+    async def set_password(self, request: Request) -> Response:
+        """Give an account of the guest another password."""
+        return await inside.set_password(await self._inside(request), request)
 
     async def use(self, request: Request) -> Response:
         """What this host and its VMs use now."""
@@ -235,6 +254,10 @@ class Interface:
         machine = await actor.standing.read()
         return machine, await self._shop.preparation.place(machine)
 
+    async def _inside(self, request: Request) -> insides.Inside:
+        machine, _ = await self._machine(request)
+        return self._running(machine).inside
+
     def _running(self, machine: vm.VM) -> engine.Machine:
         running = self._standing(machine).machine
         assert running
@@ -260,41 +283,6 @@ async def serve(shop: Shop, crew: Crew, sampling: Sampling, path: pathlib.Path) 
 
 def _json(document: base.Part) -> Response:
     return Response(document.model_dump_json(), media_type="application/json")
-
-
-class _Stream(Response):
-    """A stream that ends when nobody reads it any more, and whose source has then put away what it held.
-
-    Not Starlette's own: that cancels each wait of the source's clean-up too.
-    """
-
-    def __init__(self, pieces: AsyncGenerator[bytes, None], **options: Any) -> None:
-        super().__init__(**options)
-        del self.headers["content-length"]
-        self._pieces = pieces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        doing = [asyncio.create_task(self._send(send)), asyncio.create_task(_until_gone(receive))]
-        try:
-            await asyncio.wait(doing, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in doing:
-                one.cancel()
-            await asyncio.wait(doing)
-            await self._pieces.aclose()
-        if not doing[0].cancelled():
-            doing[0].result()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _refuse(socket: WebSocket, problem: errors.Problem) -> None:

@@ -30,6 +30,11 @@ NOUN = lazy.Group(
             "resume": "vm.power:resume",
             "save": "vm.power:save",
         },
+        "Inside the guest": {
+            "exec": "vm.inside:execute",
+            "cp": "vm.inside:copy",
+            "passwd": "vm.inside:passwd",
+        },
         "Make and remove": {
             "create": "vm.create:create",
             "clone": "vm.life:clone",

@@ -10,8 +10,8 @@ import os
 import pathlib
 import re
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from bocage import errors
 from bocage.engine import base
@@ -22,6 +22,7 @@ _BOUND = 3.0  # seconds for an answer
 _LIMIT = 1 << 22  # bytes of an answer
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SAID = 1000  # characters of a refusal
+_PIECE = 1 << 18
 _COUNTERS = {
     "received_bytes": "rx-bytes",
     "sent_bytes": "tx-bytes",
@@ -51,6 +52,47 @@ class Refused(Error, errors.Conflict):
     description: str
 
 
+class Lacking(Refused):
+    """The agent has no such command, or it was switched off there."""
+
+    type = "guest-agent-lacks"
+    text = N_("the guest agent does not do '{command}': {description}")
+    hint = N_("a newer agent may have it; its configuration in the guest may forbid it (block-rpcs, blacklist)")
+
+
+class Session:
+    """One conversation with the agent, while nobody else is heard. Raises Absent and Refused."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def ask(self, command: str, arguments: Mapping[str, Any] | None = None, *, within: float = _BOUND) -> Any:
+        """What the agent returns."""
+        with _nonsense():
+            async with asyncio.timeout(within):
+                await self._say(command, arguments)
+                return await _answer(self._reader, command)
+
+    async def ask_into(
+        self, file: BinaryIO, command: str, arguments: Mapping[str, Any], *, most: int, within: float
+    ) -> None:
+        """Write the agent's whole answer, one line of at most so many bytes, to a file as it comes."""
+        with _nonsense():
+            async with asyncio.timeout(within):
+                await self._say(command, arguments)
+                while (piece := await self._reader.read(_PIECE)) and most >= 0:
+                    line, end, _ = piece.partition(b"\n")
+                    most -= len(line)
+                    file.write(line)
+                    if end:
+                        return
+                raise EOFError
+
+    async def _say(self, command: str, arguments: Mapping[str, Any] | None) -> None:
+        _send(self._writer, command, arguments)
+        await self._writer.drain()
+
+
 class Agent:
     """The agent of one guest. It hears one client at a time."""
 
@@ -58,11 +100,29 @@ class Agent:
         self._path = path
         self._turn = asyncio.Lock()
 
+    @contextlib.asynccontextmanager
+    async def session(self, *, within: float = _BOUND) -> AsyncIterator[Session]:
+        """Have the agent to oneself for some questions. Raises Absent."""
+        with _nonsense():
+            async with asyncio.timeout(within):
+                await self._turn.acquire()
+        writer: asyncio.StreamWriter | None = None
+        try:
+            with _nonsense():
+                async with asyncio.timeout(within):
+                    reader, writer = await asyncio.open_unix_connection(os.fspath(self._path), limit=_LIMIT)
+                    await _synchronise(reader, writer)
+            yield Session(reader, writer)
+        finally:
+            if writer:
+                writer.close()
+            self._turn.release()
+
     async def ask(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, answers: bool = True, within: float = _BOUND
     ) -> Any:
         """What the agent returns; nothing for a command that has no answer on success. Raises Absent, Refused."""
-        try:
+        with _nonsense():
             async with asyncio.timeout(within), self._turn:
                 reader, writer = await asyncio.open_unix_connection(os.fspath(self._path), limit=_LIMIT)
                 try:
@@ -71,8 +131,15 @@ class Agent:
                     return await _answer(reader, command) if answers else await _silence(reader, command)
                 finally:
                     writer.close()
-        except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            raise Absent from error
+
+
+@contextlib.contextmanager
+def _nonsense() -> Iterator[None]:
+    """What answers late, not at all, or without sense is as good as no agent."""
+    try:
+        yield
+    except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        raise Absent from error
 
 
 async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -103,10 +170,15 @@ def _send(writer: asyncio.StreamWriter, command: str, arguments: Mapping[str, An
 
 
 async def _answer(reader: asyncio.StreamReader, command: str) -> Any:
-    answer = await _message(reader)
+    return returned(await _message(reader), command)
+
+
+def returned(answer: Mapping[str, Any], command: str) -> Any:
+    """What an answer holds. Raises Refused."""
     if error := answer.get("error"):
-        said = error.get("desc", "") if isinstance(error, dict) else error
-        raise Refused(command=command, description=str(said)[:_SAID])
+        said = error if isinstance(error, dict) else {"desc": error}
+        kind = Lacking if said.get("class") == "CommandNotFound" else Refused
+        raise kind(command=command, description=str(said.get("desc", ""))[:_SAID])
     return answer.get("return")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bocage import errors, words
 from bocage.engine import base
+from bocage.engine import inside as insides
 from bocage.engine.qemu import (
     added_memory,
     agent,
@@ -25,6 +26,7 @@ from bocage.engine.qemu import (
     confinement,
     ending,
     hotplug,
+    inside,
     layering,
     link,
     nics,
@@ -85,6 +87,7 @@ class QemuMachine:
         )
         self.meter: base.Meter = using.Meter(record.name, record.identity, self.link)
         self._agent = agent.Agent(self._paths.agent)
+        self.inside: insides.Inside = inside.Inside(self._agent, self._agent_listens)
         self._tasks: list[asyncio.Task[None]] = []
         self._noted: asyncio.Task[None] | None = None
         self._noting = asyncio.Lock()
