@@ -18,10 +18,12 @@ from typing import Any
 
 from bocage import files, home
 from bocage.engine.qemu import link
-from bocage.model import vm
+from bocage.model import requests, vm
+from bocage.model.units import Size
 from bocage.node.life import launching
+from bocage.planner import definition
 from bocage.storage import half_made
-from bocage.store import sqlite
+from bocage.store import resources, sqlite
 from tests.node import house as houses
 
 _LOOKS = ("query-", "qom-list", "qmp_capabilities", "getfd", "add-fd")  # of QMP: they change nothing
@@ -178,6 +180,21 @@ async def _forget(house: houses.House) -> object:
     return await house.forget(await _box(house), "first")
 
 
+async def _adapt(house: houses.House) -> object:
+    """More vCPUs, more memory, and another NIC in place of the first, in one change of a running VM."""
+    box, facts = await _box(house), await house.facts()
+    nic = requests.NicRequest(network="cell")
+
+    def changed(present: vm.VM) -> vm.VM:
+        grown = resources.with_spec(present, cpus=vm.Cpus(cores=2), memory=Size(256 << 20))
+        without = definition.detach_nic(grown, "nic0")
+        storage = facts.storage["local"]
+        return resources.bumped(present, definition.attach_nic(without, nic, facts, storage=storage))
+
+    await house.resources.change(vm.VM, "default", box.uid, changed)
+    return await house.adapted(box)
+
+
 DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "create": _create,
     "start": _ask("vm.start"),
@@ -199,6 +216,7 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "attach": _attach,
     "plug": _attach,
     "detach": _detach,
+    "grow-running": _ask("vm.disk-grow", disk="disk0", size="2M"),
     "grow": _ask("vm.disk-grow", disk="disk0", size="2M"),
     "import": _import,
     "adopt": _adopt,
@@ -209,4 +227,5 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "go-back-to-memory": _go_back,
     "forget": _forget,
     "forget-running": _forget,
+    "adapt": _adapt,
 }

@@ -270,6 +270,12 @@ class House:
         """The VM once it is in one of these states."""
         return await self.until(lambda: self.read(which), lambda one: one.status.state in states)
 
+    async def adapted(self, which: vm.VM) -> vm.VM:
+        """The VM once what was changed of it is carried out, or waits for a cold start."""
+        return await self.until(
+            lambda: self.read(which), lambda one: one.status.observed_generation == one.metadata.generation
+        )
+
     async def until(self, read: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
         """What `read` gives once it holds; looked at after every change of the store, and now and then without one."""
         due = clock.boottime() + BOUND

@@ -39,6 +39,7 @@ class Case:
 
     before: Callable[[House], Awaitable[object]]
     after: Callable[[House], Awaitable[bool]]
+    is_a_task: bool = True  # else it is a change of the definition
     may_fail: bool = False  # what was cut off cannot be done again; then all is as it was
 
 
@@ -302,6 +303,7 @@ CASES = {
     "plug": Case(running, two_disks),
     "detach": Case(with_two_disks, one_disk_and_a_volume),
     "grow": Case(defined, grown),
+    "grow-running": Case(running, grown),
     "import": Case(uploaded, copied),
     "adopt": Case(lying_elsewhere, taken_in_with_its_network),
     "keep": Case(with_two_disks, kept_now),
@@ -350,6 +352,39 @@ async def test_a_guest_that_was_asked_to_go_down_does_so_once_whatever_becomes_o
         await lived(homes, deed, point, case)
 
 
+@pytest.mark.guest
+async def test_a_running_machine_is_changed_wholly_or_not_at_all(
+    homes: home.Home, dice: random.Random, tiny_image: pathlib.Path
+):
+    async def booted(house: House) -> None:
+        if not (await house.facts()).images:
+            await house.add_image(tiny_image)
+        await make_network(house, "cell", kind="isolated")
+        roomy = {"memory": "128M", "max_memory": "512M", "max_cpus": 2}
+        made = await house.create("box", start=True, image="tiny", disk="64M", nics=[{"network": "cell"}], **roomy)
+        await house.says(made, "^tiny: ready")
+
+    async def as_defined(house: House) -> bool:
+        found = await box(house)
+        assert found is not None
+        found = await house.adapted(found)
+        assert all(one.how == "done" for one in found.status.outcomes), found.status.outcomes
+        [mac] = [nic.mac for nic in found.spec.nics]
+        wanted = f"{found.spec.cpus.count} 1 {mac}"
+        seen = "$(nproc) $(ls /sys/class/net | grep -c eth) $(cat /sys/class/net/eth*/address)"
+        await house.says(
+            found, "^it is so", send=f'until [ "{seen}" = "{wanted}" ]; do usleep 100000; done; echo it is so'
+        )
+        built = started.read(house.homes.vm_runtime(found.uid))
+        return built is not None and (built.nics, built.memory) == (found.spec.nics, found.spec.memory)
+
+    case = Case(booted, as_defined, is_a_task=False)
+    points = await lived(homes, "adapt", 0, case)
+    assert points
+    for point in range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), 2)):
+        await lived(homes, "adapt", point, case)
+
+
 async def lived(homes: home.Home, deed: str, point: int, case: Case) -> int | None:
     """Make what is before, do the deed and die at the point, and see that the next daemon carries on to the end."""
     print(f"{deed} killed at {point}")
@@ -361,6 +396,8 @@ async def lived(homes: home.Home, deed: str, point: int, case: Case) -> int | No
         asked = [task for task in await ended(house) if task.uid not in before]
         for task in asked:  # none, when it died before it had taken what was asked
             assert case.may_fail or task.status.state is work.TaskState.DONE, task.status.problem
+            await house.until(lambda: case.after(house), bool)
+        if not case.is_a_task:
             await house.until(lambda: case.after(house), bool)
         await nothing_odd(house)
         await clear(house)

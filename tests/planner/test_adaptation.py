@@ -87,6 +87,16 @@ def test_a_board_holds_its_vcpus_whatever_room_it_was_given(sockets, cores, thre
     assert board.last_apic_id < 255
 
 
+def test_another_card_under_the_name_of_one_takes_its_place():
+    now = spec()
+    place = hardware.next_address(now.hardware, ())
+    nic = model.Nic(name="nic0", network=base.new_uid(), mac="52:54:00:00:00:01", address=place)
+    other = nic.model_copy(update={"mac": "52:54:00:00:00:02"})
+    begun = now.model_copy(update={"nics": (nic,)})
+    tried = list(adaptation.changes(built(begun), begun.model_copy(update={"nics": (other,)})))
+    assert tried == [adaptation.UnplugNic(nic), adaptation.PlugNic(other)]
+
+
 def test_nothing_comes_or_goes_on_an_isa_board():
     smbios = model.Smbios(uuid=base.new_uid(), serial="s")
     board = hardware.lay_out(alias="isapc", machines={"isapc": "isapc"}, cpu_model="486", smbios=smbios)

@@ -109,8 +109,11 @@ def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:
     """Cards that go before those that come, which may take their places."""
     before, after = ({nic.name: nic for nic in spec.nics} for spec in (now, wanted))
     taken = {disk.address for disk in now.disks}
-    for name, nic in before.items():
-        if name not in after and hardware.is_hot(now.hardware, nic.address):
+    for name, nic in list(before.items()):
+        if name in after and _card(nic) == _card(after[name]):
+            taken.add(nic.address)
+        elif hardware.is_hot(now.hardware, nic.address):
+            del before[name]
             yield UnplugNic(nic)
         else:
             taken.add(nic.address)
@@ -119,11 +122,16 @@ def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:
         if present is None:
             if nic.address not in taken and hardware.is_hot(now.hardware, nic.address):
                 yield PlugNic(nic)
-        elif (present.model, present.mac, present.address) == (nic.model, nic.mac, nic.address):
+        elif _card(present) == _card(nic):
             if (present.network, present.publish) != (nic.network, nic.publish):
                 yield RewireNic(nic)
             if present.connected != nic.connected:
                 yield SetLink(nic)
+
+
+def _card(nic: model.Nic) -> tuple[object, ...]:
+    """What of a NIC the guest knows it by: with another it is another, though it bears the same name."""
+    return nic.model, nic.mac, nic.address
 
 
 def _more_of_the_same(now: model.Cpus, wanted: model.Cpus) -> bool:

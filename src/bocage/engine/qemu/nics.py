@@ -131,7 +131,10 @@ class Nics:
 async def _add_netdev(at: link.Link, name: str, backend: base.Backend, files: paths.Paths) -> None:
     match backend:
         case base.Tap(open=open_) if open_:
-            descriptor, handle = open_(), f"tap-{name}"
+            handle = f"tap-{name}"
+            with contextlib.suppress(qmp.CommandFailed):  # there is none: nobody was cut off between the two commands
+                await at.execute("closefd", {"fdname": handle})
+            descriptor = open_()
             try:
                 await at.name_descriptor(descriptor, handle)
             finally:
