@@ -9,7 +9,7 @@ from fastapi import Path
 from pydantic import Field
 from starlette.responses import Response
 
-from bocage.api import calls, facts, machines, routing, volumes
+from bocage.api import answers, calls, etags, facts, machines, routing, volumes
 from bocage.model import base, ground, requests, vm
 from bocage.model.work import Task
 from bocage.planner import definition, parts
@@ -54,6 +54,29 @@ async def attach(project: calls.Project, name: calls.Name, request: requests.Dis
             return await call.accept(task, transaction=transaction)
 
         return await machines.until_unchanged(call, machine, once)
+
+
+@router.patch(
+    "/disks/{disk}", name="change_disk", response_model=vm.VM, responses=routing.problem_responses(404, 409, 412)
+)
+async def change(
+    project: calls.Project,
+    name: calls.Name,
+    disk: Device,
+    patch: requests.DiskPatch,
+    call: Changing,
+    if_match: etags.IfMatch = None,
+) -> Response:
+    """Limit it (RFC 7396). A running VM is held to that at once: `status.outcomes` says what became of it."""
+    machine = await machines.find(call, project, name)
+
+    def wanted(present: vm.VM) -> vm.VM:
+        machines.check_not_in_trash(present)
+        return definition.change_disk(present, disk, patch)
+
+    expected = etags.expected(if_match)
+    changed = await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
+    return answers.one(changed)
 
 
 @router.delete("/disks/{disk}", name="detach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)

@@ -33,6 +33,10 @@ VM_CREATE = {
 }
 VM_PATCH = {
     "memory": _example("More memory", {"memory": "1G"}),
+    "share": _example(
+        "Another share of the host, taken at once",
+        {"share": {"cpu": {"weight": 300, "cap": 0.5}, "nics": {"inward": "10M"}}},
+    ),
     "protect": _example("Keep it from being deleted", {"protected": True, "tags": ["production"]}),
 }
 DOCUMENT = {

@@ -29,6 +29,7 @@ REQUESTS: dict[str, Any] = {
     "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
     "Insert": {"image": "windows"},
     "NicPatch": {"network": "lab", "connected": True},
+    "DiskPatch": {"limits": {"iops": 500, "burst_iops": 2000, "burst_seconds": 10}},
     "NicRequest": {"network": "default", "model": "virtio"},
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},

@@ -142,6 +142,9 @@ class VMs(Nouns):
         """Move it to the newest machine type of its host."""
         return self._post(self._of(name, "upgrade-hardware"))
 
+    def change_disk(self, name: str, disk: str, patch: Request) -> Document:
+        return self._send("PATCH", self._of(name, "disks", segment(disk)), patch)
+
     def attach_nic(self, name: str, nic: Request) -> Document:
         return self._post(self._of(name, "nics"), nic)
 

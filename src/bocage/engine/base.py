@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bocage import errors, words
 from bocage.engine import inside as insides
-from bocage.model import confinement, sample
+from bocage.model import confinement, sample, share
 from bocage.model import vm as model
 from bocage.planner.adaptation import First
 from bocage.words import N_
@@ -40,6 +40,10 @@ class StartFailed(Error, errors.Unavailable):
     hint = N_("'bocage vm log {name} --qemu' has QEMU's own words")
     name: str
     reason: str
+
+
+class CannotHold(Error, errors.Unavailable):
+    """A share cannot be held here, however often it is tried."""
 
 
 class NoRoom(Error, errors.Conflict):
@@ -216,6 +220,22 @@ class Nics(Protocol):
         ...
 
 
+class Holding(Protocol):
+    """What holds one VM's process to its share. Each call can be made again; each raises CannotHold."""
+
+    async def cpu(self, wanted: share.Cpu) -> None:
+        """Weight, cap, pinning and NUMA node; not the reservation, which is the node's to know."""
+        ...
+
+    async def memory(self, most: int | None) -> None:
+        """How many bytes of the host's the process may have; it is killed beyond that."""
+        ...
+
+    async def disk(self, name: str, own: share.Io, together: share.Io) -> None:
+        """A disk's own limits, and those that it has with all others of this machine which are given them."""
+        ...
+
+
 class Machine(Protocol):
     """One VM's process. Every call is bounded in time; a monitor that hangs gives errors.TimedOut and no more."""
 
@@ -258,6 +278,8 @@ class Machine(Protocol):
     def nics(self) -> Nics: ...
     @property
     def inside(self) -> insides.Inside: ...
+    @property
+    def holding(self) -> Holding: ...
 
     def confinement(self) -> confinement.Confinement:
         """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""

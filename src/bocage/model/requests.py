@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from bocage.model import board as boards
+from bocage.model import share as shares
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
@@ -26,12 +27,51 @@ class DiskRequest(Part):
     format: VolumeFormat = VolumeFormat.QCOW2
     preallocated: bool = False
     serial: vm.Serial | None = None
+    limits: shares.Io = shares.Io()
 
     @model_validator(mode="after")
     def _one_of(self) -> DiskRequest:
         if (self.size is None) == (self.volume is None):
             raise ValueError("give either the size of a new disk or the name of a volume")
         return self
+
+
+class IoPatch(Part):
+    """Changes of limits (RFC 7396: what is left out stays, null takes a limit away)."""
+
+    iops: shares.Count | None = None
+    rate: Size | None = None
+    burst_iops: shares.Count | None = None
+    burst_rate: Size | None = None
+    burst_seconds: int | None = None
+
+
+class RatePatch(Part):
+    inward: Size | None = None
+    outward: Size | None = None
+
+
+class DiskPatch(Part):
+    """Changes of a disk."""
+
+    limits: IoPatch = IoPatch()
+
+
+class CpuPatch(Part):
+    weight: int | None = None
+    cap: float | None = None
+    pin: shares.CpuSet | None = None
+    node: int | None = None
+    reserve: float | None = None
+
+
+class SharePatch(Part):
+    """Changes of a VM's share (RFC 7396: what is left out stays, null gives back what is usual)."""
+
+    cpu: CpuPatch | None = None
+    memory_overhead: Size | None = None
+    disks: IoPatch | None = None
+    nics: RatePatch | None = None
 
 
 class NicRequest(Part):
@@ -41,6 +81,8 @@ class NicRequest(Part):
     mac: vm.Mac | None = None
     publish: tuple[vm.Publish, ...] = ()
     connected: bool = True
+    rate: shares.NetRate | None = None
+    """None: that of every NIC of the VM."""
 
 
 class NicPatch(Part):
@@ -49,6 +91,8 @@ class NicPatch(Part):
     network: Name | None = None
     publish: tuple[vm.Publish, ...] | None = None
     connected: bool | None = None
+    rate: RatePatch | None = None
+    """Null gives back that of every NIC of the VM."""
 
 
 class SeedRequest(Part):
@@ -136,6 +180,7 @@ class VMCreate(Part):
     autostart: vm.Autostart = vm.Autostart()
     stop: vm.StopPolicy = vm.StopPolicy()
     snapshots: SnapshotSchedule | None = None
+    share: shares.Share = shares.Share()
     start: bool = False
 
     @model_validator(mode="after")
@@ -166,6 +211,7 @@ class VMPatch(Part):
     autostart: vm.Autostart | None = None
     stop: vm.StopPolicy | None = None
     snapshots: SnapshotSchedule | Literal["off"] | None = None
+    share: SharePatch | None = None
 
 
 class Stop(Part):

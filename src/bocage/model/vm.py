@@ -11,6 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from bocage.model import board
+from bocage.model import share as shares
 from bocage.model.base import Name, Part, Resource, Saying, Uid
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import MiB, Size
@@ -131,6 +132,8 @@ class Disk(Part):
     address: Address | None = None
     """None for a bus whose place is its unit number (SCSI, SATA, IDE)."""
     unit: Annotated[int, Field(ge=0, le=255)] | None = None
+    limits: shares.Io = shares.Io()
+    """Its own, beside those of all disks together (`share.disks`)."""
 
 
 class Cd(Part):
@@ -161,6 +164,8 @@ class Nic(Part):
     publish: tuple[Publish, ...] = ()
     connected: bool = True
     """Whether its cable is in."""
+    rate: shares.NetRate | None = None
+    """None: that of every NIC (`share.nics`)."""
 
 
 class StaticAddress(Part):
@@ -240,6 +245,8 @@ class VMSpec(Part):
     stop: StopPolicy = StopPolicy()
     snapshots: SnapshotSchedule | None = None
     """When snapshots are taken by themselves; None: never."""
+    share: shares.Share = shares.Share()
+    """What it may use of its host."""
     hardware: Hardware
 
     @property
@@ -304,8 +311,8 @@ class Outcome(Part):
 
     path: str
     """Of the spec: `cpus`, `memory`, `nics[nic1]`."""
-    how: Literal["done", "partly", "pending"]
-    """`partly`: the guest gave way in part; `pending`: it waits for a cold start."""
+    how: Literal["done", "partly", "pending", "impossible"]
+    """`partly`: the guest gave way in part; `pending`: it waits for a cold start; `impossible`: not on this host."""
     saying: Saying
 
 

@@ -185,7 +185,7 @@ class Refused(Error, errors.Unavailable):
     command: str
 
 
-_PACKAGES = {"ip": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base", "passt": "passt"}
+_PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base", "passt": "passt"}
 
 
 def find(program: str) -> str | None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import struct
 
-from bocage.network import base, kernel
+from bocage.network import base, kernel, rate
 
 ALIAS = "bocage tap"
 PREFIX = "bt"
@@ -51,6 +51,7 @@ async def remove(name: str) -> None:
     """Take the tap away, also from a process that has it open. Not an error when it is gone."""
     if await _own(name):
         await kernel.change([f"link delete {name}"])
+    await rate.forget(name)
 
 
 async def present(bridge: str | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from bocage.model.units import Size
 from bocage.planner.adaptation import Built, First
 
 COLD = ("cpus", "memory", "disks", "cds", "nics", "ports", "hardware")  # what a running machine was built with
+HELD = ("share",)  # and what it is held to, beside the limits of its devices
 
 
 def note(runtime: pathlib.Path, built: Built) -> None:

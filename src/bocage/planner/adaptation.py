@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
-from bocage.planner import hardware
+from bocage.planner import hardware, shares
 
 MEMORY_BLOCK = 2 * MiB
 """Memory comes and goes in blocks of this many bytes."""
@@ -90,12 +90,18 @@ class SetLink(_OfNic):
     __slots__ = ()
 
 
-Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | SetLink
+_AFTER_NICS = (shares.HoldNics, shares.HoldNic)
+Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | SetLink | shares.Hold
 
 
-def changes(built: Built, wanted: model.VMSpec) -> Iterator[Change]:
-    """The changes that can be tried while it runs, in the order in which they are."""
+def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
+    """The changes that can be tried while it runs, in the order in which they are.
+
+    `again`: all that it is held to is told once more, since nobody was there to see that it stayed so.
+    """
     now = built.spec
+    holds = list(shares.changes(now, wanted, again=again))
+    yield from (hold for hold in holds if not isinstance(hold, _AFTER_NICS))
     if _more_of_the_same(now.cpus, wanted.cpus) and wanted.cpus.count <= now.cpus.board(now.hardware.max_cpus).count:
         yield PlugCpus(wanted.cpus)
     added = wanted.memory - built.first.memory
@@ -103,6 +109,7 @@ def changes(built: Built, wanted: model.VMSpec) -> Iterator[Change]:
     if wanted.memory != now.memory and has_room and added >= 0 and added % MEMORY_BLOCK == 0:
         yield ResizeMemory(wanted.memory, added)
     yield from _nics(now, wanted)
+    yield from (hold for hold in holds if isinstance(hold, _AFTER_NICS))
 
 
 def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:

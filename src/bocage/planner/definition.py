@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bocage.model import base, faults, ground, requests, snapshot
+from bocage.model import base, faults, ground, requests, share, snapshot
 from bocage.model import board as boards
 from bocage.model import vm as model
-from bocage.planner import growth, hardware, limits, parts, profiles, reverting
+from bocage.planner import growth, hardware, limits, parts, profiles, reverting, shares
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _SET_ELSEWHERE = (  # read with it, never taken
@@ -69,6 +69,7 @@ def define(
         autostart=request.autostart,
         stop=request.stop,
         snapshots=request.snapshots,
+        share=request.share,
         hardware=board,
     )
     hardware.check(spec)
@@ -107,8 +108,27 @@ def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.F
         changed["network"] = parts.named(facts.networks, "network", patch.network).uid
     if patch.publish is not None:
         changed["publish"] = patch.publish
+    if "rate" in patch.model_fields_set:
+        changed["rate"] = _rate(_nic(vm, name), patch.rate)
     nic = _nic(vm, name).model_copy(update=changed)
     return _with_spec(vm, nics=tuple(nic if one.name == name else one for one in vm.spec.nics))
+
+
+def _rate(nic: model.Nic, patch: requests.RatePatch | None) -> share.NetRate | None:
+    if patch is None:
+        return None
+    before = nic.rate.model_dump() if nic.rate else {}
+    return parts.validated(share.NetRate, shares.merged(before, patch.model_dump(exclude_unset=True)), "rate")
+
+
+def change_disk(vm: model.VM, name: str, patch: requests.DiskPatch) -> model.VM:
+    """The VM with other limits of its disk `name`. Raises NoSuchDevice and errors.InvalidFields."""
+    disk = next((one for one in vm.spec.disks if one.name == name), None)
+    if disk is None:
+        raise parts.NoSuchDevice(vm=vm.name, kind="disk", name=name[:80])
+    limits = shares.merged(disk.limits.model_dump(), patch.limits.model_dump(exclude_unset=True))
+    changed = disk.model_copy(update={"limits": parts.validated(share.Io, limits, "limits")})
+    return _with_spec(vm, disks=tuple(changed if one.name == name else one for one in vm.spec.disks))
 
 
 def _nic(vm: model.VM, name: str) -> model.Nic:
@@ -160,6 +180,9 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     fittings, room = given.pop("board", None), {name: given.pop(name, None) for name in ("max_cpus", "max_memory")}
     if fittings:
         given["hardware"] = hardware.refit(vm.spec, fittings.model_dump(exclude_none=True, exclude_unset=True))
+    if "share" in given:
+        asked = given["share"].model_dump(exclude_unset=True)
+        given["share"] = parts.validated(share.Share, shares.merged(vm.spec.share.model_dump(), asked), "share")
     if given.get("snapshots") == "off":
         given["snapshots"] = None
     if any(room.values()):

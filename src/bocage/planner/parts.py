@@ -235,6 +235,7 @@ class Parts:
                 serial=serial,
                 address=address,
                 unit=unit,
+                limits=request.limits,
             )
         )
 
@@ -258,6 +259,7 @@ class Parts:
             address=address,
             publish=request.publish,
             connected=request.connected,
+            rate=request.rate,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import failure, options, output, people, read, session
-from bocage.cli.vm import carried
+from bocage.cli.vm import carried, share
 from bocage.client import rest
 
 _START = "Starting and ending"
@@ -55,6 +55,18 @@ def set_(
     stop_then: Annotated[
         str | None, typer.Option(metavar="leave|kill", help="At that bound.", rich_help_panel=_START)
     ] = None,
+    cpu_weight: share.CpuWeight = None,
+    cpu_cap: share.CpuCap = None,
+    cpu_pin: share.CpuPin = None,
+    cpu_reserve: share.CpuReserve = None,
+    numa_node: share.NumaNode = None,
+    memory_overhead: share.MemoryOverhead = None,
+    disk_iops: share.DiskIops = None,
+    disk_rate: share.DiskRate = None,
+    disk_burst_iops: share.DiskBurstIops = None,
+    disk_burst_rate: share.DiskBurstRate = None,
+    disk_burst_seconds: share.DiskBurstSeconds = None,
+    net_rate: share.NetRate = None,
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
@@ -63,6 +75,7 @@ def set_(
     Examples:
       bocage vm set web1 --memory 1G --cpus 4
       bocage vm set web1 --autostart --restart always
+      bocage vm set web1 --cpu-cap 0.5 --cpu-weight 300 --disk-iops 500
       bocage vm set nt4 --board sound=sb16,video=cirrus
     """
     whole = rest.given(
@@ -76,6 +89,20 @@ def set_(
         protected=protected,
         board=read.board(board) if board else None,
         ports=read.ports(serial, parallel),
+        share=share.patch(
+            cpu_weight=cpu_weight,
+            cpu_cap=cpu_cap,
+            cpu_pin=cpu_pin,
+            cpu_reserve=cpu_reserve,
+            numa_node=numa_node,
+            memory_overhead=memory_overhead,
+            disk_iops=disk_iops,
+            disk_rate=disk_rate,
+            disk_burst_iops=disk_burst_iops,
+            disk_burst_rate=disk_burst_rate,
+            disk_burst_seconds=disk_burst_seconds,
+            net_rate=net_rate,
+        ),
     )
     parts = {
         "boot": rest.given(order=read.several(boot) if boot else None, once=boot_once),
@@ -193,7 +220,7 @@ def apply(
 
 
 _CHANGED_BY_A_SHORT_FORM = (
-    "title", "notes", "tags", "protected", "cpus", "memory", "restart", "autostart", "stop",
+    "title", "notes", "tags", "protected", "cpus", "memory", "restart", "autostart", "stop", "share",
 )  # fmt: skip
 
 

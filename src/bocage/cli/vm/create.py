@@ -9,7 +9,7 @@ import typer
 from bocage import errors
 from bocage.cli import complete, failure, options, read, session, waiting
 from bocage.cli import image as image_names
-from bocage.cli.vm import power
+from bocage.cli.vm import power, share
 from bocage.client import rest
 from bocage.words import N_
 
@@ -182,6 +182,18 @@ def create(
     protected: Annotated[
         bool, typer.Option("--protected", help="It cannot be deleted while it is.", rich_help_panel=_POLICY)
     ] = False,
+    cpu_weight: share.CpuWeight = None,
+    cpu_cap: share.CpuCap = None,
+    cpu_pin: share.CpuPin = None,
+    cpu_reserve: share.CpuReserve = None,
+    numa_node: share.NumaNode = None,
+    memory_overhead: share.MemoryOverhead = None,
+    disk_iops: share.DiskIops = None,
+    disk_rate: share.DiskRate = None,
+    disk_burst_iops: share.DiskBurstIops = None,
+    disk_burst_rate: share.DiskBurstRate = None,
+    disk_burst_seconds: share.DiskBurstSeconds = None,
+    net_rate: share.NetRate = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -226,6 +238,20 @@ def create(
         autostart={"enabled": True} if autostart else None,
         seed=_seed(
             user=user, ssh_key=ssh_key, password=password, user_data=user_data, hostname=hostname, address=address
+        ),
+        share=share.fresh(
+            cpu_weight=cpu_weight,
+            cpu_cap=cpu_cap,
+            cpu_pin=cpu_pin,
+            cpu_reserve=cpu_reserve,
+            numa_node=numa_node,
+            memory_overhead=memory_overhead,
+            disk_iops=disk_iops,
+            disk_rate=disk_rate,
+            disk_burst_iops=disk_burst_iops,
+            disk_burst_rate=disk_burst_rate,
+            disk_burst_seconds=disk_burst_seconds,
+            net_rate=net_rate,
         ),
         start=start or None,
     )

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, failure, lazy, options, session, waiting
+from bocage.cli import complete, failure, lazy, options, output, session, waiting
+from bocage.cli.vm import carried, share
 from bocage.client import rest
 
 DiskName = Annotated[str, typer.Argument(metavar="DISK", help="The disk, as 'bocage vm show' calls it: disk1.")]
@@ -91,6 +92,37 @@ def grow(
         waiting.finish(api, task, wait=wait, json=json, said=f"{disk} of {name} has {size}")
 
 
+def set_(
+    name: options.VMName,
+    disk: DiskName,
+    iops: Annotated[str | None, typer.Option(metavar="N", help="Operations a second; 'none' for no limit.")] = None,
+    rate: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second: 50M.")] = None,
+    burst_iops: Annotated[str | None, typer.Option(metavar="N", help="As many for a while, after a rest.")] = None,
+    burst_rate: Annotated[str | None, typer.Option(metavar="SIZE", help="As many bytes, likewise.")] = None,
+    burst_seconds: Annotated[str | None, typer.Option(metavar="N", help="For how long.")] = None,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Limit a disk. The VM may run. Limits of all its disks together: 'bocage vm set NAME --disk-iops'.
+
+    Examples:
+      bocage vm disk set web1 disk0 --iops 500 --burst-iops 2000 --burst-seconds 10
+      bocage vm disk set web1 disk0 --iops none --rate 50M
+    """
+    limits = share.io(
+        "--", iops=iops, rate=rate, burst_iops=burst_iops, burst_rate=burst_rate, burst_seconds=burst_seconds
+    )
+    if not limits:
+        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--iops 500, --rate 50M")
+    with session.connect(project) as api:
+        vm = carried.out(api, api.vms.change_disk(name, disk, {"limits": limits}))
+        if json:
+            output.document(vm)
+        else:
+            output.line(f"{disk} of {name} is changed")
+            carried.tell(vm)
+
+
 def insert(
     name: options.VMName,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An ISO image.", autocompletion=complete.images)],
@@ -161,7 +193,12 @@ DISK = lazy.Group(
     "vm disk",
     help="A VM's disks.",
     verbs={
-        "Disks": {"attach": "vm.devices:attach", "detach": "vm.devices:detach", "grow": "vm.devices:grow"},
+        "Disks": {
+            "attach": "vm.devices:attach",
+            "detach": "vm.devices:detach",
+            "grow": "vm.devices:grow",
+            "set": "vm.devices:set_",
+        },
     },
 )
 CD = lazy.Group(

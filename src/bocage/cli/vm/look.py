@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import options, output, people, session, table
+from bocage.cli.vm import share
 from bocage.client import rest
 
 _COLUMNS = (
@@ -240,6 +241,7 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
     return [
         ("vCPUs", people.cpus(spec["cpus"]) + _room(hardware.get("max_cpus"), people.vcpus(spec["cpus"]))),
         ("memory", spec["memory"] + _room(hardware.get("max_memory"), spec["memory"])),
+        ("share", share.described(spec)),
         ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
         ("board", _board(hardware)),
@@ -277,7 +279,9 @@ def _disk(disk: dict[str, Any], volumes: dict[str, rest.Document]) -> tuple[str,
         return (disk["name"], "?", "", disk["bus"], disk["serial"])
     taken = people.size(volume["status"].get("allocated_bytes"))
     kind = volume["spec"]["format"] + (", linked" if volume["spec"].get("linked") else "")
-    return (disk["name"], f"{volume['spec']['size']} ({taken} taken)", kind, disk["bus"], disk["serial"])
+    limits = share.limited(disk.get("limits") or {})
+    size = f"{volume['spec']['size']} ({taken} taken)"
+    return (disk["name"], size, kind, disk["bus"], f"{disk['serial']}{f', {limits}' if limits else ''}")
 
 
 def _cd(cd: dict[str, Any], images: dict[str, rest.Document]) -> tuple[str, ...]:
@@ -292,7 +296,8 @@ def _nic(nic: dict[str, Any], vm: rest.Document, networks: dict[str, rest.Docume
     now: dict[str, Any] = next((one for one in vm["status"].get("nics") or () if one["name"] == nic["name"]), {})
     found = people.first(addresses({"status": {"nics": [now]}}))
     where = output.named(network) if network else "?"
-    return (nic["name"], where, nic["model"], nic["mac"], found)
+    rate = share.rated(nic.get("rate") or {})
+    return (nic["name"], where, nic["model"], nic["mac"], f"{found}{f', {rate}' if rate else ''}")
 
 
 def _port(port: dict[str, Any], nic: dict[str, Any]) -> tuple[str, ...]:

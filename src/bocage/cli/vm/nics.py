@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bocage.cli import complete, failure, lazy, options, output, read, session
-from bocage.cli.vm import carried
+from bocage.cli.vm import carried, share
 from bocage.client import rest
 
 NicName = Annotated[str, typer.Argument(metavar="NIC", help="The NIC, as 'bocage vm show' calls it: nic1.")]
@@ -66,20 +66,29 @@ def set_(
     network: Network = None,
     link: Annotated[str | None, typer.Option(metavar="up|down", help="Put its cable in, or pull it out.")] = None,
     publish: Publish = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes a second: 10M, in=10M,out=2M, 'none' for no limit.")
+    ] = None,
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
-    """Change a NIC: its network, its cable, the ports that lead to it. The VM may run.
+    """Change a NIC: its network, its cable, the ports that lead to it, its rate. The VM may run.
 
     Examples:
       bocage vm nic set web1 nic0 --network lab
       bocage vm nic set web1 nic0 --link down
       bocage vm nic set web1 nic0 --publish ''
+      bocage vm nic set web1 nic0 --rate in=10M,out=2M
     """
     if link not in (None, "up", "down"):
         raise failure.Usage(option="--link", wrong=f"{link!r} is neither", right="--link up, --link down")
     ports = None if publish is None else [read.publish(one) for one in publish if one]
-    patch = rest.given(network=network, connected=None if link is None else link == "up", publish=ports)
+    patch = rest.given(
+        network=network,
+        connected=None if link is None else link == "up",
+        publish=ports,
+        rate=None if rate is None else share.rate(rate, option="--rate"),
+    )
     if not patch:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--network lab, --link down")
     with session.connect(project) as api:

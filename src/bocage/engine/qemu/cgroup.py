@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -24,6 +25,8 @@ _ROUNDS = 20  # against a process that forks meanwhile, or a parent that is remo
 _SHARES = 1024  # what each process outside of all groups has (sched(7)); v2's weight is another scale
 _WEIGHT, _LARGEST_WEIGHT = 100, 10_000
 _NAME = re.compile(r"\w[\w.-]*")
+_PERIOD = 100_000  # microseconds over which a cap holds
+_UNBOUND = (1 << 63) - 1  # v1's word for a memory limit that is none
 _PAUSE = 0.002  # seconds between two attempts to remove a group that is about to be empty
 
 
@@ -38,6 +41,17 @@ class Busy(Error, errors.Conflict):
     text = N_("the control group {name} still holds processes: {pids}")
     name: str
     pids: list[int]
+
+
+class Lacks(Error, errors.Unavailable):
+    """The kernel does not divide this here, or it is not ours to divide."""
+
+    type = "cgroup-lacks"
+    text = N_("the control group {name} has no controller for {what}: {said}")
+    hint = N_("'bocage doctor' says what this host has")
+    name: str
+    what: str
+    said: str
 
 
 class Group(Protocol):
@@ -66,6 +80,15 @@ class Group(Protocol):
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for lack of memory; may take a moment."""
+
+    async def weigh(self, weight: int) -> None:
+        """Its weight among the other groups where they want one CPU; 100 is usual. Raises Lacks."""
+
+    def cap(self, cpus: float | None) -> None:
+        """How many CPUs' time it never has more of. Raises Lacks."""
+
+    def bound_memory(self, most: int | None) -> None:
+        """How many bytes it may have before the kernel kills in it. Raises Lacks, also when it has more now."""
 
     async def remove(self, *, within: float = 2.0) -> None:
         """Remove it, waiting for its last process to leave. Not an error when it is gone. Raises Busy."""
@@ -165,6 +188,35 @@ class Directories:
     def oom_kills(self) -> int:
         path = self._memory("memory.oom_control", "memory.events")
         return _field(path, "oom_kill") if path else 0
+
+    async def weigh(self, weight: int) -> None:
+        if "cpu" in self.legacy:
+            self._divide("cpu", "cpu.shares", str(weight * _SHARES // _WEIGHT))
+        else:
+            self._divide("cpu", "cpu.weight", str(weight))
+
+    def cap(self, cpus: float | None) -> None:
+        quota = None if cpus is None else max(round(cpus * _PERIOD), 1000)  # the least that the kernel takes
+        if "cpu" in self.legacy:
+            self._divide("cpu", "cpu.cfs_period_us", str(_PERIOD))
+            self._divide("cpu", "cpu.cfs_quota_us", str(-1 if quota is None else quota))
+        else:
+            self._divide("cpu", "cpu.max", f"{'max' if quota is None else quota} {_PERIOD}")
+
+    def bound_memory(self, most: int | None) -> None:
+        if "memory" in self.legacy:
+            self._divide("memory", "memory.limit_in_bytes", str(_UNBOUND if most is None else most))
+        else:
+            self._divide("memory", "memory.max", "max" if most is None else str(most))
+
+    def _divide(self, controller: str, file: str, value: str) -> None:
+        path = self.legacy.get(controller, self.unified)
+        try:
+            if path is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            put(path / file, value)
+        except OSError as error:
+            raise Lacks(name=self.name, what=controller, said=error.strerror or str(error)) from error
 
     async def remove(self, *, within: float = 2.0) -> None:
         deadline = time.monotonic() + within

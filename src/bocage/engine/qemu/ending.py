@@ -44,6 +44,16 @@ class OutOfMemory(words.Message):
     program: str
 
 
+class BoundReached(words.Message):
+    """The kernel ended it where it wanted more than its share."""
+
+    type = "process-memory-bound-reached"
+    text = N_("the kernel killed {program}: it wanted more than the {most:size} that its memory is bounded by")
+    hint = N_("give it more beside the guest's memory ('--memory-overhead'), or 'none'")
+    program: str
+    most: int
+
+
 class EndUnknown(words.Message):
     """Nobody was there to see it."""
 
@@ -64,11 +74,16 @@ class Ended:
 
 
 async def ended_how(
-    status: pathlib.Path, *, program: str = "QEMU", log: pathlib.Path | None = None, oom_kills: int = 0
+    status: pathlib.Path,
+    *,
+    program: str = "QEMU",
+    log: pathlib.Path | None = None,
+    oom_kills: int = 0,
+    memory_bound: int | None = None,
 ) -> Ended:
     """How the process of a status file ended; to be asked when it has.
 
-    `oom_kills` is its cgroup's count. Never fails: what cannot be read is not known.
+    `oom_kills` is its cgroup's count, `memory_bound` what that may have. Never fails: what cannot be read is not known.
     """
     records = _records(status)
     if "exit-code" not in records and (keeper := records.get("keeper-pid")):
@@ -76,14 +91,15 @@ async def ended_how(
         records = _records(status)
     lines = tuple(boundedlog.tail_lines(log, _LAST_LINES, start=records.get("log-offset", 0))) if log else ()
     code = records.get("exit-code")
+    no_memory = BoundReached(program=program, most=memory_bound) if memory_bound else OutOfMemory(program=program)
     if code is None:
-        unseen = OutOfMemory(program=program) if oom_kills else EndUnknown(program=program)
+        unseen = no_memory if oom_kills else EndUnknown(program=program)
         return Ended(unseen, out_of_memory=bool(oom_kills), last_lines=lines)
     number = _signal_of(code)
     if number is None:
         return Ended(Exited(program=program, code=code), exit_code=code, last_lines=lines)
     if number == signal.SIGKILL and oom_kills:
-        return Ended(OutOfMemory(program=program), signal=number, out_of_memory=True, last_lines=lines)
+        return Ended(no_memory, signal=number, out_of_memory=True, last_lines=lines)
     return Ended(Killed(program=program, signal=number.name), signal=number, last_lines=lines)
 
 

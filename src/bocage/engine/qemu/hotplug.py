@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from bocage import errors
 from bocage.engine import base
-from bocage.engine.qemu import chain, devices, layering, link, qmp
+from bocage.engine.qemu import chain, devices, layering, link, qmp, throttling
 from bocage.engine.qemu.descriptors import hand
 from bocage.model import vm as model
 from bocage.words import N_
@@ -49,6 +49,7 @@ async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) ->
     _require_hot(disk.bus)
     if await has_device(at, disk.name):
         return
+    await throttling.remove(at, disk.name)
     await _remove_nodes(at, disk.name)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_remove_nodes, at, disk.name)
@@ -65,13 +66,14 @@ async def detach(at: link.Link, name: str) -> None:
     """Take a disk from a running VM. Raises GuestHolds; then the guest may still let go later."""
     if await has_device(at, name):
         await unplug(at, name)
+    await throttling.remove(at, name)
     await _remove_nodes(at, name)
 
 
 async def grow(at: link.Link, name: str, size: int) -> None:
     """Make a disk larger; the guest is told. `size` in bytes."""
-    top = await layering.top(at, name)
-    await at.execute("block_resize", {"node-name": top, "size": size}, within=60.0)
+    root = await layering.root(at, name)  # who tells the guest of it
+    await at.execute("block_resize", {"node-name": root, "size": size}, within=60.0)
 
 
 async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> None:

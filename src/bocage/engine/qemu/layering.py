@@ -77,15 +77,29 @@ async def remove(at: link.Link, node: Node) -> None:
 
 
 async def top(at: link.Link, disk: str) -> str:
-    """The node that a running disk is written to."""
-    for one in await at.execute("query-block"):
-        if str(one.get("qdev", "")).removeprefix("/machine/peripheral/").split("/")[0] == disk:
-            name = str(one.get("inserted", {}).get("node-name", ""))
-            if re.fullmatch(rf"{re.escape(disk)}\.[0-9a-f]+", name):
-                return name
-    # Something else, such as a limit, stands between the disk and its chain.
-    layers = [node for node in await nodes(at, disk) if not node.file]
+    """The node that a running disk is written to, below any filter that stands between the device and its chain."""
+    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})")
+    below = await _device(at, disk)
+    while below is not None:
+        if own.fullmatch(name := str(below.get("node-name", ""))):
+            return name
+        below = below.get("parent")
+    layers = [node for node in await nodes(at, disk) if not node.file]  # its device is gone
     return max(layers, key=lambda node: (node.depth, node.plain)).name
+
+
+async def root(at: link.Link, disk: str) -> str:
+    """The node that the device itself rests on: a filter, or else what is written to."""
+    found = await _device(at, disk)
+    return str(found["node-name"]) if found and "node-name" in found else await top(at, disk)
+
+
+async def _device(at: link.Link, disk: str) -> dict[str, Any] | None:
+    """What QEMU tells of a disk's device and the nodes below it; None when it is gone."""
+    for one in await at.execute("query-blockstats"):
+        if str(one.get("qdev", "")).removeprefix("/machine/peripheral/").split("/")[0] == disk:
+            return dict(one)
+    return None
 
 
 async def in_these(at: link.Link, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
@@ -131,7 +145,7 @@ async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path
             "block-commit",
             {
                 "job-id": name,
-                "device": await top(at, disk),
+                "device": await root(at, disk),
                 "top-node": chain.node_of(disk, file),
                 "base-node": await _below(at, disk, into),
                 "backing-file": into.name,

@@ -25,6 +25,7 @@ from bocage.engine.qemu import (
     cgroup,
     confinement,
     ending,
+    holding,
     hotplug,
     inside,
     layering,
@@ -98,6 +99,9 @@ class QemuMachine:
             enclosed="network-namespace" in record.isolation.parts,
             helpers=lambda: self._record.helpers,
             note=lambda helpers: self._note(helpers=helpers),
+        )
+        self.holding: base.Holding = holding.Holding(
+            self.link, record.identity.pid, self._group, note=lambda most: self._note(memory_bound=most)
         )
         self._tpm_lost = False
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
@@ -391,7 +395,7 @@ async def how_ended(
     """How a process that is gone has ended; `shutdown` is what QEMU said about it at the time, if anybody heard."""
     at = paths.Paths(record.directory, runtime)
     out_of_memory = await asyncio.to_thread(group.oom_kills) if group else 0
-    how = await ending.ended_how(at.status, log=at.qemu_log, oom_kills=out_of_memory)
+    how = await ending.ended_how(at.status, log=at.qemu_log, oom_kills=out_of_memory, memory_bound=record.memory_bound)
     return orderly.told(how, shutdown=shutdown)
 
 

@@ -31,6 +31,7 @@ class Record:
     tpm: processes.Identity | None = None  # of its swtpm
     serial_start: int = 0  # offset in the serial line's log at the start
     accelerator: str = ""
+    memory_bound: int | None = None  # bytes that its group may have; None: no bound
     version: str = ""  # QEMU's, known when it has answered
 
 
@@ -44,6 +45,7 @@ def write(path: pathlib.Path, record: Record) -> None:
         "helpers": {nic: str(helper) for nic, helper in record.helpers.items()},
         "tpm": str(record.tpm) if record.tpm else None,
         "serial_start": record.serial_start,
+        "memory_bound": record.memory_bound,
     }
     files.write_durably(path, json.dumps(fields, indent=1) + "\n", mode=0o600)
 
@@ -66,6 +68,7 @@ def read(path: pathlib.Path) -> Record | None:
             tpm=processes.Identity.parse(held["tpm"]) if held.get("tpm") else None,
             serial_start=int(held["serial_start"]),
             accelerator=str(held["accelerator"]),
+            memory_bound=int(held["memory_bound"]) if held.get("memory_bound") else None,
             version=str(held["version"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -75,6 +75,12 @@ class Scope(cgroup.Directories):
             with contextlib.suppress(OSError):
                 cgroup.put(self.unified.parent / "cgroup.subtree_control", f"+{controller}")
 
+    async def weigh(self, weight: int) -> None:
+        """The scope's, which has the other VMs beside it; it is systemd that writes that file."""
+        from dbus_fast import Variant
+
+        await _set(self.name, [["CPUWeight", Variant("t", weight)]])
+
     def oom_kills(self) -> int:
         """As its files say, and systemd's journal when they went with its last process."""
         return cgroup.Directories.oom_kills(self) if self.exists() else systemd.oom_kills(self.name)
@@ -128,6 +134,38 @@ async def _start(unit: str, pid: int) -> None:
         raise Refused(unit=unit, reason=f"no answer within {_BOUND:g} s") from error
     except (OSError, EOFError, DBusError) as error:
         raise Refused(unit=unit, reason=str(error)) from error
+
+
+async def _set(unit: str, properties: list[list[Any]]) -> None:
+    """SetUnitProperties, for as long as the unit is there. Raises cgroup.Lacks."""
+    from dbus_fast import DBusError, Message, MessageType
+    from dbus_fast.aio import MessageBus
+
+    said = f"no answer within {_BOUND:g} s"
+    try:
+        async with asyncio.timeout(_BOUND):
+            bus = await MessageBus(bus_address=f"unix:path={systemd.BUS}").connect()
+            try:
+                answer = await bus.call(
+                    Message(
+                        destination=_MANAGER,
+                        path="/org/freedesktop/systemd1",
+                        interface=f"{_MANAGER}.Manager",
+                        member="SetUnitProperties",
+                        signature="sba(sv)",
+                        body=[unit, True, properties],
+                    )
+                )
+            finally:
+                bus.disconnect()
+        if answer is None or answer.message_type is not MessageType.ERROR:
+            return
+        said = str(answer.body[0]) if answer.body else str(answer.error_name)
+    except TimeoutError:
+        pass
+    except (OSError, EOFError, DBusError) as error:
+        said = str(error)
+    raise cgroup.Lacks(name=unit, what=", ".join(str(name) for name, _ in properties), said=said)
 
 
 async def _until_within(unit: str, pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 
@@ -11,11 +12,11 @@ from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.model.units import Size
 from bocage.node import started, tasks
-from bocage.node.life import outcomes
+from bocage.node.life import outcomes, sharing
 from bocage.node.life.standing import Standing
 from bocage.node.place import edits
 from bocage.node.place.preparation import Preparation
-from bocage.planner import adaptation
+from bocage.planner import adaptation, shares
 from bocage.planner.adaptation import Built, Change
 
 
@@ -27,24 +28,33 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     if built is None or running is None:
         return
     became: list[vm.Outcome] = []
-    for change in list(adaptation.changes(built, machine.spec)):
+    again = not standing.held
+    for change in list(adaptation.changes(built, machine.spec, again=again)):
         try:
             outcome, fields = await _try(change, built, running, machine, preparation)
             await asyncio.to_thread(started.change, runtime, **fields)
             built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
         except engine.NotRunning:
             raise
+        except engine.CannotHold as error:  # no cold start would change that, so nothing waits for one
+            outcome = _outcome(change.path, "impossible", error)
+            if isinstance(change, shares.Hold):
+                fields = shares.held(built.spec, change)
+                await asyncio.to_thread(started.change, runtime, **fields)
+                built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
         except (errors.Problem, OSError) as error:
             outcome = _outcome(
                 change.path, "pending", error if isinstance(error, errors.Problem) else tasks.from_os(error)
             )
         became.append(outcome)
     became += _left(built, machine, {one.path for one in became})
+    await sharing.settle(running, built.spec)
+    standing.held = True
     standing.adapted = standing.told = machine.metadata.generation
     standing.pending = None
     await standing.show(outcomes=tuple(became))
     for one in became:
-        if one.how != "pending":
+        if one.how in ("done", "partly") and not again:
             told = one.saying.model_dump(mode="json")
             await standing.tell(machine, outcomes.Adapted(name=machine.name, outcome=told))
 
@@ -73,11 +83,14 @@ async def _try(
         case adaptation.PlugNic(nic) | adaptation.RewireNic(nic):
             await _wire(nic, running, machine, preparation)
             there = outcomes.NicThere(nic=nic.name, network=await preparation.network_name(machine, nic))
-            return _outcome(change.path, "done", there), {"nics": (*_without(built, nic), nic)}
+            return _outcome(change.path, "done", there), {"nics": (*_without(built, nic), _as_held(built, nic))}
         case adaptation.SetLink(nic):
             await running.nics.set_link(nic.name, connected=nic.connected)
             cable: words.Message = outcomes.CableIn(nic=nic.name) if nic.connected else outcomes.CableOut(nic=nic.name)
-            return _outcome(change.path, "done", cable), {"nics": (*_without(built, nic), nic)}
+            return _outcome(change.path, "done", cable), {"nics": (*_without(built, nic), _as_held(built, nic))}
+        case _:
+            held = await sharing.hold(change, built.spec, running, machine, preparation)
+            return _outcome(change.path, "done", held), shares.held(built.spec, change)
 
 
 async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
@@ -91,6 +104,26 @@ async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparatio
     if plugged:
         await running.nics.unplug(nic.name)
     await running.nics.plug(nic, backend)
+
+
+async def hold(standing: Standing, preparation: Preparation, machine: vm.VM, running: engine.Machine) -> None:
+    """Before its vCPUs run, hold a machine to its share. What cannot be held is said in its outcomes, later."""
+    runtime = standing.ground.home.vm_runtime(machine.uid)
+    built = await asyncio.to_thread(started.read_whole, runtime)
+    if built is None:
+        return
+    for change in list(shares.changes(built.spec, shares.with_share_of(built.spec, machine.spec))):
+        with contextlib.suppress(errors.Problem, OSError):
+            await sharing.hold(change, built.spec, running, machine, preparation)
+            fields = shares.held(built.spec, change)
+            await asyncio.to_thread(started.change, runtime, **fields)
+            built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
+
+
+def _as_held(built: Built, nic: vm.Nic) -> vm.Nic:
+    """A NIC at the rate that it is held to by now: none on a network that it has just come to."""
+    held = [one.rate for one in built.spec.nics if (one.name, one.network) == (nic.name, nic.network)]
+    return nic.model_copy(update={"rate": held[0] if held else None})
 
 
 def _without(built: Built, nic: vm.Nic) -> tuple[vm.Nic, ...]:

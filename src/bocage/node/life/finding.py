@@ -28,6 +28,7 @@ async def find(standing: Standing, preparation: Preparation) -> None:
     )
     if found:
         standing.watch(found)
+        standing.held = False
         since = clock.since(machine.status.since) if machine.status.state is vm.State.RUNNING else None
         standing.started = since if since is not None else standing.started
         await preparation.note_running(machine)

@@ -11,10 +11,12 @@ from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, started, tasks
+from bocage.node.life import adapting
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory
 from bocage.node.place import saved as memory_saved
 from bocage.node.place.preparation import Preparation
+from bocage.planner import shares
 from bocage.planner.adaptation import Built, First
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     plan = await preparation.plan(built)
     if saved:
         plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
-    started.note(plan.runtime, Built(built.spec, plan.first or First.of(built.spec)))
+    started.note(plan.runtime, Built(shares.without(built.spec), plan.first or First.of(built.spec)))
     # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
     defining = asyncio.create_task(define(standing, preparation, machine, plan=None if saved else plan))
     try:
@@ -64,6 +66,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
             plan, generation=built.metadata.generation, listener=standing.heard, paused=True, saved=saved
         )
         try:
+            await adapting.hold(standing, preparation, machine, running)
             await defining
             if machine.spec.boot.once and not saved:  # the process has it on its command line
                 await standing.change(lambda spec: {"boot": spec.boot.model_copy(update={"once": None})})

@@ -71,6 +71,50 @@ class CableOut(Note):
     nic: str
 
 
+class CpuIsHeld(Note):
+    type = "cpu-is-held"
+    text = N_("weight {weight}, {cap} vCPUs at most, on CPUs {pin}, {reserve} of them reserved")
+    weight: int
+    cap: str
+    pin: str
+    reserve: str
+
+
+class NodeIsHeld(Note):
+    type = "cpu-is-held-on-node"
+    text = N_("weight {weight}, {cap} vCPUs at most, on NUMA node {node}; memory comes from it at the next cold start")
+    weight: int
+    cap: str
+    node: int
+
+
+class MemoryIsBounded(Note):
+    type = "memory-is-bounded"
+    text = N_("QEMU is ended by the kernel where it wants more than {most:size} of memory")
+    most: int
+
+
+class MemoryIsNotBounded(Note):
+    type = "memory-is-not-bounded"
+    text = N_("QEMU's memory has no bound")
+
+
+class IoIsHeld(Note):
+    type = "io-is-held"
+    text = N_("{what}: {iops} operations and {rate} a second at most")
+    what: str
+    iops: str
+    rate: str
+
+
+class RateIsHeld(Note):
+    type = "rate-is-held"
+    text = N_("{what}: {inward} a second to the guest and {outward} from it at most")
+    what: str
+    inward: str
+    outward: str
+
+
 class WaitsForColdStart(Note):
     type = "waits-for-cold-start"
     text = N_("it takes effect at the next cold start")

@@ -15,6 +15,7 @@ from bocage.model import base, vm, work
 from bocage.node import clock, started, tasks
 from bocage.node.ground import Ground
 from bocage.node.place import edits
+from bocage.planner import shares
 from bocage.store import resources
 
 _ENDING = 2.0  # seconds
@@ -54,6 +55,7 @@ class Standing:
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet
     adapted: int | None = None  # the generation that was carried out on the running process, as far as it goes
+    held: bool = True  # what it is held to was told to it by this daemon
     told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -156,7 +158,9 @@ class Standing:
         """Whether the running process can take changes that were not tried yet."""
         if self.machine is None or self.adapted == machine.metadata.generation:
             return False
-        return self.machine.run is engine.Run.RUNNING and self.changes_wait(machine)
+        if self.machine.run is not engine.Run.RUNNING:
+            return False
+        return self.changes_wait(machine) or (not self.held and shares.is_bounded(machine.spec))
 
     def changes_wait(self, machine: vm.VM) -> bool:
         """Whether the running process was built with other hardware than is wanted now."""

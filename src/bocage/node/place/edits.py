@@ -61,12 +61,15 @@ def _are_named(some: Any) -> bool:
 def device_of(path: str) -> str:
     """The device or field that a path of a difference leads into: `nics[nic0]`, `cpus`, `hardware.max_cpus`."""
     first, _, rest = path.partition(".")
+    if first == "share":
+        return f"share.{rest.partition('.')[0]}"
     return path if first == "hardware" and "." not in rest else first
 
 
 def pending(built: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:
     """What of the spec waits for a cold start: path, what runs, what is wanted."""
-    running, wanted = (spec.model_dump(mode="json", include=set(started.COLD)) for spec in (built, machine.spec))
+    looked_at = {*started.COLD, *started.HELD}
+    running, wanted = (spec.model_dump(mode="json", include=looked_at) for spec in (built, machine.spec))
     return [
         {"path": one["path"], "running": one["is"], "wanted": one["edited"]}
         for one in _differ("", running, wanted)

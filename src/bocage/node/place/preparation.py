@@ -16,7 +16,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.engine.qemu import starting
 from bocage.guest import seed as seeds
-from bocage.model import base, ground, snapshot, vm
+from bocage.model import base, ground, share, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
 from bocage.node.place import directory, disks, rooms, saved, trash, uids
@@ -230,6 +230,10 @@ class Preparation:
         backend = await self._wires.plug(machine, nic, await self._uid(machine, place))
         other_kind = was_bridged is not None and was_bridged != self._wires.is_bridged(machine, nic)
         return backend, other_kind or isinstance(backend, engine.UserMode)
+
+    async def rate_nic(self, machine: vm.VM, nic: vm.Nic, rate: share.NetRate) -> None:
+        """Hold a NIC of a running VM to a rate. Raises engine.CannotHold."""
+        await self._wires.hold(machine, nic, rate)
 
     async def network_name(self, machine: vm.VM, nic: vm.Nic) -> str:
         """What the network of a NIC is called."""

@@ -10,9 +10,17 @@ from bocage.model import ground, vm
 from bocage.network import base as network
 from bocage.network import tap, user
 from bocage.node.wires import ledger
+from bocage.words import N_
 
 _BRIDGED = ("nat", "isolated")
 _LOWEST_OF_USERS = 1024
+
+
+class NotHeld(engine.CannotHold):
+    type = "nic-rate-needs-bridge"
+    text = N_("a user-mode network knows no rates: {nic} would need one of kind 'nat' or 'isolated'")
+    hint = N_("'bocage vm nic set NAME {nic} --network NETWORK'")
+    nic: str
 
 
 def bridged(net: ground.Network) -> bool:

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Iterable
 
 from bocage import errors
 from bocage.engine import base as engine
-from bocage.model import base, ground, vm
-from bocage.network import addresses, bridge, kernel, neighbours, rules, tap, user
+from bocage.model import base, ground, share, vm
+from bocage.network import addresses, bridge, kernel, neighbours, rate, rules, tap, user
 from bocage.network import base as network
 from bocage.network import machine as surroundings
 from bocage.node import notes, started
@@ -124,6 +124,16 @@ class Wires:
             self._ledger.plug(machine.uid, machine.name, [*others, *([before] if before else [])])
             raise
         return (await self._carriers_of(machine, nets, process_uid))[nic.name]
+
+    async def hold(self, machine: vm.VM, nic: vm.Nic, wanted: share.NetRate) -> None:
+        """Hold a plugged NIC to a rate. Raises cards.NotHeld where it is not on a bridge."""
+        card = self._card_of(machine.uid, nic)
+        if card is None or (not card.tap and wanted.none):
+            return
+        if not card.tap:
+            raise cards.NotHeld(nic=nic.name)
+        async with self._locks[card.network]:
+            await rate.hold(card.tap, inward=wanted.inward, outward=wanted.outward)
 
     async def unplug(self, machine: vm.VM, nic: vm.Nic) -> None:
         """Take away what carried one NIC of a VM that runs."""

@@ -1,0 +1,69 @@
+"""Holds a running machine to its share of the host."""
+
+from __future__ import annotations
+
+import contextlib
+
+from bocage import words
+from bocage.engine import base as engine
+from bocage.model import share, vm
+from bocage.node.life import outcomes
+from bocage.node.place.preparation import Preparation
+from bocage.planner import shares
+
+_ANY = "any number of"
+
+
+async def hold(
+    change: shares.Hold, spec: vm.VMSpec, running: engine.Machine, machine: vm.VM, preparation: Preparation
+) -> words.Message:
+    """Carry out one change of what a machine made like `spec` is held to. Raises engine.CannotHold and others."""
+    match change:
+        case shares.HoldCpu(cpu):
+            await running.holding.cpu(cpu)
+            return _cpu(cpu)
+        case shares.HoldMemory():
+            await running.holding.memory(change.most)
+            if change.most is None:
+                return outcomes.MemoryIsNotBounded()
+            return outcomes.MemoryIsBounded(most=change.most)
+        case shares.HoldDisks(limits):
+            for disk in spec.disks:
+                await running.holding.disk(disk.name, disk.limits, limits)
+            return _io("all disks", limits)
+        case shares.HoldDisk(disk, together):
+            await running.holding.disk(disk.name, disk.limits, together)
+            return _io(disk.name, disk.limits)
+        case shares.HoldNics(rate, nics):
+            for nic in nics:
+                await preparation.rate_nic(machine, nic, rate)
+            return _rate("each NIC", rate)
+        case shares.HoldNic(nic, rate):
+            await preparation.rate_nic(machine, nic, rate)
+            return _rate(nic.name, rate)
+
+
+async def settle(running: engine.Machine, spec: vm.VMSpec) -> None:
+    """Bound the memory by what the guest has by now, when all that was asked of it is done."""
+    if (overhead := spec.share.memory_overhead) is not None:
+        with contextlib.suppress(engine.Error):  # told where it was asked for
+            await running.holding.memory(spec.memory + overhead)
+
+
+def _cpu(cpu: share.Cpu) -> words.Message:
+    cap = "any number of" if cpu.cap is None else f"{cpu.cap:g}"
+    if cpu.node is not None:
+        return outcomes.NodeIsHeld(weight=cpu.weight, cap=cap, node=cpu.node)
+    return outcomes.CpuIsHeld(weight=cpu.weight, cap=cap, pin=cpu.pin or "all", reserve=f"{cpu.reserve:g}")
+
+
+def _io(what: str, limits: share.Io) -> words.Message:
+    return outcomes.IoIsHeld(what=what, iops=str(limits.iops or _ANY), rate=_bytes(limits.rate))
+
+
+def _rate(what: str, rate: share.NetRate) -> words.Message:
+    return outcomes.RateIsHeld(what=what, inward=_bytes(rate.inward), outward=_bytes(rate.outward))
+
+
+def _bytes(rate: int | None) -> str:
+    return "any number of bytes" if rate is None else words.size(rate)
