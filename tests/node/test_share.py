@@ -12,11 +12,15 @@ import pytest
 from bocage.engine.qemu import cgroup, throttling
 from bocage.model import share, vm
 from bocage.model.units import MiB, Size
+from bocage.network import kernel, rate, tap
 from bocage.node import clock
 from bocage.node.life import adapting
+from tests.network.machines import run
 from tests.node.house import BLANK, BOUND, House
 from tests.node.test_adapting import carried_out
+from tests.node.test_nics import alter
 from tests.node.test_saved import change, done, waiting
+from tests.node.test_wires import make_network
 
 SMALL: dict[str, Any] = {"image": "tiny", "nics": [], "memory": "96M", "disk": "64M"}
 grouped = pytest.mark.skipif(cgroup.place() is None, reason="no control groups here")
@@ -292,3 +296,29 @@ async def test_without_control_groups_what_needs_them_is_said_to_be_impossible_a
     became = await shared(house, made, cpu={"pin": "4000"})
     assert (became["share.cpu"].how, became["share.cpu"].saying.type) == ("impossible", "share-without-cpus")
     assert waiting(house, await house.read(made)) == []
+
+
+@pytest.mark.guest
+async def test_nics_on_bridges_are_held_to_their_rates_and_of_others_it_is_said_that_they_are_not(wired: House):
+    await make_network(wired, "lan", kind="nat", subnet="10.98.0.0/24")
+    await make_network(wired, "own", kind="user")
+    nics = [{"network": "lan"}, {"network": "own"}, {"network": "lan", "rate": {"outward": "3M"}}]
+    made = await wired.create(start=True, **{**BLANK, "nics": nics}, share={"nics": {"inward": "1M"}})
+    [told] = (await wired.until(lambda: wired.read(made), lambda one: bool(one.status.outcomes))).status.outcomes
+    assert (told.path, told.how, told.saying.params) == ("share.nics", "impossible", {"nic": "nic1"})
+    first, third = (tap.name_for(made.uid, name) for name in ("nic0", "nic2"))
+    assert "rate 8388Kbit" in run("tc", "qdisc", "show", "dev", first)  # 1 MiB is that many bits
+    assert "rate 25165Kbit" in run("tc", "qdisc", "show", "dev", rate.beside(third))
+    assert "tbf" not in run("tc", "qdisc", "show", "dev", third)
+
+    await make_network(wired, "other", kind="isolated", subnet="10.99.0.0/24")
+    became = await alter(wired, made, "nic0", network="other")
+    assert became["nics[nic0]"].how == "done"
+    assert "rate 8388Kbit" in run("tc", "qdisc", "show", "dev", first)
+    became = await alter(wired, made, "nic2", rate=None)
+    assert became["nics[nic2]"].how == "done"
+    assert "rate 8388Kbit" in run("tc", "qdisc", "show", "dev", third)
+    assert not kernel.present(rate.beside(third))
+    assert waiting(wired, await wired.read(made)) == []
+    done(await wired.ask("vm.kill", made))
+    assert not kernel.present(first)

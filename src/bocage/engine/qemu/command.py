@@ -189,9 +189,11 @@ def _memory(plan: base.Plan) -> list[str]:
     room = added_memory.room(plan.spec, first)
     largest = f",maxmem={(first + room) // units.MiB}M" if room else ""
     arguments = ["-m", f"{first // units.MiB}M{largest}"]
-    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(first)})]
+    # Not `bind`: a guest that outgrows the node is slow, and not killed.
+    near = {} if plan.memory_node is None else {"host-nodes": [plan.memory_node], "policy": "preferred"}
+    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(first), **near})]
     if room:
-        further = {"qom-type": "memory-backend-ram", "id": added_memory.BACKEND, "size": room}
+        further = {"qom-type": "memory-backend-ram", "id": added_memory.BACKEND, "size": room, **near}
         arguments += ["-object", _json(further)]
     return arguments
 

@@ -35,8 +35,14 @@ async def hold(
             await running.holding.disk(disk.name, disk.limits, together)
             return _io(disk.name, disk.limits)
         case shares.HoldNics(rate, nics):
+            refused: list[engine.CannotHold] = []
             for nic in nics:
-                await preparation.rate_nic(machine, nic, rate)
+                try:
+                    await preparation.rate_nic(machine, nic, rate)
+                except engine.CannotHold as error:
+                    refused.append(error)
+            if refused:
+                raise refused[0]
             return _rate("each NIC", rate)
         case shares.HoldNic(nic, rate):
             await preparation.rate_nic(machine, nic, rate)

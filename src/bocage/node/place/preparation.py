@@ -14,7 +14,7 @@ from typing import Any
 
 from bocage import errors, files
 from bocage.engine import base as engine
-from bocage.engine.qemu import starting
+from bocage.engine.qemu import affinity, starting
 from bocage.guest import seed as seeds
 from bocage.model import base, ground, share, snapshot, vm
 from bocage.node import started
@@ -188,6 +188,7 @@ class Preparation:
             nics=await (self._wires.connect(machine, uid) if connect else self._wires.describe(machine, uid)),
             accelerator=self._ground.accelerator,
             seed=place.seed if machine.spec.seed else None,
+            memory_node=_node(machine),
             process_uid=uid,
             process_gid=uid,
             cgroup=self._ground.cgroup_of(machine.uid),
@@ -325,6 +326,12 @@ class Preparation:
             images = (await self._ground.resources.list(ground.Image, project)).items
             names |= {image.spec.sha256: image.name for image in images if image.spec.sha256 in linked}
         return names, tuple(networks)
+
+
+def _node(machine: vm.VM) -> int | None:
+    """The NUMA node that its memory is to come from, if this host has it."""
+    node = machine.spec.share.cpu.node
+    return node if node is not None and affinity.of_node(node) else None
 
 
 def _seed(machine: vm.VM, seed: vm.Seed) -> seeds.Seed:
