@@ -323,6 +323,12 @@ async def test_a_cd_is_changed_and_keeps_its_image_from_being_deleted(client, wo
     assert (await client.delete("/projects/default/images/windows")).status_code == 202
     problem(await client.put(f"{VMS}/win/cds/cd0", json={"image": "tiny"}), 422, "image-is-no-cd")
     problem(await client.put(f"{VMS}/win/cds/cd0", json={}), 422, "invalid-fields")
+    both = {"image": "windows", "upload": "upload-1"}
+    problem(await client.put(f"{VMS}/win/cds/cd0", json=both), 422, "invalid-fields")
+    burned = (await client.put(f"{VMS}/win/cds/cd0", json={"upload": "upload-1"})).json()
+    assert burned["spec"]["params"]["upload"] == "upload-1"
+    assert (await client.get(f"{VMS}/win")).json()["spec"]["cds"][0]["image"] is None, "the node enters it"
+    problem(await client.put(f"{VMS}/win/cds/cd9", json={"upload": "upload-1"}), 404, "vm-no-such-device")
 
 
 async def test_disks_are_moved_only_of_a_vm_that_is_down(client, world):

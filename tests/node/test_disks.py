@@ -10,6 +10,7 @@ from typing import Any
 import pycdlib
 import pytest
 
+from bocage.cli import burning
 from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
 from bocage.node import started
@@ -154,6 +155,29 @@ async def test_a_cd_is_put_in_and_taken_out_while_the_guest_runs(tiny_house: Hou
     await put_in(house, made, None)
     done(await house.ask("vm.cd-change", made, cd="cd0"))
     assert await house.says(made, "^no-1", send="head -c 6 /dev/sr0 || echo no-$((1))")
+
+    folder = tmp_path / "patches"
+    (folder / "Sous dossier").mkdir(parents=True)
+    (folder / "Sous dossier" / "a long name, née été.conf").write_text("from the CD")
+    burning.burn(str(folder), str(tmp_path / "burned.iso"))
+    await house.upload(tmp_path / "burned.iso")
+    storage = (await house.facts()).storage["local"].uid
+    burned = base.new_uid()
+    inserting = {"cd": "cd0", "upload": "upload-1", "image": burned, "storage": storage}
+    done(await house.ask("vm.cd-change", made, **inserting))
+    assert (await house.read(made)).spec.cds[0].image == burned
+    wait = "until mount -t iso9660 -o ro /dev/sr0 /cd; do sleep 1; done 2>/dev/null"
+    mount = f". /usr/lib/tiny/devices; load_named isofs; mkdir -p /cd; {wait}"
+    read = f"{mount}; cat /cd/Sous*/*.conf; echo; umount /cd"
+    assert await house.says(made, "^from the CD", send=read)
+    done(await house.ask("vm.cd-change", made, **inserting))  # once more, as after a daemon that was killed
+    shelf = house.homes.local_storage / "images"
+    assert len((await house.facts()).images) == 4
+    files = sorted(shelf.iterdir())
+    await put_in(house, made, None)
+    done(await house.ask("vm.cd-change", made, cd="cd0"))
+    assert sorted((await house.facts()).images) == ["blue", "red", "tiny"]
+    assert len(sorted(shelf.iterdir())) == len(files) - 2, "the ISO and what is known of it are gone"
 
 
 async def put_in(house: House, made: vm.VM, image: str | None) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from bocage.api import answers, calls, etags, facts, machines, routing, volumes
@@ -25,7 +25,19 @@ _PROBLEMS = routing.problem_responses(404, 409)
 class Insert(base.Part):
     """What lies in a CD drive."""
 
-    image: base.Name | None = Field(description="An image; null empties the drive.")
+    image: base.Name | None = Field(default=None, description="An image; null empties the drive.")
+    upload: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$")] | None = None
+    """An ISO image that was uploaded for this drive; it is removed when no drive has it any more."""
+    storage: base.Name = "local"
+    """Where it was uploaded to."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Insert:
+        if self.upload is not None and self.image is not None:
+            raise ValueError("give either an image or an upload")
+        if self.upload is None and "image" not in self.model_fields_set:
+            raise ValueError("give an image (null empties the drive), or an upload")
+        return self
 
 
 @router.post("/disks", name="attach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)
@@ -105,7 +117,9 @@ async def grow(
 
 @router.put("/cds/{cd}", name="change_cd", status_code=202, response_model=Task, responses=_PROBLEMS)
 async def change_cd(project: calls.Project, name: calls.Name, cd: Device, request: Insert, call: Changing) -> Response:
-    """Put another image in a CD drive, or none."""
+    """Put another image in a CD drive, or what was uploaded for it, or nothing."""
+    if request.upload is not None:
+        return await _insert_upload(call, project, name, cd, request)
     image = None
     if request.image is not None:
         try:
@@ -120,6 +134,23 @@ async def change_cd(project: calls.Project, name: calls.Name, cd: Device, reques
     machine = await machines.find(call, project, name)
     image_uid = image.uid if image else None
     return await machines.ask(call, machine, "vm.cd-change", wanted, cd=cd, image=image_uid)
+
+
+async def _insert_upload(call: calls.Call, project: str, name: str, cd: str, request: Insert) -> Response:
+    machine = await machines.find(call, project, name)
+    machines.check_not_in_trash(machine)
+    definition.change_cd(machine, cd, None)  # there is such a drive
+    storage = await facts.storage_named(call, request.storage)
+    task = call.task(
+        "vm.cd-change",
+        subject=machine.ref,
+        host=await machines.host_of(call, machine),
+        cd=cd,
+        upload=request.upload,
+        image=base.new_uid(),
+        storage=storage.uid,
+    )
+    return await call.accept(task)
 
 
 async def _disk(call: calls.Call, project: str, name: str, disk: str) -> tuple[vm.VM, vm.Disk]:

@@ -157,6 +157,10 @@ class VMs(Nouns):
     def change_cd(self, name: str, cd: str, image: str | None) -> Document:
         return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})
 
+    def insert_upload(self, name: str, cd: str, key: str) -> Document:
+        """Put an ISO image that was uploaded for it into a drive."""
+        return self._send("PUT", self._of(name, "cds", segment(cd)), {"upload": key})
+
     def snapshots(self, name: str) -> Document:
         document: Document = self._get(self._of(name, "snapshots"))
         return document

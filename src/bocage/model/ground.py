@@ -196,6 +196,8 @@ class ImageSpec(Part):
     virtual_size: Size
     storage: Uid
     origin: str = ""
+    temporary: bool = False
+    """Burned for a drive; it goes when no VM has it in one any more."""
 
 
 class ImageStatus(Part):

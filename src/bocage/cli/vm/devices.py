@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import uuid
 from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, failure, lazy, options, output, session, waiting
+from bocage import errors
+from bocage.cli import complete, failure, lazy, options, output, sending, session, waiting
 from bocage.cli.vm import carried, share
 from bocage.client import rest
 
@@ -125,7 +129,13 @@ def set_(
 
 def insert(
     name: options.VMName,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An ISO image.", autocompletion=complete.images)],
+    image: Annotated[
+        str | None, typer.Argument(metavar="IMAGE", help="An ISO image.", autocompletion=complete.images)
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="DIR", help="Burn one of this directory, for this drive alone.")
+    ] = None,
+    label: Annotated[str, typer.Option(metavar="TEXT", help="With --from: its label; else as DIR is called.")] = "",
     drive: Annotated[str, typer.Option(metavar="DRIVE", help="Which drive.")] = "cd0",
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
@@ -133,12 +143,43 @@ def insert(
 ) -> None:
     """Put a CD into a drive.
 
+    One that is burned of a directory holds up to 4G, for DOS with names of 8.3, for
+    Windows and Unix with the names that the files have. It goes when it is ejected.
+
     Examples:
       bocage vm cd insert web1 debian-iso
+      bocage vm cd insert erp --from ./patches
     """
+    if (image is None) == (from_ is None):
+        right = "bocage vm cd insert NAME IMAGE"
+        raise failure.Usage(option="IMAGE, --from", wrong="one of them is needed, and not both", right=right)
+    if from_ is not None:
+        _insert_burned(name, from_, label, drive, project, wait, json)
+        return
+    assert image
     with session.connect(project) as api:
         task = api.vms.change_cd(name, drive, image)
         waiting.finish(api, task, wait=wait, json=json, said=f"{image} is in {drive} of {name}")
+
+
+def _insert_burned(name: str, directory: str, label: str, drive: str, project: str, wait: bool, json: bool) -> None:
+    from bocage.cli import burning
+    from bocage.client import streams
+
+    with session.connect(project) as api, tempfile.TemporaryDirectory(prefix="bocage-cd-") as scratch:
+        path, key = os.path.join(scratch, "cd.iso"), uuid.uuid4().hex
+        try:
+            skipped = burning.burn(os.path.expanduser(directory), path, label=label)
+        except OSError as error:
+            if isinstance(error, errors.Problem):
+                raise
+            raise failure.Usage(option="--from", wrong=f"{directory}: {error.strerror or error}") from error
+        for left_out in skipped:
+            output.complain(f"note: {left_out} is neither a file nor a directory; it was left out")
+        with sending.bar(f"sending {directory}") as show:
+            streams.upload(api, key, path, on_progress=show)
+        task = api.vms.insert_upload(name, drive, key)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{directory} is in {drive} of {name}")
 
 
 def eject(
@@ -171,7 +212,7 @@ def insert_floppy(
     Examples:
       bocage vm floppy insert dos disk2
     """
-    insert(name, image, drive, project, wait, json)
+    insert(name, image, drive=drive, project=project, wait=wait, json=json)
 
 
 def eject_floppy(

@@ -48,6 +48,18 @@ async def register(
     return present
 
 
+async def remove_file(host: Ground, digest: str, storage: ground.Storage) -> None:
+    """Remove an image's file, or only the name when others lead to it."""
+    everywhere = (await host.resources.list(ground.Image)).items
+    others = [one for one in everywhere if (one.spec.sha256, one.spec.storage) == (digest, storage.uid)]
+    shelf = host.library(storage)
+    with contextlib.suppress(images.NoSuchImage):
+        if others:
+            await shelf.rename(digest, {f"{one.metadata.project}/{one.name}": one.uid for one in others})
+        else:
+            await shelf.remove(digest)
+
+
 async def shelve(shop: Shop, storage: ground.Storage, path: pathlib.Path, name: str | None) -> None:
     """Take in an image file that is named by its digest, and enter it under its name or one that is free."""
     taken = {image.name for image in (await shop.ground.resources.list(ground.Image, "default")).items}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import tempfile
@@ -161,7 +160,7 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
         await run.remember(digest=image.spec.sha256, storage=image.spec.storage)
         await kept.delete(image)
     if digest := run.remembered.get("digest"):
-        await _remove_file(shop, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
+        await shelving.remove_file(shop.ground, digest, await kept.get(ground.Storage, None, run.remembered["storage"]))
         await shop.ground.events.record(Deleted(name=subject.name), subject=subject)
 
 
@@ -184,16 +183,4 @@ async def let_go(shop: Shop, digests: set[str], storage_uid: str, *, origin: str
         if here and image.spec.origin.startswith(origin) and not await _templates_of(shop, image):
             await kept.delete(image)
     for digest in sorted(digests):
-        await _remove_file(shop, digest, storage)
-
-
-async def _remove_file(shop: Shop, digest: str, storage: ground.Storage) -> None:
-    """Remove the file, or only the name when others lead to it."""
-    everywhere = (await shop.ground.resources.list(ground.Image)).items
-    others = [one for one in everywhere if (one.spec.sha256, one.spec.storage) == (digest, storage.uid)]
-    shelf = shop.ground.library(storage)
-    with contextlib.suppress(library.NoSuchImage):
-        if others:
-            await shelf.rename(digest, {f"{one.metadata.project}/{one.name}": one.uid for one in others})
-        else:
-            await shelf.remove(digest)
+        await shelving.remove_file(shop.ground, digest, storage)

@@ -16,10 +16,12 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
 from bocage.node import notes, started, tasks
+from bocage.node.carrying import burned
 from bocage.node.life import merging, moving, overlaying, reverting, snapshotting, upgrading
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
+from bocage.planner import definition
 from bocage.store import resources
 from bocage.words import N_
 
@@ -173,14 +175,38 @@ async def grow_disk(
 async def change_cd(
     standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run
 ) -> dict[str, Any] | None:
-    """Put what the spec says into the running machine's tray."""
+    """Put what the spec says, or what was uploaded for it, into the running machine's tray."""
     name = str(run.params["cd"])
+    if "upload" in run.params:
+        machine = await _burned(standing, preparation, machine, run)
     cd = next((one for one in machine.spec.cds if one.name == name), None)
     if cd is None:
         raise resources.Missing(kind="cd", name=name)
     if standing.machine:
         await standing.machine.change_cd(name, await preparation.image_path(machine, cd.image))
+    await burned.forget(standing.ground)
     return {"cd": name}
+
+
+async def _burned(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> vm.VM:
+    """Enter the uploaded CD and the drive that it lies in, in one transaction."""
+    limit = await preparation.rooms.left(run.params["storage"])
+    image = await burned.take_in(standing.ground, machine, run, limit=limit)
+
+    async def wanted() -> resources.Transaction:
+        present, transaction = await standing.read(), resources.Transaction()
+        if not await burned.has(standing.ground.resources, image):
+            transaction.create(image)
+            transaction.update(resources.bumped(present, definition.change_cd(present, run.params["cd"], image)))
+        return transaction
+
+    try:
+        await standing.commit(wanted)
+    except errors.Problem:
+        if not await burned.has(standing.ground.resources, image):
+            await burned.discard(standing.ground, image)
+        raise
+    return await standing.read()
 
 
 def _disk(machine: vm.VM, name: str) -> vm.Disk:

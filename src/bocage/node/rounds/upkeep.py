@@ -14,6 +14,7 @@ from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm, work
 from bocage.node import clock
+from bocage.node.carrying import burned
 from bocage.node.jobs import storages
 from bocage.node.life.actor import Actor
 from bocage.node.life.crew import Crew
@@ -70,7 +71,7 @@ class Upkeep:
         if self._rounds % _BEAT == 0:
             due.append(self.beat)
         if self._rounds % _SELDOM == 0:
-            due += [self.empty_trash, self.forget_tasks, self._shop.wires.sweep]
+            due += [self.empty_trash, self.forget_tasks, self.forget_burned, self._shop.wires.sweep]
         if self._rounds % _SELDOM == 0 or self._new_events >= _EVENTS_AT_ONCE:
             due.append(self.forget_events)
         self._rounds += 1
@@ -148,6 +149,10 @@ class Upkeep:
     async def forget_tasks(self) -> None:
         """Forget the oldest tasks that have ended."""
         await forgetting.old_tasks(self._shop.ground.resources.store)
+
+    async def forget_burned(self) -> None:
+        """Remove CDs that were burned for a VM that is gone."""
+        await burned.forget(self._shop.ground)
 
 
 async def _safely(duty: Callable[[], Awaitable[object]]) -> None:
