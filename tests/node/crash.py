@@ -228,4 +228,6 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "forget": _forget,
     "forget-running": _forget,
     "adapt": _adapt,
+    "flatten": _ask("vm.flatten"),
+    "flatten-running": _ask("vm.flatten"),
 }

@@ -117,6 +117,13 @@ async def kept_with_memory(house: House) -> None:
     await house.keep(made, "second")
 
 
+async def linked_and_running(house: House) -> None:
+    await linked_to_an_image(house)
+    found = await box(house)
+    assert found is not None
+    await house.ask("vm.start", found)
+
+
 async def fill(house: House, made: vm.VM, word: int) -> None:
     """Write a word at the beginning of each disk, and at a place of its own."""
     for volume in await house.node.preparation.disks.of(await house.read(made)):
@@ -273,6 +280,25 @@ async def forgotten(house: House) -> bool:
     return await reads(house) == {(3, 1, 2, 3)} and await reads(house, top) == {(2, 1, 2, 0)}
 
 
+async def stands_alone(house: House) -> bool:
+    """Its disk needs the image no more, and still has what was on it."""
+    [volume] = (await house.volumes()).values()
+    if volume.spec.linked or volume.spec.flattening or await layers_of(house) != [("disk0.qcow2",)]:
+        return False
+    return await reads(house) == {(0, 0, 0, 0)} and await first_bytes(house) == bytes(range(256))
+
+
+async def first_bytes(house: House) -> bytes:
+    [volume] = (await house.volumes()).values()
+    [layer] = await house.node.preparation.disks.layers(volume, "disk0")
+    raw = house.homes.path / "read.raw"
+    command = ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", str(layer.path), str(raw)]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    content = await asyncio.to_thread(raw.read_bytes)
+    raw.unlink()
+    return content[:256]
+
+
 async def layers_of(house: House) -> list[tuple[str, ...]]:
     found = await box(house)
     assert found is not None
@@ -313,6 +339,8 @@ CASES = {
     "go-back-to-memory": Case(kept_with_memory, went_back_to_memory),
     "forget": Case(kept_twice, forgotten),
     "forget-running": Case(kept_twice_and_running, forgotten),
+    "flatten": Case(linked_to_an_image, stands_alone),
+    "flatten-running": Case(linked_and_running, stands_alone),
 }
 
 

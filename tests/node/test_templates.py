@@ -9,7 +9,7 @@ import pytest
 from bocage.model import base, ground, requests, template, vm, work
 from bocage.planner import templates
 from tests.node.house import House
-from tests.node.test_snapshots import booted, done, files_of, reads, writes
+from tests.node.test_snapshots import booted, counted, counts, done, files_of, reads, whole, writes
 from tests.node.test_wishes import problem
 
 
@@ -70,13 +70,26 @@ async def test_what_is_made_from_a_version_holds_what_that_held_and_the_template
     images = (await tiny_house.resources.list(ground.Image)).items
     sealed = next(one for one in images if one.spec.origin.startswith("template:"))
     assert problem(await tiny_house.ask("image.delete", sealed)) == "image-in-use"
-    for one in (old, new):
-        done(await tiny_house.ask("vm.delete", one, purge=True))
+    await counts(tiny_house, old)
+    done(await tiny_house.keep(old, "before"))
+    done(await tiny_house.ask("vm.flatten", old))  # while it runs, with a snapshot above
+    await counted(tiny_house, old)
+    done(await tiny_house.ask("vm.kill", new))
+    done(await tiny_house.ask("vm.flatten", new))
     done(await tiny_house.ask("template.delete", held, version=1))
+    for one in (old, new):
+        done(await tiny_house.ask("vm.kill", one))
+        await whole(tiny_house, one)
+        assert not any(volume.spec.linked for volume in await tiny_house.node.preparation.disks.of(one))
     done(await tiny_house.ask("template.delete", held))
     images = (await tiny_house.resources.list(ground.Image)).items
     assert [one.name for one in images] == ["tiny"]
     stored = {path.suffix for path in (tiny_house.homes.local_storage / "images").iterdir()}
     assert stored <= {".raw", ".yaml"}
+    for one, word in ((old, "first"), (new, "second")):
+        done(await tiny_house.ask("vm.start", one))
+        await tiny_house.becomes(one, vm.State.RUNNING)
+        await tiny_house.says(one, "^tiny: ready")
+        assert await reads(tiny_house, one, "vdb") == word
     done(await tiny_house.forget(made, "running"))
     assert await files_of(tiny_house, made) == {"disk0.qcow2", "disk1.qcow2"}

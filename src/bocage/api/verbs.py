@@ -133,6 +133,15 @@ async def clone(
     return await call.accept(task, transaction=machines.creation(made), location=answers.path(made.vm))
 
 
+@router.post("/flatten", name="flatten", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def flatten(project: calls.Project, name: calls.Name, call: Changing) -> Response:
+    """Make its disks independent of the images that they are linked to, while it runs or not."""
+    machine = await machines.find(call, project, name)
+    machines.check_not_in_trash(machine)
+    host = await machines.host_of(call, machine)
+    return await call.accept(call.task("vm.flatten", subject=machine.ref, host=host))
+
+
 @router.post("/move", name="move", status_code=202, response_model=Task, responses=_PROBLEMS)
 async def move(project: calls.Project, name: calls.Name, request: requests.MoveDisks, call: Changing) -> Response:
     """Move the disks of a stopped VM to another storage."""

@@ -100,6 +100,10 @@ class VMs(Nouns):
         """Move the disks of a stopped VM to another storage."""
         return self._post(self._of(name, "move"), {"storage": storage})
 
+    def flatten(self, name: str) -> Document:
+        """Make its disks independent of their images."""
+        return self._post(self._of(name, "flatten"))
+
     def rename(self, name: str, to: str) -> Document:
         return self._post(self._of(name, "rename"), {"name": to})
 

@@ -350,6 +350,10 @@ class Machine(Protocol):
         """
         ...
 
+    async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
+        """Copy what a disk has of its image into the lowest file that is its own, and leave the image out then."""
+        ...
+
     async def freeze(self) -> words.Message | None:
         """Have the guest write out what it holds and keep its file systems still. Why not, when it does not."""
         ...

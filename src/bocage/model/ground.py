@@ -148,6 +148,8 @@ class VolumeSpec(Part):
     """The file's name without its ending."""
     layers: dict[LayerName, LayerName] = {}
     """Which of its files rests on which, all in one directory; the guest writes to `name`. Empty without snapshots."""
+    flattening: bool = False
+    """Its image is being copied into the file that is linked to it: whose header may name it or nothing."""
     merging: LayerName | None = None
     """The layer that is being merged into the one below it: headers may name either."""
 

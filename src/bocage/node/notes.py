@@ -361,3 +361,15 @@ class GoesBack(Note):
     type = "vm-goes-back"
     text = N_("{name} starts when it has gone back to its snapshot")
     name: str
+
+
+class Flattening(Note):
+    type = "step-flattening"
+    text = N_("copying what {disk} has of its image")
+    disk: str
+
+
+class Flattened(Note):
+    type = "vm-flattened"
+    text = N_("{name} is linked to no image any more")
+    name: str

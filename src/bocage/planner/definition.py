@@ -253,6 +253,7 @@ def clone(
                 "linked": False,
                 "layers": {},
                 "merging": None,
+                "flattening": False,
                 "source": disk.volume,
             }
         )

@@ -27,7 +27,7 @@ class NoVersion(Error, errors.NotFound):
 class InUse(Error, errors.Conflict):
     type = "template-in-use"
     text = N_("the template {name} is in use by {users}")
-    hint = N_("delete those first, in the trash too ('bocage vm list --trash')")
+    hint = N_("'bocage vm flatten NAME' makes a VM independent of it; else delete those first, in the trash too")
     name: str
     users: list[str]
 

@@ -14,6 +14,7 @@ from bocage.words import N_
 
 _QUICK = 60.0  # seconds for a program that only touches a header
 _CHECK_BOUND = 4 * 3600.0
+_LONG = 24 * 3600.0  # the last resort
 
 
 class HeaderDiffers(storage.Error, errors.Conflict):
@@ -101,6 +102,15 @@ async def rebase(path: pathlib.Path, *, backing_relative: str | None, backing_fo
         named = ("-F", backing_format or "raw", "-b", backing_relative)
     with space.told_when_full(path.parent):
         await tools.qemu_img("rebase", "-q", "-u", "-f", "qcow2", *named, plain(path), within=_QUICK)
+
+
+async def absorb(path: pathlib.Path) -> None:
+    """Copy into an overlay that nobody uses all that it has of its backing file; it stands alone afterwards.
+
+    Its header has been checked: the file that it names is opened. Cut off, it can be done again.
+    """
+    with space.told_when_full(path.parent):
+        await tools.qemu_img("rebase", "-q", "-f", "qcow2", "-b", "", plain(path), within=_LONG)
 
 
 def check_backing_name(name: str) -> None:

@@ -44,6 +44,7 @@ NOUN = lazy.Group(
             "export": "vm.carry:export",
             "import": "vm.carry:import_",
             "migrate": "vm.life:migrate",
+            "flatten": "vm.life:flatten",
             "snapshot": "vm.snapshot:SNAPSHOT",
         },
         "Change": {

@@ -107,3 +107,19 @@ def migrate(
     with session.connect(project) as api:
         task = api.vms.move(name, storage=storage)
         waiting.finish(api, task, wait=wait, json=json, said=f"{name} lies on {storage}")
+
+
+def flatten(
+    name: options.VMName,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make the disks of a VM independent of the image or template that they are linked to. It may run.
+
+    Examples:
+      bocage vm flatten web1
+    """
+    with session.connect(project) as api:
+        task = api.vms.flatten(name)
+        waiting.finish(api, task, wait=wait, json=json, said=f"{name} is linked to no image any more")

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from bocage import errors
@@ -133,33 +133,57 @@ async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path
 
     The job goes on when nobody waits for it any more. Raises MergeFailed.
     """
-    name = f"merge-{disk}"
+    name, node = f"merge-{disk}", chain.node_of(disk, file)
+
+    async def begin() -> None:
+        places = {"device": await root(at, disk), "top-node": node, "base-node": await _below(at, disk, into)}
+        asked = {**places, "job-id": name, "backing-file": into.name, "auto-dismiss": False}
+        await at.execute("block-commit", asked, within=_SWITCH_BOUND)
+
+    if await _goes_on(at, disk, name) or await _is_needed(at, disk, node):
+        await _see_through(at, disk, name, begin, report)
+    await _remove_named(at, disk, node)
+
+
+async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
+    """Copy into the first file of a chain what it has of its image, and leave the image out of the chain then.
+
+    The job goes on when nobody waits for it any more; a chain without an image is no error. Raises MergeFailed.
+    """
+    name = f"flatten-{disk}"
+    plain = [one.name for one in await nodes(at, disk) if one.plain and not one.file]
+    own, *below = sorted(plain, key=lambda one: int(one.rpartition(".")[2]))
+
+    async def begin() -> None:
+        asked = {"job-id": name, "device": own, "auto-dismiss": False}
+        await at.execute("block-stream", asked, within=_SWITCH_BOUND)
+
+    for image in below:
+        if await _goes_on(at, disk, name) or await _is_needed(at, disk, image):
+            await _see_through(at, disk, name, begin, report)
+        await _remove_named(at, disk, image)
+
+
+async def _goes_on(at: link.Link, disk: str, name: str) -> bool:
+    """Whether a job that an earlier attempt began is still at it. What ended meanwhile is settled."""
     job = await _job(at, name)
-    if job is not None and job["status"] == "concluded":  # it ended while nobody was there
+    if job is not None and job["status"] == "concluded":
         await _settle(at, disk, name)
-        job = None
-    if job is None and not await _is_needed(at, disk, chain.node_of(disk, file)):
-        return
-    if job is None:
-        await at.execute(
-            "block-commit",
-            {
-                "job-id": name,
-                "device": await root(at, disk),
-                "top-node": chain.node_of(disk, file),
-                "base-node": await _below(at, disk, into),
-                "backing-file": into.name,
-                "auto-dismiss": False,
-            },
-            within=_SWITCH_BOUND,
-        )
+        return False
+    return job is not None
+
+
+async def _see_through(
+    at: link.Link, disk: str, name: str, begin: Callable[[], Awaitable[None]], report: Report
+) -> None:
+    if await _job(at, name) is None:
+        await begin()
     pause = _LOOK
     while (job := await _job(at, name)) is not None and job["status"] != "concluded":
         report(int(job.get("current-progress", 0)), int(job.get("total-progress", 0)))
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_LOOK)
     await _settle(at, disk, name)
-    await _remove_named(at, disk, chain.node_of(disk, file))
 
 
 async def _settle(at: link.Link, disk: str, name: str) -> None:
@@ -190,8 +214,8 @@ async def _below(at: link.Link, disk: str, into: pathlib.Path) -> str:
     present = [one for one in await nodes(at, disk) if not one.file]
     if any(one.name == node for one in present):
         return node
-    plain = [one for one in present if one.plain]
-    return max(plain, key=lambda one: one.depth).name
+    plain = [one.name for one in present if one.plain]
+    return min(plain, key=lambda one: int(one.rpartition(".")[2]))
 
 
 async def _remove_named(at: link.Link, disk: str, name: str) -> None:

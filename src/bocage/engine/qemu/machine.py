@@ -229,6 +229,9 @@ class QemuMachine:
     ) -> None:
         await layering.merge(self.link, disk, file, into, report=report)
 
+    async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
+        await layering.stand_alone(self.link, disk, report=report)
+
     async def freeze(self) -> words.Message | None:
         try:
             if not await self._agent_listens():

@@ -87,7 +87,7 @@ async def _check_file(shop: Shop, volume: ground.Volume, path: pathlib.Path, nam
             chain = [disks.file_beside(place / layer, one) for one in layers.chain(volume.spec, layer)]
             if image is not None:
                 chain.append(engine.File(place / "../../../images" / image.name, image.suffix.removeprefix(".")))
-            await asyncio.to_thread(disks.check_chain, chain, volume.spec.merging)
+            await asyncio.to_thread(disks.check_chain, chain, volume.spec)
 
 
 async def _image(shop: Shop, volume: ground.Volume, path: pathlib.Path) -> pathlib.Path:

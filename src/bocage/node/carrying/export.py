@@ -114,7 +114,7 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
                 own = scratch / f"{disk.name}.{volume.spec.format}"
                 limit = await preparation.rooms.left(machine.spec.storage)
                 await volumes.convert(layers, own, image_format=volume.spec.format, limit=limit)
-                changes |= {"linked": False, "image": None, "layers": {}, "merging": None}
+                changes |= {"linked": False, "image": None, "layers": {}, "merging": None, "flattening": False}
                 await asyncio.to_thread(_date, own, (await asyncio.to_thread(layers[0].path.stat)).st_mtime_ns)
             parts[f"disks/{disk.name}.{volume.spec.format}"] = own
             kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))

@@ -17,7 +17,7 @@ from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
 from bocage.node import notes, started, tasks
 from bocage.node.carrying import burned
-from bocage.node.life import merging, moving, overlaying, reverting, snapshotting, upgrading
+from bocage.node.life import flattening, merging, moving, overlaying, reverting, snapshotting, upgrading
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -227,6 +227,7 @@ HANDLERS: dict[str, Handler] = {
     "vm.snapshot-create": snapshotting.create,
     "vm.snapshot-revert": reverting.revert,
     "vm.snapshot-delete": snapshotting.delete,
+    "vm.flatten": flattening.flatten,
 }
-GIVES_WAY = ("vm.snapshot-delete",)
+GIVES_WAY = ("vm.snapshot-delete", "vm.flatten")
 """What may take long and can wait: it is broken off when the VM is asked to be something else, and carried on then."""

@@ -228,7 +228,7 @@ class Disks:
             if image is None:
                 raise ImageMissing(digest=volume.spec.image[:12], disk=disk)
             found.append(engine.File(path=image, format=image.suffix.removeprefix(".")))
-        return await asyncio.to_thread(check_chain, found, volume.spec.merging)
+        return await asyncio.to_thread(check_chain, found, volume.spec)
 
     async def layers(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> list[volumes.Layer]:
         """A volume's chain as the storage's tools take it, its own file first."""
@@ -333,19 +333,23 @@ def place_of(volume: ground.Volume, root: pathlib.Path) -> pathlib.Path:
     return (own_place / "disks" if volume.spec.linked else own_place) / volume.spec.file_name
 
 
-def check_chain(files: Sequence[engine.File], merging: str | None) -> tuple[engine.File, ...]:
+def check_chain(files: Sequence[engine.File], spec: ground.VolumeSpec) -> tuple[engine.File, ...]:
     """Hold the headers of a chain against what is recorded; the chain as the headers have it.
 
-    The layer that is being merged may be left out already. Raises qcow2.HeaderDiffers and refusals.Refused.
+    The layer that is being merged may be left out already, and the image that is being copied.
+    Raises qcow2.HeaderDiffers and refusals.Refused.
     """
     held, left = [files[0]], list(files[1:])
     while True:
         file, below = held[-1], left.pop(0) if left else None
         if file.format != "qcow2":
             return tuple(held)
-        leaves_out = below is not None and below.path.name == merging and bool(left)
+        leaves_out = below is not None and below.path.name == spec.merging and bool(left)
         if leaves_out and qcow2.read_header(file.path).backing == relative(left[0].path, file.path):
             below = left.pop(0)
+        stands_alone = below is not None and not below.own and spec.flattening
+        if stands_alone and qcow2.read_header(file.path).backing is None:
+            below = None
         backing = relative(below.path, file.path) if below else None
         qcow2.check_header(file.path, backing=backing, backing_format=below.format if below else None)
         if below is None:
