@@ -317,3 +317,46 @@ async def forget_all(house: House, made: vm.VM) -> None:
         transaction.delete(volume)
     transaction.delete(machine)
     await house.resources.commit(transaction)
+
+
+AGENT = r"""
+exec 3<>$(ls /dev/vport*p1 | head -n 1)
+echo >/tmp/open
+while :; do while read -r line <&3; do case "$line" in
+*sync*) id=${line##*: }; printf '\377{"return": %s}\n' "${id%%\}*}" >&3;;
+*fsfreeze-freeze*) echo freeze >>/tmp/asked; ANSWER;;
+*fsfreeze-thaw*) echo thaw >>/tmp/asked; printf '{"return": 1}\n' >&3;;
+*) printf '{"return": {}}\n' >&3;;
+esac; done; sleep 0.1; done
+"""
+"""What a guest's agent does, as far as snapshots ask it, in a shell."""
+
+
+async def with_agent(house: House, made: vm.VM, answer: str) -> None:
+    script = AGENT.replace("ANSWER", answer).strip().replace("'", "'\\''")
+    for line in script.splitlines():
+        await house.says(made, "^taken", send=f"mkdir -p /tmp; echo '{line}' >>/tmp/agent; echo taken")
+    await house.says(made, "^agent", send="sh /tmp/agent & until [ -e /tmp/open ]; do sleep 0.1; done; echo agent")
+
+
+@pytest.mark.guest
+async def test_a_guest_whose_agent_answers_writes_out_what_it_holds_first_and_is_let_go_afterwards(tiny_house: House):
+    made = await booted(tiny_house)
+    await with_agent(tiny_house, made, r"""printf '{"return": 2}\n' >&3""")
+    done(await tiny_house.keep(made, "asked"))
+    one = (await tiny_house.kept(made))["asked"]
+    assert (one.status.consistency, one.status.reason) == (snapshot.Consistency.FILESYSTEM, None)
+    assert await tiny_house.says(made, "^said-", send="echo said-$(cat /tmp/asked)") == "said-freeze thaw"
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("answer", ["true", "cat /dev/zero >&3"], ids=["silent", "flooding"])
+async def test_one_whose_agent_does_not_is_kept_as_after_a_crash_and_that_is_said(tiny_house: House, answer: str):
+    made = await booted(tiny_house)
+    await with_agent(tiny_house, made, answer)
+    done(await tiny_house.keep(made, "unasked"))
+    one = (await tiny_house.kept(made))["unasked"]
+    assert one.status.consistency is snapshot.Consistency.CRASH
+    assert one.status.reason is not None
+    assert one.status.reason.type == "guest-agent-absent"
+    assert "freeze" in await tiny_house.says(made, "^said-", send="echo said-$(cat /tmp/asked)")
