@@ -38,6 +38,15 @@ def rename_durably(source: pathlib.Path, destination: pathlib.Path) -> None:
         sync_directory(source.parent)
 
 
+def sync_file(path: pathlib.Path) -> None:
+    """Make what was written to a file durable, by whomever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: pathlib.Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -51,11 +60,7 @@ def sync_tree(path: pathlib.Path) -> None:
     """Make a directory durable with all that is in it."""
     for directory, _, names in os.walk(path):
         for name in names:
-            descriptor = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(pathlib.Path(directory) / name)
         sync_directory(pathlib.Path(directory))
 
 

@@ -213,6 +213,7 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "clone": _clone,
     "move": _move,
     "move-linked": _move,
+    "move-running": _move,
     "attach": _attach,
     "plug": _attach,
     "detach": _detach,

@@ -12,6 +12,7 @@ from bocage import daemon, home
 from bocage.api import machines
 from bocage.cluster import leader
 from bocage.engine.qemu import console
+from bocage.engine.qemu import record as records
 from bocage.guest import password
 from bocage.model import base, ground, requests, snapshot, work
 from bocage.model import vm as vm
@@ -123,8 +124,10 @@ class House:
 
     def console(self, machine: vm.VM) -> console.Console:
         """Its serial line."""
-        directory = self.homes.local_storage / "vms" / machine.uid
-        return console.Console.of(machine.name, directory, self.homes.vm_runtime(machine.uid))
+        runtime = self.homes.vm_runtime(machine.uid)
+        known = records.read(runtime / "process.json")
+        place = known.directory if known else self.homes.local_storage / "vms" / machine.uid
+        return console.Console.of(machine.name, place, runtime)
 
     async def says(self, machine: vm.VM, pattern: str, *, send: str | None = None) -> str:
         """A line that the guest says; with `send` only after that was typed."""

@@ -84,6 +84,13 @@ async def with_another_storage(house: House) -> None:
     await house.storage("other")
 
 
+async def running_beside_another_storage(house: House) -> None:
+    made = await with_two_disks(house)
+    await house.keep(made, "first")
+    await house.storage("other")
+    await house.ask("vm.start", made)
+
+
 async def linked_to_an_image(house: House) -> None:
     path = house.homes.path / "small.raw"
     path.write_bytes(bytes(range(256)) * 4096)
@@ -211,6 +218,12 @@ async def moved(house: House) -> bool:
     return found.spec.storage == other.uid and there.definition.exists() and not house.place(found).path.exists()
 
 
+async def moved_and_runs(house: House) -> bool:
+    """It is the same process, which goes on at the new place, or it was started anew from one of both."""
+    found = await box(house)
+    return found is not None and found.status.state is vm.State.RUNNING and await moved(house)
+
+
 async def moved_with_its_image(house: House) -> bool:
     images = {one.spec.storage: one.spec.sha256 for one in (await house.resources.list(ground.Image)).items}
     [volume] = (await house.volumes()).values()
@@ -325,6 +338,7 @@ CASES = {
     "clone": Case(defined, copied),
     "move": Case(with_another_storage, moved),
     "move-linked": Case(linked_to_an_image, moved_with_its_image),
+    "move-running": Case(running_beside_another_storage, moved_and_runs),
     "attach": Case(defined, two_disks),
     "plug": Case(running, two_disks),
     "detach": Case(with_two_disks, one_disk_and_a_volume),

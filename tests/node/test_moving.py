@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bocage.model import ground, vm, work
-from bocage.node.life import moving
+from bocage.node.life import filling
 from bocage.storage import images, qcow2
 from tests.node.house import House
 from tests.node.test_wishes import problem
@@ -115,18 +115,18 @@ async def test_an_image_that_is_deleted_while_its_disk_is_moved_costs_nothing(
     await house.add_image(small, "small")
     other = await house.storage("other")
     made = await house.create(**LINKED)
-    before, commit = await contents(house, made), moving._commit
+    before, commit = await contents(house, made), filling.commit
 
     async def deleted_first(*arguments) -> None:
         ended = await house.ask("image.delete", await image_named(house, "small-other"))
         assert ended.status.state is work.TaskState.DONE
         await commit(*arguments)
 
-    monkeypatch.setattr(moving, "_commit", deleted_first)
+    monkeypatch.setattr(filling, "commit", deleted_first)
     assert problem(await move(house, made, "other")) == "not-found"
     assert list((pathlib.Path(other.spec.path) / "vms").iterdir()) == []
     assert await contents(house, made) == before
-    monkeypatch.setattr(moving, "_commit", commit)
+    monkeypatch.setattr(filling, "commit", commit)
     assert (await move(house, made, "other")).status.state is work.TaskState.DONE
     assert await contents(house, made) == before
 

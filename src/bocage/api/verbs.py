@@ -144,9 +144,9 @@ async def flatten(project: calls.Project, name: calls.Name, call: Changing) -> R
 
 @router.post("/move", name="move", status_code=202, response_model=Task, responses=_PROBLEMS)
 async def move(project: calls.Project, name: calls.Name, request: requests.MoveDisks, call: Changing) -> Response:
-    """Move the disks of a stopped VM to another storage."""
+    """Carry it to another storage of its host, with its disks, snapshots and saved memory, while it runs or not."""
     machine = await machines.find(call, project, name)
-    machines.check_down(machine)
+    machines.check_not_in_trash(machine)
     storage = await facts.storage_named(call, request.storage)
     host = await machines.host_of(call, machine)
     return await call.accept(call.task("vm.move", subject=machine.ref, host=host, storage=storage.uid))

@@ -64,6 +64,14 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Carried:
+    """A disk that is carried to other files while the guest writes to it: they are there, the first of them empty."""
+
+    disk: model.Disk
+    chain: tuple[File, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Tap:
     """A NIC on a bridge: a tap device that is there already.
 
@@ -352,6 +360,37 @@ class Machine(Protocol):
 
     async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
         """Copy what a disk has of its image into the lowest file that is its own, and leave the image out then."""
+        ...
+
+    async def follow(
+        self,
+        mark: str,
+        disks: Sequence[Carried],
+        firmware: pathlib.Path | None,
+        *,
+        report: Callable[[int, int], None],
+    ) -> None:
+        """Fill other files with what disks hold, and from now on with what is written, until `carry_over` or `stay`.
+
+        Of each chain the lower files are whole already. `firmware` is a copy of the firmware's variables; `mark` is of
+        eight hexadecimal digits. What an earlier attempt left goes first.
+        """
+        ...
+
+    async def carry_over(self, disks: Sequence[str]) -> None:
+        """Have all disks go on in the other files, which hold the same: all or none. Its vCPUs must stand."""
+        ...
+
+    async def carried(self, mark: str, disks: Sequence[str], *, firmware: bool) -> bool | None:
+        """Whether these disks are in the files of that move; None: some are and some are not."""
+        ...
+
+    async def stay(self) -> None:
+        """Have nothing follow any more, and let go of the files that it does not use: the others, or the old ones."""
+        ...
+
+    async def lie_in(self, directory: pathlib.Path) -> None:
+        """Its directory is another one now, with its logs as they were when its vCPUs stood. Can be done twice."""
         ...
 
     async def freeze(self) -> words.Message | None:

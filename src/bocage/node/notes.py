@@ -300,6 +300,12 @@ class NotCancelled(Note):
     action: str
 
 
+class Mirroring(Note):
+    type = "mirroring-disks"
+    text = N_("the disks of {name} follow what its guest writes")
+    name: str
+
+
 class Copying(Note):
     type = "step-copying"
     text = N_("copying {what}")

@@ -8,8 +8,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from bocage import errors, process, storage
-from bocage.storage import half_made, qcow2_header, reader, space, tools
+from bocage import errors, files, process, storage
+from bocage.storage import half_made, qcow2_header, reader, space, threads, tools
 from bocage.words import N_
 
 _QUICK = 60.0  # seconds for a program that only touches a header
@@ -111,6 +111,7 @@ async def absorb(path: pathlib.Path) -> None:
     """
     with space.told_when_full(path.parent):
         await tools.qemu_img("rebase", "-q", "-f", "qcow2", "-b", "", plain(path), within=_LONG)
+        await threads.run(files.sync_file, path)
 
 
 def check_backing_name(name: str) -> None:

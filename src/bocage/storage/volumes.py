@@ -130,15 +130,7 @@ async def grow(path: pathlib.Path, *, image_format: str, size: int, backing: Bac
             os.truncate(path, size)
         else:
             await tools.qemu_img("resize", "-q", "-f", "qcow2", qcow2.plain(path), str(size), within=_QUICK)
-        await threads.run(_sync, path)
-
-
-def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        await threads.run(files.sync_file, path)
 
 
 async def convert(
@@ -190,7 +182,7 @@ async def merge(chain: Sequence[Layer], *, progress: threads.Progress | None = N
 
     with space.told_when_full(chain[1].path.parent):
         await tools.qemu_img("commit", "-p", "-d", described(chain), within=within, each_line=told)
-        await threads.run(_sync, chain[1].path)
+        await threads.run(files.sync_file, chain[1].path)
 
 
 async def _within(limit: int | None, path: pathlib.Path, work: asyncio.Task[bytes]) -> None:
@@ -204,7 +196,7 @@ async def _within(limit: int | None, path: pathlib.Path, work: asyncio.Task[byte
             with contextlib.suppress(FileNotFoundError):
                 if limit is not None and files.allocated(path) > limit:
                     raise OverLimit(path=str(path), limit=limit)
-                await threads.run(_sync, path)
+                await threads.run(files.sync_file, path)
         await work
     finally:
         work.cancel()

@@ -97,7 +97,7 @@ def migrate(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Move the disks of a stopped VM to another storage.
+    """Carry a VM to another storage, with its disks, snapshots and saved memory. It may run.
 
     Disks that are linked to an image stay so: the image is copied along, once.
 

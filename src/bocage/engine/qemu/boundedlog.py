@@ -16,6 +16,7 @@ from dataclasses import dataclass
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
 _PIECE = 256 * 1024  # bytes read at once
 _MODIFY, _CREATE, _MOVED_TO = 0x2, 0x100, 0x80  # inotify(7)
+_ATTRIBUTES = 0x4  # also that its last name is gone
 _EVENT = struct.Struct("iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,9 +79,9 @@ async def follow(
 ) -> AsyncGenerator[Piece, None]:
     """What is in the log from `offset` on and whatever comes after it, for ever.
 
-    With `until` it ends when that is done and all that was there by then has been given. When another
-    file takes the name, that one's bytes follow, from offset 0. Raises OSError when there is no such
-    file at first.
+    With `until` it ends when that is done and all that was there by then has been given; and when the file
+    is removed. When another file takes the name, that one's bytes follow, from offset 0. Raises OSError
+    when there is no such file at first.
     """
     with contextlib.ExitStack() as stack:
         changes = stack.enter_context(_Changes(path))
@@ -91,16 +92,16 @@ async def follow(
         try:
             while True:
                 changes.watch(descriptor)
-                ended = until is not None and until.done()
+                ended = (until is not None and until.done()) or os.fstat(descriptor).st_nlink == 0
                 while (piece := _read(descriptor, offset, _PIECE)).data:
                     offset = piece.end
                     yield piece
-                if ended:
-                    return
                 if (newer := _replacement(path, descriptor)) is not None:
                     os.close(descriptor)
                     descriptor, offset = newer, 0
                     continue
+                if ended:
+                    return
                 await changes.wait()
         finally:
             os.close(descriptor)
@@ -172,7 +173,7 @@ class _Changes:
     def watch(self, descriptor: int) -> None:
         """Look at this open file; before it is read, so that nothing is missed in between."""
         self._ready.clear()
-        self._file = self._add(b"/proc/self/fd/%d" % descriptor, _MODIFY)
+        self._file = self._add(b"/proc/self/fd/%d" % descriptor, _MODIFY | _ATTRIBUTES)
 
     async def wait(self) -> None:
         await self._ready.wait()

@@ -2,7 +2,8 @@
 
 The nodes of disk `disk0` are `disk0.0` (what the guest sees) with the file `disk0.0.file`, then
 `disk0.1` and so on for what it rests on. A file that came with a snapshot, `disk0-5f0c9f1e.qcow2`, is the node
-`disk0.5f0c9f1e` wherever it stands, so that a chain that grows and shrinks while it is used keeps its names.
+`disk0.5f0c9f1e` wherever it stands, so that a chain that grows and shrinks while it is used keeps its names. When it
+was carried to another storage while it ran, the mark of that move stands behind: `disk0.0_3f9a`, `disk0.0_3f9a.file`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,21 @@ _WRITE_CACHE = frozenset({model.Cache.NONE, model.Cache.WRITEBACK, model.Cache.U
 
 
 def nodes(
-    name: str, files: Sequence[base.File], *, cache: model.Cache, discard: bool, opened: Sequence[str] = ()
+    name: str,
+    files: Sequence[base.File],
+    *,
+    cache: model.Cache,
+    discard: bool,
+    opened: Sequence[str] = (),
+    moved: str = "",
 ) -> list[Node]:
     """The nodes of a chain in the order in which they can be added: the lowest file first.
 
-    `opened` are the paths under which QEMU finds the files, where these are others.
+    `opened` are the paths under which QEMU finds the files, where these are others; `moved` is the mark of the move
+    that carries them, four hexadecimal digits.
     """
-    names = [node_of(name, file.path, depth) for depth, file in enumerate(files)]
+    behind = f"_{moved}" if moved else ""
+    names = [f"{node_of(name, file.path, depth)}{behind}" for depth, file in enumerate(files)]
     added: list[Node] = []
     for depth in reversed(range(len(files))):
         told = discard if depth == 0 else None

@@ -68,12 +68,19 @@ class BadPattern(Error, errors.Invalid):
 
 
 class Console:
-    """One VM's serial line. `start` gives the offset in the log where the last start began."""
+    """One VM's serial line. `start` gives the offset in the log where the last start began, `now` where the log is."""
 
     def __init__(
-        self, log: pathlib.Path, line: pathlib.Path, *, name: str, start: Callable[[], int] = lambda: 0
+        self,
+        log: pathlib.Path,
+        line: pathlib.Path,
+        *,
+        name: str,
+        start: Callable[[], int] = lambda: 0,
+        now: Callable[[], pathlib.Path | None] = lambda: None,
     ) -> None:
         self._log = log
+        self._now = now
         self._path = line
         self.name = name
         self._start = start
@@ -87,7 +94,11 @@ class Console:
             known = records.read(at.record) or records.read(at.kept_record)
             return known.serial_start if known else 0
 
-        return cls(at.serial_log, at.keys, name=name, start=start)
+        def now() -> pathlib.Path | None:
+            known = records.read(at.record)
+            return paths.Paths(known.directory, runtime).serial_log if known else None
+
+        return cls(at.serial_log, at.keys, name=name, start=start, now=now)
 
     @property
     def end(self) -> int:
@@ -102,12 +113,19 @@ class Console:
     ) -> AsyncGenerator[bytes, None]:
         """What it says from an offset on, None for from now on: for ever, or all of it when `until` is done.
 
-        Raises OSError without a log.
+        It goes on where the log does when the VM is carried to another storage. Raises OSError without a log.
         """
-        pieces = boundedlog.follow(self._log, self.end if offset is None else offset, until=until)
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                yield piece.data
+        log, at = self._log, self.end if offset is None else offset
+        while True:
+            pieces = boundedlog.follow(log, at, until=until)
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    at = piece.end
+                    yield piece.data
+            other = await asyncio.to_thread(self._now)
+            if other is None or other == log or (until is not None and until.done()):
+                return
+            log = other
 
     @contextlib.asynccontextmanager
     async def writer(self, *, take_over: bool = False) -> AsyncIterator[Write]:
@@ -157,7 +175,7 @@ class Console:
                     if not echo.is_echo(line) and _search(wanted, line):
                         return line
                 await asyncio.sleep(0)  # a long log is read in one go otherwise
-        raise AssertionError  # a log is followed for ever
+        raise base.NotRunning(name=self.name)  # its log was removed
 
 
 class _Line:

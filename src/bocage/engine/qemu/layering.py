@@ -43,30 +43,30 @@ class MergeFailed(Error, errors.Unavailable):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """A block node of one disk or CD. `depth` counts the nodes that it rests on."""
+    """A block node of one disk or CD."""
 
     name: str
+    called: str  # the same, whichever storage its file was carried to since: see chain.nodes
     file: bool  # the file itself, not the format over it
     path: str
-    depth: int
     plain: bool  # named by where it stood when the chain was opened
 
 
 async def nodes(at: link.Link, disk: str) -> list[Node]:
     """The nodes of a disk or a CD, in an order in which they can be taken away."""
-    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(\.file)?")
+    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(_[0-9a-f]{{4}})?(\.file)?")
     found = [
         Node(
             name=str(one["node-name"]),
-            file=match[2] is not None,
+            called=f"{disk}.{match[1]}",
+            file=match[3] is not None,
             path=str(one.get("file", "")),
-            depth=int(one.get("backing_file_depth", 0)),
             plain=len(match[1]) < 8,
         )
         for one in await at.execute("query-named-block-nodes", {"flat": True})
         if (match := own.fullmatch(str(one["node-name"])))
     ]
-    return sorted(found, key=lambda node: (node.file, -node.depth, node.name))
+    return sorted(found, key=lambda node: node.file)  # QEMU lists the newest first: what rests on others comes later
 
 
 async def remove(at: link.Link, node: Node) -> None:
@@ -78,14 +78,13 @@ async def remove(at: link.Link, node: Node) -> None:
 
 async def top(at: link.Link, disk: str) -> str:
     """The node that a running disk is written to, below any filter that stands between the device and its chain."""
-    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})")
+    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(_[0-9a-f]{{4}})?")
     below = await _device(at, disk)
     while below is not None:
         if own.fullmatch(name := str(below.get("node-name", ""))):
             return name
         below = below.get("parent")
-    layers = [node for node in await nodes(at, disk) if not node.file]  # its device is gone
-    return max(layers, key=lambda node: (node.depth, node.plain)).name
+    return next(node.name for node in await nodes(at, disk) if not node.file)  # its device is gone
 
 
 async def root(at: link.Link, disk: str) -> str:
@@ -104,7 +103,8 @@ async def _device(at: link.Link, disk: str) -> dict[str, Any] | None:
 
 async def in_these(at: link.Link, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
     """Which of these disks are written to in these files."""
-    return tuple([disk for disk, path in overlays.items() if await top(at, disk) == chain.node_of(disk, path)])
+    called = {disk: await _called(at, disk, await top(at, disk)) for disk in overlays}
+    return tuple([disk for disk, path in overlays.items() if called[disk] == chain.node_of(disk, path)])
 
 
 async def go_on_in(at: link.Link, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
@@ -136,13 +136,22 @@ async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path
     name, node = f"merge-{disk}", chain.node_of(disk, file)
 
     async def begin() -> None:
-        places = {"device": await root(at, disk), "top-node": node, "base-node": await _below(at, disk, into)}
+        merged = next(one.name for one in await nodes(at, disk) if one.called == node and not one.file)
+        places = {"device": await root(at, disk), "top-node": merged, "base-node": await _below(at, disk, into)}
         asked = {**places, "job-id": name, "backing-file": into.name, "auto-dismiss": False}
         await at.execute("block-commit", asked, within=_SWITCH_BOUND)
 
     if await _goes_on(at, disk, name) or await _is_needed(at, disk, node):
         await _see_through(at, disk, name, begin, report)
+        await flush(at, await _below(at, disk, into))
     await _remove_named(at, disk, node)
+
+
+async def flush(at: link.Link, node: str) -> None:
+    """Have what a job wrote to a node be durable: QEMU ends its jobs without that. Raises MergeFailed."""
+    asked = {"command-line": f"qemu-io {node} flush"}
+    if said := str(await at.execute("human-monitor-command", asked, within=_SWITCH_BOUND)).strip():
+        raise MergeFailed(disk=node.partition(".")[0], reason=said)
 
 
 async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
@@ -151,8 +160,8 @@ async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
     The job goes on when nobody waits for it any more; a chain without an image is no error. Raises MergeFailed.
     """
     name = f"flatten-{disk}"
-    plain = [one.name for one in await nodes(at, disk) if one.plain and not one.file]
-    own, *below = sorted(plain, key=lambda one: int(one.rpartition(".")[2]))
+    plain = [one for one in await nodes(at, disk) if one.plain and not one.file]
+    own, *below = [one.name for one in sorted(plain, key=_place)]
 
     async def begin() -> None:
         asked = {"job-id": name, "device": own, "auto-dismiss": False}
@@ -161,6 +170,7 @@ async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
     for image in below:
         if await _goes_on(at, disk, name) or await _is_needed(at, disk, image):
             await _see_through(at, disk, name, begin, report)
+        await flush(at, own)
         await _remove_named(at, disk, image)
 
 
@@ -212,15 +222,21 @@ async def _below(at: link.Link, disk: str, into: pathlib.Path) -> str:
     """The node of a file that others are merged into: by its mark, else it is the VM's first file, above its image."""
     node = chain.node_of(disk, into)
     present = [one for one in await nodes(at, disk) if not one.file]
-    if any(one.name == node for one in present):
-        return node
-    plain = [one.name for one in present if one.plain]
-    return min(plain, key=lambda one: int(one.rpartition(".")[2]))
+    marked = next((one.name for one in present if one.called == node), None)
+    return marked or min((one for one in present if one.plain), key=_place).name
+
+
+def _place(node: Node) -> int:
+    return int(node.called.rpartition(".")[2])
+
+
+async def _called(at: link.Link, disk: str, name: str) -> str:
+    return next((one.called for one in await nodes(at, disk) if one.name == name), name)
 
 
 async def _remove_named(at: link.Link, disk: str, name: str) -> None:
     for node in await nodes(at, disk):
-        if node.name in (name, f"{name}.file"):
+        if node.called == name or node.name in (name, f"{name}.file"):
             await remove(at, node)
 
 

@@ -22,6 +22,7 @@ from bocage.engine.qemu import (
     agent,
     boundedlog,
     carriers,
+    carrying,
     cgroup,
     confinement,
     ending,
@@ -231,6 +232,35 @@ class QemuMachine:
 
     async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
         await layering.stand_alone(self.link, disk, report=report)
+
+    async def follow(
+        self,
+        mark: str,
+        disks: Sequence[base.Carried],
+        firmware: pathlib.Path | None,
+        *,
+        report: Callable[[int, int], None],
+    ) -> None:
+        await carrying.follow(self.link, mark, disks, firmware, report=report)
+
+    async def carry_over(self, disks: Sequence[str]) -> None:
+        await carrying.carry_over(self.link, disks)
+
+    async def carried(self, mark: str, disks: Sequence[str], *, firmware: bool) -> bool | None:
+        return await carrying.carried(self.link, mark, disks, firmware=firmware)
+
+    async def stay(self) -> None:
+        await carrying.stay(self.link)
+
+    async def lie_in(self, directory: pathlib.Path) -> None:
+        old, new = self._paths, paths.Paths(directory, self._paths.runtime)
+        if not await asyncio.to_thread(carrying.has_open, self.pid, new.serial_log):
+            for log, copy in ((old.serial_log, new.serial_log), (old.qemu_log, new.qemu_log)):
+                await asyncio.to_thread(carrying.append_rest, log, copy)
+            await carrying.log_to(self.link, new.tty, new.serial_log)
+        self._paths = new
+        await self._note(directory=directory)
+        await asyncio.to_thread(records.write, new.kept_record, self._record)
 
     async def freeze(self) -> words.Message | None:
         try:

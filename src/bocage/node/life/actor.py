@@ -17,7 +17,7 @@ from bocage.engine import base as engine
 from bocage.model import base, vm, work
 from bocage.node import clock, notes, tasks
 from bocage.node.ground import Ground
-from bocage.node.life import finding, goals, launching, operations, showing, steps, world
+from bocage.node.life import finding, goals, launching, operations, relocating, showing, steps, world
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
@@ -204,6 +204,8 @@ class Actor:
         step = lifecycle.decide(seen)
         if step.do in _STARTING and standing.asked("vm.snapshot-revert"):
             step = lifecycle.Step(Do.NOTHING)  # it starts as what it goes back to
+        if step.do not in (Do.QUIT, Do.KILL) and any(map(relocating.is_between, standing.asked("vm.move"))):
+            step = lifecycle.Step(Do.NOTHING)  # it stands because its storage is changed, and goes on when that is done
         if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
             await standing.show(reason=base.Saying.of(reason))
             if self._ground.leaves(machine):
@@ -353,7 +355,8 @@ class Actor:
         """Do the first waiting operation; False when there is none."""
         waiting = [run for run in self._at_hand if run in self.standing.asked(*operations.HANDLERS)]
         if self.standing.asked(*_BEFORE):
-            waiting = [run for run in waiting if run.action not in operations.GIVES_WAY]
+            between = relocating.is_between
+            waiting = [run for run in waiting if run.action not in operations.GIVES_WAY or between(run)]
         if not waiting or not machine.status.ready:
             return False
         run = waiting[0]

@@ -11,13 +11,12 @@ from bocage.model import ground, vm
 from bocage.node import notes, tasks
 from bocage.node.life.overlaying import Later
 from bocage.node.life.standing import Standing
+from bocage.node.place import disks
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers
 from bocage.storage import qcow2
 from bocage.store import resources
 from bocage.words import N_
-
-_ENDING = 2.0  # seconds in which a process that answers no more is seen to end
 
 
 class Error(errors.Problem):
@@ -57,8 +56,8 @@ async def _flatten(
     chain = await preparation.disks.chain(volume, disk.name)
     first = next(file for file in reversed(chain) if file.own)
     if not volume.spec.flattening:
-        image = await asyncio.to_thread(files.allocated, chain[-1].path)
-        await preparation.rooms.check_growth(volume.spec.storage, now=min(image, volume.spec.size))
+        taken = await asyncio.to_thread(files.allocated, chain[-1].path)
+        await preparation.rooms.check_growth(volume.spec.storage, now=min(taken, volume.spec.size))
         await _write(standing, volume, flattening=True)
         await preparation.write_definition(await standing.read())
     if standing.machine:
@@ -66,9 +65,13 @@ async def _flatten(
         try:
             await standing.machine.stand_alone(disk.name, report=told)
         except (engine.NotRunning, ConnectionError) as error:
-            await standing.ends(within=_ENDING)
+            await standing.ends()
             raise Later from error
-    if (await asyncio.to_thread(qcow2.read_header, first.path)).backing is not None:
+    if standing.machine is None:
+        image = chain[-1]
+        if (await asyncio.to_thread(qcow2.read_header, first.path)).backing is None:  # who knows what became durable
+            leads = disks.relative(image.path, first.path)
+            await qcow2.rebase(first.path, backing_relative=leads, backing_format=image.format)
         await qcow2.absorb(first.path)
     assert first.path.name == layers.chain(volume.spec)[-1]
     await _write(standing, volume, flattening=False, linked=False)

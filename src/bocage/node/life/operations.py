@@ -17,7 +17,7 @@ from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
 from bocage.node import notes, started, tasks
 from bocage.node.carrying import burned
-from bocage.node.life import flattening, merging, moving, overlaying, reverting, snapshotting, upgrading
+from bocage.node.life import flattening, merging, moving, overlaying, relocating, reverting, snapshotting, upgrading
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -146,6 +146,8 @@ async def undo(standing: Standing, preparation: Preparation, machine: vm.VM, run
     if run.action == "vm.snapshot-create":
         with contextlib.suppress(overlaying.Later):
             await snapshotting.abandon(standing, preparation, machine, run)
+    if run.action == "vm.move":
+        await relocating.settle(standing, preparation, run)
     if run.action != "vm.disk-attach":
         return
     disk = next((one for one in machine.spec.disks if one.name == run.params["disk"]), None)
@@ -229,5 +231,5 @@ HANDLERS: dict[str, Handler] = {
     "vm.snapshot-delete": snapshotting.delete,
     "vm.flatten": flattening.flatten,
 }
-GIVES_WAY = ("vm.snapshot-delete", "vm.flatten")
+GIVES_WAY = ("vm.snapshot-delete", "vm.flatten", "vm.move")
 """What may take long and can wait: it is broken off when the VM is asked to be something else, and carried on then."""

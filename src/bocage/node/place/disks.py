@@ -130,6 +130,10 @@ class Disks:
         finally:
             self._read[vm_uid] -= 1
 
+    def is_read(self, vm_uid: str) -> bool:
+        """Whether somebody copies from its snapshots just now."""
+        return self._read[vm_uid] > 0
+
     @contextlib.contextmanager
     def merged(self, machine: vm.VM) -> Iterator[None]:
         """Nobody reads the layers of this VM inside. Raises BeingCopied."""
@@ -336,25 +340,23 @@ def place_of(volume: ground.Volume, root: pathlib.Path) -> pathlib.Path:
 def check_chain(files: Sequence[engine.File], spec: ground.VolumeSpec) -> tuple[engine.File, ...]:
     """Hold the headers of a chain against what is recorded; the chain as the headers have it.
 
-    The layer that is being merged may be left out already, and the image that is being copied.
+    The layer that is being merged and the image that is being copied belong to the chain until the store says
+    otherwise: a header that leaves them out already may have become durable before what was copied has.
     Raises qcow2.HeaderDiffers and refusals.Refused.
     """
-    held, left = [files[0]], list(files[1:])
-    while True:
-        file, below = held[-1], left.pop(0) if left else None
+    for place, file in enumerate(files):
         if file.format != "qcow2":
-            return tuple(held)
-        leaves_out = below is not None and below.path.name == spec.merging and bool(left)
-        if leaves_out and qcow2.read_header(file.path).backing == relative(left[0].path, file.path):
-            below = left.pop(0)
-        stands_alone = below is not None and not below.own and spec.flattening
-        if stands_alone and qcow2.read_header(file.path).backing is None:
-            below = None
-        backing = relative(below.path, file.path) if below else None
-        qcow2.check_header(file.path, backing=backing, backing_format=below.format if below else None)
-        if below is None:
-            return tuple(held)
-        held.append(below)
+            return tuple(files[: place + 1])
+        below = files[place + 1] if place + 1 < len(files) else None
+        named = below
+        if below is not None and below.path.name == spec.merging and place + 2 < len(files):
+            other = files[place + 2]
+            named = other if qcow2.read_header(file.path).backing == relative(other.path, file.path) else below
+        if below is not None and not below.own and spec.flattening and qcow2.read_header(file.path).backing is None:
+            named = None
+        backing = relative(named.path, file.path) if named else None
+        qcow2.check_header(file.path, backing=backing, backing_format=named.format if named else None)
+    return tuple(files)
 
 
 def file_beside(path: pathlib.Path, name: str) -> engine.File:

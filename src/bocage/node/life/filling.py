@@ -1,0 +1,217 @@
+"""Another directory for a whole VM: filled with all that is its own, and made the one that counts.
+
+It is made whole under another name, so that whatever a crash leaves is swept or carried on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pathlib
+
+from bocage import errors, files
+from bocage.model import ground, vm
+from bocage.node import notes, tasks
+from bocage.node.carrying import carried, shelving
+from bocage.node.ground import Ground
+from bocage.node.life.standing import Standing
+from bocage.node.place import directory, disks
+from bocage.node.place.preparation import Preparation
+from bocage.planner import layers as tree
+from bocage.storage import directory as storage_directory
+from bocage.storage import half_made, qcow2, sparse, threads, volumes
+from bocage.store import resources
+from bocage.words import N_
+
+
+class Error(errors.Problem):
+    """A VM cannot be moved."""
+
+
+class InTheWay(Error, errors.Conflict):
+    type = "move-in-the-way"
+    text = N_("{path} is there already, and it is not of this move")
+    hint = N_("look what it holds; move it aside or remove it, then try again")
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ways:
+    """From where, to where, and the name that it has until it is whole."""
+
+    old: directory.Directory
+    new: directory.Directory
+    making: directory.Directory
+
+
+async def ways(preparation: Preparation, machine: vm.VM, target: ground.Storage, run: tasks.Run) -> Ways:
+    """What an earlier attempt of this task has left there is gone. Raises InTheWay, and storage's Gone."""
+    root = pathlib.Path(target.spec.path)
+    await asyncio.to_thread(storage_directory.open, root, target.uid)
+    old, new = await preparation.place(machine), directory.Directory(root / "vms" / machine.uid)
+    if await asyncio.to_thread(new.exists):
+        if run.remembered.get("new") != str(new.path):
+            raise InTheWay(path=str(new.path))
+        await asyncio.to_thread(files.remove_tree, new.path)
+    making = directory.Directory(new.path.with_name(f"{machine.uid}{half_made.SUFFIX}"))
+    await asyncio.to_thread(files.remove_tree, making.path)
+    return Ways(old, new, making)
+
+
+async def own_volumes(preparation: Preparation, machine: vm.VM) -> list[ground.Volume]:
+    """The volumes that lie in its directory."""
+    return [volume for volume in await preparation.disks.of(machine) if volume.spec.vm == machine.uid]
+
+
+async def fill(
+    host: Ground,
+    preparation: Preparation,
+    machine: vm.VM,
+    target: ground.Storage,
+    at: Ways,
+    run: tasks.Run,
+    *,
+    running: bool = False,
+) -> None:
+    """Fill the new directory, durably. The files that a `running` guest writes are made there, and are empty.
+
+    The images that disks are linked to come along. Raises rooms.WouldNotFit before anything is copied.
+    """
+    await asyncio.to_thread(at.making.make)
+    own = await own_volumes(preparation, machine)
+    beside = [*carried.BESIDE_DISKS, *carried.of_snapshots(await preparation.snapshots(machine)), "vm.yaml.edited"]
+    beside += [f"{port.name}.out" for port in machine.spec.ports if port.to == "file"]
+    await _check_room(preparation, at, own, beside, target, running=running)
+    told = lambda done, total: run.progress(done, total)  # noqa: E731
+    brought: set[str] = set()
+    for volume in own:
+        path = at.making.disks / volume.spec.file_name
+        layers = await preparation.disks.layers(volume, volume.name)
+        if volume.spec.linked and volume.spec.image and volume.spec.image not in brought:
+            await _bring_image(host, preparation, volume, layers[-1].path, target, run)
+            brought.add(volume.spec.image)
+        run.report(notes.Copying(what=volume.name))
+        if running or volume.spec.linked or volume.spec.layers:
+            for name in tree.every(volume.spec):
+                if running and name == volume.spec.file_name:
+                    await _make_empty(preparation, volume, layers[0], path, target)
+                    continue
+                source = layers[0].path.with_name(name)
+                await threads.run_job(sparse.copy_now, told, source, path.with_name(name))
+            first = tree.chain(volume.spec)[-1]
+            if volume.spec.linked and not (running and first == volume.spec.file_name):
+                await _lead_to_image(preparation, volume, layers[-1].path, path.with_name(first), target)
+            continue
+        limit = await preparation.rooms.left(target.uid)
+        await volumes.convert(layers, path, image_format=volume.spec.format, limit=limit, progress=told)
+        if volume.spec.format == "raw":
+            await volumes.grow(path, image_format="raw", size=volume.spec.size)
+    for name in beside:
+        source = at.old.path / name
+        if await asyncio.to_thread(source.exists):
+            await asyncio.to_thread((at.making.path / name).parent.mkdir, mode=0o700, exist_ok=True)
+            await threads.run_job(sparse.copy_now, None, source, at.making.path / name)
+    await _give_away(preparation, machine, at, own)
+    await asyncio.to_thread(files.sync_tree, at.making.path)
+
+
+async def commit(standing: Standing, preparation: Preparation, target: ground.Storage) -> None:
+    """Let the new place count: the VM and its volumes in one transaction.
+
+    The images are written as they are: one that was deleted meanwhile fails the move, and cannot be deleted after it.
+    """
+    kept = standing.ground.resources
+
+    async def wanted() -> resources.Transaction:
+        transaction, present = resources.Transaction(), await standing.read()
+        own = await own_volumes(preparation, present)
+        transaction.update(resources.bumped(present, resources.with_spec(present, storage=target.uid)))
+        for volume in own:
+            transaction.update(resources.bumped(volume, resources.with_spec(volume, storage=target.uid)))
+        known = (await kept.list(ground.Image)).items
+        for digest in {volume.spec.image for volume in own if volume.spec.linked and volume.spec.image}:
+            here = [one for one in known if (one.spec.sha256, one.spec.storage) == (digest, target.uid)]
+            if not here:
+                raise resources.Missing(kind="image", name=digest[:12])
+            transaction.update(here[0])
+        return transaction
+
+    await standing.commit(wanted)
+
+
+async def _check_room(
+    preparation: Preparation,
+    at: Ways,
+    own: list[ground.Volume],
+    beside: list[str],
+    target: ground.Storage,
+    *,
+    running: bool,
+) -> None:
+    def sizes() -> tuple[int, int]:
+        there = [at.old.path / name for name in beside]
+        there += [at.old.disks / name for volume in own for name in tree.every(volume.spec)]
+        now = sum(files.allocated(path) for path in there if path.exists())
+        tips = [(volume.spec.size, at.old.disks / volume.spec.file_name) for volume in own]
+        later = sum(max(size - files.allocated(path), 0) for size, path in tips)
+        return now, later if running else 0
+
+    now, later = await asyncio.to_thread(sizes)
+    await preparation.rooms.check_growth(target.uid, now=now, later=later)
+
+
+async def _make_empty(
+    preparation: Preparation, volume: ground.Volume, now: volumes.Layer, path: pathlib.Path, target: ground.Storage
+) -> None:
+    """The file that a running guest is to go on in, over what the one that it writes now rests on."""
+    spec, backing = volume.spec, None
+    below = spec.layers.get(spec.file_name)
+    if below is not None:
+        backing = volumes.Backing(below, below.rpartition(".")[2])
+    elif spec.linked and spec.image:
+        image = await preparation.disks.image_file(target.uid, spec.image)
+        if image is None:
+            raise disks.ImageMissing(digest=spec.image[:12], disk=volume.name)
+        backing = volumes.Backing(disks.relative(image, path), image.suffix.removeprefix("."))
+    size = await asyncio.to_thread(volumes.virtual_size, now)
+    preallocated = spec.preallocated and backing is None
+    await volumes.create(path, image_format=spec.format, size=size, preallocate=preallocated, backing=backing)
+
+
+async def _give_away(preparation: Preparation, machine: vm.VM, at: Ways, own: list[ground.Volume]) -> None:
+    """The VM's process may write what is its own."""
+    owner = await preparation.owner(machine)
+    written = [at.making.serial_log, at.making.qemu_log, at.making.firmware_variables]
+    written += [at.making.disks / name for volume in own for name in tree.every(volume.spec)]
+    for path in written:
+        if await asyncio.to_thread(path.exists):
+            await asyncio.to_thread(disks.own, path, owner)
+
+
+async def _bring_image(
+    host: Ground,
+    preparation: Preparation,
+    volume: ground.Volume,
+    file: pathlib.Path,
+    target: ground.Storage,
+    run: tasks.Run,
+) -> None:
+    """Have the image that a disk is linked to on the other storage; it is copied there when it is not there yet."""
+    assert volume.spec.image
+    if await preparation.disks.image_file(target.uid, volume.spec.image) is None:
+        await preparation.rooms.check_growth(target.uid, now=await asyncio.to_thread(files.allocated, file))
+    source = await host.resources.get(ground.Storage, None, volume.spec.storage)
+    run.report(notes.Copying(what=f"image {volume.spec.image[:12]}"))
+    told = lambda done, total: run.progress(done, total)  # noqa: E731
+    await shelving.bring(host, source, target, volume.spec.image, told)
+
+
+async def _lead_to_image(
+    preparation: Preparation, volume: ground.Volume, old: pathlib.Path, path: pathlib.Path, target: ground.Storage
+) -> None:
+    """The image lies at the same place there, but may be stored in another format."""
+    assert volume.spec.image
+    image = await preparation.disks.image_file(target.uid, volume.spec.image)
+    if image is not None and image.name != old.name:
+        backing_format = image.suffix.removeprefix(".")
+        await qcow2.rebase(path, backing_relative=disks.relative(image, path), backing_format=backing_format)
