@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 
-from bocage.model import ground, vm
+from bocage.model import ground, vm, work
+from bocage.node.life import filling
 from bocage.node.place import directory
 from bocage.planner import layers
 from bocage.storage import qcow2
+from bocage.store import resources
 from tests.node.house import House
 from tests.node.test_moving import move
 from tests.node.test_snapshots import booted, counted, counts, done, qmp, reads, writes
+from tests.node.test_wishes import problem
 
 
 async def place_of(house: House, made: vm.VM) -> directory.Directory:
@@ -40,14 +46,6 @@ async def lies_wholly_in(house: House, made: vm.VM, storage: ground.Storage, *ot
         stale = [one for one in links if any(one.startswith(root) for root in roots)]
         assert all(one.removesuffix(" (deleted)").endswith("qemu.log") for one in stale), stale
     assert place.read().vm.spec.storage == storage.uid
-
-
-async def gaps(house: House, made: vm.VM) -> None:
-    """The counter on the serial line missed nothing and came twice nowhere."""
-    said = (await place_of(house, made)).serial_log.read_text(errors="replace")
-    numbers = [int(line.split()[2]) for line in said.splitlines() if line.startswith("tiny: count ")]
-    assert len(numbers) > 5
-    assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.guest
@@ -84,3 +82,64 @@ async def test_a_guest_is_carried_over_and_back_while_it_writes_and_counts(tiny_
 async def nodes(house: House, made: vm.VM) -> list[dict[str, str]]:
     found: list[dict[str, str]] = await (await qmp(house, made)).execute("query-named-block-nodes", {"flat": True})
     return found
+
+
+@pytest.fixture
+def small(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of 24 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=711", "bocage-test", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.fault
+async def test_what_does_not_fit_or_is_cancelled_stays_where_it_is_and_leaves_nothing(
+    house: House, small: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
+    narrow = await house.storage("narrow", small / "narrow", overcommit=True)
+    made = await house.create(memory="32M", disk="64M", nics=[], disks=[{"size": "64M"}])
+    for path in house.place(made).disks.iterdir():
+        line = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 16M", str(path)]
+        await asyncio.to_thread(subprocess.run, line, check=True, capture_output=True)
+    done(await house.ask("vm.start", made))
+    assert problem(await move(house, made, "narrow")) == "storage-would-not-fit"
+    with monkeypatch.context() as patch:  # somebody else takes the room in between
+
+        async def fits(*_: object, **__: object) -> None: ...
+
+        patch.setattr(filling, "_check_room", fits)
+        assert problem(await move(house, made, "narrow")) == "disk-not-carried"
+    await lies_wholly_in(house, made, local, narrow, other)
+    with monkeypatch.context() as patch:
+        patch.setattr(house.node.preparation.disks, "is_read", lambda _: True)
+        task = work.task("vm.move", subject=made.ref, host=house.node.ground.uid, storage=other.uid)
+        await house.resources.create(task)
+        await house.until(lambda: jobs(house, made), lambda found: len(found) == 2 and "ready" in found)
+        change = lambda one: resources.with_spec(one, cancel=True)  # noqa: E731
+        await house.resources.change(work.Task, "default", task.uid, change)
+        assert (await house.ended(task.uid)).status.state is work.TaskState.CANCELLED
+    await lies_wholly_in(house, made, local, narrow, other)
+    assert (await house.read(made)).status.state is vm.State.RUNNING
+    assert await jobs(house, made) == []
+    assert not any("_" in one["node-name"] for one in await nodes(house, made))
+    done(await move(house, made, "other"))
+    done(await house.ask("vm.kill", made))
+    await lies_wholly_in(house, made, other, local, narrow)
+
+
+async def test_firmware_variables_go_on_at_the_new_place(house: House):
+    made = await house.create(memory="64M", disk="1M", nics=[], firmware="uefi", start=True)
+    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
+    for storage, old in ((other, local), (local, other)):
+        done(await move(house, made, storage.name))
+        await lies_wholly_in(house, made, storage, old)
+        place = await place_of(house, made)
+        links = [path.resolve() for path in pathlib.Path(f"/proc/{(await house.read(made)).status.pid}/fd").iterdir()]
+        assert place.firmware_variables in links
+
+
+async def jobs(house: House, made: vm.VM) -> list[str]:
+    return [str(job["status"]) for job in await (await qmp(house, made)).execute("query-jobs")]

@@ -204,7 +204,8 @@ class Actor:
         step = lifecycle.decide(seen)
         if step.do in _STARTING and standing.asked("vm.snapshot-revert"):
             step = lifecycle.Step(Do.NOTHING)  # it starts as what it goes back to
-        if step.do not in (Do.QUIT, Do.KILL) and any(map(relocating.is_between, standing.asked("vm.move"))):
+        between = standing.machine is not None and any(map(relocating.is_between, standing.asked("vm.move")))
+        if between and step.do not in (Do.QUIT, Do.KILL):
             step = lifecycle.Step(Do.NOTHING)  # it stands because its storage is changed, and goes on when that is done
         if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
             await standing.show(reason=base.Saying.of(reason))
