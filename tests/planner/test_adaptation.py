@@ -59,8 +59,23 @@ def test_memory_comes_back_as_far_as_what_it_began_with():
     grown = Built(began.model_copy(update={"memory": Size(512 * MiB)}), First.of(began))
     [back] = adaptation.changes(grown, began)
     assert back == adaptation.ResizeMemory(began.memory, 0)
-    assert not list(adaptation.changes(grown, began.model_copy(update={"memory": Size(64 * MiB)})))
+    [less] = adaptation.changes(grown, began.model_copy(update={"memory": Size(64 * MiB)}))
+    assert less == adaptation.ResizeMemory(Size(64 * MiB), 0, balloon=True)
     assert not list(adaptation.changes(grown, began.model_copy(update={"memory": Size(129 * MiB)})))  # half a block
+
+
+def test_below_what_it_began_with_only_a_balloon_gives_memory_and_takes_it_again():
+    began = spec(max_memory=None)
+    given = began.model_copy(update={"memory": Size(64 * MiB)})
+    assert list(adaptation.changes(built(began), given)) == [adaptation.ResizeMemory(Size(64 * MiB), 0, balloon=True)]
+    less = Built(given, First.of(began))
+    assert list(adaptation.changes(less, began)) == [adaptation.ResizeMemory(began.memory, 0, balloon=True)]
+    roomy = Built(spec(memory=64 * MiB), First.of(began))
+    more = spec(memory=256 * MiB)
+    assert list(adaptation.changes(roomy, more)) == [adaptation.ResizeMemory(Size(256 * MiB), 128 * MiB, balloon=True)]
+    board = began.hardware.model_copy(update={"devices": {}})
+    bare = began.model_copy(update={"hardware": board})
+    assert paths(bare, memory=Size(64 * MiB)) == []
 
 
 @given(some.integers(1, 12), some.integers(1, 12), some.integers(1, 12), some.integers(1, 8))

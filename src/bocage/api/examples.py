@@ -37,6 +37,7 @@ VM_PATCH = {
         "Another share of the host, taken at once",
         {"share": {"cpu": {"weight": 300, "cap": 0.5}, "nics": {"inward": "10M"}}},
     ),
+    "dynamic": _example("Memory that follows what its guest needs", {"memory": {"minimum": "512M", "maximum": "4G"}}),
     "protect": _example("Keep it from being deleted", {"protected": True, "tags": ["production"]}),
 }
 DOCUMENT = {

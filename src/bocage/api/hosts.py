@@ -32,11 +32,11 @@ async def get(name: calls.Name, call: Reading) -> Response:
 @router.patch("/{name}", name="change", response_model=ground.Host, responses=routing.problem_responses(404, 409, 412))
 async def change(
     name: calls.Name,
-    patch: requests.Description,
+    patch: requests.HostPatch,
     call: Annotated[calls.Call, calls.may("host:change")],
     if_match: etags.IfMatch = None,
 ) -> Response:
-    """Change its title, notes or tags (RFC 7396)."""
+    """Change what is said of it, and what its VMs may have of its memory (RFC 7396)."""
     return await describing.describe(call, ground.Host, None, name, patch, if_match)
 
 

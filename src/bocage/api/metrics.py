@@ -96,6 +96,13 @@ def _vms(uses: Mapping[str, sample.Use], known: Mapping[str, index.Uses]) -> Ite
     guest = core.GaugeMetricFamily(
         "bocage_vm_guest_memory_used_bytes", "Memory that the guest says it uses.", labels=_VM
     )
+    given, wanted = (
+        core.GaugeMetricFamily(f"bocage_vm_dynamic_memory_{name}_bytes", what, labels=_VM)
+        for name, what in (
+            ("given", "Memory that the guest has, where it is dynamic."),
+            ("wanted", "Memory that the guest would have if the host had no end, where it is dynamic."),
+        )
+    )
     for labels, one in named:
         cpu.add_metric(labels, one.cpu_seconds)
         memory.add_metric(labels, one.memory)
@@ -103,7 +110,11 @@ def _vms(uses: Mapping[str, sample.Use], known: Mapping[str, index.Uses]) -> Ite
             wait.add_metric(labels, one.wait_seconds)
         if one.guest_memory:
             guest.add_metric(labels, one.guest_memory.used)
-    yield from (cpu, wait, memory, guest)
+        if one.dynamic:
+            given.add_metric(labels, one.dynamic.has)
+            if one.dynamic.wants is not None:
+                wanted.add_metric(labels, one.dynamic.wants)
+    yield from (cpu, wait, memory, guest, given, wanted)
     for kind, counters in (("disk", _DISKS), ("nic", _NICS)):
         for field, (name, what) in counters.items():
             family = core.CounterMetricFamily(name, what, labels=[*_VM, kind])

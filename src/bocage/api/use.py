@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from bocage.api import answers, calls, machines, routing
-from bocage.model import ground, sample
+from bocage.model import base, ground, sample
 
 router = routing.router("use", "")
 
@@ -47,7 +47,7 @@ async def top(project: calls.Project, call: Reading) -> Response:
         if uid in known and known[uid].project == project
     ]
     told = Top(host=uses.host, vms=sorted(vms, key=lambda one: one.name))
-    return answers.json(told.model_dump_json())
+    return answers.json(told.model_dump_json(context=base.WORDS))
 
 
 @router.get(routing.IN_PROJECT + "/vms/{name}/stats", name="of_vm", response_model=sample.History, responses=_PROBLEMS)

@@ -67,18 +67,23 @@ def network(
 
 def host(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The host.", autocompletion=complete.hosts)],
+    memory_for_vms: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What VMs may have together: 24G; 'usual' for all but a tenth of it."),
+    ] = None,
     title: Title = None,
     notes: Notes = None,
     tag: Tags = None,
     json: options.Json = False,
 ) -> None:
-    """Say what a host is: title, notes, tags.
+    """Say what a host is, and how much of its memory is for VMs with dynamic memory and those beside them.
 
     Examples:
       bocage host set host1 --title "cellar, upper shelf"
+      bocage host set host1 --memory-for-vms 24G
     """
     with session.connect() as api:
-        change(api.hosts, "host", name, title=title, notes=notes, tag=tag, json=json)
+        change(api.hosts, "host", name, title=title, notes=notes, tag=tag, json=json, memory_for_vms=memory_for_vms)
 
 
 def change(

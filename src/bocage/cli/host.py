@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,7 +93,7 @@ def show(
                 ("CPU model", status.get("cpu_model")),
                 ("firmware", ", ".join(status.get("firmware") or ())),
                 ("CPUs", status.get("cpus")),
-                ("memory", people.size(status.get("memory_bytes"))),
+                ("memory", people.size(status.get("memory_bytes")) + _aside(host["spec"])),
                 *use,
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
@@ -104,6 +104,11 @@ def show(
             ]
         )
     )
+
+
+def _aside(spec: dict[str, Any]) -> str:
+    size = spec.get("memory_for_vms", "usual")
+    return "" if size == "usual" else f", {size} of it for VMs"
 
 
 def disks(name: HostName = None, json: options.Json = False) -> None:

@@ -36,6 +36,12 @@ def measure(metric: str, value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
+def memory(spec: Mapping[str, Any]) -> str:
+    """What a VM has: `512M`, or with dynamic memory from how little to how much, `128M-1G`."""
+    dynamic = spec.get("dynamic_memory")
+    return f"{dynamic['minimum']}-{spec['memory']}" if dynamic else str(spec["memory"])
+
+
 def pressure(told: Mapping[str, Any]) -> str:
     """PSI: for which share of the time something had to wait for each resource."""
     return ", ".join(f"{name} {one['some_10'] * 100:.1f} %" for name, one in told.items())

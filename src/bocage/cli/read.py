@@ -14,6 +14,7 @@ from typing import Any
 from bocage.cli import failure
 
 _CPU_PARTS = ("sockets", "cores", "threads")
+_MEMORY_PARTS = ("startup", "minimum", "maximum", "buffer", "weight")
 _DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
 _SMBIOS_PARTS = ("uuid", "manufacturer", "product", "version", "serial", "sku", "family")
 _BOARD_FIELDS = {"disk": "disk_bus", "nic": "nic_model"}
@@ -35,6 +36,21 @@ def cpus(text: str, *, option: str = "--cpus") -> dict[str, int]:
         return {key: int(value) for key, value in parts.items()}
     except ValueError as error:
         raise failure.Usage(option=option, wrong=f"'{text}' counts no vCPUs", right=right) from error
+
+
+def memory(text: str, *, option: str = "--memory") -> str | dict[str, Any]:
+    """`1G`, or for dynamic memory `startup=1G,minimum=512M,maximum=4G,buffer=20,weight=100`."""
+    if "=" not in text:
+        return text
+    right = "write a size such as 1G, or startup=1G,minimum=512M,maximum=4G"
+    parts: dict[str, Any] = pairs(text, option=option, known=_MEMORY_PARTS, right=right)
+    for key in ("buffer", "weight"):
+        if key in parts:
+            number = parts[key].removesuffix("%")
+            if not (number.isascii() and number.isdigit()):
+                raise failure.Usage(option=option, wrong=f"{key}: '{parts[key]}' is no number", right=right)
+            parts[key] = int(number[:9])
+    return parts
 
 
 def disk(text: str, *, option: str = "--disk") -> dict[str, Any]:

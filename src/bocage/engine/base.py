@@ -54,6 +54,14 @@ class NoRoom(Error, errors.Conflict):
     name: str
 
 
+class NoBalloon(Error, errors.Conflict):
+    """It was started without a balloon."""
+
+    type = "vm-without-balloon"
+    text = N_("the VM has no balloon")
+    hint = N_("a system that drives no virtio devices cannot give memory back")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
     """One file of a disk's chain."""
@@ -190,6 +198,31 @@ class Meter(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ballooned:
+    """What a guest has of its memory, and what its driver told last."""
+
+    has: int  # bytes
+    told: sample.GuestMemory | None
+    told_at: int  # the host's clock, seconds; 0: it has told nothing since the process was started
+
+
+class Balloon(Protocol):
+    """The device by which a guest gives memory back. Sizes are of all that the guest has, in bytes."""
+
+    async def look(self, *, every: int) -> Ballooned | None:
+        """What it has now, and what it told last, at least so often (seconds); None where there is no balloon."""
+        ...
+
+    async def ask(self, size: int) -> None:
+        """Have the guest give back what is beyond, or take what is missing, as far as it can. Raises NoBalloon."""
+        ...
+
+    async def settle(self, size: int) -> int:
+        """Ask, and wait while the guest still gives or takes; what it has then. Raises NoBalloon."""
+        ...
+
+
 class Nics(Protocol):
     """One VM's NICs: each a card in the guest, and what carries it on the host."""
 
@@ -283,6 +316,8 @@ class Machine(Protocol):
 
     @property
     def meter(self) -> Meter: ...
+    @property
+    def balloon(self) -> Balloon: ...
     @property
     def nics(self) -> Nics: ...
     @property

@@ -13,7 +13,7 @@ from bocage.words import N_
 MOST = 50  # faults that are told of one document
 _SHOWN = 60  # characters of a wrong value that are repeated
 _SECRET = frozenset({"password", "hash"})  # fields whose values are never repeated
-_CHOICE = re.compile(r"function-\w+\[.*\]")  # pydantic's name for one of several forms: no part of the document
+_CHOICE = re.compile(r"function-\w+\[.*\]|union-\w+")  # names of one of several forms: no part of the document
 _FIELD_FIRST = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
 
 

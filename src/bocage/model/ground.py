@@ -18,7 +18,8 @@ LayerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}\.(q
 
 
 class HostSpec(Part):
-    pass
+    memory_for_vms: Size | Literal["usual"] = "usual"
+    """What its running VMs may have together, as far as they have dynamic memory; `usual`: all but a tenth of it."""
 
 
 class Leaving(Part):

@@ -8,11 +8,12 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bocage.model import board as boards
 from bocage.model import share as shares
+from bocage.model import memory as memories
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
 from bocage.model.schedule import SnapshotSchedule
-from bocage.model.units import MiB, Size
+from bocage.model.units import Size
 
 SshKey = Annotated[str, StringConstraints(max_length=16_384, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?$")]
 
@@ -153,7 +154,8 @@ class VMCreate(Part):
     """A full copy of the image in place of a link to it."""
     storage: Name = "local"
     cpus: vm.Cpus = vm.Cpus()
-    memory: Size = Size(512 * MiB)
+    memory: memories.SizeOrRange = memories.USUAL
+    """A size; a range, when it is to follow what the guest needs (dynamic memory)."""
     disk: Size | DiskRequest | None = None
     """The system disk, by its size or in full; None: of the image's own size, or 20G for a blank one."""
     disks: Annotated[tuple[DiskRequest, ...], Field(max_length=31)] = ()
@@ -201,7 +203,8 @@ class VMPatch(Part):
     tags: Annotated[tuple[Tag, ...], Field(max_length=64)] | None = None
     protected: bool | None = None
     cpus: vm.Cpus | None = None
-    memory: Size | None = None
+    memory: memories.SizeOrRange | None = None
+    """A size ends dynamic memory; of a range what is left out stays."""
     max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
     max_memory: Size | None = None
     boot: vm.Boot | None = None
@@ -346,6 +349,12 @@ class StoragePatch(Description):
 
     reserve_percent: Annotated[int, Field(ge=0, le=90)] | None = None
     overcommit: bool | None = None
+
+
+class HostPatch(Description):
+    """Changes of a host (RFC 7396: what is left out stays)."""
+
+    memory_for_vms: Size | Literal["usual"] | None = None
 
 
 class NetworkCreate(NetworkSpec):

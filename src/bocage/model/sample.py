@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from bocage.model.base import Part
+from bocage.model.base import Part, Saying
 
 METRICS = (
     "cpu",
@@ -21,11 +21,13 @@ METRICS = (
     "net_sent_bytes",
     "net_received_packets",
     "net_sent_packets",
+    "memory_has",
 )
 """What there is a history of. `cpu` and `wait` count cores (1.0: one of them all the time), memory bytes, latencies
 seconds an operation, all else is by the second. `wait` is for how long vCPUs were ready and the host had no CPU for
 them: what the guest calls steal. `memory_guest` is what the guest itself uses of its memory, `memory` what the process
-has in the host's. A host's own: its CPUs and its memory in use; the rest are the sums of its VMs."""
+has in the host's, `memory_has` what the guest has been given where its memory is dynamic. A host's own: its CPUs and
+its memory in use; the rest are the sums of its VMs. New ones come at the end: older samples lack them."""
 
 WEIGHED_BY = {"disk_read_latency": "disk_reads", "disk_write_latency": "disk_writes"}
 """What an average over time of a latency is weighed by."""
@@ -63,10 +65,27 @@ class GuestMemory(Part):
     """What new programs could have without swapping."""
     swapped_in: int | None = None
     swapped_out: int | None = None
+    faults: int | None = None
+    """Pages that it had to read from a disk to go on, so far."""
 
     @property
     def used(self) -> int:
         return max(self.total - self.available, 0)
+
+
+class Dynamic(Part):
+    """A running VM's dynamic memory, in bytes."""
+
+    has: int
+    asked: int
+    """What its guest was asked to have; it may still give way."""
+    needs: int | None
+    """What its guest could not give; None when it tells nothing."""
+    wants: int | None
+    """What it would have if the host had no end."""
+    minimum: int
+    maximum: int
+    why: Saying
 
 
 class Use(Part):
@@ -78,6 +97,8 @@ class Use(Part):
     """Bytes of the host's memory that the process has."""
     guest_memory: GuestMemory | None = None
     """None when the guest's driver does not tell."""
+    dynamic: Dynamic | None = None
+    """None where its memory is not dynamic."""
     disks: dict[str, DiskUse] = {}
     nics: dict[str, NicUse] = {}
     """Those on bridges, as their taps count; else as the guest agent tells. Others are counted by nobody."""

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from bocage.model import board
 from bocage.model import share as shares
+from bocage.model import memory as memories
 from bocage.model.base import Name, Part, Resource, Saying, Uid
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import MiB, Size
@@ -28,6 +29,7 @@ NicModel = board.NicModel
 Firmware = board.Firmware
 Smbios = board.Smbios
 Hardware = board.Hardware
+DynamicMemory = memories.DynamicMemory
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,20}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -233,7 +235,10 @@ class VMSpec(Part):
     """Where its directory lies."""
     power: Power = Power.STOPPED
     cpus: Cpus = Cpus()
-    memory: Size = Size(512 * MiB)
+    memory: Size = memories.USUAL
+    """All that its guest has, or with dynamic memory the most."""
+    dynamic_memory: memories.DynamicMemory | None = None
+    """None: it has its memory, neither less nor more."""
     disks: Annotated[tuple[Disk, ...], Field(max_length=32)] = ()
     cds: Annotated[tuple[Cd, ...], Field(max_length=6)] = ()
     nics: Annotated[tuple[Nic, ...], Field(max_length=16)] = ()
@@ -254,12 +259,18 @@ class VMSpec(Part):
         """All that has a name of its own, in the order of creation."""
         return (*self.disks, *self.cds, *self.nics)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        return memories.split(value)
+
     @model_validator(mode="after")
     def _holds_together(self) -> VMSpec:
         if not 16 * MiB <= self.memory <= 1 << 44:
             raise ValueError(f"memory: {self.memory} is not within 16M and 16T")
         if self.memory % MiB:
             raise ValueError("memory: a whole number of MiB is needed")
+        memories.check(self.memory, self.dynamic_memory)
         names = [device.name for device in self.devices]
         ports = [port.name for port in self.ports]
         every = [*names, *ports]
@@ -348,6 +359,8 @@ class VMStatus(Part):
     """How it last ended by itself, also when it was started again since; None after an orderly stop."""
     restarts: int = 0
     next_try: datetime.datetime | None = None
+    memory_note: Saying | None = None
+    """Why its dynamic memory does not follow what its guest needs; None when it does, and without one."""
     tpm_lost: bool = False
     """Whether its TPM died while it runs: it has none until it is started again."""
     snapshot: Uid | None = None

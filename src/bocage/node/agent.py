@@ -18,7 +18,7 @@ from bocage.node import jobs, memory, notes, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import boot, mending, sampling, upkeep
+from bocage.node.rounds import balancing, boot, mending, sampling, upkeep
 from bocage.node.shop import Shop
 from bocage.store import contract, resources
 
@@ -38,7 +38,8 @@ class Node:
         self.ground, self.preparation, self.wires = ground, self.shop.preparation, self.shop.wires
         self._mending = mending.Mending(self.shop, self.crew)
         self._upkeep = upkeep.Upkeep(self.shop, self.crew)
-        self.sampling = sampling.Sampling(self.shop, self.crew)
+        self.balancing = balancing.Balancing(self.shop, self.crew)
+        self.sampling = sampling.Sampling(self.shop, self.crew, self.balancing)
         self._jobs: dict[str, tuple[tasks.Run, asyncio.Task[None]]] = {}
         self._known: set[str] = set()  # tasks that were handed on
         self._leave_from = ground.leave_from
@@ -92,6 +93,7 @@ class Node:
         self._spawn(self._upkeep.run())
         self._spawn(self._mending.run())
         self._spawn(self.sampling.run())
+        self._spawn(self.balancing.run())
         if booting:
             self._spawn(booting.run())
             await booting.settle()
@@ -116,6 +118,7 @@ class Node:
         kind = keys.kind_of(change.key)
         part = change.key.rsplit("/", 1)[1]
         self._upkeep.see(kind, part)
+        self.balancing.see(change.key, part)
         if kind == vm.VM.kind and part in ("spec", "owner"):
             self._see_vm(change, part)
         elif kind == ground.Host.kind and self._leave_from != self.ground.leave_from:

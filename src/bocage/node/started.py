@@ -58,7 +58,7 @@ def read_whole(runtime: pathlib.Path) -> Built | None:
 
 def dump(built: Built) -> dict[str, Any]:
     """As JSON holds it."""
-    first = {"cpus": built.first.cpus.model_dump(), "memory": int(built.first.memory)}
+    first = {"cpus": built.first.cpus.model_dump(), "memory": int(built.first.memory), "deflates": built.first.deflates}
     return {"spec": built.spec.model_dump(mode="json"), "first": first}
 
 
@@ -66,5 +66,6 @@ def load(held: Mapping[str, Any]) -> Built:
     """What `dump` gave; without `first`, it began with what it is. Raises ValueError, KeyError and TypeError."""
     spec, first = model.VMSpec.model_validate(held["spec"]), held.get("first")
     if first is None:
-        return Built(spec, First.of(spec))
-    return Built(spec, First(model.Cpus.model_validate(first["cpus"]), Size(first["memory"])))
+        return Built(spec, First(spec.cpus, spec.memory))
+    cpus = model.Cpus.model_validate(first["cpus"])
+    return Built(spec, First(cpus, Size(first["memory"]), deflates=bool(first.get("deflates"))))

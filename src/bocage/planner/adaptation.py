@@ -19,11 +19,13 @@ class First:
 
     cpus: model.Cpus
     memory: Size
+    deflates: bool = False
+    """Whether the guest may take from its balloon what it was not given, where it would kill programs otherwise."""
 
     @classmethod
     def of(cls, spec: model.VMSpec) -> First:
         """Of a machine that starts with all that its spec has."""
-        return cls(spec.cpus, spec.memory)
+        return cls(spec.cpus, spec.memory, deflates=spec.dynamic_memory is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,10 +49,11 @@ class PlugCpus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResizeMemory:
-    """Have more memory beside that which it started with, or less."""
+    """Have more memory beside that which it started with, or less; also less than it started with."""
 
     memory: Size
     added: int  # bytes
+    balloon: bool = False  # whether what it started with is given back or taken again, too
 
     @property
     def path(self) -> str:
@@ -104,12 +107,23 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
     yield from (hold for hold in holds if not isinstance(hold, _AFTER_NICS))
     if _more_of_the_same(now.cpus, wanted.cpus) and wanted.cpus.count <= now.cpus.board(now.hardware.max_cpus).count:
         yield PlugCpus(wanted.cpus)
-    added = wanted.memory - built.first.memory
-    has_room = "memory" in now.hardware.devices and wanted.memory <= (now.hardware.max_memory or 0)
-    if wanted.memory != now.memory and has_room and added >= 0 and added % MEMORY_BLOCK == 0:
-        yield ResizeMemory(wanted.memory, added)
+    if wanted.memory != now.memory:
+        yield from _memory(built, wanted)
     yield from _nics(now, wanted)
     yield from (hold for hold in holds if isinstance(hold, _AFTER_NICS))
+
+
+def _memory(built: Built, wanted: model.VMSpec) -> Iterator[ResizeMemory]:
+    """By the device that memory is added by, and below what it started with by its balloon."""
+    devices, first = built.spec.hardware.devices, built.first.memory
+    added = max(0, wanted.memory - first)
+    has_room = "memory" in devices and wanted.memory <= (built.spec.hardware.max_memory or 0)
+    if added and not (has_room and added % MEMORY_BLOCK == 0):
+        return
+    balloon = min(wanted.memory, built.spec.memory) < first
+    if balloon and "balloon" not in devices:
+        return
+    yield ResizeMemory(wanted.memory, added, balloon=balloon)
 
 
 def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bocage.model import base, faults, ground, requests, share, snapshot
 from bocage.model import board as boards
+from bocage.model import memory as memories
 from bocage.model import vm as model
 from bocage.planner import growth, hardware, limits, parts, profiles, reverting, shares
 
@@ -58,7 +59,7 @@ def define(
         storage=storage.uid,
         power=model.Power.RUNNING if request.start else model.Power.STOPPED,
         cpus=request.cpus,
-        memory=request.memory,
+        **memories.fields(request.memory),
         disks=tuple(made.disks),
         cds=cds,
         nics=nics,
@@ -183,6 +184,9 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     if "share" in given:
         asked = given["share"].model_dump(exclude_unset=True)
         given["share"] = parts.validated(share.Share, shares.merged(vm.spec.share.model_dump(), asked), "share")
+    if (memory := given.pop("memory", None)) is not None:
+        present = (vm.spec.memory, vm.spec.dynamic_memory)
+        given |= memory.over(*present) if isinstance(memory, memories.MemoryRange) else memories.fields(memory)
     if given.get("snapshots") == "off":
         given["snapshots"] = None
     if any(room.values()):
@@ -333,7 +337,7 @@ def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Pro
     max_cpus, max_memory = request.max_cpus, request.max_memory
     if profile.alias == "q35" and profile.paravirtual:  # an old system meets no memory that comes later
         most, largest = growth.room_for(
-            request.cpus, request.memory, host_cpus=host.cpus, host_memory=host.memory_bytes
+            request.cpus, memories.fields(request.memory)["memory"], host_cpus=host.cpus, host_memory=host.memory_bytes
         )
         most = min(most, chosen.limits.cpus or most)
         largest = min(largest, chosen.limits.memory or largest) if largest else None

@@ -51,6 +51,7 @@ def spec(machine: model.VM, to: snapshot.Snapshot, here: Here, *, generation_id:
             **dict(now),
             "cpus": was.cpus,
             "memory": was.memory,
+            "dynamic_memory": was.dynamic_memory,
             "disks": disks,
             "cds": tuple(cd if cd.image in here.images else cd.model_copy(update={"image": None}) for cd in was.cds),
             "nics": tuple(_nic(machine, nic, here) for nic in was.nics),

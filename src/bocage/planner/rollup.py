@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bocage.model import sample
 
 _WIDTH = len(sample.METRICS)
+_FIRST_WIDTH = 14  # metrics that there were at first: older pieces have fewer
 _UNKNOWN = 0xFFFF
 _LEAST, _MOST = 1e-9, 1e16
 _STEPS = _UNKNOWN - 2
@@ -98,19 +99,21 @@ def piece(level: Level, points: Sequence[Point | None]) -> bytes:
 def points(level: Level, start: int, content: bytes) -> dict[int, Point]:
     """What a piece holds, by the beginning of each step; of a damaged one nothing."""
     codes = array.array("H")
-    if len(content) != level.steps * _WIDTH * 2 * (2 if level.peaks else 1):
+    width, rest = divmod(len(content), level.steps * 2 * (2 if level.peaks else 1))
+    if rest or not _FIRST_WIDTH <= width <= _WIDTH:
         return {}
     codes.frombytes(content)
+    later = (None,) * (_WIDTH - width)
     if sys.byteorder == "big":
         codes.byteswap()
     found: dict[int, Point] = {}
     for step in range(level.steps):
-        own = codes[step * _WIDTH : (step + 1) * _WIDTH]
+        own = codes[step * width : (step + 1) * width]
         if all(code == _UNKNOWN for code in own):
             continue
-        average = tuple(map(_value, own))
-        beyond = (level.steps + step) * _WIDTH
-        peak = tuple(map(_value, codes[beyond : beyond + _WIDTH])) if level.peaks else average
+        average = (*map(_value, own), *later)
+        beyond = (level.steps + step) * width
+        peak = (*map(_value, codes[beyond : beyond + width]), *later) if level.peaks else average
         found[start + step * level.step] = Point(average, peak)
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 from bocage import errors
 from bocage.model import base, ground, requests, template
+from bocage.model import memory as memories
 from bocage.model import vm as model
 from bocage.planner import definition, hardware, limits
 from bocage.words import N_
@@ -69,6 +70,8 @@ def define(
         if getattr(request, field) != requests.VMCreate.model_fields[field].default:
             raise NotWithTemplate(field=field)
     more = {name: getattr(request, name) for name in request.model_fields_set & _MAY_DIFFER}
+    if "memory" in more:
+        more |= memories.fields(more["memory"])
     spec = of.machine.model_copy(update={"storage": held.spec.storage, **more})
     about = base.Metadata(project=project, **request.model_dump(include=_FOR_PEOPLE))
     pattern = model.VM(metadata=about, spec=spec)

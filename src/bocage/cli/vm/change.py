@@ -16,7 +16,9 @@ _START = "Starting and ending"
 def set_(
     name: options.VMName,
     cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="1G.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="1G; dynamic: minimum=512M,maximum=4G,buffer=20,weight=100.")
+    ] = None,
     max_cpus: Annotated[int | None, typer.Option(metavar="N", help="How many it can have while it runs.")] = None,
     max_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="How much it can have while it runs.")] = None,
     boot: Annotated[list[str] | None, typer.Option(metavar="DEVICE,…", help="Boot order: cd0,disk0.")] = None,
@@ -74,13 +76,14 @@ def set_(
 
     Examples:
       bocage vm set web1 --memory 1G --cpus 4
+      bocage vm set web1 --memory minimum=512M,maximum=4G
       bocage vm set web1 --autostart --restart always
       bocage vm set web1 --cpu-cap 0.5 --cpu-weight 300 --disk-iops 500
       bocage vm set nt4 --board sound=sb16,video=cirrus
     """
     whole = rest.given(
         cpus=read.cpus(cpus) if cpus is not None else None,
-        memory=memory,
+        memory=read.memory(memory) if memory is not None else None,
         max_cpus=max_cpus,
         max_memory=max_memory,
         title=title,

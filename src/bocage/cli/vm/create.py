@@ -50,7 +50,10 @@ def create(
         int | None, typer.Option(metavar="N", min=1, max=1000, help="So many: NAME-1, NAME-2 and on.")
     ] = None,
     cpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs: 2, or sockets=1,cores=2,threads=2.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="512M when not given.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="512M when not given; dynamic: startup=1G,minimum=512M,maximum=4G."),
+    ] = None,
     disk: Annotated[
         list[str] | None,
         typer.Option(
@@ -206,6 +209,7 @@ def create(
       bocage vm create win --cd windows.iso --cd drivers.iso --disk 80G --memory 4G
       bocage vm create nt4 --os winnt4.0 --cd nt4.iso
       bocage vm create shop --os win2k3 --cd win2k3.iso --memory 1G
+      bocage vm create db --image tiny --memory startup=1G,minimum=512M,maximum=4G
       bocage vm create web --from-template web --count 20 --start
     """
     disks = [read.disk(one) for one in disk or ()]
@@ -216,7 +220,7 @@ def create(
         full=full or None,
         storage=storage,
         cpus=read.cpus(cpus) if cpus is not None else None,
-        memory=memory,
+        memory=read.memory(memory) if memory is not None else None,
         max_cpus=max_cpus,
         max_memory=max_memory,
         cds=[_image_of(one) for one in cd] if cd else None,

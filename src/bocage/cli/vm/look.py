@@ -8,6 +8,7 @@ import typer
 
 from bocage.cli import options, output, people, session, table
 from bocage.cli.vm import share
+from bocage.cli.vm import dynamic
 from bocage.client import rest
 
 _COLUMNS = (
@@ -79,7 +80,7 @@ def _row(vm: rest.Document, mark: str) -> tuple[str, ...]:
         output.named(vm),
         status["state"] + mark,
         str(people.vcpus(spec["cpus"])),
-        str(spec["memory"]),
+        people.memory(spec),
         people.first(addresses(vm)),
         people.ago(status.get("since")),
     )
@@ -87,7 +88,7 @@ def _row(vm: rest.Document, mark: str) -> tuple[str, ...]:
 
 def _trashed(vm: rest.Document) -> tuple[str, ...]:
     about, spec = vm["metadata"], vm["spec"]
-    cpus, memory = str(people.vcpus(spec["cpus"])), str(spec["memory"])
+    cpus, memory = str(people.vcpus(spec["cpus"])), people.memory(spec)
     return (output.named(vm), cpus, memory, people.ago(about["deleted"]), people.ago(about.get("goes")))
 
 
@@ -138,7 +139,8 @@ def show(
         volumes, images = session.look_up(api.volumes.list()), session.look_up(api.images.list())
         networks, hosts = session.look_up(api.networks.list()), session.look_up(api.hosts.list())
         waiting = api.vms.diff(name)["pending"] if _may_wait(vm) else []
-    output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm)]))
+        moving = dynamic.of(api, vm)
+    output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm), *moving]))
     for title, lines in (
         ("Disks", [_disk(disk, volumes) for disk in vm["spec"]["disks"]]),
         ("CDs and floppies", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
@@ -240,7 +242,7 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
     restart, autostart = spec["restart"], spec["autostart"]
     return [
         ("vCPUs", people.cpus(spec["cpus"]) + _room(hardware.get("max_cpus"), people.vcpus(spec["cpus"]))),
-        ("memory", spec["memory"] + _room(hardware.get("max_memory"), spec["memory"])),
+        ("memory", dynamic.told(spec) + _room(hardware.get("max_memory"), spec["memory"])),
         ("share", share.described(spec)),
         ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),

@@ -41,6 +41,7 @@ _COURSES = (
     ("CPU", "cpu"),
     ("waiting for CPU", "wait"),
     ("memory, guest's use", "memory_guest"),
+    ("memory, given (dynamic)", "memory_has"),
     ("memory of the host", "memory"),
     ("disk read/s", "disk_read_bytes"),
     ("disk written/s", "disk_written_bytes"),
@@ -77,7 +78,7 @@ def top(
 
     CPU and WAIT count cores (1.00: one of them all the time); WAIT is how long vCPUs were
     ready and the host had none for them. MEMORY is what a VM takes of the host's, GUEST
-    what the guest itself says it uses.
+    what the guest itself says it uses, of what it has where its memory is dynamic.
 
     Examples:
       bocage vm top
@@ -158,13 +159,19 @@ def _row(name: str, now: dict[str, Any], memory: int | None, *, host: bool = Fal
         "" if host else people.cores(now.get("cpu")),
         "" if host else people.cores(now.get("wait")),
         people.size(memory or None),
-        "" if host else people.measure("memory_guest", now.get("memory_guest")),
+        "" if host else _of_guest(now),
         people.measure("disk_read_bytes", now.get("disk_read_bytes")),
         people.measure("disk_written_bytes", now.get("disk_written_bytes")),
         people.measure("disk_reads", sum(known) if known else None),
         people.measure("net_received_bytes", now.get("net_received_bytes")),
         people.measure("net_sent_bytes", now.get("net_sent_bytes")),
     )
+
+
+def _of_guest(now: dict[str, Any]) -> str:
+    """What it uses, and of how much where that moves."""
+    used, has = (people.measure(metric, now.get(metric)) for metric in ("memory_guest", "memory_has"))
+    return f"{used or '?'} of {has}" if now.get("memory_has") else used
 
 
 def stats(

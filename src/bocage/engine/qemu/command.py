@@ -250,7 +250,7 @@ def _devices(plan: base.Plan) -> list[str]:
     further = vcpus.devices(plan.spec, first.cpus.count)
     if added_memory.room(plan.spec, first.memory):
         further.append(added_memory.device(plan.spec, first.memory))
-    return _each("-device", [*devices.root_ports(board), *devices.board(board), *further])
+    return _each("-device", [*devices.root_ports(board), *devices.board(board, deflates=first.deflates), *further])
 
 
 def _disks(plan: base.Plan) -> list[str]:

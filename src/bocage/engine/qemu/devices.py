@@ -74,8 +74,11 @@ def root_ports(board: model.Hardware) -> list[Device]:
     return ports
 
 
-def board(of: model.Hardware) -> list[Device]:
-    """What the board itself has: screen, SCSI and USB controllers, agent channel, balloon, random numbers, sound."""
+def board(of: model.Hardware, *, deflates: bool = False) -> list[Device]:
+    """What the board itself has: screen, SCSI and USB controllers, agent channel, balloon, random numbers, sound.
+
+    With `deflates` the guest takes from its balloon before it kills a program for want of memory.
+    """
     at = {name: place(address) for name, address in of.devices.items()}
     made: list[Device] = []
     if hardware.is_isa(of) and of.video in _VIDEO_ON_ISA:
@@ -90,7 +93,8 @@ def board(of: model.Hardware) -> list[Device]:
             {"driver": "virtserialport", "id": "board.channel", "bus": "board.agent.0", "nr": 1, **_AGENT_CHANNEL}
         )
     if "balloon" in at:
-        made.append({"driver": "virtio-balloon-pci", "id": BALLOON, **at["balloon"], "free-page-reporting": True})
+        balloon = {"driver": "virtio-balloon-pci", "id": BALLOON, **at["balloon"], "free-page-reporting": True}
+        made.append({**balloon, "deflate-on-oom": True} if deflates else balloon)
     if "rng" in at:
         made.append({"driver": "virtio-rng-pci", "id": "board.rng", **at["rng"], "rng": "rng"})
     if "usb" in at:

@@ -40,6 +40,7 @@ from bocage.engine.qemu import (
     using,
     vcpus,
 )
+from bocage.engine.qemu import balloon as ballooning
 from bocage.engine.qemu import record as records
 from bocage.model import confinement as held
 from bocage.model import vm as model
@@ -87,7 +88,8 @@ class QemuMachine:
         self.link = link.Link(
             self._paths.qmp, name=record.name, ended=self._gone, heard=self._heard, changed=self._changed
         )
-        self.meter: base.Meter = using.Meter(record.name, record.identity, self.link)
+        self.balloon = ballooning.Balloon(self.link)
+        self.meter: base.Meter = using.Meter(record.name, record.identity, self.link, self.balloon)
         self._agent = agent.Agent(self._paths.agent)
         self.inside: insides.Inside = inside.Inside(self._agent, self._agent_listens)
         self._tasks: list[asyncio.Task[None]] = []

@@ -112,6 +112,9 @@ async def launch(
     carrying = asyncio.create_task(started.nics.carry(plan.nics))
     undo.push_async_callback(_ended, carrying)
     await started.link.open(within=_ANSWER_BOUND)
+    if plan.spec.dynamic_memory and not order.incoming:  # saved memory comes with its own balloon
+        with contextlib.suppress(base.NoBalloon):
+            await started.balloon.ask(plan.spec.dynamic_memory.startup)
     for nic in plan.spec.nics:
         if not nic.connected:
             await started.nics.set_link(nic.name, connected=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bocage.engine import base
-from bocage.engine.qemu import devices, link, processes, qmp
+from bocage.engine.qemu import balloon, link, processes
 from bocage.model import sample
 
 _PROC = "/proc"
@@ -18,19 +18,14 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _NANO = 1e-9
 _VCPU = "CPU "  # how QEMU names the threads of vCPUs, `CPU 0/KVM`, with `debug-threads=on`
 _GUEST_TELLS_EVERY = 10  # seconds between two answers of the balloon's driver
-_BALLOON = {"path": f"/machine/peripheral/{devices.BALLOON}"}
-_POLLING = {**_BALLOON, "property": "guest-stats-polling-interval"}
-_STATS = {**_BALLOON, "property": "guest-stats"}
-_UNTOLD = (1 << 64) - 1  # what the balloon's driver has not told (VIRTIO 1.2, section 5.5.6.3)
 
 
 class Meter:
     """The meter of one QEMU."""
 
-    def __init__(self, name: str, identity: processes.Identity, monitor: link.Link) -> None:
-        self._name, self._identity, self._link = name, identity, monitor
+    def __init__(self, name: str, identity: processes.Identity, monitor: link.Link, guest: balloon.Balloon) -> None:
+        self._name, self._identity, self._link, self._guest = name, identity, monitor, guest
         self._vcpus: tuple[str, ...] | None = None  # what tells of their threads
-        self._guest_tells = False  # the balloon asks the guest by itself
         self.traffic: Mapping[str, sample.NicUse] = {}
 
     def process(self) -> base.ProcessUse:
@@ -47,13 +42,7 @@ class Meter:
         return disks(await self._link.execute("query-blockstats", within=_BOUND))
 
     async def guest_memory(self) -> sample.GuestMemory | None:
-        try:
-            if not self._guest_tells:
-                await self._link.execute("qom-set", {**_POLLING, "value": _GUEST_TELLS_EVERY}, within=_BOUND)
-                self._guest_tells = True
-            return guest_memory(await self._link.execute("qom-get", _STATS, within=_BOUND))
-        except qmp.CommandFailed:  # it has no balloon
-            return None
+        return await self._guest.guest_memory(every=_GUEST_TELLS_EVERY)
 
     def _find_vcpus(self) -> None:
         tasks = f"{_PROC}/{self._identity.pid}/task"
@@ -103,21 +92,6 @@ def disks(answer: Iterable[dict[str, Any]]) -> dict[str, sample.DiskUse]:
                 write_seconds=stats["wr_total_time_ns"] * _NANO,
             )
     return found
-
-
-def guest_memory(answer: dict[str, Any]) -> sample.GuestMemory | None:
-    """From the balloon's `guest-stats`; None when the driver has told nothing, or what cannot be."""
-    told = {name: value for name, value in answer["stats"].items() if 0 <= value < _UNTOLD}
-    total = told.get("stat-total-memory")
-    available = told.get("stat-available-memory", told.get("stat-free-memory"))
-    if not answer.get("last-update") or not total or available is None or available > total:
-        return None
-    return sample.GuestMemory(
-        total=total,
-        available=available,
-        swapped_in=told.get("stat-swap-in"),
-        swapped_out=told.get("stat-swap-out"),
-    )
 
 
 def _read(path: str) -> str:

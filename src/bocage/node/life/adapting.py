@@ -31,7 +31,7 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     again = not standing.held
     for change in list(adaptation.changes(built, machine.spec, again=again)):
         try:
-            outcome, fields = await _try(change, built, running, machine, preparation)
+            outcome, fields = await _try(change, built, running, machine, preparation, standing)
             await asyncio.to_thread(started.change, runtime, **fields)
             built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
         except engine.NotRunning:
@@ -60,7 +60,12 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
 
 
 async def _try(
-    change: Change, built: Built, running: engine.Machine, machine: vm.VM, preparation: Preparation
+    change: Change,
+    built: Built,
+    running: engine.Machine,
+    machine: vm.VM,
+    preparation: Preparation,
+    standing: Standing,
 ) -> tuple[vm.Outcome, dict[str, object]]:
     """Carry out one change: what became of it, and the fields of the spec that the machine now has."""
     match change:
@@ -70,8 +75,9 @@ async def _try(
                 return _outcome(change.path, "done", outcomes.CpusAre(count=taken)), {"cpus": cpus}
             few = outcomes.CpusNotTaken(name=machine.name, count=cpus.count, taken=taken)
             return _outcome(change.path, "partly", few), {"cpus": cpus}
-        case adaptation.ResizeMemory(memory, added):
-            present = Size(built.first.memory + await running.resize_memory(added))
+        case adaptation.ResizeMemory(memory):
+            present = await _resize(change, built, running, machine)
+            standing.gives = present > memory
             if present == memory:
                 return _outcome(change.path, "done", outcomes.MemoryIs(size=present)), {"memory": memory}
             said = outcomes.MemoryInPart(size=present, wanted=memory)
@@ -91,6 +97,18 @@ async def _try(
         case _:
             held = await sharing.hold(change, built.spec, running, machine, preparation)
             return _outcome(change.path, "done", held), shares.held(built.spec, change)
+
+
+async def _resize(change: adaptation.ResizeMemory, built: Built, running: engine.Machine, machine: vm.VM) -> Size:
+    """What the guest has then, when its memory is no dynamic one; else what it can have at most."""
+    added = 0
+    if built.spec.memory > built.first.memory or change.added:
+        added = await running.resize_memory(change.added)
+    if machine.spec.dynamic_memory is not None:  # its balloon follows what it needs
+        return Size(min(built.first.memory, change.memory) + added)
+    if not change.balloon:
+        return Size(built.first.memory + added)
+    return Size(await running.balloon.settle(min(built.first.memory, change.memory) + added))
 
 
 async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+from typing import Any
 
 from bocage import errors, files, words
 from bocage.engine import base as engine
@@ -31,7 +32,8 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     tries = machine.status.restarts + 1 if standing.failed is not None else machine.status.restarts
     restarts = 0 if by_person else tries
     standing.report(notes.Starting(name=machine.name), *STARTS)
-    showing = asyncio.create_task(standing.set_state(vm.State.STARTING, restarts=restarts, problem=None, outcomes=()))
+    anew: dict[str, Any] = {"restarts": restarts, "problem": None, "memory_note": None, "outcomes": ()}
+    showing = asyncio.create_task(standing.set_state(vm.State.STARTING, **anew))
     try:
         await _launch(standing, preparation, machine)
     except (errors.Problem, OSError) as error:

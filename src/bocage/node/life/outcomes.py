@@ -41,7 +41,7 @@ class MemoryIs(Note):
 class MemoryInPart(Note):
     type = "memory-in-part"
     text = N_("the guest has {size:size} of memory where {wanted:size} were asked for")
-    hint = N_("it needs a driver for virtio-mem, and can give back only what it does not use")
+    hint = N_("it needs drivers for virtio-mem and the balloon, and can give back only what it does not use")
     size: int
     wanted: int
 

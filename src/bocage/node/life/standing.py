@@ -56,6 +56,7 @@ class Standing:
     bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet
     adapted: int | None = None  # the generation that was carried out on the running process, as far as it goes
     held: bool = True  # what it is held to was told to it by this daemon
+    gives: bool = False  # the guest was asked for more memory than it has given yet
     told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -64,7 +65,9 @@ class Standing:
 
     def heard(self, happened: engine.Happened) -> None:
         """The machine told something by itself."""
-        if happened.what in ("device-removed", "memory-added"):
+        if happened.what == "balloon" and not self.gives:
+            return  # the rounds look at it
+        if happened.what in ("device-removed", "memory-added", "balloon"):
             self.adapted = self.pending = None  # a guest that gave way late
         if happened.what == "reset" and self.guest_reboots:
             self.guest_reboots, self.has_rebooted = False, True

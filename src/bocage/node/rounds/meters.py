@@ -57,6 +57,7 @@ class VMMeter(Meter):
         self._told: Mapping[str, sample.NicUse] = {}
         self._nics_at = 0.0  # monotonic
         self._memory: sample.GuestMemory | None = None
+        self.dynamic: sample.Dynamic | None = None  # what is known of its dynamic memory
 
     def read(self, step: int, interfaces: Mapping[str, sample.NicUse]) -> None:
         """Read what is cheap, at the end of a step. Raises engine.NotRunning."""
@@ -71,6 +72,7 @@ class VMMeter(Meter):
             self.rates["wait"] = rates.each_second(before.wait_seconds, found.wait_seconds, span)
         self.rates["memory"] = found.memory
         self.rates["memory_guest"] = self._memory.used if self._memory else None
+        self.rates["memory_has"] = self.dynamic.has if self.dynamic else None
         self._note(step, span)
 
     async def ask(self) -> None:
@@ -87,6 +89,7 @@ class VMMeter(Meter):
             wait_seconds=process.wait_seconds,
             memory=process.memory,
             guest_memory=self._memory,
+            dynamic=self.dynamic,
             disks=self._disks[1],
             nics=self._nics,
             now=self.rates,

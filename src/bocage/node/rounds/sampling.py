@@ -21,6 +21,7 @@ from bocage.node import history
 from bocage.node.life.actor import Actor
 from bocage.node.life.crew import Crew
 from bocage.node.rounds import meters
+from bocage.node.rounds.balancing import Balancing
 from bocage.node.shop import Shop
 from bocage.planner import rollup
 
@@ -37,8 +38,8 @@ _NOTHING: sample.Row = (None,) * len(sample.METRICS)
 class Sampling:
     """The samples of one node."""
 
-    def __init__(self, shop: Shop, crew: Crew) -> None:
-        self._shop, self._crew = shop, crew
+    def __init__(self, shop: Shop, crew: Crew, balancing: Balancing) -> None:
+        self._shop, self._crew, self._balancing = shop, crew, balancing
         self._history = history.History(shop.ground.home.samples)
         self._meters: dict[str, meters.VMMeter] = {}
         self._host = meters.HostMeter()
@@ -53,6 +54,8 @@ class Sampling:
     def now(self) -> sample.Uses:
         """What was measured last. Raises OSError."""
         there = {actor.standing.uid: actor.standing.machine for actor in self._crew.running()}
+        for uid, meter in self._meters.items():
+            meter.dynamic = self._balancing.of(uid)
         vms = {uid: meter.use() for uid, meter in self._meters.items() if there.get(uid) is meter.machine}
         return sample.Uses(host=self._host.use(len(os.sched_getaffinity(0))), vms=vms)
 
@@ -90,8 +93,9 @@ class Sampling:
             self._minute = rollup.SECONDS.begins(step)
         self._meet()
         interfaces = _interfaces() if any(meter.taps for meter in self._meters.values()) else {}
-        for meter in self._meters.values():
+        for uid, meter in self._meters.items():
             if not meter.ended:
+                meter.dynamic = self._balancing.of(uid)
                 try:
                     meter.read(step, interfaces)
                 except engine.NotRunning:
