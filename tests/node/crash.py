@@ -26,7 +26,7 @@ from bocage.storage import half_made
 from bocage.store import resources, sqlite
 from tests.node import house as houses
 
-_LOOKS = ("query-", "qom-list", "qmp_capabilities", "getfd", "add-fd")  # of QMP: they change nothing
+_LOOKS = ("query-", "qom-list", "qom-get", "qmp_capabilities", "getfd", "add-fd")  # of QMP: they change nothing
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.node.crash"])
 

@@ -214,6 +214,10 @@ class Balloon(Protocol):
         """What it has now, and what it told last, at least so often (seconds); None where there is no balloon."""
         ...
 
+    async def size(self) -> int:
+        """What it has now. Raises NoBalloon."""
+        ...
+
     async def ask(self, size: int) -> None:
         """Have the guest give back what is beyond, or take what is missing, as far as it can. Raises NoBalloon."""
         ...

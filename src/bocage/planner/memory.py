@@ -149,7 +149,7 @@ def divide(guests: Mapping[str, Guest], within: int, span: float) -> dict[str, D
         for uid, guest in guests.items()
     }
     # What is given back counts as free when the guest has given it; until then it can have it back.
-    grown = {uid: max(targets[uid], min(growing[uid], guest.has)) for uid, guest in guests.items()}
+    grown = {uid: _at_hand(guest, targets[uid], growing[uid]) for uid, guest in guests.items()}
     room = within - sum(max(grown[uid], guest.has) for uid, guest in guests.items())
     for upto in (lambda uid: min(growing[uid], wishes[uid].floor), lambda uid: growing[uid]):
         room -= _pour(grown, upto, guests, room)
@@ -199,8 +199,20 @@ def _less(guest: Guest, ideal: int, *, short: bool) -> int:
         return guest.asked
     if not short and guest.asked - ideal < max(int(guest.asked * _BAND), GRAIN) and guest.asked <= guest.maximum:
         return guest.asked
-    free = max(guest.has - max(guest.needs, guest.may_need), 0)
-    return min(max(ideal, guest.has - free // 2, guest.minimum), guest.asked)
+    return min(max(ideal, _least(guest), guest.minimum), guest.asked)
+
+
+def _at_hand(guest: Guest, target: int, growing: int) -> int:
+    """What it gets of what it wants more without anybody else giving it: what it has still, or took by itself."""
+    near = min(growing, guest.has)
+    if near <= target:
+        return target
+    return min(max(near, _least(guest)), guest.has, max(guest.maximum, growing))
+
+
+def _least(guest: Guest) -> int:
+    """The least that it can be asked to have now: half of what it has free is left to it."""
+    return guest.has - max(guest.has - max(guest.needs or 0, guest.may_need), 0) // 2
 
 
 def _lacks(guest: Guest, ideal: int) -> bool:

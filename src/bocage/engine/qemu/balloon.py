@@ -34,8 +34,16 @@ class Balloon:
         answer = await self._told(every)
         if answer is None:
             return None
-        has = await self._size()
+        has = await self.size()
         return base.Ballooned(has=has, told=guest_memory(answer, has), told_at=int(answer.get("last-update") or 0))
+
+    async def size(self) -> int:
+        try:
+            actual = (await self._link.execute("query-balloon", within=_BOUND))["actual"]
+        except qmp.CommandFailed as error:
+            raise base.NoBalloon from error
+        self._has = int(actual) + await self._added()
+        return self._has
 
     async def ask(self, size: int) -> None:
         try:
@@ -46,10 +54,10 @@ class Balloon:
 
     async def settle(self, size: int) -> int:
         await self.ask(size)
-        present, moved = await self._size(), asyncio.get_running_loop().time()
+        present, moved = await self.size(), asyncio.get_running_loop().time()
         while present != size and asyncio.get_running_loop().time() < moved + _STILL:
             await asyncio.sleep(_PAUSE)
-            before, present = present, await self._size()
+            before, present = present, await self.size()
             if present != before:
                 moved = asyncio.get_running_loop().time()
         return present
@@ -68,11 +76,6 @@ class Balloon:
         except qmp.CommandFailed:  # it has no balloon
             return None
         return answer
-
-    async def _size(self) -> int:
-        actual = (await self._link.execute("query-balloon", within=_BOUND))["actual"]
-        self._has = int(actual) + await self._added()
-        return self._has
 
     async def _added(self) -> int:
         if self._adds:

@@ -153,9 +153,10 @@ class Balancing:
         if present.spec.dynamic_memory is None and was_dynamic:
             # Its memory was dynamic, perhaps: from now on it has all of it.
             seen.asked = seen.why = None
-            if "balloon" in present.spec.hardware.devices:
-                await machine.balloon.ask(present.spec.memory)
             await self._show(uid, seen)
+            whole = min(most, present.spec.memory)
+            if "balloon" in present.spec.hardware.devices and await machine.balloon.size() != whole:
+                await machine.balloon.ask(whole)
 
     async def _look_at(self, seen: _Seen) -> None:
         now = clock.boottime()
