@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from bocage.model import board as boards
-from bocage.model import share as shares
 from bocage.model import memory as memories
+from bocage.model import share as shares
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat

@@ -11,8 +11,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from bocage.model import board
-from bocage.model import share as shares
 from bocage.model import memory as memories
+from bocage.model import share as shares
 from bocage.model.base import Name, Part, Resource, Saying, Uid
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import MiB, Size

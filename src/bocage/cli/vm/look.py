@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import options, output, people, session, table
-from bocage.cli.vm import share
-from bocage.cli.vm import dynamic
+from bocage.cli.vm import dynamic, share
 from bocage.client import rest
 
 _COLUMNS = (
