@@ -14,6 +14,7 @@ from types import FrameType
 from bench import (
     api,
     daemon_memory,
+    firewall,
     first_line,
     image_import,
     machine,
@@ -35,6 +36,7 @@ FIGURES = {
     "api": api,
     "reattach": reattach,
     "image-import": image_import,
+    "firewall": firewall,
 }
 
 

@@ -14,7 +14,7 @@ from bocage.cluster import leader
 from bocage.engine.qemu import console
 from bocage.engine.qemu import record as records
 from bocage.guest import password
-from bocage.model import base, ground, requests, snapshot, work
+from bocage.model import base, firewall, ground, requests, snapshot, work
 from bocage.model import vm as vm
 from bocage.node import agent, clock, host
 from bocage.node.carrying import export
@@ -300,6 +300,7 @@ class House:
             images={one.name: one for one in (await kept.list(ground.Image)).items},
             networks={one.name: one for one in (await kept.list(ground.Network)).items},
             volumes={one.name: one for one in (await kept.list(ground.Volume)).items},
+            groups={one.name for one in (await kept.list(firewall.FirewallGroup)).items},
             macs={nic.mac: one.name for one in machines for nic in one.spec.nics},
         )
 

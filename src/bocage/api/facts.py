@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from bocage import words
 from bocage.api import calls, index, systems
 from bocage.model import base, ground, requests, vm
+from bocage.model.firewall import FirewallGroup
 from bocage.planner import definition, forewarned, parts, profiles
 from bocage.store import resources
 
@@ -29,6 +30,7 @@ async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> 
         storage=storage,
         images=_standing(held, ground.Image, project, images),
         networks=_standing(held, ground.Network, project, (nic.network for nic in request.nics)),
+        groups=_groups(held, project, (name for nic in request.nics for name in nic.firewall)),
         volumes=await _volumes(call, project, request.disks),
         macs=held.macs,
         smbios_uuids=held.smbios_uuids,
@@ -49,7 +51,7 @@ async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskReque
     )
 
 
-async def for_nic(call: calls.Call, machine: vm.VM, network: str | None) -> parts.Facts:
+async def for_nic(call: calls.Call, machine: vm.VM, network: str | None, groups: Iterable[str] = ()) -> parts.Facts:
     """For one more NIC, or one on another network."""
     storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
     held = await call.api.index.fresh()
@@ -58,6 +60,7 @@ async def for_nic(call: calls.Call, machine: vm.VM, network: str | None) -> part
         host=await host_of(call, storage),
         storage={storage.name: storage},
         networks=await _named(call, ground.Network, machine.metadata.project, names),
+        groups=_groups(held, machine.metadata.project, groups),
         macs=held.macs,
     )
 
@@ -99,6 +102,11 @@ def only_one_may_have(request: requests.VMCreate) -> bool:
         or any(nic.mac for nic in request.nics)
         or any(disk.volume is not None for disk in request.disks)
     )
+
+
+def _groups(held: index.Index, project: str | None, names: Iterable[str]) -> set[str]:
+    """Those firewall groups that are there."""
+    return {name for name in names if held.ground.named(FirewallGroup, project, name)}
 
 
 def _standing(held: index.Index, cls: type[R], project: str | None, names: Iterable[str]) -> dict[str, R]:

@@ -32,6 +32,7 @@ class Uses:
     volumes: tuple[str, ...]
     images: tuple[str, ...]  # uids of those in its CD drives
     networks: tuple[str, ...]
+    groups: tuple[str, ...]  # of firewall rules, by name
     storage: str
 
 
@@ -92,6 +93,10 @@ class Index:
     def users_of_network(self, uid: str) -> list[str]:
         """The VMs with a NIC on it, by name."""
         return [one.name for one in self.vms.values() if uid in one.networks]
+
+    def users_of_group(self, project: str, name: str) -> list[str]:
+        """The VMs with a NIC that refers to a firewall group, by name."""
+        return [one.name for one in self.vms.values() if one.project == project and name in one.groups]
 
     def users_of_storage(self, uid: str) -> list[str]:
         """The VMs and the volumes that lie on it, by name."""
@@ -195,5 +200,6 @@ def _uses(document: dict[str, Any]) -> Uses:
         volumes=tuple(disk["volume"] for disk in spec["disks"]),
         images=tuple(cd["image"] for cd in spec["cds"] if cd["image"]),
         networks=tuple(nic["network"] for nic in spec["nics"]),
+        groups=tuple(group for nic in spec["nics"] for group in nic.get("firewall", ())),
         storage=spec["storage"],
     )

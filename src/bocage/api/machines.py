@@ -10,6 +10,7 @@ from starlette.responses import Response
 from bocage import errors, words
 from bocage.api import calls, etags, problems
 from bocage.model import base, ground, keys, requests, vm, work
+from bocage.model.firewall import FirewallGroup
 from bocage.planner import definition, references, why
 from bocage.store import resources
 from bocage.words import N_
@@ -236,6 +237,7 @@ async def _known(call: calls.Call, machine: vm.VM, spec: vm.VMSpec) -> reference
         volumes=index.volumes,
         images={uid for uid in images if await _there(call, ground.Image, project, uid)},
         networks={uid for uid in networks if await _there(call, ground.Network, project, uid)},
+        groups={name for nic in spec.nics for name in nic.firewall if index.ground.named(FirewallGroup, project, name)},
         macs=references.of_others(index.macs, (nic.mac for nic in machine.spec.nics)),
         users=references.of_others(index.users, (disk.volume for disk in machine.spec.disks)),
         smbios_uuids=references.of_others(index.smbios_uuids, [machine.spec.hardware.smbios.uuid]),

@@ -30,7 +30,7 @@ async def attach(
     """Add a NIC. A running VM gets it at once: `status.outcomes` says what became of it."""
     async with call.api.index.claim:
         machine = await machines.find(call, project, name)
-        known = await facts.for_nic(call, machine, request.network)
+        known = await facts.for_nic(call, machine, request.network, request.firewall)
         storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
         return await _change(
             call, machine, lambda one: definition.attach_nic(one, request, known, storage=storage), if_match
@@ -46,10 +46,11 @@ async def change(
     call: Changing,
     if_match: etags.IfMatch = None,
 ) -> Response:
-    """Have it on another network, publish other ports, or pull its cable (RFC 7396)."""
-    machine = await machines.find(call, project, name)
-    known = await facts.for_nic(call, machine, patch.network)
-    return await _change(call, machine, lambda one: definition.change_nic(one, nic, patch, known), if_match)
+    """Another network, other published ports, addresses or firewall groups; its cable (RFC 7396)."""
+    async with call.api.index.claim:
+        machine = await machines.find(call, project, name)
+        known = await facts.for_nic(call, machine, patch.network, patch.firewall or ())
+        return await _change(call, machine, lambda one: definition.change_nic(one, nic, patch, known), if_match)
 
 
 @router.delete("/{nic}", name="detach_nic", response_model=vm.VM, responses=_PROBLEMS)

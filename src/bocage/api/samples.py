@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from bocage import words
-from bocage.model import base, confinement, ground, sample, snapshot, template, vm, work
+from bocage.model import base, confinement, firewall, ground, sample, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
 
 _WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
@@ -31,7 +31,9 @@ REQUESTS: dict[str, Any] = {
     "Insert": {"image": "windows"},
     "NicPatch": {"network": "lab", "connected": True},
     "DiskPatch": {"limits": {"iops": 500, "burst_iops": 2000, "burst_seconds": 10}},
-    "NicRequest": {"network": "default", "model": "virtio"},
+    "NicRequest": {"network": "default", "model": "virtio", "firewall": ["web"]},
+    "FirewallGroupCreate": {"name": "web", "rules": [{"ports": ["80", "443"]}]},
+    "FirewallGroupPatch": {"rules": [{"ports": ["80", "443"]}, {"ports": ["22"], "peers": ["10.0.0.0/8"]}]},
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
     "Rename": {"name": "shop"},
@@ -216,6 +218,10 @@ def _resources() -> list[base.Resource[Any, Any]]:
                 disks=(snapshot.SnapshotDisk(disk="disk0", volume=_VOLUME, file="disk0.qcow2", size=Size(4 * GiB)),),
                 consistency=snapshot.Consistency.FILESYSTEM,
             ),
+        ),
+        firewall.FirewallGroup(
+            metadata=_about("web", _UID.format(20)),
+            spec=firewall.FirewallGroupSpec(rules=(firewall.FirewallRule(ports=("80", "443")),)),
         ),
         template.Template(
             metadata=_about("web", _UID.format(19)),

@@ -1,4 +1,4 @@
-"""What VMs stand on, as the index has it: hosts, storage, images, networks, by uid and by name, without reading."""
+"""What VMs stand on, as the index has it: hosts, storage, images, networks and their rules, without reading."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from typing import Any, TypeVar
 
 from bocage.model import base, ground, keys
+from bocage.model.firewall import FirewallGroup
 from bocage.store import contract, resources
 
-KINDS = frozenset(cls.kind for cls in (ground.Host, ground.Storage, ground.Image, ground.Network))
+KINDS = frozenset(cls.kind for cls in (ground.Host, ground.Storage, ground.Image, ground.Network, FirewallGroup))
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
 

@@ -25,6 +25,7 @@ NOUNS = lazy.Group(
             "volume": "volume:NOUN",
             "storage": "storage:NOUN",
             "network": "network:NOUN",
+            "firewall": "firewall:NOUN",
             "host": "host:NOUN",
             "os": "systems:NOUN",
         },

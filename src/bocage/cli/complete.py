@@ -28,6 +28,10 @@ def networks(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return _names(ctx, "networks", incomplete)
 
 
+def firewall_groups(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    return _names(ctx, "firewall_groups", incomplete)
+
+
 def storage(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return _names(ctx, "storage", incomplete)
 

@@ -65,11 +65,14 @@ def disk(text: str, *, option: str = "--disk") -> dict[str, Any]:
 
 
 def nic(text: str, *, option: str = "--network") -> dict[str, Any]:
-    """`default`, or `default,model=e1000,mac=52:54:00:12:34:56`."""
+    """`default`, or `default,model=e1000,mac=52:54:00:12:34:56,ip=10.80.1.20,firewall=web+ssh`."""
     network, _, rest = text.partition(",")
-    right = "write a network's name, or NAME,model=e1000,mac=52:54:00:12:34:56"
-    more = pairs(rest, option=option, known=("model", "mac"), right=right) if rest else {}
-    return {"network": network, **{key: value.lower() for key, value in more.items()}}
+    right = "write a network's name, or NAME,model=e1000,mac=52:54:00:12:34:56,ip=10.80.1.20,firewall=web+ssh"
+    more = pairs(rest, option=option, known=("model", "mac", "ip", "spoofing", "firewall"), right=right) if rest else {}
+    found: dict[str, Any] = {"network": network, **{key: value.lower() for key, value in more.items()}}
+    if "firewall" in found:
+        found["firewall"] = found["firewall"].split("+")
+    return found
 
 
 def publish(text: str, *, option: str = "--publish") -> dict[str, Any]:

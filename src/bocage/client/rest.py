@@ -316,6 +316,7 @@ class Client:
         self.templates = Templates(connection, inside + "/templates")
         self.volumes = Volumes(connection, inside + "/volumes")
         self.networks = Nouns(connection, inside + "/networks")
+        self.firewall_groups = Nouns(connection, inside + "/firewall-groups")
         self.tasks = Tasks(connection, inside + "/tasks")
         self.all_tasks = Tasks(connection, "/tasks")
         self.hosts = Hosts(connection, "/hosts")

@@ -11,6 +11,7 @@ from bocage.model import memory as memories
 from bocage.model import share as shares
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
+from bocage.model.firewall import FirewallGroupSpec, FirewallRule, IPv4, Peer
 from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import Size
@@ -84,6 +85,11 @@ class NicRequest(Part):
     connected: bool = True
     rate: shares.NetRate | None = None
     """None: that of every NIC of the VM."""
+    ip: IPv4 | None = None
+    """The address that the network's DHCP keeps for it; None: one is chosen."""
+    allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] = ()
+    spoofing: Literal["deny", "allow"] = "deny"
+    firewall: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
 
 
 class NicPatch(Part):
@@ -94,6 +100,16 @@ class NicPatch(Part):
     connected: bool | None = None
     rate: RatePatch | None = None
     """Null gives back that of every NIC of the VM."""
+    ip: IPv4 | Literal["any"] | None = None
+    """`any`: the network chooses."""
+    allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] | None = None
+    spoofing: Literal["deny", "allow"] | None = None
+    firewall: Annotated[tuple[Name, ...], Field(max_length=16)] | None = None
+
+
+class FirewallGroupCreate(FirewallGroupSpec):
+    name: Name
+    title: Line = ""
 
 
 class SeedRequest(Part):
@@ -355,6 +371,12 @@ class HostPatch(Description):
     """Changes of a host (RFC 7396: what is left out stays)."""
 
     memory_for_vms: Size | Literal["usual"] | None = None
+
+
+class FirewallGroupPatch(Description):
+    """Changes of a firewall group (RFC 7396: what is left out stays)."""
+
+    rules: Annotated[tuple[FirewallRule, ...], Field(max_length=2000)] | None = None
 
 
 class NetworkCreate(NetworkSpec):

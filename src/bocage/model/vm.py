@@ -14,6 +14,7 @@ from bocage.model import board
 from bocage.model import memory as memories
 from bocage.model import share as shares
 from bocage.model.base import Name, Part, Resource, Saying, Uid
+from bocage.model.firewall import IPv4, Peer
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import MiB, Size
 
@@ -168,6 +169,14 @@ class Nic(Part):
     """Whether its cable is in."""
     rate: shares.NetRate | None = None
     """None: that of every NIC (`share.nics`)."""
+    ip: IPv4 | None = None
+    """The address that its network's DHCP keeps for it; None: one is chosen."""
+    allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] = ()
+    """Further addresses and subnets that it may use as its own."""
+    spoofing: Literal["deny", "allow"] = "deny"
+    """Whether it may pass for anybody: for a router, a DHCP server."""
+    firewall: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    """The groups whose rules say what comes in; with none everything does."""
 
 
 class StaticAddress(Part):

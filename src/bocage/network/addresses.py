@@ -36,6 +36,23 @@ class SubnetUnfit(base.Error, errors.Invalid, ValueError):
     subnet: str
 
 
+class AddressUnfit(base.Error, errors.Invalid, ValueError):
+    type = "network-address-unfit"
+    text = N_("{address} cannot be kept for a NIC: those of {subnet} for it are {first} to {last}")
+    hint = N_("leave it out: a free one is chosen")
+    address: str
+    subnet: str
+    first: str
+    last: str
+
+
+class AddressTaken(base.Error, errors.Conflict):
+    type = "network-address-taken"
+    text = N_("{address} is another NIC's already")
+    hint = N_("leave it out: a free one is chosen")
+    address: str
+
+
 def dynamic_range(subnet: ipaddress.IPv4Network) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | None:
     """First and last address for cards that no VM of ours has: the last quarter; None in a small subnet."""
     if subnet.prefixlen > _DYNAMIC_FROM:
@@ -64,6 +81,17 @@ def choose_subnet(
         if not any(candidate.overlaps(other) for other in avoided):
             return candidate
     raise SubnetsExhausted(pool=str(_POOL))
+
+
+def check_reservable(
+    subnet: ipaddress.IPv4Network, address: ipaddress.IPv4Address, taken: Collection[ipaddress.IPv4Address]
+) -> None:
+    """Raise AddressUnfit or AddressTaken when a NIC cannot be given this address for good."""
+    if not reservable(subnet, address):
+        first, after = (ipaddress.IPv4Address(number) for number in _reservable(subnet))
+        raise AddressUnfit(address=str(address), subnet=str(subnet), first=str(first), last=str(after - 1))
+    if address in taken:
+        raise AddressTaken(address=str(address))
 
 
 def reservable(subnet: ipaddress.IPv4Network, address: ipaddress.IPv4Address) -> bool:

@@ -87,6 +87,12 @@ class RewireNic(_OfNic):
     __slots__ = ()
 
 
+class FenceNic(_OfNic):
+    """Hold a NIC to other addresses, other firewall groups."""
+
+    __slots__ = ()
+
+
 class SetLink(_OfNic):
     """Put in a NIC's cable, or pull it out."""
 
@@ -94,7 +100,7 @@ class SetLink(_OfNic):
 
 
 _AFTER_NICS = (shares.HoldNics, shares.HoldNic)
-Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | SetLink | shares.Hold
+Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | FenceNic | SetLink | shares.Hold
 
 
 def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
@@ -146,6 +152,8 @@ def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:
         elif _card(present) == _card(nic):
             if (present.network, present.publish) != (nic.network, nic.publish):
                 yield RewireNic(nic)
+            elif _fence(present) != _fence(nic):
+                yield FenceNic(nic)
             if present.connected != nic.connected:
                 yield SetLink(nic)
 
@@ -153,6 +161,10 @@ def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:
 def _card(nic: model.Nic) -> tuple[object, ...]:
     """What of a NIC the guest knows it by: with another it is another, though it bears the same name."""
     return nic.model, nic.mac, nic.address
+
+
+def _fence(nic: model.Nic) -> tuple[object, ...]:
+    return nic.ip, nic.allowed, nic.spoofing, nic.firewall
 
 
 def _more_of_the_same(now: model.Cpus, wanted: model.Cpus) -> bool:

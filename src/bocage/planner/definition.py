@@ -13,6 +13,7 @@ from bocage.model import vm as model
 from bocage.planner import growth, hardware, limits, parts, profiles, reverting, shares
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
+_OF_NIC = ("connected", "allowed", "spoofing", "firewall")
 _SET_ELSEWHERE = (  # read with it, never taken
     "created",
     "deleted",
@@ -104,7 +105,10 @@ def detach_nic(vm: model.VM, name: str) -> model.VM:
 
 def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.Facts) -> model.VM:
     """The VM with the fields of `patch` that are set in its NIC `name`. Raises NoSuchDevice and NoSuch."""
-    changed = patch.model_dump(include={"connected"}, exclude_none=True)
+    changed = {one: getattr(patch, one) for one in _OF_NIC if getattr(patch, one) is not None}
+    if patch.ip is not None:
+        changed["ip"] = None if patch.ip == "any" else patch.ip
+    parts.check_groups(facts, patch.firewall or ())
     if patch.network is not None:
         changed["network"] = parts.named(facts.networks, "network", patch.network).uid
     if patch.publish is not None:
@@ -270,7 +274,7 @@ def clone(
     for nic in vm.spec.nics:
         mac = hardware.mac(uid, nic.name, taken)
         taken.add(mac)
-        nics.append(nic.model_copy(update={"mac": mac, "publish": ()}))  # a port leads to one guest
+        nics.append(nic.model_copy(update={"mac": mac, "publish": (), "ip": None}))  # a port leads to one guest
     identity = base.new_uid()
     smbios = vm.spec.hardware.smbios.model_copy(update={"uuid": identity, "serial": identity})
     copied = _with_spec(

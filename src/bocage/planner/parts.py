@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pydantic
@@ -42,6 +42,13 @@ class NoSuchImage(NoSuch):
 
     type = "no-such-image"
     hint = N_("'bocage image list' shows what there is; 'bocage image add FILE' takes another one in")
+
+
+class NoSuchGroup(NoSuch):
+    """A group of firewall rules that nobody has made yet."""
+
+    type = "no-such-firewall-group"
+    hint = N_("'bocage firewall group list' shows what there is; 'bocage firewall group create {name}' makes it")
 
 
 class NoSuchDevice(Error, errors.NotFound):
@@ -159,6 +166,7 @@ class Facts:
     macs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     smbios_uuids: Mapping[str, str] = dataclasses.field(default_factory=dict)
     users: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    groups: Collection[str] = ()  # of firewall rules
     system: osinfo.System | None = None  # that the VM is to run
 
 
@@ -242,6 +250,7 @@ class Parts:
     def nic(self, request: requests.NicRequest, facts: Facts) -> model.Nic:
         """One NIC, at the next address that takes its model."""
         network = named(facts.networks, "network", request.network)
+        check_groups(facts, request.firewall)
         name = hardware.next_name("nic", self.names)
         if request.mac and (by := facts.macs.get(request.mac)):
             raise MacTaken(mac=request.mac, by=by)
@@ -260,7 +269,18 @@ class Parts:
             publish=request.publish,
             connected=request.connected,
             rate=request.rate,
+            ip=request.ip,
+            allowed=request.allowed,
+            spoofing=request.spoofing,
+            firewall=request.firewall,
         )
+
+
+def check_groups(facts: Facts, names: Iterable[str]) -> None:
+    """Raises NoSuchGroup for a firewall group that is not there."""
+    for name in names:
+        if name not in facts.groups:
+            raise NoSuchGroup(kind="firewall group", name=name)
 
 
 def cds(request: requests.VMCreate, board: model.Hardware, facts: Facts, *, floppy: bool) -> tuple[model.Cd, ...]:

@@ -19,6 +19,7 @@ class Known:
     macs: Mapping[str, str]
     users: Mapping[str, str]
     smbios_uuids: Mapping[str, str]
+    groups: Collection[str] = ()  # of firewall rules, by name
 
 
 def check(spec: model.VMSpec, known: Known) -> None:
@@ -33,6 +34,8 @@ def check(spec: model.VMSpec, known: Known) -> None:
             found += _missing(f"spec.cds.{number}.image", "image", cd.image, known.images)
     for number, nic in enumerate(spec.nics):
         found += _missing(f"spec.nics.{number}.network", "network", nic.network, known.networks)
+        for place, name in enumerate(nic.firewall):
+            found += _missing(f"spec.nics.{number}.firewall.{place}", "firewall group", name, known.groups)
         found += _taken(f"spec.nics.{number}.mac", faults.MacTaken, nic.mac, known.macs)
     uuid = spec.hardware.smbios.uuid
     found += _taken("spec.hardware.smbios.uuid", faults.SmbiosTaken, uuid, known.smbios_uuids)

@@ -31,6 +31,14 @@ class NetworkInUse(Error, errors.Conflict):
     users: list[str]
 
 
+class GroupInUse(Error, errors.Conflict):
+    type = "firewall-group-in-use"
+    text = N_("NICs of {users} are held to the firewall group {name}")
+    hint = N_("'bocage vm nic set VM NIC --firewall …' gives them others; VMs in the trash count, too")
+    name: str
+    users: list[str]
+
+
 class StorageInUse(Error, errors.Conflict):
     type = "storage-in-use"
     text = N_("the storage {name} holds {users}")

@@ -298,7 +298,10 @@ def _nic(nic: dict[str, Any], vm: rest.Document, networks: dict[str, rest.Docume
     found = people.first(addresses({"status": {"nics": [now]}}))
     where = output.named(network) if network else "?"
     rate = share.rated(nic.get("rate") or {})
-    return (nic["name"], where, nic["model"], nic["mac"], f"{found}{f', {rate}' if rate else ''}")
+    found = f"{found}{f', {rate}' if rate else ''}"
+    held = [f"firewall {', '.join(nic['firewall'])}"] if nic.get("firewall") else []
+    held += ["may pass for anybody"] if nic.get("spoofing") == "allow" else []
+    return (nic["name"], where, nic["model"], nic["mac"], found, "; ".join(held))
 
 
 def _port(port: dict[str, Any], nic: dict[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,20 @@ from bocage.client import rest
 NicName = Annotated[str, typer.Argument(metavar="NIC", help="The NIC, as 'bocage vm show' calls it: nic1.")]
 Network = Annotated[
     str | None, typer.Option(metavar="NETWORK", help="The network it is on.", autocompletion=complete.networks)
+]
+Ip = Annotated[
+    str | None, typer.Option("--ip", metavar="ADDRESS", help="The address that its network keeps for it, or 'any'.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="CIDR", help="A further address or subnet that it may use; '' for none."),
+]
+Spoofing = Annotated[
+    str | None, typer.Option(metavar="deny|allow", help="Whether it may pass for anybody: for a router.")
+]
+Firewall = Annotated[
+    str | None,
+    typer.Option(metavar="GROUP,...", help="The groups whose rules say what comes in; '' for none: everything does."),
 ]
 Publish = Annotated[
     list[str] | None, typer.Option(metavar="HOST:GUEST", help="A port of the host that leads inside: 2222:22.")
@@ -26,6 +40,10 @@ def attach(
     mac: Annotated[str | None, typer.Option(metavar="MAC", help="Its address; made when not given.")] = None,
     publish: Publish = None,
     unplugged: Annotated[bool, typer.Option("--unplugged", help="With its cable out.")] = False,
+    ip: Ip = None,
+    allow: Allow = None,
+    spoofing: Spoofing = None,
+    firewall: Firewall = None,
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
@@ -41,6 +59,7 @@ def attach(
         mac=mac,
         publish=[read.publish(one) for one in publish] if publish else None,
         connected=False if unplugged else None,
+        **_fence(None if ip == "any" else ip, allow, spoofing, firewall),
     )
     with session.connect(project) as api:
         made = api.vms.attach_nic(name, request)
@@ -69,16 +88,22 @@ def set_(
     rate: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Bytes a second: 10M, in=10M,out=2M, 'none' for no limit.")
     ] = None,
+    ip: Ip = None,
+    allow: Allow = None,
+    spoofing: Spoofing = None,
+    firewall: Firewall = None,
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
-    """Change a NIC: its network, its cable, the ports that lead to it, its rate. The VM may run.
+    """Change a NIC: its network, cable, published ports, rate, addresses, firewall. The VM may run.
 
     Examples:
       bocage vm nic set web1 nic0 --network lab
       bocage vm nic set web1 nic0 --link down
       bocage vm nic set web1 nic0 --publish ''
       bocage vm nic set web1 nic0 --rate in=10M,out=2M
+      bocage vm nic set web1 nic0 --firewall web,ssh
+      bocage vm nic set web1 nic0 --allow 10.80.1.200 --allow 10.9.0.0/16
     """
     if link not in (None, "up", "down"):
         raise failure.Usage(option="--link", wrong=f"{link!r} is neither", right="--link up, --link down")
@@ -88,11 +113,20 @@ def set_(
         connected=None if link is None else link == "up",
         publish=ports,
         rate=None if rate is None else share.rate(rate, option="--rate"),
+        **_fence(ip, allow, spoofing, firewall),
     )
     if not patch:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--network lab, --link down")
     with session.connect(project) as api:
         _tell(api, api.vms.change_nic(name, nic, patch), f"{nic} of {name} is changed", json=json)
+
+
+def _fence(ip: str | None, allow: list[str] | None, spoofing: str | None, firewall: str | None) -> dict[str, Any]:
+    if spoofing not in (None, "deny", "allow"):
+        raise failure.Usage(option="--spoofing", wrong=f"{spoofing!r} is neither", right="deny, allow")
+    groups = None if firewall is None else [one.strip() for one in firewall.split(",") if one.strip()]
+    allowed = None if allow is None else [one for one in allow if one]
+    return {"ip": ip, "allowed": allowed, "spoofing": spoofing, "firewall": groups}
 
 
 def _tell(api: rest.Client, vm: rest.Document, said: str, *, json: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bocage.node import tasks
-from bocage.node.jobs import adopt, hosts, images, networks, storages, templates, volumes
+from bocage.node.jobs import adopt, firewalls, hosts, images, networks, storages, templates, volumes
 from bocage.node.shop import Shop
 
 Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
@@ -26,6 +26,7 @@ HANDLERS: dict[str, Job] = {
     "storage.delete": storages.delete,
     "network.create": networks.create,
     "network.delete": networks.delete,
+    "firewall-group.change": firewalls.change,
     "host.stop-vms": hosts.stop_vms,
     "host.start-vms": hosts.start_vms,
     "adopt": adopt.adopt,

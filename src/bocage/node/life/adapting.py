@@ -90,6 +90,10 @@ async def _try(
             await _wire(nic, running, machine, preparation)
             there = outcomes.NicThere(nic=nic.name, network=await preparation.network_name(machine, nic))
             return _outcome(change.path, "done", there), {"nics": (*_without(built, nic), _as_held(built, nic))}
+        case adaptation.FenceNic(nic):
+            await preparation.fence_nic(machine, nic)
+            fenced = outcomes.NicFenced(nic=nic.name)
+            return _outcome(change.path, "done", fenced), {"nics": (*_without(built, nic), _as_held(built, nic))}
         case adaptation.SetLink(nic):
             await running.nics.set_link(nic.name, connected=nic.connected)
             cable: words.Message = outcomes.CableIn(nic=nic.name) if nic.connected else outcomes.CableOut(nic=nic.name)

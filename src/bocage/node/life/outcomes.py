@@ -59,6 +59,12 @@ class NicGone(Note):
     nic: str
 
 
+class NicFenced(Note):
+    type = "nic-fenced"
+    text = N_("the addresses and the firewall of {nic} are in force")
+    nic: str
+
+
 class CableIn(Note):
     type = "nic-cable-in"
     text = N_("the cable of {nic} is in")

@@ -241,6 +241,10 @@ class Preparation:
         found = await self._ground.resources.get(ground.Network, machine.metadata.project, nic.network)
         return found.name
 
+    async def fence_nic(self, machine: vm.VM, nic: vm.Nic) -> None:
+        """Hold one NIC of a running VM to its addresses and its firewall."""
+        await self._wires.fence(machine, nic)
+
     async def unplug_nic(self, machine: vm.VM, nic: vm.Nic) -> None:
         """Take away what carried one NIC of a running VM."""
         await self._wires.unplug(machine, nic)

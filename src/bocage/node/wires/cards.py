@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+from collections.abc import Iterator
 
 from bocage.engine import base as engine
 from bocage.model import ground, vm
+from bocage.model.firewall import Prefix
 from bocage.network import base as network
 from bocage.network import tap, user
 from bocage.node.wires import ledger
@@ -31,7 +33,25 @@ def bridged(net: ground.Network) -> bool:
 def card(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> ledger.Card:
     """A NIC as it is plugged in."""
     name = tap.name_for(machine.uid, nic.name) if bridged(net) else ""
-    return ledger.Card(network=net.uid, mac=nic.mac, tap=name, publish=published(nic))
+    return ledger.Card(
+        network=net.uid,
+        mac=nic.mac,
+        tap=name,
+        publish=published(nic),
+        addresses=tuple(own_addresses(machine, nic)),
+        free=nic.spoofing == "allow",
+        groups=nic.firewall,
+    )
+
+
+def own_addresses(machine: vm.VM, nic: vm.Nic) -> Iterator[Prefix]:
+    """The addresses that a definition says are a NIC's own: listed, kept for it, or told to its guest at the start."""
+    yield from (ipaddress.ip_network(one) for one in nic.allowed)
+    if nic.ip:
+        yield ipaddress.ip_network(nic.ip)
+    for static in machine.spec.seed.network if machine.spec.seed else ():
+        if static.nic == nic.name:
+            yield ipaddress.ip_network(static.address.split("/")[0])
 
 
 def on_bridge(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> engine.Tap:

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from bocage import errors
+from bocage.model.firewall import Prefix
 from bocage.network import base as networks
 from bocage.words import N_
 
@@ -37,6 +38,9 @@ class Card:
     mac: str
     tap: str = ""
     publish: tuple[networks.Publish, ...] = ()
+    addresses: tuple[Prefix, ...] = ()  # that it may use beside the one that its network gives it
+    free: bool = False  # it may pass for anybody
+    groups: tuple[str, ...] = ()  # of firewall rules, by name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +75,11 @@ class Ledger:
     def taken(self, net: str, *, besides: str) -> set[ipaddress.IPv4Address]:
         """The addresses that other cards than the one of this MAC have."""
         return {one.host.address for mac, one in self._reserved[net].items() if mac != besides}
+
+    def address(self, net: str, mac: str) -> ipaddress.IPv4Address | None:
+        """What is kept for a card."""
+        kept = self._reserved[net].get(mac)
+        return kept.host.address if kept else None
 
     def hosts(self, net: str) -> dict[str, networks.Host]:
         """By MAC: all that a network's DHCP and DNS shall know."""
@@ -124,6 +133,11 @@ class Ledger:
     def in_use(self) -> set[str]:
         """The networks with taps in them."""
         return {card.network for one in self._plugged.values() for card in one.cards if card.tap}
+
+    def refer_to(self, group: str) -> set[str]:
+        """The networks with taps in them that a firewall group is for."""
+        plugged = (card for one in self._plugged.values() for card in one.cards if card.tap)
+        return {card.network for card in plugged if group in card.groups}
 
     def forwards(self, net: str) -> list[networks.Forward]:
         """The published ports of a bridged network, with the addresses behind them."""

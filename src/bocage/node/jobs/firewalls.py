@@ -1,0 +1,29 @@
+"""Firewall groups: their rules are put in force on every NIC that refers to them."""
+
+from __future__ import annotations
+
+from bocage import errors
+from bocage.model import base, firewall
+from bocage.node import tasks
+from bocage.node.shop import Shop
+from bocage.store import resources
+
+
+async def change(shop: Shop, run: tasks.Run) -> None:
+    """Put a group's present rules in force; when the kernel refuses them, those before them stay and it is said."""
+    subject, kept = run.task.spec.subject, shop.ground.resources
+    assert subject
+    try:
+        group = await kept.get(firewall.FirewallGroup, subject.project, subject.uid)
+    except resources.Missing:
+        return
+    try:
+        await shop.wires.refence(subject.project, group.name)
+    except errors.Problem as problem:
+        reason = base.Saying.of(problem)
+        failed = firewall.FirewallGroupStatus(state="failed", reason=reason)
+        await kept.change_status(firewall.FirewallGroup, subject.project, subject.uid, lambda _: failed)
+        raise
+    await kept.change_status(
+        firewall.FirewallGroup, subject.project, subject.uid, lambda _: firewall.FirewallGroupStatus()
+    )

@@ -1,0 +1,76 @@
+"""Which NIC may send what, and what may come to it: from what the store says to the rules of each network."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+from bocage import errors
+from bocage.model import firewall, ground
+from bocage.network import base as network
+from bocage.network import bridge, fences
+from bocage.node.ground import Ground
+from bocage.node.wires import ledger
+from bocage.store import resources
+
+log = logging.getLogger(__name__)
+
+
+class Fencing:
+    """The fences of one host's networks. One call at a time for a network."""
+
+    def __init__(self, ground: Ground, kept: ledger.Ledger) -> None:
+        self._ground, self._ledger = ground, kept
+        self.refused: set[str] = set()
+        """Networks whose newest rules are not in force: those before them are."""
+
+    async def apply(self, net: ground.Network, made: network.Bridge) -> None:
+        """Hold all that is plugged into a network to what is wanted of it. Raises network.Refused."""
+        cards = [card for card in self._ledger.cards(net.uid) if card.tap]
+        leases = await bridge.leases(made)
+        given = {card.mac: self._given(net, card, leases.get(card.mac)) for card in cards}
+        known = {one for some in given.values() for one in some}
+        known |= {ipaddress.ip_network(host.address) for host in self._ledger.hosts(net.uid).values()}
+        known.add(ipaddress.ip_network(made.gateway))
+        ports = [
+            fences.Port(
+                tap=card.tap,
+                mac=card.mac,
+                addresses=tuple(given[card.mac]),
+                free=card.free,
+                groups=card.groups or None,
+            )
+            for card in cards
+        ]
+        groups = await self._groups(net, {name for card in cards for name in card.groups})
+        try:
+            await fences.apply(net.uid, ports, known, groups)
+        except network.Refused:
+            self.refused.add(net.uid)
+            raise
+        self.refused.discard(net.uid)
+
+    async def renew(self, net: ground.Network, made: network.Bridge) -> None:
+        """The same, for NICs that are there already: what is refused is told, and tried again."""
+        try:
+            await self.apply(net, made)
+        except errors.Problem as problem:
+            self.refused.add(net.uid)
+            log.warning("the rules of network %s: %s", net.name, problem)
+
+    def _given(
+        self, net: ground.Network, card: ledger.Card, leased: ipaddress.IPv4Address | None
+    ) -> list[firewall.Prefix]:
+        """The addresses that a card may use: what its definition says, and what its network's DHCP gives it."""
+        dhcp = (self._ledger.address(net.uid, card.mac), leased) if net.spec.dhcp else ()
+        return [*card.addresses, *(ipaddress.ip_network(address) for address in dhcp if address)]
+
+    async def _groups(self, net: ground.Network, names: set[str]) -> dict[str, tuple[firewall.FirewallRule, ...]]:
+        found = {}
+        for name in names:
+            try:
+                group = await self._ground.resources.find(firewall.FirewallGroup, net.metadata.project, name)
+            except resources.Missing:
+                continue  # what is not there lets nothing through
+            found[name] = group.spec.rules
+        return found

@@ -1,0 +1,205 @@
+"""The networks of this host: made, looked after, taken down."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import ipaddress
+import os
+import pathlib
+from collections.abc import AsyncIterator, Iterable
+
+from bocage import errors
+from bocage.model import base, ground
+from bocage.network import addresses, bridge, fences, kernel, rules, tap, user
+from bocage.network import base as network
+from bocage.network import machine as surroundings
+from bocage.node import notes
+from bocage.node.ground import Ground
+from bocage.node.wires import cards, fencing, ledger
+from bocage.store import resources
+
+
+class Networks:
+    """The networks of one host."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._ledger = ledger.Ledger()
+        self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)  # by network
+        self._choosing = asyncio.Lock()  # of a subnet
+        self._fencing = fencing.Fencing(ground, self._ledger)
+
+    async def wire_up(self, networks: Iterable[ground.Network]) -> None:
+        """Make again what a reboot took away of networks that were made before; the others wait for their first VM."""
+        for net in networks:
+            there = kernel.present(network.interface_of(net.uid))
+            if not cards.bridged(net) or net.status.state != "pending" or there:
+                with contextlib.suppress(errors.Problem, OSError):  # told in its status
+                    await self.ensure(net)
+
+    async def check(self, wanted: ground.Network) -> None:
+        """Raise what this machine lacks for a network, or what is in its way."""
+        subnet = wanted.spec.subnet or wanted.status.subnet
+        await surroundings.check(
+            wanted.spec.kind, subnet=ipaddress.IPv4Network(subnet) if subnet else None, uid=wanted.uid
+        )
+
+    async def ensure(self, wanted: ground.Network) -> ground.Network:
+        """Make a network, or what is missing of it, and write its status."""
+        async with self._locks[wanted.uid], self._telling(wanted):
+            if wanted.spec.kind == "user":
+                backend = (await user.plan()).backend
+                return await self._write(wanted, ground.NetworkStatus(state="ready", backend=backend))
+            return await self._make(wanted)
+
+    async def remove(self, unwanted: ground.Network) -> None:
+        """Take a network down: nothing of it stays."""
+        if cards.bridged(unwanted):
+            name = network.interface_of(unwanted.uid)
+            async with self._locks[unwanted.uid]:
+                for left in await tap.idle(name) if kernel.present(name) else []:
+                    await tap.remove(left)
+                await self._take_down(unwanted.uid)
+        self._ledger.forget(unwanted.uid)
+
+    async def look_after(self) -> None:
+        """Make again what is gone of the networks that running VMs have a NIC on."""
+        nets = await self._known(self._ledger.in_use())
+        tables, fenced = (await rules.tables(), await fences.tables()) if nets else (set(), set())
+        for net in nets:
+            made = self._bridge(net)
+            stand = {made.table, *self._ports_table(net)} <= tables and fences.table_of(net.uid) in fenced
+            if bridge.stands(made) and stand:
+                if net.uid in self._fencing.refused:
+                    async with self._locks[net.uid]:
+                        await self._fencing.renew(net, self._bridge(net))
+                continue
+            await self.ensure(net)
+            note = notes.NetworkMended(name=net.name)
+            await self._ground.events.record(note, severity=base.Severity.WARNING, subject=net.ref)
+
+    async def sweep(self) -> None:
+        """Take away what is left of networks and VMs that are no more: of a lost database, of a start cut off."""
+        known = {net.uid: net for net in (await self._ground.resources.list(ground.Network)).items}
+        for uid in await asyncio.to_thread(self._present):
+            name = network.interface_of(uid)
+            plugged = {card.tap for card in self._ledger.cards(uid)}
+            async with self._locks[uid]:
+                for left in set(await tap.idle(name) if kernel.present(name) else []) - plugged:
+                    await tap.remove(left)
+                if uid not in known and not (kernel.present(name) and await tap.present(name)):
+                    await self._take_down(uid)
+
+    async def rest(self) -> None:
+        """The daemon ends: take down the bridges that nothing is plugged into. They are made again when needed."""
+        for uid in await asyncio.to_thread(self._present):
+            name = network.interface_of(uid)
+            async with self._locks[uid]:
+                if not self._ledger.cards(uid) and not (kernel.present(name) and await kernel.links("master", name)):
+                    await self._take_down(uid)
+
+    def lease_times(self) -> dict[str, int]:
+        """By network: when a lease was last given or ended (nanoseconds), of those with VMs in them."""
+        times: dict[str, int] = {}
+        for uid in self._ledger.in_use():
+            with contextlib.suppress(OSError):
+                times[uid] = (self._state(uid) / "leases").stat().st_mtime_ns
+        return times
+
+    async def _make(self, wanted: ground.Network) -> ground.Network:
+        chosen = await self._with_subnet(wanted)
+        made = self._bridge(chosen)
+        made.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await bridge.set_hosts(made, self._ledger.hosts(wanted.uid))
+        await bridge.ensure(made)
+        await self._fencing.apply(chosen, made)
+        for card in self._ledger.cards(wanted.uid):
+            if card.tap and kernel.present(card.tap):
+                await self._plug(card, made)
+        await bridge.publish(made, self._ledger.forwards(wanted.uid))
+        status = ground.NetworkStatus(state="ready", backend="bridge", bridge=made.interface, subnet=str(made.subnet))
+        return await self._write(wanted, status)
+
+    async def _with_subnet(self, wanted: ground.Network) -> ground.Network:
+        """The network with a subnet of its own; one that was chosen is written down before anything is made."""
+        async with self._choosing:
+            listed = (await self._ground.resources.list(ground.Network)).items
+            present = next((one for one in listed if one.uid == wanted.uid), wanted)
+            others = {
+                one.name: ipaddress.IPv4Network(one.status.subnet)
+                for one in listed
+                if one.uid != wanted.uid and one.status.subnet
+            }
+            if wanted.spec.subnet:
+                subnet = ipaddress.IPv4Network(wanted.spec.subnet)
+                for name, other in others.items():
+                    if subnet.overlaps(other):
+                        raise network.SubnetTaken(subnet=str(subnet), route=str(other), interface=name)
+            elif present.status.subnet:
+                subnet = ipaddress.IPv4Network(present.status.subnet)
+            else:
+                own = network.interface_of(wanted.uid)
+                routed = [route.subnet for route in await kernel.routes() if route.interface != own]
+                subnet = addresses.choose_subnet(wanted.uid, others.values(), routed)
+            status = present.status.model_copy(update={"subnet": str(subnet)})
+            return await self._write(wanted, status)
+
+    async def _plug(self, card: ledger.Card, made: network.Bridge) -> None:
+        # Root's own: QEMU gets a descriptor, and no other user's process may take the tap while it is free.
+        await tap.ensure(card.tap, bridge=made.interface, owner=os.geteuid(), guest_mac=card.mac)
+
+    async def _known(self, uids: set[str]) -> list[ground.Network]:
+        if not uids:
+            return []
+        listed = await self._ground.resources.list(ground.Network)
+        return [net for net in listed.items if net.uid in uids]
+
+    @contextlib.asynccontextmanager
+    async def _telling(self, net: ground.Network) -> AsyncIterator[None]:
+        """What keeps a network from being made is said in its status."""
+        try:
+            yield
+        except errors.Problem as problem:
+            said = base.Saying.of(problem)
+            with contextlib.suppress(resources.Missing):
+                await self._ground.resources.change_status(
+                    ground.Network,
+                    net.metadata.project,
+                    net.uid,
+                    lambda present: present.status.model_copy(update={"state": "failed", "reason": said}),
+                )
+            raise
+
+    async def _write(self, net: ground.Network, status: ground.NetworkStatus) -> ground.Network:
+        return await self._ground.resources.change_status(
+            ground.Network, net.metadata.project, net.uid, lambda _: status
+        )
+
+    async def _take_down(self, uid: str) -> None:
+        await bridge.remove(uid, self._state(uid))
+        await fences.remove(uid)
+
+    def _ports_table(self, net: ground.Network) -> set[str]:
+        return {rules.ports_name(net.uid)} if self._ledger.forwards(net.uid) else set()
+
+    def _bridge(self, net: ground.Network) -> network.Bridge:
+        subnet = net.status.subnet or net.spec.subnet
+        assert subnet
+        return network.Bridge(
+            uid=net.uid,
+            name=net.name,
+            subnet=ipaddress.IPv4Network(subnet),
+            nat=net.spec.kind == "nat",
+            state=self._state(net.uid),
+        )
+
+    def _present(self) -> list[str]:
+        """The uids of the networks that something was made for since the machine started."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(os.listdir(self._ground.home.runtime / "networks"))
+        return []
+
+    def _state(self, uid: str) -> pathlib.Path:
+        return self._ground.home.runtime / "networks" / uid

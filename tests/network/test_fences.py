@@ -1,0 +1,203 @@
+"""Fences on a bridge whose guests are namespaces: what passes, and what stays when rules are changed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import subprocess
+import uuid
+from collections.abc import Callable, Mapping
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from bocage.model.firewall import FirewallRule, Prefix
+from bocage.network import base, fences
+from bocage.planner import firewall
+from tests.network.machines import Machine, run
+
+Connect = Callable[..., Machine]
+Serve = Callable[..., None]
+
+UID = "1a2b3c4d-0000-4000-8000-000000000000"
+ALPHA, BETA = "52:54:00:aa:00:01", "52:54:00:aa:00:02"
+RULES = {
+    "web": (FirewallRule(ports=("80",)), FirewallRule(protocol="icmp")),
+    "resolver": (FirewallRule(direction="out", protocol="tcp", ports=("53",)), FirewallRule(ports=("80",))),
+}
+
+
+def net(text: str) -> Prefix:
+    return ipaddress.ip_network(text)
+
+
+def port(tap: str, mac: str, *addresses: str, groups: tuple[str, ...] | None = None, free: bool = False) -> fences.Port:
+    return fences.Port(tap=tap, mac=mac, addresses=tuple(map(net, addresses)), groups=groups, free=free)
+
+
+@pytest.fixture
+def two(connect: Connect) -> tuple[Machine, Machine]:
+    """Two machines on a bridge: 10.5.0.1 and 10.5.0.2, fd05::1 and fd05::2."""
+    run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
+    run("ip", "link", "set", "br0", "up")
+    made = connect("br0", ALPHA, address="10.5.0.1/24"), connect("br0", BETA, address="10.5.0.2/24")
+    for number, machine in enumerate(made, 1):
+        machine.run("ip", "address", "add", f"fd05::{number}/64", "dev", "eth0", "nodad")
+    return made
+
+
+async def held(*ports: fences.Port, rules: Mapping[str, tuple[FirewallRule, ...]] = RULES) -> None:
+    known = {one for port in ports for one in port.addresses} | {net("10.5.0.254")}
+    await fences.apply(UID, ports, known, rules)
+
+
+def listing() -> list[str]:
+    """The rules in force, without what packets have left in them; elements of sets come in any order."""
+    return sorted(re.sub(r"elements = \{[^}]*expires[^}]*\}|,", "", run("nft", "list", "ruleset")).split())
+
+
+def pings(machine: Machine, address: str) -> bool:
+    return " 0% packet loss" in machine.run("busybox", "ping", "-c", "1", "-W", "1", address, expect=None)
+
+
+async def test_a_group_lets_in_what_it_says_and_answers_of_both_ip_versions(
+    two: tuple[Machine, Machine], serve: Serve
+) -> None:
+    alpha, beta = two
+    await held(port("port1", ALPHA, "10.5.0.1", "fd05::1"), port("port2", BETA, "10.5.0.2", "fd05::2", groups=("web",)))
+    for machine in two:
+        for number in (80, 81):
+            serve(machine, number, f"{machine.port}-{number}")
+    assert alpha.reaches("10.5.0.2", 80) == "HELLO port2-80"
+    assert alpha.reaches("10.5.0.2", 81) == ""
+    assert beta.reaches("10.5.0.1", 81) == "HELLO port1-81"
+    assert pings(alpha, "10.5.0.2")
+    assert pings(alpha, "fd05::2")
+    assert pings(beta, "fd05::1")
+    first = port("port1", ALPHA, "10.5.0.1", "fd05::1")
+    await held(first, port("port2", BETA, "10.5.0.2", "fd05::2", groups=("none",)))
+    assert alpha.reaches("10.5.0.2", 80) == ""  # of a group that is not there, nothing
+    assert not pings(alpha, "fd05::2")
+    assert pings(beta, "fd05::1")
+
+
+async def test_what_goes_out_is_free_until_a_group_says_what_may(two: tuple[Machine, Machine], serve: Serve) -> None:
+    alpha, beta = two
+    serve(alpha, 53, "names")
+    serve(alpha, 81, "other")
+    serve(beta, 80, "web")
+    ports = [port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", groups=("web", "resolver"))]
+    await held(*ports)
+    assert beta.reaches("10.5.0.1", 53) == "HELLO names"
+    assert beta.reaches("10.5.0.1", 81) == ""
+    assert alpha.reaches("10.5.0.2", 80) == "HELLO web"  # its answers go out
+    assert not pings(beta, "10.5.0.1")
+    assert pings(alpha, "10.5.0.2")
+    assert not pings(beta, "10.5.0.1")  # still not: that it answered opens nothing
+
+
+async def test_a_connection_that_waits_outlives_new_rules(two: tuple[Machine, Machine]) -> None:
+    alpha, beta = two
+    ports = [port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", groups=("web",))]
+    await held(*ports)
+    server = "from socket import *; s = create_server(('', 9)); print(1, flush=True); input(); s.accept()[0].send(b'x')"
+    client = "from socket import *; s = create_connection(('10.5.0.1', 9), 5); print(1, flush=True); print(s.recv(1))"
+    with spawned(alpha, server) as asked, spawned(beta, client) as asking:
+        assert asked.stdin
+        assert asking.stdout
+        await held(*ports, port("port3", "52:54:00:aa:00:03", groups=("resolver",)))
+        await held(*ports)
+        asked.stdin.write("go\n")
+        asked.stdin.flush()
+        assert asking.stdout.readline() == "b'x'\n"
+
+
+def spawned(machine: Machine, program: str) -> subprocess.Popen[str]:
+    """A program that has said its first line."""
+    command = [*machine.entry, "python3", "-ISc", program]
+    made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert made.stdout
+    assert made.stdout.readline() == "1\n"
+    return made
+
+
+async def test_rules_that_the_kernel_refuses_leave_those_before_them(
+    two: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = [port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", groups=("web",))]
+    await held(*ports)
+    before = listing()
+    crossing = firewall.Box("tcp", 22, 25, net("10.0.0.0/8")), firewall.Box("tcp", 20, 30, net("10.1.0.0/16"))
+    monkeypatch.setattr(firewall, "allowed", lambda *_: firewall.Allowed(boxes=crossing))
+    with pytest.raises(base.Refused):
+        await held(*ports, port("port3", "52:54:00:aa:00:03", groups=("resolver",)))
+    assert listing() == before
+
+
+async def test_the_same_again_changes_nothing_and_what_is_gone_leaves_nothing(two: tuple[Machine, Machine]) -> None:
+    ports = [port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", groups=("web", "resolver"))]
+    await held(*ports)
+    once = listing()
+    await held(*ports)
+    assert listing() == once
+    await held(ports[0])
+    assert "goto comes_port2" not in run("nft", "list", "ruleset")
+    assert "in_web" not in run("nft", "list", "ruleset")
+    await fences.remove(UID)
+    await fences.remove(UID)
+    assert listing() == []
+
+
+async def test_a_nic_whose_addresses_nobody_knows_takes_none_that_is_somebodys(two: tuple[Machine, Machine]) -> None:
+    alpha, _ = two
+    await held(port("port1", ALPHA), port("port2", BETA, "10.5.0.2"), port("port3", "52:54:00:aa:00:03", "10.5.0.3"))
+    assert pings(alpha, "10.5.0.2")
+    for taken in ("10.5.0.3", "10.5.0.254"):
+        alpha.run("ip", "address", "flush", "dev", "eth0")
+        alpha.run("ip", "address", "add", f"{taken}/24", "dev", "eth0")
+        assert not pings(alpha, "10.5.0.2")
+    alpha.run("ip", "address", "flush", "dev", "eth0")
+    alpha.run("ip", "address", "add", "10.5.0.9/24", "dev", "eth0")
+    assert pings(alpha, "10.5.0.2")
+
+
+_NAMES = strategies.sampled_from(["a", "web-1", "0-zero", "x" * 63])
+_RULE = strategies.builds(
+    FirewallRule,
+    direction=strategies.sampled_from(["in", "out"]),
+    protocol=strategies.sampled_from(["icmp", "any"]),
+    peers=strategies.lists(strategies.sampled_from(["10.0.0.0/8", "10.0.0.1", "fd00::/8", "::/0"]), max_size=3),
+) | strategies.builds(
+    FirewallRule,
+    direction=strategies.sampled_from(["in", "out"]),
+    protocol=strategies.sampled_from(["tcp", "udp"]),
+    ports=strategies.lists(strategies.sampled_from(["1", "80", "70-90", "1-65535", "85-1000"]), max_size=3),
+    peers=strategies.lists(strategies.sampled_from(["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "fd00::/8"]), max_size=3),
+)
+_PORT = strategies.builds(
+    fences.Port,
+    tap=strategies.integers(0, 99).map(lambda number: f"bt{number:012x}"),
+    mac=strategies.integers(0, 255).map(lambda number: f"52:54:00:00:00:{number:02x}"),
+    addresses=strategies.lists(
+        strategies.sampled_from(["10.0.0.1", "10.0.0.0/24", "fd00::1", "fd00::/64", "0.0.0.0/0"]).map(net), max_size=3
+    ).map(tuple),
+    free=strategies.booleans(),
+    groups=strategies.none() | strategies.lists(_NAMES, min_size=1, max_size=3, unique=True).map(tuple),
+)
+
+
+@hypothesis.settings(
+    max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(
+    ports=strategies.lists(_PORT, max_size=4, unique_by=lambda one: one.tap),
+    known=strategies.sets(strategies.sampled_from(["10.0.0.1", "10.0.0.254", "fd00::1", "10.0.0.0/24"]).map(net)),
+    groups=strategies.dictionaries(_NAMES, strategies.lists(_RULE, max_size=5), max_size=3),
+)
+def test_whatever_is_asked_for_the_kernel_takes_it(
+    namespace: None, ports: list[fences.Port], known: set[Prefix], groups: dict[str, list[FirewallRule]]
+) -> None:
+    text = fences.ruleset(str(uuid.UUID(int=7)), ports, known, groups)
+    said = subprocess.run(["nft", "--check", "-f", "-"], input=text, text=True, capture_output=True, timeout=20)
+    assert said.returncode == 0, (said.stderr, text)

@@ -1,0 +1,136 @@
+"""Frames as a hostile guest sends them, and the program on a disk that sends and hears them inside a guest."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import pathlib
+import re
+import struct
+import subprocess
+import tarfile
+
+from bocage.network import fences
+
+EVERYBODY = "ff:ff:ff:ff:ff:ff"
+WORD = "bocage-test-"
+END = "the-end"
+_ALL_NODES = ipaddress.IPv6Address("ff02::1")
+_ARP, _IP, _IP6, _VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
+_UDP, _ICMP6, _FRAGMENT = 17, 58, 44
+_RUN = "/mnt/ld.so --library-path /mnt /mnt/frames"
+
+
+def disc(scratch: pathlib.Path) -> bytes:
+    """What a disk holds (an archive) with the program, and what a program needs that is not linked statically."""
+    program = scratch / "frames"
+    subprocess.run(["tcc", "-o", str(program), str(pathlib.Path(__file__).with_suffix(".c"))], check=True)
+    needs = subprocess.run(["ldd", str(program)], check=True, capture_output=True, text=True).stdout
+    libraries = re.findall(r"(/\S+)", needs)
+    files = {"frames": program}
+    files |= {"ld.so" if "/ld-" in one else one.rsplit("/", 1)[1]: pathlib.Path(one) for one in libraries}
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w", dereference=True) as archive:
+        for name, file in files.items():
+            archive.add(file, name)
+    return held.getvalue()
+
+
+SETUP = "mkdir -p /mnt; tar -x -f /dev/vdb -C /mnt"
+
+
+def sending(frames: list[bytes]) -> list[str]:
+    """What a guest is told to type, line by line, to have a file `/tmp/f` with these frames; then to send them."""
+    lines = [": >/tmp/f"]
+    for frame in frames:
+        text = frame.hex()
+        lines += [f"printf %s {text[at : at + 800]} >>/tmp/f" for at in range(0, len(text), 800)]
+        lines.append("echo >>/tmp/f")
+    return [*lines, f"{_RUN} send eth0 </tmp/f"]
+
+
+HEARING = f"{_RUN} hear eth0 {WORD} {END}"
+
+
+def mark(name: str) -> bytes:
+    """What a frame is known by."""
+    return f"{WORD}{name}.".encode()
+
+
+def ethernet(payload: bytes, kind: int, source: str, to: str = EVERYBODY) -> bytes:
+    return _mac(to) + _mac(source) + struct.pack("!H", kind) + payload.ljust(46, b"\0")
+
+
+def tagged(frame: bytes, vlan: int) -> bytes:
+    """The same frame on a VLAN."""
+    return frame[:12] + struct.pack("!HH", _VLAN, vlan) + frame[12:]
+
+
+def arp_reply(name: str, address: str, *, source: str, of: str | None = None) -> bytes:
+    """Says that `address` is at the MAC `of`, else at its source; to everybody."""
+    host = ipaddress.IPv4Address(address).packed
+    body = struct.pack("!HHBBH", 1, _IP, 6, 4, 2) + _mac(of or source) + host + _mac(EVERYBODY) + host
+    return ethernet(body + mark(name), _ARP, source)
+
+
+def datagram(name: str, address: str, *, source: str, ports: tuple[int, int] = (4000, 4000)) -> bytes:
+    """A UDP packet to everybody, from an address."""
+    udp = struct.pack("!HHHH", *ports, 8 + len(mark(name)), 0) + mark(name)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
+    header += ipaddress.IPv4Address(address).packed + b"\xff" * 4
+    return ethernet(header[:10] + _checksum(header) + header[12:] + udp, _IP, source)
+
+
+def datagram6(name: str, address: str, *, source: str, ports: tuple[int, int] = (4000, 4000)) -> bytes:
+    udp = struct.pack("!HHHH", *ports, 8 + len(mark(name)), 0) + mark(name)
+    return _ip6(udp, _UDP, ipaddress.IPv6Address(address), source)
+
+
+def advertisement(name: str, *, source: str, pieces: bool = False) -> bytes:
+    """A router advertisement (RFC 4861, 4.2); in `pieces`: with a fragment header."""
+    body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + _option(name)
+    return _discovery(body, source, pieces=pieces)
+
+
+def redirect(name: str, *, source: str) -> bytes:
+    body = struct.pack("!BBHI", 137, 0, 0, 0) + fences.link_local(source).packed + _ALL_NODES.packed + _option(name)
+    return _discovery(body, source)
+
+
+def neighbour(name: str, address: str, *, source: str) -> bytes:
+    """A neighbour advertisement: says that `address` is at `source`."""
+    body = struct.pack("!BBHI", 136, 0, 0, 0x2000_0000) + ipaddress.IPv6Address(address).packed
+    return _discovery(body + b"\x02\x01" + _mac(source) + _option(name), source)
+
+
+def _discovery(body: bytes, source: str, *, pieces: bool = False) -> bytes:
+    address = fences.link_local(source)
+    pseudo = address.packed + _ALL_NODES.packed + struct.pack("!II", len(body), _ICMP6)
+    body = body[:2] + _checksum(pseudo + body) + body[4:]
+    if pieces:
+        return _ip6(struct.pack("!BBHI", _ICMP6, 0, 0, 7) + body, _FRAGMENT, address, source)
+    return _ip6(body, _ICMP6, address, source)
+
+
+def _option(name: str) -> bytes:
+    """What receivers that do not know it pass over."""
+    text = mark(name)
+    whole = -(-(len(text) + 2) // 8)
+    return (bytes((253, whole)) + text).ljust(whole * 8, b"\0")
+
+
+def _ip6(payload: bytes, kind: int, address: ipaddress.IPv6Address, source: str) -> bytes:
+    header = struct.pack("!IHBB", 6 << 28, len(payload), kind, 255) + address.packed + _ALL_NODES.packed
+    return ethernet(header + payload, _IP6, source, "33:33:00:00:00:01")
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _checksum(data: bytes) -> bytes:
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
