@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from bocage.engine.qemu import cgroup, throttling
-from bocage.model import share, vm
+from bocage.model import ground, share, vm
 from bocage.model.units import MiB, Size
 from bocage.network import kernel, rate, tap
 from bocage.node import clock
 from bocage.node.life import adapting
+from bocage.store import resources
 from tests.network.machines import run
 from tests.node.house import BLANK, BOUND, House
 from tests.node.test_adapting import carried_out
@@ -322,3 +323,39 @@ async def test_nics_on_bridges_are_held_to_their_rates_and_of_others_it_is_said_
     assert waiting(wired, await wired.read(made)) == []
     done(await wired.ask("vm.kill", made))
     assert not kernel.present(first)
+
+
+async def test_a_host_gives_no_more_than_it_has_and_refuses_with_numbers(house: House):
+    host = await house.resources.get(ground.Host, None, house.node.ground.uid)
+    has = host.status.memory_bytes
+    await house.resources.change(
+        ground.Host, None, host.uid, lambda one: resources.with_spec(one, memory_overcommit=100 * MiB / has + 0.1)
+    )
+    room = int(has * (100 * MiB / has + 0.1))
+    big = {**BLANK, "memory": f"{(room >> 20) - 64}M", "share": {"cpu": {"reserve": host.status.cpus}}}
+    first = await house.create("first", start=True, **big)
+    second = await house.create("second", **{**BLANK, "memory": "128M"})
+    refused = await house.ask("vm.start", second)
+    assert refused.status.problem
+    assert refused.status.problem.type == "host-without-room"
+    assert "128M of memory are asked for" in str(refused.status.problem.params)
+    third = await house.create("third", **BLANK, share={"cpu": {"reserve": 0.5}})
+    refused = await house.ask("vm.start", third)
+    assert refused.status.problem
+    assert "0.5 CPUs are to be reserved and 0 are left" in str(refused.status.problem.params)
+    assert (await house.node.preparation.admission.shown()).cpus_reserved == host.status.cpus
+
+    await house.close()
+    opened = await House(house.homes).open()  # which knows again what was given
+    try:
+        refused = await opened.ask("vm.start", third)
+        assert refused.status.problem
+        became = await shared(opened, first, cpu={"reserve": host.status.cpus - 0.5})
+        assert became["share.cpu"].how == "done"
+        done(await opened.ask("vm.start", third))
+        became = await shared(opened, first, cpu={"reserve": host.status.cpus})
+        assert (became["share.cpu"].how, became["share.cpu"].saying.type) == ("pending", "host-without-room")
+        done(await opened.ask("vm.kill", first))
+        done(await opened.ask("vm.start", second))
+    finally:
+        await opened.close()

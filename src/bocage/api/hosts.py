@@ -36,8 +36,8 @@ async def change(
     call: Annotated[calls.Call, calls.may("host:change")],
     if_match: etags.IfMatch = None,
 ) -> Response:
-    """Change what is said of it, and what its VMs may have of its memory (RFC 7396)."""
-    return await describing.describe(call, ground.Host, None, name, patch, if_match)
+    """Change what its VMs may have of it, and what is said of it (RFC 7396). What runs goes on running."""
+    return await describing.describe(call, ground.Host, None, name, patch, if_match, nullable=("cpu_overcommit",))
 
 
 class Disks(BaseModel):

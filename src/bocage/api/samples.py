@@ -25,11 +25,11 @@ REQUESTS: dict[str, Any] = {
     "Expect": {"send": "uname -r", "pattern": "^6", "timeout": 10},
     "GuestPassword": {"user": "root", "password": "correct horse battery staple"},
     "Grow": {"size": "40G"},
-    "HostPatch": {"title": "Cellar, upper shelf", "memory_for_vms": "24G"},
     "ImageBuild": {"what": "debian", "name": "debian12", "release": "bookworm"},
     "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
     "Insert": {"image": "windows"},
     "NicPatch": {"network": "lab", "connected": True},
+    "HostPatch": {"memory_for_vms": "24G", "memory_overcommit": 1.5, "cpu_overcommit": 4, "title": "cellar, upper shelf"},
     "DiskPatch": {"limits": {"iops": 500, "burst_iops": 2000, "burst_seconds": 10}},
     "NicRequest": {"network": "default", "model": "virtio", "firewall": ["web"]},
     "FirewallGroupCreate": {"name": "web", "rules": [{"ports": ["80", "443"]}]},
@@ -81,6 +81,7 @@ _HOST_USE = sample.HostUse(
     memory_used=6 * GiB,
     pressure={"cpu": sample.Pressure(some_10=0.02, some_60=0.01, full_10=0.0, full_60=0.0)},
     ksm=sample.Ksm(on=False, saved=0),
+    given=sample.Given(memory=12 * GiB, memory_room=32 * GiB, vcpus=10, cpus_reserved=2.5),
     now={"cpu": 1.25},
 )
 _USE = sample.Use(

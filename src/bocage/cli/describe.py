@@ -71,19 +71,44 @@ def host(
         str | None,
         typer.Option(metavar="SIZE", help="What VMs may have together: 24G; 'usual' for all but a tenth of it."),
     ] = None,
+    memory_overcommit: Annotated[
+        float | None, typer.Option(metavar="N", help="How many times over its memory is given to VMs: 1, 1.5.")
+    ] = None,
+    cpu_overcommit: Annotated[
+        str | None, typer.Option(metavar="N", help="How many vCPUs a CPU is given as: 4; 'none' for any number.")
+    ] = None,
     title: Title = None,
     notes: Notes = None,
     tag: Tags = None,
     json: options.Json = False,
 ) -> None:
-    """Say what a host is, and how much of its memory is for VMs with dynamic memory and those beside them.
+    """Change a host: what VMs may have of it, how many times over it is given to them, and what is said of it.
 
     Examples:
       bocage host set host1 --title "cellar, upper shelf"
       bocage host set host1 --memory-for-vms 24G
+      bocage host set host1 --memory-overcommit 1.5 --cpu-overcommit 4
     """
+    often: dict[str, Any] = {}
+    if cpu_overcommit is not None:
+        try:
+            often = {"cpu_overcommit": None if cpu_overcommit == "none" else float(cpu_overcommit)}
+        except ValueError as error:
+            wrong = f"'{cpu_overcommit}' is no number"
+            raise failure.Usage(option="--cpu-overcommit", wrong=wrong, right="--cpu-overcommit 4, none") from error
     with session.connect() as api:
-        change(api.hosts, "host", name, title=title, notes=notes, tag=tag, json=json, memory_for_vms=memory_for_vms)
+        change(
+            api.hosts,
+            "host",
+            name,
+            title=title,
+            notes=notes,
+            tag=tag,
+            json=json,
+            memory_for_vms=memory_for_vms,
+            memory_overcommit=memory_overcommit,
+            exact=often,
+        )
 
 
 def change(
@@ -95,10 +120,12 @@ def change(
     notes: str | None,
     tag: list[str] | None,
     json: bool,
+    exact: dict[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """Change what was given, and say so; `more` are fields that only this kind has."""
+    """Change what was given, and say so; `more` are fields that only this kind has, `exact` those that may be null."""
     changes = rest.given(title=title, notes=notes, tags=[one for one in tag if one] if tag else None, **more)
+    changes |= exact or {}
     if not changes:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--title, --notes, …")
     changed = nouns.change(name, changes)

@@ -167,11 +167,20 @@ def _use(api: rest.Client, name: str) -> list[tuple[str, object]]:
         return []
     ksm = use.get("ksm")
     merged = f"{'on' if ksm['on'] else 'off'}, saves {people.size(ksm['saved'])}" if ksm else ""
+    given = use["given"]
+    vcpus, room = given["vcpus"], given["vcpus_room"]
     return [
+        ("given to VMs", _given(given["memory"], given["memory_room"])),
+        ("", f"{vcpus} vCPUs" + (f" of {room}, {max(room - vcpus, 0)} left" if room is not None else "")),
+        ("", f"{given['cpus_reserved']:g} CPUs reserved, {max(use['cpus'] - given['cpus_reserved'], 0):g} left"),
         ("in use", f"{people.cores(use['now'].get('cpu'))} CPUs, {people.size(use['memory_used'])} of memory"),
         ("waiting", f"{told} of the last 10 s" if (told := people.pressure(use.get("pressure") or {})) else ""),
         ("equal pages", merged),
     ]
+
+
+def _given(memory: int, room: int) -> str:
+    return f"{people.size(memory)} of {people.size(room)} of memory, {people.size(max(room - memory, 0))} left"
 
 
 def _the_only(api: rest.Client) -> rest.Document:

@@ -17,9 +17,16 @@ AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$", max
 LayerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}\.(qcow2|raw)$")]
 
 
+Overcommit = Annotated[float, Field(ge=0.1, le=100)]
+
+
 class HostSpec(Part):
     memory_for_vms: Size | Literal["usual"] = "usual"
     """What its running VMs may have together, as far as they have dynamic memory; `usual`: all but a tenth of it."""
+    memory_overcommit: Overcommit = 1.0
+    """How many times over its memory is given to VMs that run together: a start beyond that is refused."""
+    cpu_overcommit: Overcommit | None = None
+    """The same of its CPUs, as vCPUs; None: as often as is wanted. Reservations are never given twice."""
 
 
 class Leaving(Part):

@@ -12,7 +12,7 @@ from bocage.model import share as shares
 from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.firewall import FirewallGroupSpec, FirewallRule, IPv4, Peer
-from bocage.model.ground import AbsolutePath, NetworkSpec, Sha256, VolumeFormat
+from bocage.model.ground import AbsolutePath, NetworkSpec, Overcommit, Sha256, VolumeFormat
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import Size
 
@@ -360,17 +360,20 @@ class Description(Part):
     tags: Annotated[tuple[Tag, ...], Field(max_length=64)] | None = None
 
 
+class HostPatch(Description):
+    """Changes of a host (RFC 7396: what is left out stays)."""
+
+    memory_for_vms: Size | Literal["usual"] | None = None
+    memory_overcommit: Overcommit | None = None
+    cpu_overcommit: Overcommit | None = None
+    """Null: vCPUs are given as often as is wanted."""
+
+
 class StoragePatch(Description):
     """Changes of a storage (RFC 7396: what is left out stays). Where it lies cannot be changed."""
 
     reserve_percent: Annotated[int, Field(ge=0, le=90)] | None = None
     overcommit: bool | None = None
-
-
-class HostPatch(Description):
-    """Changes of a host (RFC 7396: what is left out stays)."""
-
-    memory_for_vms: Size | Literal["usual"] | None = None
 
 
 class FirewallGroupPatch(Description):

@@ -122,6 +122,18 @@ class Ksm(Part):
     saved: int
 
 
+class Given(Part):
+    """What the VMs of a host that run were given of it, and how much they may have together."""
+
+    memory: int = 0
+    """Bytes."""
+    memory_room: int = 0
+    vcpus: int = 0
+    vcpus_room: int | None = None
+    """None: as many as are wanted."""
+    cpus_reserved: float = 0.0
+
+
 class HostUse(Part):
     """What a host itself does; where the kernel does not tell, None."""
 
@@ -132,6 +144,7 @@ class HostUse(Part):
     pressure: dict[str, Pressure] = {}
     """By `cpu`, `memory` and `io`; empty without PSI."""
     ksm: Ksm | None = None
+    given: Given = Given()
     now: dict[str, float | None] = {}
     """By metric: CPU and memory are the host's own, the rest are the sums of its VMs."""
 

@@ -194,7 +194,9 @@ class Interface:
 
     async def use(self, request: Request) -> Response:
         """What this host and its VMs use now."""
-        return _json(self._sampling.now())
+        uses = self._sampling.now()
+        given = await self._shop.preparation.admission.shown()
+        return _json(uses.model_copy(update={"host": uses.host.model_copy(update={"given": given})}))
 
     async def history(self, request: Request) -> Response:
         """What a VM, or the host, has used in the last `span` seconds, in `most` steps at most."""

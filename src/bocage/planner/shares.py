@@ -186,13 +186,17 @@ def merged(present: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+def _card(nic: model.Nic) -> tuple[object, ...]:
+    return nic.network, nic.model, nic.mac, nic.address
+
+
 def _nics(now: model.VMSpec, wanted: model.VMSpec, *, again: bool) -> Iterator[Hold]:
     if now.share.nics != wanted.share.nics or (again and not wanted.share.nics.none):
         yield HoldNics(wanted.share.nics, tuple(nic for nic in wanted.nics if nic.rate is None))
     before = {nic.name: nic for nic in now.nics}
     for nic in wanted.nics:
         had, bound = before.get(nic.name), rate(wanted, nic)
-        if had is None or had.network != nic.network:  # it comes to a tap that knows nothing yet
+        if had is None or _card(had) != _card(nic):  # it comes to a tap that knows nothing yet
             told = nic.rate is not None or not bound.none
         else:
             told = had.rate != nic.rate or (again and nic.rate is not None)

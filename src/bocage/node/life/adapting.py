@@ -30,6 +30,8 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     became: list[vm.Outcome] = []
     again = not standing.held
     for change in list(adaptation.changes(built, machine.spec, again=again)):
+        if isinstance(change, shares.HoldNic) and not _is_there(built, change.nic):
+            continue  # it waits for a cold start, and so does its rate
         try:
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
             await asyncio.to_thread(started.change, runtime, **fields)
@@ -48,6 +50,7 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
             )
         became.append(outcome)
     became += _left(built, machine, {one.path for one in became})
+    preparation.admission.note(machine.uid, built.spec)  # whatever the guest gave way to
     await sharing.settle(running, built.spec)
     standing.held = True
     standing.adapted = standing.told = machine.metadata.generation
@@ -68,6 +71,8 @@ async def _try(
     standing: Standing,
 ) -> tuple[vm.Outcome, dict[str, object]]:
     """Carry out one change: what became of it, and the fields of the spec that the machine now has."""
+    if isinstance(change, (adaptation.PlugCpus, adaptation.ResizeMemory, shares.HoldCpu)):
+        await preparation.admission.claim(machine, _grown(built.spec, change))
     match change:
         case adaptation.PlugCpus(cpus):
             taken = await running.plug_cpus(cpus.count)
@@ -142,10 +147,25 @@ async def hold(standing: Standing, preparation: Preparation, machine: vm.VM, run
             built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
 
 
+def _is_there(built: Built, nic: vm.Nic) -> bool:
+    return any((one.name, one.mac) == (nic.name, nic.mac) for one in built.spec.nics)
+
+
 def _as_held(built: Built, nic: vm.Nic) -> vm.Nic:
     """A NIC at the rate that it is held to by now: none on a network that it has just come to."""
     held = [one.rate for one in built.spec.nics if (one.name, one.network) == (nic.name, nic.network)]
     return nic.model_copy(update={"rate": held[0] if held else None})
+
+
+def _grown(spec: vm.VMSpec, change: adaptation.PlugCpus | adaptation.ResizeMemory | shares.HoldCpu) -> vm.VMSpec:
+    """What a machine is to be that asks for more of its host, or for less."""
+    match change:
+        case adaptation.PlugCpus(cpus):
+            return spec.model_copy(update={"cpus": cpus})
+        case adaptation.ResizeMemory(memory):
+            return spec.model_copy(update={"memory": memory})
+        case shares.HoldCpu():
+            return spec.model_copy(update=shares.held(spec, change))
 
 
 def _without(built: Built, nic: vm.Nic) -> tuple[vm.Nic, ...]:

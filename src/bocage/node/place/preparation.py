@@ -19,7 +19,7 @@ from bocage.guest import seed as seeds
 from bocage.model import base, ground, share, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
-from bocage.node.place import directory, disks, rooms, saved, trash, uids
+from bocage.node.place import admission, directory, disks, rooms, saved, trash, uids
 from bocage.node.wires import wiring
 from bocage.storage import directory as storage_directory
 from bocage.storage import space
@@ -50,6 +50,7 @@ class Preparation:
         self._uids = uids.Uids(ground.home.path)
         self.rooms = rooms.Rooms(ground)
         self.disks = disks.Disks(ground, self.rooms)
+        self.admission = admission.Admission(ground)
 
     async def place(self, machine: vm.VM) -> directory.Directory:
         """Where the VM's directory lies."""
@@ -205,11 +206,12 @@ class Preparation:
         return path
 
     async def claim(self, machine: vm.VM) -> None:
-        """It is about to run: nobody copies its disks, and what they can grow by is promised to it.
+        """It is about to run: nobody copies its disks, and what it needs of the host and its disks can grow by is its.
 
-        Raises disks.BeingCopied and rooms.WouldNotFit; `disconnect` gives both back.
+        Raises disks.BeingCopied, admission.NotAdmitted and rooms.WouldNotFit; `disconnect` gives all back.
         """
         self.disks.write(machine)
+        await self.admission.claim(machine, machine.spec)
         await self.rooms.claim(machine.uid, await self.disks.extents(machine))
 
     async def note_running(self, machine: vm.VM) -> None:
@@ -217,6 +219,7 @@ class Preparation:
         with contextlib.suppress(disks.BeingCopied):
             self.disks.write(machine)
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
+        self.admission.note(machine.uid, started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec)
         await self._wires.found(machine)
 
     async def carrier_of(self, machine: vm.VM, nic: vm.Nic) -> engine.Backend:
@@ -253,6 +256,7 @@ class Preparation:
         """Take down what carried its NICs; it writes no more."""
         self.disks.rest(machine)
         self.rooms.promise(machine.uid, [])
+        self.admission.note(machine.uid, None)
         await self._wires.disconnect(machine)
 
     async def has_room(self, machine: vm.VM) -> bool:
