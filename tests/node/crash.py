@@ -18,7 +18,7 @@ from typing import Any
 
 from bocage import files, home
 from bocage.engine.qemu import link
-from bocage.model import requests, vm
+from bocage.model import requests, share, vm
 from bocage.model.units import Size
 from bocage.node.life import launching
 from bocage.planner import definition
@@ -195,6 +195,19 @@ async def _adapt(house: houses.House) -> object:
     return await house.adapted(box)
 
 
+async def _hold(house: houses.House) -> object:
+    """Another share of the host for a running VM."""
+    box = await _box(house)
+    held = share.Share.model_validate({"cpu": {"cap": 0.5, "weight": 300}, "disks": {"iops": 400, "rate": "4M"}})
+
+    def changed(present: vm.VM) -> vm.VM:
+        disks = tuple(one.model_copy(update={"limits": share.Io(iops=300)}) for one in present.spec.disks)
+        return resources.bumped(present, resources.with_spec(present, share=held, disks=disks))
+
+    await house.resources.change(vm.VM, "default", box.uid, changed)
+    return await house.adapted(box)
+
+
 DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "create": _create,
     "start": _ask("vm.start"),
@@ -229,6 +242,7 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "forget": _forget,
     "forget-running": _forget,
     "adapt": _adapt,
+    "hold": _hold,
     "flatten": _ask("vm.flatten"),
     "flatten-running": _ask("vm.flatten"),
 }

@@ -11,15 +11,16 @@ import random
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from bocage import home
-from bocage.engine.qemu import processes
+from bocage.engine.qemu import cgroup, processes, throttling
 from bocage.model import ground, vm, work
 from bocage.model.units import Size
 from bocage.node import started
-from bocage.node.place import directory
+from bocage.node.place import directory, edits
 from bocage.planner import layers
 from bocage.store import resources
 from tests.node import crash
@@ -322,7 +323,37 @@ async def layers_of(house: House) -> list[tuple[str, ...]]:
 
 
 UP, OFF, SAVED = vm.Power.RUNNING, vm.Power.STOPPED, vm.Power.SAVED
+
+
+def cap_of(group: cgroup.Directories) -> float:
+    """What the kernel has."""
+    if "cpu" in group.legacy:
+        return int((group.legacy["cpu"] / "cpu.cfs_quota_us").read_text()) / 100_000
+    assert group.unified
+    most, period = (group.unified / "cpu.max").read_text().split()
+    return int(most) / int(period)
+
+
+async def as_held(house: House) -> bool:
+    found = await box(house)
+    assert found is not None
+    found = await house.adapted(found)
+    actor = house.node.crew.of(found.uid)
+    assert actor
+    running: Any = actor.standing.machine  # past the engine's door
+    if running is None or (place := cgroup.place()) is None:
+        return False
+    group = place.group(house.homes.runtime.name, found.uid)
+    cap, wanted = cap_of(group), found.spec.share.cpu.cap
+    limits = await running.link.execute("qom-get", {"path": "/objects/limit-disk0", "property": "limits"})
+    assert limits["iops-total"] == 300
+    assert await throttling.filters(running.link, "disk0") == ["disk0.shared", "disk0.limit"]
+    built = started.read(house.homes.vm_runtime(found.uid))
+    return cap == wanted and built is not None and edits.pending(built, found) == []
+
+
 CASES = {
+    "hold": Case(running, as_held, is_a_task=False),
     "create": Case(defined, is_in(vm.State.RUNNING, name="new", power=UP)),
     "start": Case(defined, is_in(vm.State.RUNNING, power=UP)),
     "kill": Case(running, is_in(vm.State.STOPPED, power=OFF)),

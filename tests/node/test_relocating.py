@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bocage.model import ground, vm, work
+from bocage.model import ground, share, vm, work
 from bocage.node.life import filling
 from bocage.node.place import directory
 from bocage.planner import layers
@@ -57,6 +57,11 @@ async def test_a_guest_is_carried_over_and_back_while_it_writes_and_counts(tiny_
     await writes(house, made, "first", "vdb", at=30000)
     done(await house.keep(made, "before"))
     done(await house.keep(made, "memory", memory=True))
+    limits = share.Share(disks=share.Io(iops=100_000))  # which stand between the disks and what is carried
+    await house.resources.change(
+        vm.VM, "default", made.uid, lambda one: resources.bumped(one, resources.with_spec(one, share=limits))
+    )
+    await house.adapted(made)
     await counts(house, made)
     pid = (await house.read(made)).status.pid
     done(await move(house, made, "other"))

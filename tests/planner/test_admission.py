@@ -26,7 +26,7 @@ capacities = some.builds(
 
 @given(capacities, some.lists(demands, max_size=30))
 def test_whoever_comes_one_after_the_other_never_has_more_together_than_there_is(capacity, asking):
-    taken = []
+    taken: list[Demand] = []
     for one in asking:
         if admission.admit("host", capacity, admission.total(taken), one) is None:
             taken.append(one)

@@ -73,6 +73,7 @@ class Node:
         booting = boot.Boot(self.shop, self.crew, mine) if first and self.ground.rebooted else None
         if first:
             await self.wires.recall(mine)
+            self.preparation.recall(mine)
             await self.wires.wire_up((await self.ground.resources.list(ground.Network)).items)
         if booting:
             await booting.wish()

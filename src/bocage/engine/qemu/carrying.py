@@ -64,7 +64,9 @@ async def follow(
             wanted.append((f"{_JOB}{FIRMWARE}", FIRMWARE, tops[FIRMWARE], await _open_flash(at, firmware, behind)))
         before = 0
         for job, disk, node, other in wanted:
-            asked = {"job-id": job, "device": node, "target": other, "copy-mode": "write-blocking"}
+            device = node if disk == FIRMWARE else await layering.root(at, disk)
+            asked = {"job-id": job, "device": device, "target": other, "copy-mode": "write-blocking"}
+            asked |= {"replaces": node} if device != node else {}  # what limits the disk stays over it
             # only what is the disk's own: what lies below it was copied
             asked["sync"] = "full" if disk == FIRMWARE else "top"
             ends = {"auto-finalize": False, "auto-dismiss": False, "on-target-error": "report"}
