@@ -29,7 +29,7 @@ REQUESTS: dict[str, Any] = {
     "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
     "Insert": {"image": "windows"},
     "NicPatch": {"network": "lab", "connected": True},
-    "HostPatch": {"memory_for_vms": "24G", "memory_overcommit": 1.5, "cpu_overcommit": 4, "title": "cellar, upper shelf"},
+    "HostPatch": {"memory_for_vms": "24G", "memory_overcommit": 1.5, "cpu_overcommit": 4},
     "DiskPatch": {"limits": {"iops": 500, "burst_iops": 2000, "burst_seconds": 10}},
     "NicRequest": {"network": "default", "model": "virtio", "firewall": ["web"]},
     "FirewallGroupCreate": {"name": "web", "rules": [{"ports": ["80", "443"]}]},

@@ -57,6 +57,4 @@ class Admission:
 def _capacity(host: ground.Host) -> admission.Capacity:
     aside = host.spec.memory_for_vms
     memory = host.status.memory_bytes if aside == "usual" else int(aside)
-    return admission.Capacity(
-        memory, host.status.cpus, host.spec.memory_overcommit, host.spec.cpu_overcommit
-    )
+    return admission.Capacity(memory, host.status.cpus, host.spec.memory_overcommit, host.spec.cpu_overcommit)
