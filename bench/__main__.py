@@ -19,6 +19,7 @@ from bench import (
     image_import,
     machine,
     measure,
+    memory_policy,
     reattach,
     session,
     start,
@@ -37,6 +38,7 @@ FIGURES = {
     "reattach": reattach,
     "image-import": image_import,
     "firewall": firewall,
+    "memory-policy": memory_policy,
 }
 
 
@@ -48,7 +50,7 @@ def main() -> int:
     print(table.heading(facts), flush=True)
     results: dict[str, measure.Result] = {}
     failed = False
-    with session.opened(asked.runs) as opened:
+    with session.opened(asked.runs, traces=asked.traces) as opened:
         for name in asked.figures or FIGURES:
             begun = time.monotonic()
             print(f"{name} …", file=sys.stderr, end=" ", flush=True)
@@ -70,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of: {', '.join(FIGURES)} (default: all)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="of each side (default: 10)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there, too")
+    parser.add_argument("--traces", type=pathlib.Path, metavar="FILE", help="of memory-policy: what machines used")
     asked = parser.parse_args()
     if unknown := [name for name in asked.figures if name not in FIGURES]:
         parser.error(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import pathlib
 import shutil
@@ -17,14 +18,23 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
 class Session:
-    """`runs` of each side; `tiny` is the guest's image; the peer libvirt is started when it is first wanted."""
+    """`runs` of each side; `tiny` is the guest's image; the peer libvirt is started when it is first wanted.
 
-    def __init__(self, at: pathlib.Path, runs: int, undo: contextlib.ExitStack) -> None:
+    `traces` is a file of what real machines used, if there is one.
+    """
+
+    def __init__(
+        self, at: pathlib.Path, runs: int, undo: contextlib.ExitStack, *, traces: pathlib.Path | None = None
+    ) -> None:
         self.runs = runs
-        self.tiny = ours.build_tiny(at)
+        self.traces = traces
         self._at = at
         self._undo = undo
         self._libvirt: libvirt.Libvirt | str | None = None
+
+    @functools.cached_property
+    def tiny(self) -> pathlib.Path:
+        return ours.build_tiny(self._at)
 
     def place(self, name: str) -> pathlib.Path:
         """A directory, empty and new, into which others may look."""
@@ -45,13 +55,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(runs: int) -> Iterator[Session]:
+def opened(runs: int, *, traces: pathlib.Path | None = None) -> Iterator[Session]:
     """A session; nothing of it is left afterwards. From then on this process has a network of its own."""
     at = pathlib.Path(tempfile.mkdtemp(prefix="bocage-bench-", dir="/var/tmp"))
     at.chmod(0o711)
     try:
         with contextlib.ExitStack() as undo:
-            made = Session(at, runs, undo)
+            made = Session(at, runs, undo, traces=traces)
             _leave_the_network()
             yield made
     finally:

@@ -20,7 +20,8 @@ GRAIN = 2 * MiB
 """Differences that are not worth a word to the guest."""
 _PEAK_LASTS = 20.0  # seconds after which a need that is over counts for a third
 _BAND = 1 / 16  # of what it has: less than so much is not asked back while there is no want
-_MARGIN = 1 / 16  # of its need that a guest always has beyond it, and at least:
+_MARGIN = 1 / 16  # of its need that a guest has beyond it, buffer or not; while the host is short
+_BARE_MARGIN = 1 / 64  # of it are kept for it; and always at least
 _LEAST_MARGIN = 12 * MiB
 _RESERVE = 1 / 10  # of the host's memory that is not for VMs when nobody says, and at least:
 _LEAST_RESERVE = GiB // 2
@@ -140,7 +141,7 @@ def divide(guests: Mapping[str, Guest], within: int, span: float) -> dict[str, D
     short = is_short([wish.wants for wish in wishes.values()], within)
     ideal = {uid: wish.wants for uid, wish in wishes.items()}
     if short:
-        ideal = {uid: max(min(wish.floor, guests[uid].asked), guests[uid].minimum) for uid, wish in wishes.items()}
+        ideal = {uid: max(min(wish.bare, guests[uid].asked), guests[uid].minimum) for uid, wish in wishes.items()}
         for upto in (lambda uid: wishes[uid].floor, lambda uid: wishes[uid].wants):
             _pour(ideal, upto, guests, within - sum(ideal.values()))
     targets = {uid: _less(guest, ideal[uid], short=short) for uid, guest in guests.items()}
@@ -174,7 +175,8 @@ def why(guest: Guest, decision: Decision, *, short: bool) -> words.Message:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Wish:
-    floor: int  # what it needs, and what it needs to go on
+    bare: int  # what it needs now
+    floor: int  # and what it needs to go on
     wants: int
     peak: float
 
@@ -182,13 +184,14 @@ class _Wish:
 def _wish(guest: Guest, span: float) -> _Wish:
     if guest.needs is None:  # left alone
         size = max(guest.has, guest.asked)
-        return _Wish(size, size, guest.peak)
+        return _Wish(size, size, size, guest.peak)
     need = max(guest.needs, guest.has) if guest.pressed else guest.needs
     peak = need + max(guest.peak - need, 0.0) * math.exp(-span / _PEAK_LASTS)
     margin = max(int(need * _MARGIN), _LEAST_MARGIN, guest.rise)
+    bare = need + max(int(need * _BARE_MARGIN), _LEAST_MARGIN)
     floor = min(max(need + margin, guest.minimum), guest.maximum)
     wants = int(peak) + max(int(peak) * guest.buffer // 100, margin)
-    return _Wish(floor, min(max(wants, floor), guest.maximum), peak)
+    return _Wish(min(bare, floor), floor, min(max(wants, floor), guest.maximum), peak)
 
 
 def _less(guest: Guest, ideal: int, *, short: bool) -> int:
