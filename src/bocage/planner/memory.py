@@ -69,17 +69,17 @@ class Host:
 
 class AsNeeded(words.Message):
     type = "memory-as-needed"
-    text = N_("what its guest needs, and its buffer")
+    text = N_("it has what its guest needs, and its buffer")
 
 
 class AtMinimum(words.Message):
     type = "memory-at-minimum"
-    text = N_("its minimum: its guest needs less")
+    text = N_("it has its minimum: its guest needs less")
 
 
 class AtMaximum(words.Message):
     type = "memory-at-maximum"
-    text = N_("its maximum: its guest would take {wants:size}")
+    text = N_("it has its maximum: its guest would take {wants:size}")
     wants: int
 
 

@@ -27,10 +27,10 @@ def of(api: rest.Client, vm: rest.Document) -> list[tuple[str, object]]:
         return []
     for one in running:
         if one["uid"] == vm["metadata"]["uid"] and (now := one.get("dynamic")):
-            return [("has now", f"{people.size(now['has'])}: {_why(now)}"), ("what helps", people.hint(now["why"]))]
+            needs = f"; its guest needs {people.size(now['needs'])}" if now.get("needs") is not None else ""
+            return [
+                ("has now", people.size(now["has"]) + needs),
+                ("because", people.saying(now["why"])),
+                ("what helps", people.hint(now["why"])),
+            ]
     return []
-
-
-def _why(now: dict[str, Any]) -> str:
-    needs = f" (its guest needs {people.size(now['needs'])})" if now.get("needs") is not None else ""
-    return people.saying(now["why"]) + needs
