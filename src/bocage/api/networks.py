@@ -61,6 +61,18 @@ async def change(
     return await describing.describe(call, ground.Network, project, name, patch, if_match)
 
 
+@router.post(
+    "/{name}/confirm", name="confirm", status_code=202, response_model=Task, responses=routing.problem_responses(404)
+)
+async def confirm(
+    project: calls.Project, name: calls.Name, call: Annotated[calls.Call, calls.may("network:change")]
+) -> Response:
+    """Let a network stay on the host's NIC that it was put onto; without it all goes back after a minute."""
+    network = await call.resources.find(ground.Network, project, name)
+    host = await call.api.this_host()
+    return await call.accept(call.task("network.confirm", subject=network.ref, host=host.uid))
+
+
 @router.delete(
     "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )

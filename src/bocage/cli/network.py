@@ -68,7 +68,10 @@ def show(name: NetworkName, project: options.Project = options.DEFAULT, json: op
                 ("reason", people.saying(status.get("reason"))),
                 ("kind", spec["kind"]),
                 ("subnet", status.get("subnet") or spec.get("subnet")),
-                ("dhcp", people.yes(spec["dhcp"])),
+                ("dhcp", people.yes(spec["dhcp"]) if spec["kind"] in ("nat", "isolated") else ""),
+                ("NIC", " ".join(one for one in (spec.get("nic"), status.get("nic")) if one)),
+                ("goes back", people.ago(status["confirm_by"]) if status.get("confirm_by") else ""),
+                ("mtu", spec.get("mtu")),
                 ("bridge", status.get("bridge")),
                 ("carried by", status.get("backend")),
             ]
@@ -80,10 +83,14 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
     kind: Annotated[
         str | None,
-        typer.Option(metavar="user|nat|isolated", help="user needs no rights; nat and isolated need root."),
+        typer.Option(metavar="user|nat|isolated|bridge", help="user needs no rights; the others need root."),
     ] = None,
     subnet: Annotated[str | None, typer.Option(metavar="CIDR", help="10.80.1.0/24; chosen when not given.")] = None,
     dhcp: Annotated[bool, typer.Option("--dhcp/--no-dhcp", help="Give addresses.")] = True,
+    nic: Annotated[
+        str | None, typer.Option(metavar="NIC", help="For kind bridge: the host's NIC, by name or MAC.")
+    ] = None,
+    mtu: Annotated[int | None, typer.Option(metavar="BYTES", help="The largest packet; 1500 when not given.")] = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -93,10 +100,29 @@ def create(
     Examples:
       bocage network create lan --kind nat
       bocage network create lab --kind isolated --subnet 10.80.7.0/24
+      bocage network create office --kind bridge --nic eth0
     """
-    request = rest.given(name=name, kind=kind, subnet=subnet, dhcp=None if dhcp else False)
+    request = rest.given(name=name, kind=kind, subnet=subnet, dhcp=None if dhcp else False, nic=nic, mtu=mtu)
+    said = f"network {name} is ready"
+    if kind == "bridge":
+        said = f"network {name} is there; within a minute 'bocage network confirm {name}', or {nic} is as it was before"
     with session.connect(project) as api:
-        waiting.finish(api, api.networks.create(request), wait=wait, json=json, said=f"network {name} is ready")
+        waiting.finish(api, api.networks.create(request), wait=wait, json=json, said=said)
+
+
+def confirm(
+    name: NetworkName,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Let a network stay on the host's NIC that it was put onto; you still reach the host, then.
+
+    Examples:
+      bocage network confirm office
+    """
+    with session.connect(project) as api:
+        waiting.finish(api, api.networks.confirm(name), wait=wait, json=json, said=f"network {name} stays")
 
 
 def delete(
@@ -122,6 +148,7 @@ NOUN = lazy.Group(
             "list": "network:list_networks",
             "show": "network:show",
             "create": "network:create",
+            "confirm": "network:confirm",
             "set": "describe:network",
             "delete": "network:delete",
         }

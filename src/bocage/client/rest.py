@@ -259,6 +259,12 @@ class Volumes(Nouns):
         return self._post(self._of(name, "grow"), {"size": size})
 
 
+class Networks(Nouns):
+    def confirm(self, name: str) -> Document:
+        """Let it stay on the host's NIC that it was put onto."""
+        return self._post(self._of(name, "confirm"))
+
+
 class Templates(Nouns):
     def remove(self, name: str, *, version: int | None = None) -> Document:
         """Delete it, or one version of it."""
@@ -315,7 +321,7 @@ class Client:
         self.images = Images(connection, inside + "/images")
         self.templates = Templates(connection, inside + "/templates")
         self.volumes = Volumes(connection, inside + "/volumes")
-        self.networks = Nouns(connection, inside + "/networks")
+        self.networks = Networks(connection, inside + "/networks")
         self.firewall_groups = Nouns(connection, inside + "/firewall-groups")
         self.tasks = Tasks(connection, inside + "/tasks")
         self.all_tasks = Tasks(connection, "/tasks")

@@ -222,10 +222,23 @@ class Image(Resource[ImageSpec, ImageStatus]):
 
 
 class NetworkSpec(Part):
-    kind: Literal["user", "nat", "isolated"] = "user"
+    kind: Literal["user", "nat", "isolated", "bridge"] = "user"
     subnet: str | None = None
-    """IPv4, such as `10.80.1.0/24`; chosen free of the host's routes when it is not given. None for `user`."""
+    """IPv4, such as `10.80.1.0/24`; chosen free of the host's routes when it is not given (`nat`, `isolated`)."""
     dhcp: bool = True
+    """Whether it gives addresses (`nat`, `isolated`)."""
+    nic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@-]{1,32}$")] | None = None
+    """For `bridge`: the host's NIC that becomes its port, by name or by MAC."""
+    mtu: Annotated[int, Field(ge=1280, le=9216)] | None = None
+    """None: 1500, or for `bridge` what its NIC has."""
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> NetworkSpec:
+        if (self.nic is None) == (self.kind == "bridge"):
+            raise ValueError("nic: a network of kind 'bridge' needs one, and no other kind has one")
+        if self.kind == "bridge" and self.subnet:
+            raise ValueError("subnet: a network of kind 'bridge' has that of the network behind its NIC")
+        return self
 
     @field_validator("subnet")
     @classmethod
@@ -239,10 +252,14 @@ class NetworkSpec(Part):
 
 
 class NetworkStatus(Part):
-    state: Literal["pending", "ready", "failed"] = "pending"
+    state: Literal["pending", "unconfirmed", "ready", "failed"] = "pending"
+    """`unconfirmed`: its NIC goes back to what it was unless somebody confirms it until `confirm_by`."""
     reason: Saying | None = None
     subnet: str | None = None
     bridge: str | None = None
+    nic: str | None = None
+    """The MAC of the host's NIC that is its port."""
+    confirm_by: datetime.datetime | None = None
     backend: str = ""
     """What carries its NICs: passt, slirp or bridge."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 from bocage import errors, process
 from bocage.words import N_
 
-Kind = Literal["user", "nat", "isolated"]
+Kind = Literal["user", "nat", "isolated", "bridge"]
 Protocol = Literal["tcp", "udp"]
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # not in the PATH of an ordinary user
@@ -63,6 +63,8 @@ class Bridge:
     nat: bool
     state: pathlib.Path
     domain: str = ""  # empty: NAME.internal
+    dhcp: bool = True
+    mtu: int | None = None
 
     @property
     def interface(self) -> str:

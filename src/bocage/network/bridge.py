@@ -96,7 +96,8 @@ def _steps(network: base.Bridge, found: kernel.Link | None) -> list[str]:
     wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.prefixlen}")
     steps = []
     if found is None:
-        steps.append(f"link add {name} address {network.mac} type bridge stp_state 0 forward_delay 0")
+        size = f" mtu {network.mtu}" if network.mtu else ""
+        steps.append(f"link add {name} address {network.mac}{size} type bridge stp_state 0 forward_delay 0")
     elif found.mac != network.mac:
         steps.append(f"link set {name} address {network.mac}")
     if found is None or not found.alias:

@@ -63,8 +63,10 @@ def configuration(network: base.Bridge) -> str:
         "dhcp-authoritative",
         "no-ping",
         "dhcp-ignore-names",
-        *_ranges(network.subnet),
+        *(_ranges(network.subnet) if network.dhcp else []),
     ]
+    if network.mtu:
+        lines.append(f"dhcp-option=option:mtu,{network.mtu}")
     if network.nat:
         lines.append(f"dhcp-option=option:router,{network.gateway}")
     else:

@@ -23,7 +23,7 @@ async def check(kind: base.Kind, *, subnet: ipaddress.IPv4Network | None = None,
         return  # passt, or QEMU's own: the one that is there
     if os.geteuid() != 0:
         raise base.NotRoot(kind=kind)
-    for program in ("ip", "nft", "dnsmasq"):
+    for program in ("ip", "nft", *(() if kind == "bridge" else ("dnsmasq",))):
         base.need(program)
     await _try_bridge()
     await asyncio.to_thread(_try_tap)

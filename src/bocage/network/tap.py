@@ -21,7 +21,9 @@ def name_for(vm_uid: str, nic: str) -> str:
     return f"{PREFIX}{hashlib.sha256(f'{vm_uid}/{nic}'.encode()).hexdigest()[:12]}"
 
 
-async def ensure(name: str, *, bridge: str, owner: int, guest_mac: str, apart: bool = False) -> None:
+async def ensure(
+    name: str, *, bridge: str, owner: int, guest_mac: str, apart: bool = False, mtu: int | None = None
+) -> None:
     """Have the tap be there, plugged into `bridge`, for the user id `owner` to open.
 
     `apart` keeps it from the other taps that are apart: only the host and the world are reached.
@@ -34,6 +36,8 @@ async def ensure(name: str, *, bridge: str, owner: int, guest_mac: str, apart: b
         found = None
     if found is None:
         steps.append(f"tuntap add dev {name} mode tap user {owner}")
+    if found is None and mtu:
+        steps.append(f"link set {name} mtu {mtu}")
     if found is None or not found.alias:
         steps.append(f'link set {name} alias "{ALIAS}"')
     if found is None or found.mac != host_mac(guest_mac):

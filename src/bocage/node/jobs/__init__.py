@@ -25,6 +25,7 @@ HANDLERS: dict[str, Job] = {
     "storage.create": storages.create,
     "storage.delete": storages.delete,
     "network.create": networks.create,
+    "network.confirm": networks.confirm,
     "network.delete": networks.delete,
     "firewall-group.change": firewalls.change,
     "host.stop-vms": hosts.stop_vms,

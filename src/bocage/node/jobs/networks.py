@@ -22,12 +22,21 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     network = await _subject(shop, run)
     try:
         await shop.wires.check(network)
+        if network.spec.kind == "bridge":
+            await shop.wires.begin(network)
         await shop.wires.ensure(network)
     except errors.Problem:
         with contextlib.suppress(errors.Problem):  # what could not be made cannot always be looked for
             await shop.wires.remove(network)
         await _forget(shop, network)
         raise
+    return {"network": network.name}
+
+
+async def confirm(shop: Shop, run: tasks.Run) -> dict[str, Any]:
+    """Let a network stay on the NIC that it was put onto."""
+    network = await _subject(shop, run)
+    await shop.wires.confirm(network)
     return {"network": network.name}
 
 

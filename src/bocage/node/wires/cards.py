@@ -10,11 +10,11 @@ from bocage.engine import base as engine
 from bocage.model import ground, vm
 from bocage.model.firewall import Prefix
 from bocage.network import base as network
-from bocage.network import tap, user
+from bocage.network import tap, uplink, user
 from bocage.node.wires import ledger
 from bocage.words import N_
 
-_BRIDGED = ("nat", "isolated")
+_BRIDGED = ("nat", "isolated", "bridge")
 _LOWEST_OF_USERS = 1024
 
 
@@ -28,6 +28,11 @@ class NotHeld(engine.CannotHold):
 def bridged(net: ground.Network) -> bool:
     """Whether it is on a bridge of its own."""
     return net.spec.kind in _BRIDGED
+
+
+def interface(net: ground.Network) -> str:
+    """Its bridge."""
+    return uplink.interface_of(net.uid) if net.spec.kind == "bridge" else network.interface_of(net.uid)
 
 
 def card(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> ledger.Card:
@@ -57,9 +62,7 @@ def own_addresses(machine: vm.VM, nic: vm.Nic) -> Iterator[Prefix]:
 def on_bridge(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> engine.Tap:
     """What carries a NIC on a bridge."""
     name = tap.name_for(machine.uid, nic.name)
-    return engine.Tap(
-        name=name, bridge=network.interface_of(net.uid), alias=tap.ALIAS, open=functools.partial(tap.open_queue, name)
-    )
+    return engine.Tap(name=name, bridge=interface(net), alias=tap.ALIAS, open=functools.partial(tap.open_queue, name))
 
 
 def in_user_mode(nic: vm.Nic, planned: user.Plan, process_uid: int | None) -> engine.Backend:

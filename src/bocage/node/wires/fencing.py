@@ -8,7 +8,7 @@ import logging
 from bocage import errors
 from bocage.model import firewall, ground
 from bocage.network import base as network
-from bocage.network import bridge, fences
+from bocage.network import bridge, fences, uplink
 from bocage.node.ground import Ground
 from bocage.node.wires import ledger
 from bocage.store import resources
@@ -24,14 +24,18 @@ class Fencing:
         self.refused: set[str] = set()
         """Networks whose newest rules are not in force: those before them are."""
 
-    async def apply(self, net: ground.Network, made: network.Bridge) -> None:
-        """Hold all that is plugged into a network to what is wanted of it. Raises network.Refused."""
+    async def apply(self, net: ground.Network, made: network.Bridge | None) -> None:
+        """Hold all that is plugged into a network to what is wanted of it. Raises network.Refused.
+
+        `made` is None for one onto a NIC of the host.
+        """
         cards = [card for card in self._ledger.cards(net.uid) if card.tap]
-        leases = await bridge.leases(made)
+        leases = await bridge.leases(made) if made else {}
         given = {card.mac: self._given(net, card, leases.get(card.mac)) for card in cards}
         known = {one for some in given.values() for one in some}
         known |= {ipaddress.ip_network(host.address) for host in self._ledger.hosts(net.uid).values()}
-        known.add(ipaddress.ip_network(made.gateway))
+        routers = {str(made.gateway)} if made else await uplink.neighbours(uplink.interface_of(net.uid))
+        known |= {ipaddress.ip_network(one) for one in routers}
         ports = [
             fences.Port(
                 tap=card.tap,
@@ -50,7 +54,7 @@ class Fencing:
             raise
         self.refused.discard(net.uid)
 
-    async def renew(self, net: ground.Network, made: network.Bridge) -> None:
+    async def renew(self, net: ground.Network, made: network.Bridge | None) -> None:
         """The same, for NICs that are there already: what is refused is told, and tried again."""
         try:
             await self.apply(net, made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import datetime
 import ipaddress
 import os
 import pathlib
@@ -12,10 +13,10 @@ from collections.abc import AsyncIterator, Iterable
 
 from bocage import errors
 from bocage.model import base, ground
-from bocage.network import addresses, bridge, fences, kernel, rules, tap, user
+from bocage.network import addresses, bridge, fences, kernel, rules, tap, uplink, user
 from bocage.network import base as network
 from bocage.network import machine as surroundings
-from bocage.node import notes
+from bocage.node import clock, notes
 from bocage.node.ground import Ground
 from bocage.node.wires import cards, fencing, ledger
 from bocage.store import resources
@@ -29,12 +30,13 @@ class Networks:
         self._ledger = ledger.Ledger()
         self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)  # by network
         self._choosing = asyncio.Lock()  # of a subnet
+        self._unconfirmed: set[str] = set()  # networks whose NIC may go back
         self._fencing = fencing.Fencing(ground, self._ledger)
 
     async def wire_up(self, networks: Iterable[ground.Network]) -> None:
         """Make again what a reboot took away of networks that were made before; the others wait for their first VM."""
         for net in networks:
-            there = kernel.present(network.interface_of(net.uid))
+            there = kernel.present(cards.interface(net))
             if not cards.bridged(net) or net.status.state != "pending" or there:
                 with contextlib.suppress(errors.Problem, OSError):  # told in its status
                     await self.ensure(net)
@@ -54,29 +56,50 @@ class Networks:
                 return await self._write(wanted, ground.NetworkStatus(state="ready", backend=backend))
             return await self._make(wanted)
 
+    async def begin(self, wanted: ground.Network) -> None:
+        """Put a network onto its NIC of the host, on trial. Raises uplink's errors; then all is as it was."""
+        assert wanted.spec.nic
+        async with self._locks[wanted.uid]:
+            if uplink.read(self._record(wanted.uid)) is None:
+                await uplink.begin(self._record(wanted.uid), wanted.uid, wanted.spec.nic, mtu=wanted.spec.mtu)
+
+    async def confirm(self, wanted: ground.Network) -> None:
+        """Let it stay on its NIC. Raises uplink.NotConfirmed when that was too late, uplink.NothingToConfirm."""
+        path = self._record(wanted.uid)
+        if wanted.spec.kind != "bridge" or uplink.read(path) is None:
+            raise uplink.NothingToConfirm(network=wanted.name)
+        await asyncio.to_thread(uplink.confirm, path)
+        await self.ensure(wanted)  # which says so when it was put back already
+
     async def remove(self, unwanted: ground.Network) -> None:
         """Take a network down: nothing of it stays."""
         if cards.bridged(unwanted):
-            name = network.interface_of(unwanted.uid)
+            name = cards.interface(unwanted)
             async with self._locks[unwanted.uid]:
                 for left in await tap.idle(name) if kernel.present(name) else []:
                     await tap.remove(left)
-                await self._take_down(unwanted.uid)
+                if unwanted.spec.kind == "bridge":
+                    await uplink.remove(self._record(unwanted.uid))
+                    await fences.remove(unwanted.uid)
+                else:
+                    await self._take_down(unwanted.uid)
+                self._unconfirmed.discard(unwanted.uid)
         self._ledger.forget(unwanted.uid)
 
     async def look_after(self) -> None:
         """Make again what is gone of the networks that running VMs have a NIC on."""
-        nets = await self._known(self._ledger.in_use())
+        nets = await self._known(self._ledger.in_use() | self._unconfirmed)
         tables, fenced = (await rules.tables(), await fences.tables()) if nets else (set(), set())
         for net in nets:
-            made = self._bridge(net)
-            stand = {made.table, *self._ports_table(net)} <= tables and fences.table_of(net.uid) in fenced
-            if bridge.stands(made) and stand:
+            if self._stands(net, tables) and fences.table_of(net.uid) in fenced:
                 if net.uid in self._fencing.refused:
                     async with self._locks[net.uid]:
-                        await self._fencing.renew(net, self._bridge(net))
+                        await self._fencing.renew(net, self._made(net))
                 continue
-            await self.ensure(net)
+            with contextlib.suppress(uplink.NotConfirmed):  # which its status says
+                await self.ensure(net)
+            if net.status.state == "unconfirmed":
+                continue
             note = notes.NetworkMended(name=net.name)
             await self._ground.events.record(note, severity=base.Severity.WARNING, subject=net.ref)
 
@@ -108,7 +131,36 @@ class Networks:
                 times[uid] = (self._state(uid) / "leases").stat().st_mtime_ns
         return times
 
+    def _stands(self, net: ground.Network, tables: set[str]) -> bool:
+        """Whether it is there as it should be, at a glance."""
+        if net.spec.kind == "bridge":
+            record = uplink.read(self._record(net.uid))
+            said = bool(record) and (net.status.state == "unconfirmed") == (record and record.state == "trial")
+            return kernel.present(cards.interface(net)) and said
+        made = self._bridge(net)
+        return bridge.stands(made) and {made.table, *self._ports_table(net)} <= tables
+
+    async def _make_onto_nic(self, wanted: ground.Network) -> ground.Network:
+        record = await uplink.ensure(self._record(wanted.uid), mtu=wanted.spec.mtu)
+        if record is None:
+            raise uplink.NotBegun(network=wanted.name)
+        self._unconfirmed.discard(wanted.uid)
+        if record.state == "undone":
+            raise uplink.NotConfirmed(network=wanted.name, nic=record.nic)
+        await self._fencing.apply(wanted, None)
+        for card in self._ledger.cards(wanted.uid):
+            if card.tap and kernel.present(card.tap):
+                await self._plug(card, wanted)
+        status = ground.NetworkStatus(state="ready", backend="bridge", bridge=record.interface, nic=record.mac)
+        if record.state == "trial":
+            self._unconfirmed.add(wanted.uid)
+            left = datetime.timedelta(seconds=record.until - clock.boottime())
+            status = status.model_copy(update={"state": "unconfirmed", "confirm_by": base.now() + left})
+        return await self._write(wanted, status)
+
     async def _make(self, wanted: ground.Network) -> ground.Network:
+        if wanted.spec.kind == "bridge":
+            return await self._make_onto_nic(wanted)
         chosen = await self._with_subnet(wanted)
         made = self._bridge(chosen)
         made.state.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -117,7 +169,7 @@ class Networks:
         await self._fencing.apply(chosen, made)
         for card in self._ledger.cards(wanted.uid):
             if card.tap and kernel.present(card.tap):
-                await self._plug(card, made)
+                await self._plug(card, wanted)
         await bridge.publish(made, self._ledger.forwards(wanted.uid))
         status = ground.NetworkStatus(state="ready", backend="bridge", bridge=made.interface, subnet=str(made.subnet))
         return await self._write(wanted, status)
@@ -146,9 +198,10 @@ class Networks:
             status = present.status.model_copy(update={"subnet": str(subnet)})
             return await self._write(wanted, status)
 
-    async def _plug(self, card: ledger.Card, made: network.Bridge) -> None:
+    async def _plug(self, card: ledger.Card, net: ground.Network) -> None:
         # Root's own: QEMU gets a descriptor, and no other user's process may take the tap while it is free.
-        await tap.ensure(card.tap, bridge=made.interface, owner=os.geteuid(), guest_mac=card.mac)
+        interface, mtu = cards.interface(net), net.spec.mtu
+        await tap.ensure(card.tap, bridge=interface, owner=os.geteuid(), guest_mac=card.mac, mtu=mtu)
 
     async def _known(self, uids: set[str]) -> list[ground.Network]:
         if not uids:
@@ -184,6 +237,14 @@ class Networks:
     def _ports_table(self, net: ground.Network) -> set[str]:
         return {rules.ports_name(net.uid)} if self._ledger.forwards(net.uid) else set()
 
+    def _made(self, net: ground.Network) -> network.Bridge | None:
+        """Its bridge with a subnet of its own; None for one onto a NIC of the host."""
+        return None if net.spec.kind == "bridge" else self._bridge(net)
+
+    def _record(self, uid: str) -> pathlib.Path:
+        """Where it is written what a NIC of the host was before the network was put onto it."""
+        return self._ground.home.path / "uplinks" / f"{uid}.json"
+
     def _bridge(self, net: ground.Network) -> network.Bridge:
         subnet = net.status.subnet or net.spec.subnet
         assert subnet
@@ -193,6 +254,8 @@ class Networks:
             subnet=ipaddress.IPv4Network(subnet),
             nat=net.spec.kind == "nat",
             state=self._state(net.uid),
+            dhcp=net.spec.dhcp,
+            mtu=net.spec.mtu,
         )
 
     def _present(self) -> list[str]:

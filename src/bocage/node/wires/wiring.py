@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from bocage.engine import base as engine
 from bocage.model import ground, share, vm
-from bocage.network import addresses, bridge, neighbours, rate, tap, user
+from bocage.network import addresses, bridge, kernel, neighbours, rate, tap, user
 from bocage.network import base as network
 from bocage.node import started
 from bocage.node.wires import cards, ledger, networks
@@ -35,7 +35,7 @@ class Wires(networks.Networks):
                 await self._note_plugged(machine)
         for net in await self._known(self._ledger.in_use()):
             async with self._locks[net.uid]:
-                await self._fencing.renew(net, self._bridge(net))
+                await self._fencing.renew(net, self._made(net))
 
     async def found(self, machine: vm.VM) -> None:
         """A VM runs: what it was started with is in force."""
@@ -44,11 +44,11 @@ class Wires(networks.Networks):
         await self._note_plugged(machine)
         for nic, net in await self._bridged(machine, self._started(machine)):
             async with self._locks[net.uid]:
-                made = self._bridge(net)
-                leased = (await bridge.leases(made)).get(nic.mac)
-                await self._keep_address(machine, nic, net, wish=leased)
-                await self._fencing.renew(net, self._bridge(net))
-                if nic.publish:
+                if made := self._made(net):
+                    leased = (await bridge.leases(made)).get(nic.mac)
+                    await self._keep_address(machine, nic, net, wish=leased)
+                await self._fencing.renew(net, made)
+                if nic.publish and made:
                     await bridge.publish(made, self._ledger.forwards(net.uid))
 
     async def connect(self, machine: vm.VM, process_uid: int | None) -> dict[str, engine.Backend]:
@@ -117,7 +117,7 @@ class Wires(networks.Networks):
             self._ledger.plug(machine.uid, machine.name, [*others, cards.card(machine, nic, net)])
             try:
                 await self._keep_address(machine, nic, net)
-                await self._fencing.apply(net, self._bridge(net))
+                await self._fencing.apply(net, self._made(net))
             except BaseException:
                 self._ledger.plug(machine.uid, machine.name, [*others, before])
                 raise
@@ -127,7 +127,7 @@ class Wires(networks.Networks):
         for net in await self._known(self._ledger.refer_to(group)):
             if net.metadata.project == project:
                 async with self._locks[net.uid]:
-                    await self._fencing.apply(net, self._bridge(net))
+                    await self._fencing.apply(net, self._made(net))
 
     def is_bridged(self, machine: vm.VM, nic: vm.Nic) -> bool | None:
         """Whether a plugged NIC is on a bridge; None when it is not plugged."""
@@ -141,9 +141,10 @@ class Wires(networks.Networks):
         """A card has left these networks: nothing of it stays in their rules."""
         for net in await self._known(set(uids)):
             async with self._locks[net.uid]:
-                if net.status.state == "ready":
-                    await bridge.publish(self._bridge(net), self._ledger.forwards(net.uid))
-                    await self._fencing.renew(net, self._bridge(net))
+                if net.status.state in ("ready", "unconfirmed"):
+                    if made := self._made(net):
+                        await bridge.publish(made, self._ledger.forwards(net.uid))
+                    await self._fencing.renew(net, self._made(net))
 
     async def describe(self, machine: vm.VM, process_uid: int | None = None) -> dict[str, engine.Backend]:
         """What carries each NIC, without making anything."""
@@ -172,7 +173,7 @@ class Wires(networks.Networks):
         """By MAC: the addresses that the bridged networks of this host know their VMs by."""
         found: dict[str, tuple[str, ...]] = {}
         for net in await self._known(self._ledger.in_use()):
-            if net.status.state == "ready":
+            if net.status.state == "ready" and net.spec.kind != "bridge":
                 known = await neighbours.addresses(self._bridge(net))
                 found |= {mac: tuple(some) for mac, some in known.items()}
         return found
@@ -184,21 +185,28 @@ class Wires(networks.Networks):
 
     async def _plug_in(self, machine: vm.VM, nic: vm.Nic, net: ground.Network) -> None:
         async with self._locks[net.uid]:
-            if net.status.state != "ready" or not bridge.stands(self._bridge(net)):
+            if net.status.state != "ready" or not self._is_there(net):
                 async with self._telling(net):
                     net = await self._make(net)
-            made = self._bridge(net)
+            made = self._made(net)
+            if nic.publish and made is None:
+                raise network.PublishUnfit(port=nic.publish[0].host_port, network=net.name)
             await self._keep_address(machine, nic, net)
-            await self._fencing.apply(net, self._bridge(net))  # before a packet can pass
-            await self._plug(cards.card(machine, nic, net), made)
-            if nic.publish:
+            await self._fencing.apply(net, self._made(net))  # before a packet can pass
+            await self._plug(cards.card(machine, nic, net), net)
+            if nic.publish and made:
                 await bridge.publish(made, self._ledger.forwards(net.uid))
+
+    def _is_there(self, net: ground.Network) -> bool:
+        made = self._made(net)
+        return bridge.stands(made) if made else kernel.present(cards.interface(net))
 
     async def _keep_address(
         self, machine: vm.VM, nic: vm.Nic, net: ground.Network, *, wish: ipaddress.IPv4Address | None = None
     ) -> None:
         """Have an address reserved for a NIC, and written down: the one it had, else `wish`, else a free one."""
-        made = self._bridge(net)
+        if (made := self._made(net)) is None:
+            return  # whoever gives addresses there is not we
         known = self._ledger.reserved(net.uid, nic.mac)
         asked = ipaddress.IPv4Address(nic.ip) if nic.ip else None
         fits = known and known.host.address in made.subnet and known.host.name == machine.name
