@@ -158,5 +158,6 @@ async def _check(shop: Shop, wanted: ground.Network, present: Iterable[ground.Ne
             raise Another(**about, here=one.spec.kind)
     try:
         await shop.wires.check(wanted)
+        shop.wires.check_begun(wanted)  # a NIC of the host is never moved because a VM came in
     except errors.Problem as problem:
         raise CannotBeMade(**about, reason=words.say(problem)) from problem

@@ -48,6 +48,11 @@ class Networks:
             wanted.spec.kind, subnet=ipaddress.IPv4Network(subnet) if subnet else None, uid=wanted.uid
         )
 
+    def check_begun(self, wanted: ground.Network) -> None:
+        """Raise uplink.NotBegun for a network that no NIC of this host was ever given to."""
+        if wanted.spec.kind == "bridge" and uplink.read(self._record(wanted.uid)) is None:
+            raise uplink.NotBegun(network=wanted.name)
+
     async def ensure(self, wanted: ground.Network) -> ground.Network:
         """Make a network, or what is missing of it, and write its status."""
         async with self._locks[wanted.uid], self._telling(wanted):
