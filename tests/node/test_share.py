@@ -306,7 +306,7 @@ async def test_nics_on_bridges_are_held_to_their_rates_and_of_others_it_is_said_
     nics = [{"network": "lan"}, {"network": "own"}, {"network": "lan", "rate": {"outward": "3M"}}]
     made = await wired.create(start=True, **{**BLANK, "nics": nics}, share={"nics": {"inward": "1M"}})
     [told] = (await wired.until(lambda: wired.read(made), lambda one: bool(one.status.outcomes))).status.outcomes
-    assert (told.path, told.how, told.saying.params) == ("share.nics", "impossible", {"nic": "nic1"})
+    assert (told.path, told.how, told.saying.params) == ("share.nics", "impossible", {"name": "box", "nic": "nic1"})
     first, third = (tap.name_for(made.uid, name) for name in ("nic0", "nic2"))
     assert "rate 8388Kbit" in run("tc", "qdisc", "show", "dev", first)  # 1 MiB is that many bits
     assert "rate 25165Kbit" in run("tc", "qdisc", "show", "dev", rate.beside(third))

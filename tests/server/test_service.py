@@ -118,8 +118,13 @@ async def test_a_vm_is_a_scope_in_the_slice_and_its_limits_are_ours_to_set(
     assert (await server.run(f"systemctl show -p Slice -p Delegate --value '{scope}'")).split() == [top, "yes"]
     at = f"/sys/fs/cgroup{group.removeprefix('0::')}"
     assert int(await server.run(f"cat {at}/memory.current")) > 1 << 20
-    await server.run(f"echo 50 >{at}/cpu.weight && systemctl daemon-reload")
-    assert (await server.run(f"cat {at}/cpu.weight")).strip() == "50"
+    said = await server.run("bocage vm set inner --cpu-weight 300 --cpu-cap 1.5 --memory-overhead 1G 2>&1", within=300)
+    assert "share.cpu: weight 300, 1.5 vCPUs at most" in said
+    await server.run("systemctl daemon-reload")
+    bounds = f"{at}/../cpu.weight {at}/cpu.max {at}/memory.max"
+    assert (await server.run(f"cat {bounds}")).split() == ["300", "150000", "100000", str((96 + 1024) << 20)]
+    await server.run("bocage vm set inner --cpu-weight none --cpu-cap none --memory-overhead none", within=300)
+    assert (await server.run(f"cat {bounds}")).split() == ["100", "max", "100000", "max"]
     assert "cgroup" in (await shown(server))["status"]["isolation"]["parts"]
 
 

@@ -107,16 +107,14 @@ class MemoryIsNotBounded(Note):
 
 class IoIsHeld(Note):
     type = "io-is-held"
-    text = N_("{what}: {iops} operations and {rate} a second at most")
-    what: str
+    text = N_("{iops} operations and {rate} a second at most")
     iops: str
     rate: str
 
 
 class RateIsHeld(Note):
     type = "rate-is-held"
-    text = N_("{what}: {inward} a second to the guest and {outward} from it at most")
-    what: str
+    text = N_("{inward} a second to the guest and {outward} from it at most")
     inward: str
     outward: str
 

@@ -30,10 +30,10 @@ async def hold(
         case shares.HoldDisks(limits):
             for disk in spec.disks:
                 await running.holding.disk(disk.name, disk.limits, limits)
-            return _io("all disks", limits)
+            return _io(limits)
         case shares.HoldDisk(disk, together):
             await running.holding.disk(disk.name, disk.limits, together)
-            return _io(disk.name, disk.limits)
+            return _io(disk.limits)
         case shares.HoldNics(rate, nics):
             refused: list[engine.CannotHold] = []
             for nic in nics:
@@ -43,10 +43,10 @@ async def hold(
                     refused.append(error)
             if refused:
                 raise refused[0]
-            return _rate("each NIC", rate)
+            return _rate(rate)
         case shares.HoldNic(nic, rate):
             await preparation.rate_nic(machine, nic, rate)
-            return _rate(nic.name, rate)
+            return _rate(rate)
 
 
 async def settle(running: engine.Machine, spec: vm.VMSpec) -> None:
@@ -63,12 +63,12 @@ def _cpu(cpu: share.Cpu) -> words.Message:
     return outcomes.CpuIsHeld(weight=cpu.weight, cap=cap, pin=cpu.pin or "all", reserve=f"{cpu.reserve:g}")
 
 
-def _io(what: str, limits: share.Io) -> words.Message:
-    return outcomes.IoIsHeld(what=what, iops=str(limits.iops or _ANY), rate=_bytes(limits.rate))
+def _io(limits: share.Io) -> words.Message:
+    return outcomes.IoIsHeld(iops=str(limits.iops or _ANY), rate=_bytes(limits.rate))
 
 
-def _rate(what: str, rate: share.NetRate) -> words.Message:
-    return outcomes.RateIsHeld(what=what, inward=_bytes(rate.inward), outward=_bytes(rate.outward))
+def _rate(rate: share.NetRate) -> words.Message:
+    return outcomes.RateIsHeld(inward=_bytes(rate.inward), outward=_bytes(rate.outward))
 
 
 def _bytes(rate: int | None) -> str:

@@ -21,7 +21,8 @@ _LOWEST_OF_USERS = 1024
 class NotHeld(engine.CannotHold):
     type = "nic-rate-needs-bridge"
     text = N_("a user-mode network knows no rates: {nic} would need one of kind 'nat' or 'isolated'")
-    hint = N_("'bocage vm nic set NAME {nic} --network NETWORK'")
+    hint = N_("'bocage vm nic set {name} {nic} --network NETWORK'")
+    name: str
     nic: str
 
 

@@ -91,7 +91,7 @@ class Wires(networks.Networks):
         if card is None or (not card.tap and wanted.none):
             return
         if not card.tap:
-            raise cards.NotHeld(nic=nic.name)
+            raise cards.NotHeld(name=machine.name, nic=nic.name)
         async with self._locks[card.network]:
             await rate.hold(card.tap, inward=wanted.inward, outward=wanted.outward)
 
