@@ -45,6 +45,18 @@ def test_a_storage_that_is_away_is_told_of_and_directories_that_nobody_knows():
     }
 
 
+@pytest.mark.parametrize(
+    ("mirror", "expected"),
+    [
+        (ground.Mirror(disks=2, working=2), {}),
+        (ground.Mirror(disks=2, working=1), {"alarm-mirror-lacks-disk": base.Severity.ERROR}),
+        (ground.Mirror(disks=2, working=1, rebuilt_percent=7), {"alarm-mirror-rebuilds": base.Severity.WARNING}),
+    ],
+)
+def test_a_mirror_that_one_disk_holds_alone_is_told_of(mirror: ground.Mirror, expected: dict[str, object]):
+    assert raised(storages=(storage(total_bytes=100, free_bytes=90, mirror=mirror),)) == expected
+
+
 def machine(power: vm.Power = vm.Power.RUNNING, **status: object) -> vm.VM:
     return things.machine(power=power, status=vm.VMStatus.model_validate({"since": ago(60), **status}))
 

@@ -92,6 +92,22 @@ class Server:
         assert changed.status.state is work.TaskState.DONE, changed.status
         await self.run("for try in 1 2 3 4 5; do mount -o ro /dev/sr0 /mnt && break; sleep 2; done; mountpoint /mnt")
 
+    async def give_disk(self, size: str) -> tuple[str, str]:
+        """Plug a disk in: its name outside, and its device inside."""
+        before = set((await self.run("lsblk -dno PATH")).split())
+        attached = await self.house.attach(self.machine, size=size)
+        assert attached.status.state is work.TaskState.DONE, attached.status
+        shown = "for try in $(seq 60); do lsblk -dno PATH; sleep 1; done | awk '!seen[$0]++'"
+        (device,) = set((await self.run(shown)).split()) - before
+        return str(attached.spec.params["disk"]), device
+
+    async def take_disk(self, name: str) -> None:
+        """Pull a disk out."""
+        present = await self.house.read(self.machine)
+        [volume] = [disk.volume for disk in present.spec.disks if disk.name == name]
+        detached = await self.house.ask("vm.disk-detach", present, disk=name, volume=volume)
+        assert detached.status.state is work.TaskState.DONE, detached.status
+
     async def _types(self, command: str) -> None:
         """Type what begins another shell or changes this one, and wait until it reads again."""
         self._commands += 1
@@ -127,7 +143,7 @@ async def resumed(from_: debian.Booted, homes: home.Home) -> AsyncIterator[Serve
 def wanted_packages() -> list[str]:
     """What the package depends on, as `script/packages` has it."""
     lines = [line.split() for line in _PACKAGES.read_text().splitlines() if line and not line.startswith("#")]
-    return [fields[0] for fields in lines if len(fields) == 2 or fields[2] == "root"]
+    return [fields[0] for fields in lines if len(fields) == 2 or fields[2] in ("root", "disks")]
 
 
 def write_cd(disc: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:

@@ -25,6 +25,7 @@ pytestmark = [
 ]
 GUEST_BOUND = 900  # seconds for a guest whose CPU is emulated by one that is emulated
 LATER = "0.1.999"
+PAIR = "/var/lib/bocage/storage/pair"
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,18 @@ async def test_an_upgrade_of_the_package_touches_no_vm(server: bed.Server, packa
     await goes_on(server)
 
 
+async def test_a_mirror_lives_on_when_a_disk_is_pulled_and_that_is_told(server: bed.Server):
+    _, first = await server.give_disk("400M")
+    name, second = await server.give_disk("400M")
+    await server.run(f"bocage storage create pair --disk {first} --mirror {second}", within=900)
+    assert "2 of 2 disks" in await server.run("bocage storage show pair")
+    await server.run(f"echo it-holds >{PAIR}/note; sync; mdadm --wait /dev/md/bocage-* || true", within=900)
+    assert "lacks no disk" in await server.run(f"bocage storage repair pair --disk {second}", fails=True)
+    await server.take_disk(name)
+    await server.run("until bocage alarm list | grep 'storage pair lives on 1 of its 2'; do sleep 1; done")
+    assert (await server.run(f"cat {PAIR}/note")).strip() == "it-holds"
+
+
 async def test_a_reboot_stops_the_vm_in_order_and_brings_it_back(server: bed.Server):
     old = (await server.run("cat /proc/sys/kernel/random/boot_id")).strip()
     uid = (await shown(server))["metadata"]["uid"]
@@ -176,6 +189,19 @@ async def test_a_reboot_stops_the_vm_in_order_and_brings_it_back(server: bed.Ser
     assert "vm-stopped" in told
     assert not {"vm-host-restarted", "vm-killed", "vm-crashed"} & told
     assert now["status"].get("last_end") is None
+
+
+async def test_a_mirror_that_lacks_a_disk_is_there_after_the_reboot_and_gets_another(server: bed.Server):
+    await server.run("until bocage storage show pair | grep 'state  *ready'; do sleep 1; done")
+    assert (await server.run(f"cat {PAIR}/note")).strip() == "it-holds"
+    assert "1 of 2 disks" in await server.run("bocage storage show pair")
+    used = (await server.run("findmnt -no SOURCE /")).strip().rstrip("0123456789")
+    assert "is not empty" in await server.run(f"bocage storage repair pair --disk {used}", fails=True)
+    _, third = await server.give_disk("400M")
+    await server.run(f"bocage storage repair pair --disk {third}")
+    await server.run("until bocage storage show pair | grep '2 of 2 disks'; do sleep 1; done", within=900)
+    await server.run("until ! bocage alarm list | grep 'storage pair'; do sleep 1; done")
+    assert third in json.loads(await server.run("bocage storage show pair --json"))["spec"]["disks"]
 
 
 async def test_a_kill_for_lack_of_memory_is_told_though_its_scope_is_gone(server: bed.Server):

@@ -80,6 +80,23 @@ async def change(
     return await describing.describe(call, ground.Storage, None, name, patch, if_match)
 
 
+@router.post(
+    "/{name}/repair",
+    name="repair",
+    status_code=202,
+    response_model=Task,
+    responses=routing.problem_responses(404, 409),
+)
+async def repair(
+    name: calls.Name, request: requests.StorageRepair, call: Annotated[calls.Call, calls.may("storage:repair")]
+) -> Response:
+    """Put a disk into a mirror that lacks one: what the other holds is copied to it."""
+    storage = await call.resources.find(ground.Storage, None, name)
+    return await call.accept(
+        call.task("storage.repair", subject=storage.ref, host=storage.spec.host, disk=request.disk)
+    )
+
+
 @router.delete(
     "/{name}", name="delete", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409, 412)
 )

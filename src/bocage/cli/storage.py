@@ -66,6 +66,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
                 ("kind", spec["kind"]),
                 ("path", spec["path"]),
                 ("disks", ", ".join(spec.get("disks") or ())),
+                ("mirror", _mirror(status.get("mirror"))),
                 ("size", people.size(status.get("total_bytes"))),
                 ("free", f"{people.size(status.get('free_bytes'))}, {spec['reserve_percent']} % are kept back"),
                 ("taken", people.size(status.get("allocated_bytes"))),
@@ -139,6 +140,30 @@ def set_(
         )
 
 
+def repair(
+    name: StorageName,
+    disk: Annotated[str, typer.Option(metavar="DEVICE", help="An empty disk, or the one that was missing.")],
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Put a disk into a mirror that lacks one. VMs run on meanwhile.
+
+    Examples:
+      bocage storage repair fast --disk /dev/sdd
+    """
+    with session.connect() as api:
+        said = f"{disk} is in {name}, and what the other disk holds is being copied to it"
+        waiting.finish(api, api.storage.repair(name, disk=disk), wait=wait, json=json, said=said)
+
+
+def _mirror(mirror: rest.Document | None) -> str:
+    if mirror is None:
+        return ""
+    rebuilt = mirror.get("rebuilt_percent")
+    filled = "" if rebuilt is None else f", another is filled to {rebuilt} %"
+    return f"{mirror['working']} of {mirror['disks']} disks hold all of it{filled}"
+
+
 def delete(name: StorageName, wait: options.Wait = True, json: options.Json = False) -> None:
     """Forget a storage; refused while something lies on it.
 
@@ -158,6 +183,7 @@ NOUN = lazy.Group(
             "show": "storage:show",
             "create": "storage:create",
             "set": "storage:set_",
+            "repair": "storage:repair",
             "delete": "storage:delete",
         }
     },

@@ -114,6 +114,19 @@ class StorageSpec(Part):
     """Let thin disks promise more than there is; a VM that meets the end pauses and goes on when there is room."""
 
 
+class Mirror(Part):
+    """Disks that hold the same, as they are by now."""
+
+    disks: int
+    """That it is made of."""
+    working: int
+    """Of them, that hold all of it."""
+    members: tuple[str, ...] = ()
+    """Those that are in it, also one that is still being filled."""
+    rebuilt_percent: int | None = None
+    """Of a disk that was put in anew and is being filled."""
+
+
 class StorageStatus(Part):
     state: Literal["pending", "ready", "unavailable"] = "pending"
     reason: Saying | None = None
@@ -123,6 +136,7 @@ class StorageStatus(Part):
     """What its volumes and images really take."""
     provisioned_bytes: int = 0
     """What its volumes may grow to."""
+    mirror: Mirror | None = None
 
 
 class Storage(Resource[StorageSpec, StorageStatus]):

@@ -352,6 +352,11 @@ class StorageCreate(Part):
         return self
 
 
+class StorageRepair(Part):
+    disk: AbsolutePath
+    """An empty disk, or the one that was missing, for a mirror that lacks one."""
+
+
 class Description(Part):
     """What people say of a resource (RFC 7396: what is left out stays)."""
 

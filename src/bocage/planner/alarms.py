@@ -52,6 +52,22 @@ class StorageUnavailable(Condition):
     reason: str
 
 
+class MirrorLacksDisk(Condition):
+    type = "alarm-mirror-lacks-disk"
+    text = N_("storage {name} lives on {working} of its {disks} disks: if that fails too, all on it is lost")
+    hint = N_("put another disk in, then 'bocage storage repair {name} --disk DEVICE'; 'bocage host disks' lists them")
+    name: str
+    working: int
+    disks: int
+
+
+class MirrorRebuilds(Condition):
+    type = "alarm-mirror-rebuilds"
+    text = N_("storage {name} is being copied to the disk that was put in: until then one disk alone holds all of it")
+    hint = N_("'bocage storage show {name}' tells how far it is")
+    name: str
+
+
 class UnknownDirectories(Condition):
     type = "alarm-unknown-directories"
     text = N_("storage {name} holds {count} VM directories that this installation does not know")
@@ -231,7 +247,14 @@ def _of_storage(world: World) -> Iterator[_Found]:
         if status.state == "unavailable":
             reason = status.reason.text if status.reason else ""
             yield StorageUnavailable(name=storage.name, reason=reason), base.Severity.ERROR, storage.ref, storage.uid
-        elif status.total_bytes:
+            continue
+        if (mirror := status.mirror) and mirror.working < mirror.disks:
+            if mirror.rebuilt_percent is None:
+                lacks = MirrorLacksDisk(name=storage.name, working=mirror.working, disks=mirror.disks)
+                yield lacks, base.Severity.ERROR, storage.ref, storage.uid
+            else:
+                yield MirrorRebuilds(name=storage.name), base.Severity.WARNING, storage.ref, storage.uid
+        if status.total_bytes:
             used = 1 - status.free_bytes / status.total_bytes
             if used > STORAGE_ALMOST_FULL:
                 severity = base.Severity.ERROR if used > STORAGE_CRITICAL else base.Severity.WARNING

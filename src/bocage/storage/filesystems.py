@@ -1,6 +1,6 @@
 """A file system of a storage's own: XFS, whose files can share blocks, on one empty disk or on a mirror of two.
 
-It bears the storage's uid, and so does the mirror: they are found by it, whatever the disks are called by then.
+It bears the storage's uid, and is found by it, whatever the disks are called by then.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 from bocage import process
-from bocage.storage import devices
+from bocage.storage import devices, mirror
 
 _BOUND = 900.0  # seconds; a large disk that discards takes its time
 _OPTIONS = "nodev,nosuid,noatime"
@@ -31,7 +30,7 @@ async def make(
             for disk in disks:
                 await devices.check_empty(disk)
             await begin()
-        device = disks[0] if len(disks) == 1 else await _mirror(uid, disks)
+        device = disks[0] if len(disks) == 1 else await mirror.make(uid, disks)
         await process.run("mkfs.xfs", "-q", "-f", "-m", f"reflink=1,uuid={uid}", device, within=_BOUND)
     await mount(root, uid, disks)
 
@@ -41,7 +40,7 @@ async def mount(root: pathlib.Path, uid: str, disks: Sequence[str]) -> None:
     if await asyncio.to_thread(os.path.ismount, root):
         return
     if len(disks) > 1 and await _device(uid) is None:
-        await process.run("mdadm", "--assemble", _array(uid), f"--uuid={_md(uid)}", "--run", within=_BOUND)
+        await mirror.assemble(uid)
     await asyncio.to_thread(root.mkdir, mode=0o711, parents=True, exist_ok=True)
     await process.run("mount", "-t", "xfs", "-o", _OPTIONS, f"UUID={uid}", root, within=_BOUND)
 
@@ -59,24 +58,3 @@ async def _device(uid: str) -> str | None:
     except process.Failed:
         return None
     return said.decode().strip() or None
-
-
-async def _mirror(uid: str, disks: Sequence[str]) -> str:
-    """An array of the disks; one that was made before and is cut off is made anew."""
-    array = _array(uid)
-    if not await asyncio.to_thread(os.path.exists, array):
-        await process.run(
-            "mdadm", "--create", array, "--run", "--level=1", f"--raid-devices={len(disks)}", "--metadata=1.2",
-            "--bitmap=internal", f"--uuid={_md(uid)}", *disks, within=_BOUND,
-        )  # fmt: skip
-    return array
-
-
-def _array(uid: str) -> str:
-    return f"/dev/md/bocage-{uid[:8]}"
-
-
-def _md(uid: str) -> str:
-    """The uid as mdadm writes one: four words of eight digits."""
-    digits = uuid.UUID(uid).hex
-    return ":".join(digits[at : at + 8] for at in range(0, 32, 8))

@@ -24,6 +24,7 @@ HANDLERS: dict[str, Job] = {
     "volume.grow": volumes.grow,
     "storage.create": storages.create,
     "storage.delete": storages.delete,
+    "storage.repair": storages.repair,
     "network.create": networks.create,
     "network.confirm": networks.confirm,
     "network.delete": networks.delete,

@@ -14,7 +14,7 @@ from bocage.node import tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import layers, usage
-from bocage.storage import directory, filesystems
+from bocage.storage import directory, filesystems, mirror
 from bocage.store import resources
 from bocage.words import N_
 
@@ -94,6 +94,31 @@ async def _taken_over(shop: Shop, run: tasks.Run) -> ground.Storage:
     return await shop.ground.resources.find(ground.Storage, None, run.task.spec.subject.name)
 
 
+async def repair(shop: Shop, run: tasks.Run) -> dict[str, Any]:
+    """Put a disk into a mirror that lacks one; that it is being filled, and how far, is in the storage's status."""
+    storage, disk = await _subject(shop, run), str(run.params["disk"])
+    root = pathlib.Path(storage.spec.path)
+    found = await asyncio.to_thread(mirror.look, root) if len(storage.spec.disks) > 1 else None
+    if found is None:
+        raise mirror.NoMirror(name=storage.name)
+    if await _leads_to(disk) not in found.members:  # else it was put in already, before a daemon was cut off
+        if found.working == found.disks:
+            raise mirror.Whole(name=storage.name, disks=", ".join(found.members))
+        await mirror.put_in(storage.uid, disk)
+    stay = [one for one in storage.spec.disks if one != disk and await _leads_to(one) in found.members]
+    disks = (*stay[: found.disks - 1], disk)
+    await shop.ground.resources.change(
+        ground.Storage, None, storage.uid, lambda one: resources.with_spec(one, disks=disks)
+    )
+    await measure(shop, await _subject(shop, run))
+    return {"storage": storage.name, "disk": disk}
+
+
+async def _leads_to(disk: str) -> str:
+    """The device that a name of a disk stands for."""
+    return await asyncio.to_thread(os.path.realpath, disk)
+
+
 async def delete(shop: Shop, run: tasks.Run) -> None:
     """Forget a storage that holds nothing of ours."""
     try:
@@ -125,7 +150,8 @@ async def reopen(shop: Shop, storage: ground.Storage) -> None:
     """Open a storage that was made before, sweep what a crash left half made, and measure it.
 
     One whose marker is not there is unavailable, never made anew: its file system may not be mounted.
-    Called at the daemon's start alone, since what is being made looks like what a crash left.
+    Called while nothing can be made there: at the daemon's start, and while its disks are not mounted; what is being
+    made looks like what a crash left.
     """
     root = pathlib.Path(storage.spec.path)
     with contextlib.suppress(errors.Problem):
@@ -145,6 +171,7 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
     try:
         place = await asyncio.to_thread(directory.open, root, storage.uid)
         known = await asyncio.to_thread(os.statvfs, root)
+        mirrored = await asyncio.to_thread(mirror.look, root) if len(storage.spec.disks) > 1 else None
         allocated, provisioned = before.allocated_bytes, before.provisioned_bytes
         if whole:
             allocated = (await asyncio.to_thread(place.capacity)).allocated
@@ -165,6 +192,7 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
             free_bytes=known.f_bavail * known.f_frsize,
             allocated_bytes=allocated,
             provisioned_bytes=provisioned,
+            mirror=mirrored,
         )
         if abs(status.free_bytes - before.free_bytes) < max(status.total_bytes // 1000, 1 << 20):
             status = status.model_copy(update={"free_bytes": before.free_bytes})  # not worth a write
@@ -209,7 +237,10 @@ class Measuring:
         listing = await self._shop.ground.resources.list(ground.Storage)
         for storage in listing.items:
             if storage.spec.host == self._shop.ground.uid and storage.status.state != "pending":
-                await measure(self._shop, storage, whole=whole)
+                if storage.spec.disks and not await asyncio.to_thread(os.path.ismount, storage.spec.path):
+                    await reopen(self._shop, storage)  # its disks may have come by now
+                else:
+                    await measure(self._shop, storage, whole=whole)
 
 
 async def _subject(shop: Shop, run: tasks.Run) -> ground.Storage:
