@@ -25,11 +25,7 @@ REQUESTS: dict[str, Any] = {
     "Expect": {"send": "uname -r", "pattern": "^6", "timeout": 10},
     "GuestPassword": {"user": "root", "password": "correct horse battery staple"},
     "Grow": {"size": "40G"},
-<<<<<<< HEAD
-=======
-    "HostPatch": {"title": "Cellar, upper shelf", "memory_for_vms": "24G"},
     "StorageRepair": {"disk": "/dev/sdd"},
->>>>>>> 08ac47f (storage: A mirror that lacks a disk is told of, found again after a reboot, and gets another: storage repair)
     "ImageBuild": {"what": "debian", "name": "debian12", "release": "bookworm"},
     "Import": {"upload": "5f0c9f1e-6f0a-4c53", "name": "web2", "new_identity": True},
     "Insert": {"image": "windows"},

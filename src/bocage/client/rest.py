@@ -259,17 +259,16 @@ class Volumes(Nouns):
         return self._post(self._of(name, "grow"), {"size": size})
 
 
-<<<<<<< HEAD
 class Networks(Nouns):
     def confirm(self, name: str) -> Document:
         """Let it stay on the host's NIC that it was put onto."""
         return self._post(self._of(name, "confirm"))
-=======
+
+
 class Storages(Nouns):
     def repair(self, name: str, *, disk: str) -> Document:
         """Put a disk into a mirror that lacks one."""
         return self._post(self._of(name, "repair"), {"disk": disk})
->>>>>>> 08ac47f (storage: A mirror that lacks a disk is told of, found again after a reboot, and gets another: storage repair)
 
 
 class Templates(Nouns):
