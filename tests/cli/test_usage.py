@@ -17,6 +17,7 @@ HOST = {
     "memory_total": 8 << 30,
     "memory_used": 2 << 30,
     "pressure": {"cpu": {"some_10": 0.125, "some_60": 0.0, "full_10": 0.0, "full_60": 0.0}},
+    "given": {"memory": 3 << 30, "memory_room": 8 << 30, "vcpus": 5, "vcpus_room": 32, "cpus_reserved": 1.5},
     "ksm": {"on": True, "saved": 3 << 20},
     "now": {"cpu": 1.5, "disk_read_bytes": 4096.0},
 }
@@ -131,6 +132,9 @@ def test_a_host_shows_its_pressure_and_what_merging_gains(api: FakeApi, bocage: 
     assert "1.50 CPUs, 2G of memory" in facts
     assert "cpu 12.5 % of the last 10 s" in facts
     assert "on, saves 3M" in facts
+    assert "3G of 8G of memory, 5G left" in facts
+    assert "5 vCPUs of 32, 27 left" in facts
+    assert "1.5 CPUs reserved, 6.5 left" in facts
     api.on("GET", "/hosts/vm1/use", problem(503, "node-away", "this host's node does not answer"))
     ended = bocage("host", "show")
     assert (ended.code, "waiting" in ended.out) == (0, False)
