@@ -21,7 +21,7 @@ def test_virsh_destroy_is_told_what_it_would_have_done(bocage: Bocage):
         ("vm domblklist web1", "bocage vm show"),
         ("vm shutdown web1", "bocage vm stop"),
         ("vm launch tiny web1", "bocage vm create NAME --image IMAGE --start"),
-        ("vm exec web1 -- ls", "bocage vm console NAME --send TEXT --expect REGEX"),
+        ("incus exec web1 -- ls", "bocage vm exec"),
         ("Get-VM", "bocage vm list"),
         ("vm get-vm", "bocage vm list"),
         ("Stop-VM web1 -TurnOff", "bocage vm kill"),

@@ -13,6 +13,7 @@ OUR_VM_VERBS = frozenset(
     for line in (
         "create show list start stop kill reboot reset pause resume save delete undelete rename clone export import",
         "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy snapshot",
+        "flatten exec cp passwd",
         "top stats isolation upgrade-hardware",
     )
     for word in line.split()
@@ -160,7 +161,7 @@ _INCUS = _table(
     "incus",
     ("launch", "bocage vm create NAME --image IMAGE --start"),
     ("init", "bocage vm create NAME --image IMAGE"),
-    ("exec", "bocage vm console NAME --send TEXT --expect REGEX", "runs a program by the agent inside"),
+    ("exec", "bocage vm exec"),
     ("shell", "bocage vm console"),
     ("info", "bocage vm show"),
     ("move", "bocage vm rename", "also renames"),
