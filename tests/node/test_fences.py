@@ -104,14 +104,23 @@ async def test_a_guest_passes_for_nobody_and_a_firewall_lets_in_what_it_says(
     wired: House, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tools = frames.disc(tmp_path)
-    await make_network(wired, "lan", kind="nat", subnet="10.98.0.0/24")
+    await make_network(wired, "lan", kind="nat", subnet="10.98.0.0/24", ipv6=True)
     net = await network_named(wired, "lan")
+    prefix = wired.node.wires._bridge(net).prefix
+    assert prefix
     eve, bob = await up(wired, "eve", EVE, tools), await up(wired, "bob", BOB, tools)
     own, others = await addressed(wired, eve), await addressed(wired, bob)
     bad, good = attacks(own=own, others=others, gateway="10.98.0.1"), honest(own)
     end = frames.datagram(frames.END, own, source=EVE)
     sent = [*bad.values(), *good.values(), end]
     assert await heard(wired, eve, bob, sent) == set(good)
+    bobs = fences.made_of(BOB, prefix)  # of the prefix that the network advertises
+    for which, guest in ((fences.made_of(EVE, prefix), eve), (bobs, bob)):
+        there = f"until ip -6 address show dev eth0 | grep {which}; do usleep 100000; done; echo it has {which}"
+        await wired.says(guest, "^it has", send=there)
+    await wired.says(eve, "^it answers", send=f"until ping -6 -c 1 -W 5 {bobs}; do sleep 1; done; echo it answers")
+    claim = frames.neighbour("prefix-by-nd", str(bobs), source=EVE)
+    assert await heard(wired, eve, bob, [claim, frames.datagram6("prefix", str(bobs), source=EVE), end]) == set()
 
     await alter(wired, eve, "nic0", allowed=["192.0.2.0/24"])
     assert await heard(wired, eve, bob, [bad["nobodys-ip"], bad["anothers-ip"], end]) == {"nobodys-ip"}
@@ -150,3 +159,14 @@ async def test_a_guest_passes_for_nobody_and_a_firewall_lets_in_what_it_says(
     for one in (eve, bob):
         await wired.ask("vm.kill", one)
     assert "comes_" not in run("nft", "list", "ruleset")
+
+
+async def test_vlans_that_the_kernel_does_not_have_are_refused_with_the_reason(wired: House) -> None:
+    ended = await make_network(wired, "office", kind="isolated", vlans=True)
+    if ended.status.state is work.TaskState.DONE:
+        net = await network_named(wired, "office")
+        assert '"vlan_filtering":1' in run("ip", "-json", "-details", "link", "show", net.status.bridge or "")
+    else:
+        assert ended.status.problem
+        assert ended.status.problem.type == "network-kernel-lacks"
+        assert "VLANs" in ended.status.problem.text

@@ -204,6 +204,25 @@ async def test_a_mirror_that_lacks_a_disk_is_there_after_the_reboot_and_gets_ano
     assert third in json.loads(await server.run("bocage storage show pair --json"))["spec"]["disks"]
 
 
+async def test_nics_are_on_the_vlans_that_their_definition_says_also_while_they_run(server: bed.Server):
+    async def vlans() -> dict[int, list[str]]:
+        """Of the only tap that is on other VLANs than 1: each with its flags."""
+        ports = json.loads(await server.run("bridge -json vlan show"))
+        found = [{one["vlan"]: one.get("flags", []) for one in port["vlans"]} for port in ports]
+        pairs = zip(ports, found, strict=True)
+        (of_tap,) = [one for port, one in pairs if port["ifname"].startswith("bt") and 1 not in one]
+        return of_tap
+
+    await server.run("bocage network create office --kind isolated --vlans", within=600)
+    nic = "--network office,vlan=10,trunk=20+30"
+    await server.run(f"bocage vm create tagged --disk 1M --memory 32M {nic} --start", within=600)
+    own = ["PVID", "Egress Untagged"]
+    assert await vlans() == {10: own, 20: [], 30: []}
+    await server.run("bocage vm nic set tagged nic0 --vlan 11 --trunk ''", within=600)
+    assert await vlans() == {11: own}
+    await server.run("bocage vm delete tagged --force --purge && bocage network delete office", within=600)
+
+
 async def test_a_kill_for_lack_of_memory_is_told_though_its_scope_is_gone(server: bed.Server):
     pid, _ = before = await process_of(server)
     group = (await server.run(f"cat /proc/{pid}/cgroup")).strip().removeprefix("0::")

@@ -49,7 +49,8 @@ async def change(
     """Another network, other published ports, addresses or firewall groups; its cable (RFC 7396)."""
     async with call.api.index.claim:
         machine = await machines.find(call, project, name)
-        known = await facts.for_nic(call, machine, patch.network, patch.firewall or ())
+        here = next((one.network for one in machine.spec.nics if one.name == nic), None)
+        known = await facts.for_nic(call, machine, patch.network or here, patch.firewall or ())
         return await _change(call, machine, lambda one: definition.change_nic(one, nic, patch, known), if_match)
 
 

@@ -71,6 +71,8 @@ def show(name: NetworkName, project: options.Project = options.DEFAULT, json: op
                 ("dhcp", people.yes(spec["dhcp"]) if spec["kind"] in ("nat", "isolated") else ""),
                 ("NIC", " ".join(one for one in (spec.get("nic"), status.get("nic")) if one)),
                 ("goes back", people.ago(status["confirm_by"]) if status.get("confirm_by") else ""),
+                ("IPv6", "yes" if spec.get("ipv6") else ""),
+                ("VLANs", "yes" if spec.get("vlans") else ""),
                 ("mtu", spec.get("mtu")),
                 ("bridge", status.get("bridge")),
                 ("carried by", status.get("backend")),
@@ -90,6 +92,8 @@ def create(
     nic: Annotated[
         str | None, typer.Option(metavar="NIC", help="For kind bridge: the host's NIC, by name or MAC.")
     ] = None,
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="Advertise an IPv6 prefix of its own.")] = False,
+    vlans: Annotated[bool, typer.Option("--vlans", help="NICs can be on VLANs of it.")] = False,
     mtu: Annotated[int | None, typer.Option(metavar="BYTES", help="The largest packet; 1500 when not given.")] = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
@@ -103,6 +107,7 @@ def create(
       bocage network create office --kind bridge --nic eth0
     """
     request = rest.given(name=name, kind=kind, subnet=subnet, dhcp=None if dhcp else False, nic=nic, mtu=mtu)
+    request |= {field: True for field, asked in (("vlans", vlans), ("ipv6", ipv6)) if asked}
     said = f"network {name} is ready"
     if kind == "bridge":
         said = f"network {name} is there; within a minute 'bocage network confirm {name}', or {nic} is as it was before"

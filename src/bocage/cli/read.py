@@ -16,6 +16,7 @@ from bocage.cli import failure
 _CPU_PARTS = ("sockets", "cores", "threads")
 _MEMORY_PARTS = ("startup", "minimum", "maximum", "buffer", "weight")
 _DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
+_NIC_PARTS = ("model", "mac", "ip", "vlan", "trunk", "spoofing", "firewall")
 _SMBIOS_PARTS = ("uuid", "manufacturer", "product", "version", "serial", "sku", "family")
 _BOARD_FIELDS = {"disk": "disk_bus", "nic": "nic_model"}
 _BOARD_PARTS = (
@@ -68,10 +69,17 @@ def nic(text: str, *, option: str = "--network") -> dict[str, Any]:
     """`default`, or `default,model=e1000,mac=52:54:00:12:34:56,ip=10.80.1.20,firewall=web+ssh`."""
     network, _, rest = text.partition(",")
     right = "write a network's name, or NAME,model=e1000,mac=52:54:00:12:34:56,ip=10.80.1.20,firewall=web+ssh"
-    more = pairs(rest, option=option, known=("model", "mac", "ip", "spoofing", "firewall"), right=right) if rest else {}
+    more = pairs(rest, option=option, known=_NIC_PARTS, right=right) if rest else {}
     found: dict[str, Any] = {"network": network, **{key: value.lower() for key, value in more.items()}}
     if "firewall" in found:
         found["firewall"] = found["firewall"].split("+")
+    try:
+        if "vlan" in found:
+            found["vlan"] = int(found["vlan"])
+        if "trunk" in found:
+            found["trunk"] = [int(one) for one in found["trunk"].split("+")]
+    except ValueError as error:
+        raise failure.Usage(option=option, wrong="a VLAN is a number", right="vlan=10, trunk=20+30") from error
     return found
 
 

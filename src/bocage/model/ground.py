@@ -241,8 +241,12 @@ class NetworkSpec(Part):
     """IPv4, such as `10.80.1.0/24`; chosen free of the host's routes when it is not given (`nat`, `isolated`)."""
     dhcp: bool = True
     """Whether it gives addresses (`nat`, `isolated`)."""
+    ipv6: bool = False
+    """Whether it advertises an IPv6 prefix of its own (`nat`, `isolated`)."""
     nic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@-]{1,32}$")] | None = None
     """For `bridge`: the host's NIC that becomes its port, by name or by MAC."""
+    vlans: bool = False
+    """Whether its NICs can be on VLANs of it (`vlan`, `trunk`)."""
     mtu: Annotated[int, Field(ge=1280, le=9216)] | None = None
     """None: 1500, or for `bridge` what its NIC has."""
 
@@ -250,6 +254,10 @@ class NetworkSpec(Part):
     def _of_its_kind(self) -> NetworkSpec:
         if (self.nic is None) == (self.kind == "bridge"):
             raise ValueError("nic: a network of kind 'bridge' needs one, and no other kind has one")
+        if self.ipv6 and self.kind not in ("nat", "isolated"):
+            raise ValueError(f"ipv6: a network of kind '{self.kind}' has what is behind it")
+        if self.kind == "user" and self.vlans:
+            raise ValueError("vlans: a network of kind 'user' has none")
         if self.kind == "bridge" and self.subnet:
             raise ValueError("subnet: a network of kind 'bridge' has that of the network behind its NIC")
         return self

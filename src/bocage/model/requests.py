@@ -88,6 +88,8 @@ class NicRequest(Part):
     ip: IPv4 | None = None
     """The address that the network's DHCP keeps for it; None: one is chosen."""
     allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] = ()
+    vlan: vm.Vlan | None = None
+    trunk: Annotated[tuple[vm.Vlan, ...], Field(max_length=256)] = ()
     spoofing: Literal["deny", "allow"] = "deny"
     firewall: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
 
@@ -103,6 +105,8 @@ class NicPatch(Part):
     ip: IPv4 | Literal["any"] | None = None
     """`any`: the network chooses."""
     allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] | None = None
+    vlan: vm.Vlan | Literal["none"] | None = None
+    trunk: Annotated[tuple[vm.Vlan, ...], Field(max_length=256)] | None = None
     spoofing: Literal["deny", "allow"] | None = None
     firewall: Annotated[tuple[Name, ...], Field(max_length=16)] | None = None
 

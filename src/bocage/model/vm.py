@@ -33,6 +33,7 @@ Hardware = board.Hardware
 DynamicMemory = memories.DynamicMemory
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,20}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Vlan = Annotated[int, Field(ge=1, le=4094)]
 
 
 class Power(enum.StrEnum):
@@ -175,6 +176,10 @@ class Nic(Part):
     """Further addresses and subnets that it may use as its own."""
     spoofing: Literal["deny", "allow"] = "deny"
     """Whether it may pass for anybody: for a router, a DHCP server."""
+    vlan: Vlan | None = None
+    """The VLAN that its untagged packets are on; None: the network's own."""
+    trunk: Annotated[tuple[Vlan, ...], Field(max_length=256)] = ()
+    """Further VLANs, whose packets it sends and gets tagged."""
     firewall: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
     """The groups whose rules say what comes in; with none everything does."""
 

@@ -65,6 +65,21 @@ class Bridge:
     domain: str = ""  # empty: NAME.internal
     dhcp: bool = True
     mtu: int | None = None
+    vlans: bool = False
+    ipv6: bool = False
+
+    @property
+    def prefix(self) -> ipaddress.IPv6Network | None:
+        """Its IPv6 prefix, if it has one: unique to it (RFC 4193), and always the same."""
+        if not self.ipv6:
+            return None
+        digest = hashlib.sha256(self.uid.encode()).digest()
+        return ipaddress.IPv6Network((b"\xfd" + digest[:7] + bytes(8), 64))
+
+    @property
+    def gateway6(self) -> ipaddress.IPv6Address | None:
+        """The host's own IPv6 address in it."""
+        return self.prefix[1] if self.prefix else None
 
     @property
     def interface(self) -> str:
@@ -187,7 +202,8 @@ class Refused(Error, errors.Unavailable):
     command: str
 
 
-_PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base", "passt": "passt"}
+_PACKAGES = dict.fromkeys(("ip", "tc", "bridge"), "iproute2")
+_PACKAGES |= {"nft": "nftables", "dnsmasq": "dnsmasq-base", "passt": "passt"}
 
 
 def find(program: str) -> str | None:

@@ -30,6 +30,7 @@ async def ensure(network: base.Bridge) -> None:
         await dnsmasq.stop(network.state)  # it is bound to a bridge that is no more
     await kernel.change(_steps(network, found))
     _settings(network)
+    await kernel.change(_steps6(network))
     await dnsmasq.ensure(network)
 
 
@@ -97,7 +98,8 @@ def _steps(network: base.Bridge, found: kernel.Link | None) -> list[str]:
     steps = []
     if found is None:
         size = f" mtu {network.mtu}" if network.mtu else ""
-        steps.append(f"link add {name} address {network.mac}{size} type bridge stp_state 0 forward_delay 0")
+        kind = f"type bridge {kernel.bridge_options(vlans=network.vlans)}"
+        steps.append(f"link add {name} address {network.mac}{size} {kind}")
     elif found.mac != network.mac:
         steps.append(f"link set {name} address {network.mac}")
     if found is None or not found.alias:
@@ -111,9 +113,16 @@ def _steps(network: base.Bridge, found: kernel.Link | None) -> list[str]:
     return steps
 
 
+def _steps6(network: base.Bridge) -> list[str]:
+    """Once its interface takes IPv6 at all."""
+    return [f"address replace {network.gateway6}/64 dev {network.interface} nodad"] if network.gateway6 else []
+
+
 def _settings(network: base.Bridge) -> None:
     ipv6 = f"ipv6/conf/{network.interface}/disable_ipv6"
     if kernel.sysctl(ipv6) is not None:
-        kernel.set_sysctl(ipv6, "1")  # the host gives and takes IPv4 alone there
+        # Without a prefix of its own the host gives and takes IPv4 alone there; it never takes a router's word.
+        kernel.set_sysctl(f"ipv6/conf/{network.interface}/accept_ra", "0")
+        kernel.set_sysctl(ipv6, "0" if network.ipv6 else "1")
     if network.nat:
         kernel.set_sysctl("ipv4/ip_forward", "1")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from bocage import errors, files
-from bocage.network import addresses, base
+from bocage.network import addresses, base, kernel
 
 LEASE_TIME = 43_200  # seconds
 _STOP_BOUND = 5.0  # seconds until the plug is pulled, and again until it must be gone
@@ -67,6 +67,10 @@ def configuration(network: base.Bridge) -> str:
     ]
     if network.mtu:
         lines.append(f"dhcp-option=option:mtu,{network.mtu}")
+    if network.prefix:
+        lines += ["enable-ra", f"dhcp-range={network.prefix[0]},ra-stateless,ra-names,64,{LEASE_TIME}"]
+        if not (network.nat and kernel.sysctl("ipv6/conf/all/forwarding") == "1"):
+            lines.append(f"ra-param={network.interface},0,0")  # a prefix, but no way out
     if network.nat:
         lines.append(f"dhcp-option=option:router,{network.gateway}")
     else:

@@ -32,13 +32,17 @@ _NOT_CARRIED = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00"  # what is
 class Port:
     """A NIC on the bridge. `addresses` are those it may use as its own; none of an IP version: any that is nobody's.
 
-    `free`: it may pass for anybody. `groups`: what is let in; None: all that comes.
+    `made`: those that its guest may make of its MAC. `free`: it may pass for anybody. `tagged`: its packets may bear
+    VLAN tags; of these only the MAC is looked at, and the bridge knows which VLANs it has. `groups`: what is let in;
+    None: all that comes.
     """
 
     tap: str
     mac: str
     addresses: tuple[Prefix, ...] = ()
+    made: tuple[ipaddress.IPv6Address, ...] = ()
     free: bool = False
+    tagged: bool = False
     groups: tuple[str, ...] | None = None
 
     @property
@@ -49,9 +53,14 @@ class Port:
 
 def link_local(mac: str) -> ipaddress.IPv6Address:
     """The link-local address made of a MAC."""
+    return made_of(mac, ipaddress.IPv6Network("fe80::/64"))
+
+
+def made_of(mac: str, prefix: ipaddress.IPv6Network) -> ipaddress.IPv6Address:
+    """The address made of a MAC in a prefix of 64 bits."""
     octets = bytes.fromhex(mac.replace(":", ""))
     identifier = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
-    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
+    return ipaddress.IPv6Address(prefix.network_address.packed[:8] + identifier)
 
 
 def table_of(uid: str) -> str:
@@ -112,7 +121,7 @@ def ruleset(
     guarded = [one for one in ports if not one.free]
     fenced = [one for one in ports if one.groups is not None]
     outgoing = [one for one in fenced if _limits_what_leaves(one, groups)]
-    everybody = {*known, *(ipaddress.ip_network(one.link_local) for one in ports)}
+    everybody = {*known, *(ipaddress.ip_network(one) for port in ports for one in (port.link_local, *port.made))}
     leaving = {one.tap: f"goto leaves_{one.tap}" for one in fenced}
     leaving |= {one.tap: f"goto sent_{one.tap}" for one in guarded}
     body = [
@@ -172,7 +181,7 @@ def _claims(everybody: Iterable[Prefix]) -> list[str]:
 def _guard(port: Port) -> Iterator[str]:
     """What a NIC may send: in its own name, with its own addresses. Common packets are through after a few rules."""
     tap, (four, six) = port.tap, _by_version(port.addresses)
-    own = [ipaddress.IPv6Network(port.link_local), *six]
+    own = [*(ipaddress.IPv6Network(one) for one in (port.link_local, *port.made)), *six]
     raw = [_raw(one) for one in own]
     through = "accept" if port.groups is None else f"goto leaves_{tap}"
     yield _chain(
@@ -180,6 +189,7 @@ def _guard(port: Port) -> Iterator[str]:
         [
             f"ether saddr != {port.mac} drop",
             f"ether type vmap {{ ip : goto ip_{tap}, ip6 : goto ip6_{tap}, arp : goto arp_{tap} }}",
+            *([f"ether type 8021q {through}"] if port.tagged else []),
             "ether type { 8021q, 8021ad } drop",
             f"{_NOT_CARRIED} drop",
             through,

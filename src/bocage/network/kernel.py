@@ -108,6 +108,24 @@ async def change(steps: Iterable[str]) -> None:
         await base.run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
 
 
+def bridge_options(*, vlans: bool) -> str:
+    """How each of our bridges is made."""
+    return f"stp_state 0 forward_delay 0{' vlan_filtering 1 vlan_default_pvid 1' if vlans else ''}"
+
+
+async def set_vlans(port: str, *, untagged: int, tagged: Iterable[int | str] = ()) -> None:
+    """Have the port of a bridge be on exactly these VLANs. Raises base.Refused."""
+    shown = json.loads(await base.run("bridge", "-json", "vlan", "show", "dev", port) or b"[]")
+    steps = [
+        f"vlan delete vid {one['vlan']}{'-' + str(one['vlanEnd']) if 'vlanEnd' in one else ''} dev {port}"
+        for link in shown
+        for one in link.get("vlans", [])
+    ]
+    steps += [f"vlan add vid {one} dev {port}" for one in tagged]
+    steps.append(f"vlan add vid {untagged} pvid untagged dev {port}")
+    await base.run("bridge", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
+
+
 def sysctl(name: str) -> str | None:
     """A setting below `net`, its parts parted by `/`: `ipv4/ip_forward`; None where the kernel has it not."""
     try:

@@ -11,7 +11,9 @@ import secrets
 from bocage.network import addresses, base, bridge, kernel, rules, tap
 
 
-async def check(kind: base.Kind, *, subnet: ipaddress.IPv4Network | None = None, uid: str = "") -> None:
+async def check(
+    kind: base.Kind, *, subnet: ipaddress.IPv4Network | None = None, uid: str = "", vlans: bool = False
+) -> None:
     """Raise what hinders a network of `kind` here: the first thing found. Leaves nothing behind.
 
     `subnet` is looked at too; a route of the network `uid` itself does not hinder it. Raises base.NotRoot,
@@ -25,7 +27,7 @@ async def check(kind: base.Kind, *, subnet: ipaddress.IPv4Network | None = None,
         raise base.NotRoot(kind=kind)
     for program in ("ip", "nft", *(() if kind == "bridge" else ("dnsmasq",))):
         base.need(program)
-    await _try_bridge()
+    await _try_bridge(vlans=vlans)
     await asyncio.to_thread(_try_tap)
     await _try_rules()
     if kind == "nat":
@@ -34,12 +36,12 @@ async def check(kind: base.Kind, *, subnet: ipaddress.IPv4Network | None = None,
         await bridge.refuse_overlap(subnet, besides=base.interface_of(uid) if uid else "")
 
 
-async def _try_bridge() -> None:
+async def _try_bridge(*, vlans: bool) -> None:
     name = f"bcgp{secrets.token_hex(4)}"
     try:
-        await kernel.change([f"link add {name} type bridge"])
+        await kernel.change([f"link add {name} type bridge {kernel.bridge_options(vlans=vlans)}"])
     except base.Refused as refused:
-        raise base.KernelLacks(what="bridges", said=refused.output) from refused
+        raise base.KernelLacks(what="VLANs on bridges" if vlans else "bridges", said=refused.output) from refused
     finally:
         with contextlib.suppress(base.Refused):
             await kernel.change([f"link delete {name}"])

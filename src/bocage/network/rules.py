@@ -96,9 +96,22 @@ def _input(network: base.Bridge) -> str:
             "ct state established,related accept",
             "meta nfproto ipv4 udp dport 67 accept",
             f"ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept",
+            *_input6(network),
             "drop",
         ],
     )
+
+
+def _input6(network: base.Bridge) -> list[str]:
+    """What an isolated network's IPv6 needs of the host: neighbour and router discovery, DHCP, DNS."""
+    if not network.prefix:
+        return []
+    return [
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, echo-request } accept",
+        "icmpv6 type { mld-listener-report, mld2-listener-report, mld-listener-done } accept",
+        "meta nfproto ipv6 udp dport 547 accept",
+        f"ip6 daddr {{ {network.gateway6}, fe80::/10 }} meta l4proto {{ tcp, udp }} th dport 53 accept",
+    ]
 
 
 def _forward(network: base.Bridge) -> str:
@@ -112,6 +125,7 @@ def _forward(network: base.Bridge) -> str:
             f'iifname "{bridge}" oifname "{PREFIX}*" ct status dnat accept',  # published is published
             f'iifname "{bridge}" oifname "{PREFIX}*" drop',
             f'iifname "{bridge}" ip saddr != {subnet} drop',
+            f'iifname "{bridge}" ip6 saddr != {network.prefix} drop' if network.prefix else "",
             f'iifname "{bridge}" tcp flags syn / syn,rst tcp option maxseg size set rt mtu',
             f'oifname "{bridge}" ct state established,related accept',
             f'oifname "{bridge}" ct status dnat accept',
@@ -122,7 +136,11 @@ def _forward(network: base.Bridge) -> str:
 
 def _postrouting(network: base.Bridge) -> str:
     rule = f'ip saddr {network.subnet} ip daddr != {network.subnet} oifname != "{network.interface}" masquerade'
-    return _chain("postrouting", "type nat hook postrouting priority 100", [rule])
+    rules = [rule]
+    if network.prefix:
+        away = f'ip6 daddr != {network.prefix} oifname != "{network.interface}"'
+        rules.append(f"ip6 saddr {network.prefix} {away} masquerade")
+    return _chain("postrouting", "type nat hook postrouting priority 100", rules)
 
 
 def _chain(name: str, hook: str, rules: Iterable[str]) -> str:

@@ -107,7 +107,7 @@ def read(path: pathlib.Path) -> Record | None:
     return record
 
 
-async def begin(path: pathlib.Path, uid: str, nic: str, *, mtu: int | None = None) -> Record:
+async def begin(path: pathlib.Path, uid: str, nic: str, *, mtu: int | None = None, vlans: bool = False) -> Record:
     """Move a NIC, named by name or MAC, under the network's bridge; the watcher puts it back unless `confirm` comes.
 
     Raises NoSuchNic, NicTaken, base.Refused; then all is as before.
@@ -128,11 +128,11 @@ async def begin(path: pathlib.Path, uid: str, nic: str, *, mtu: int | None = Non
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write(path, record)
     _watch(path)
-    await _move(path, record, mtu)
+    await _move(path, record, mtu, vlans=vlans)
     return record
 
 
-async def ensure(path: pathlib.Path, *, mtu: int | None = None) -> Record | None:
+async def ensure(path: pathlib.Path, *, mtu: int | None = None, vlans: bool = False) -> Record | None:
     """Make a confirmed bridge again when it is gone, as after a reboot. Raises NoSuchNic, base.Refused."""
     record = read(path)
     if record is None or record.state == "undone" or kernel.present(record.interface):
@@ -143,7 +143,7 @@ async def ensure(path: pathlib.Path, *, mtu: int | None = None) -> Record | None
     addresses, routes, routes6 = await _as_it_is(found.name)
     now = dataclasses.replace(record, nic=found.name, addresses=addresses, routes=routes, routes6=routes6)
     _write(path, now)
-    await _move(path, now, mtu)
+    await _move(path, now, mtu, vlans=vlans)
     return now
 
 
@@ -176,11 +176,11 @@ async def neighbours(interface: str) -> set[str]:
     return {one for one in own if one != "inet6"}
 
 
-async def _move(path: pathlib.Path, record: Record, mtu: int | None) -> None:
+async def _move(path: pathlib.Path, record: Record, mtu: int | None, *, vlans: bool) -> None:
     name, nic = record.interface, record.nic
     size = [f"link set {nic} mtu {mtu}"] if mtu else []
     steps = [
-        f"link add {name} address {record.mac} type bridge stp_state 0 forward_delay 0",
+        f"link add {name} address {record.mac} type bridge {kernel.bridge_options(vlans=vlans)}",
         f'link set {name} alias "{_ALIAS}{record.uid}"',
         *size,
         f"link set {nic} up",
@@ -191,6 +191,8 @@ async def _move(path: pathlib.Path, record: Record, mtu: int | None) -> None:
     ]
     try:
         await kernel.change(steps)
+        if vlans:
+            await kernel.set_vlans(nic, untagged=1, tagged=["2-4094"])
     except errors.Problem:
         with _locked(path):
             await _put_back(record)

@@ -164,7 +164,7 @@ def _card(nic: model.Nic) -> tuple[object, ...]:
 
 
 def _fence(nic: model.Nic) -> tuple[object, ...]:
-    return nic.ip, nic.allowed, nic.spoofing, nic.firewall
+    return nic.ip, nic.allowed, nic.vlan, nic.trunk, nic.spoofing, nic.firewall
 
 
 def _more_of_the_same(now: model.Cpus, wanted: model.Cpus) -> bool:

@@ -13,7 +13,7 @@ from bocage.model import vm as model
 from bocage.planner import growth, hardware, limits, parts, profiles, reverting, shares
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
-_OF_NIC = ("connected", "allowed", "spoofing", "firewall")
+_OF_NIC = ("connected", "allowed", "trunk", "spoofing", "firewall")
 _SET_ELSEWHERE = (  # read with it, never taken
     "created",
     "deleted",
@@ -108,6 +108,8 @@ def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.F
     changed = {one: getattr(patch, one) for one in _OF_NIC if getattr(patch, one) is not None}
     if patch.ip is not None:
         changed["ip"] = None if patch.ip == "any" else patch.ip
+    if patch.vlan is not None:
+        changed["vlan"] = None if patch.vlan == "none" else patch.vlan
     parts.check_groups(facts, patch.firewall or ())
     if patch.network is not None:
         changed["network"] = parts.named(facts.networks, "network", patch.network).uid
@@ -116,6 +118,8 @@ def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.F
     if "rate" in patch.model_fields_set:
         changed["rate"] = _rate(_nic(vm, name), patch.rate)
     nic = _nic(vm, name).model_copy(update=changed)
+    if nic.vlan or nic.trunk:
+        parts.check_vlans(_by_uid(facts, nic.network), [*nic.trunk, *([nic.vlan] if nic.vlan else [])])
     return _with_spec(vm, nics=tuple(nic if one.name == name else one for one in vm.spec.nics))
 
 
@@ -134,6 +138,13 @@ def change_disk(vm: model.VM, name: str, patch: requests.DiskPatch) -> model.VM:
     limits = shares.merged(disk.limits.model_dump(), patch.limits.model_dump(exclude_unset=True))
     changed = disk.model_copy(update={"limits": parts.validated(share.Io, limits, "limits")})
     return _with_spec(vm, disks=tuple(changed if one.name == name else one for one in vm.spec.disks))
+
+
+def _by_uid(facts: parts.Facts, uid: str) -> ground.Network:
+    for network in facts.networks.values():
+        if network.uid == uid:
+            return network
+    raise parts.NoSuch(kind="network", name=uid)
 
 
 def _nic(vm: model.VM, name: str) -> model.Nic:

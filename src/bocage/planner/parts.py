@@ -51,6 +51,13 @@ class NoSuchGroup(NoSuch):
     hint = N_("'bocage firewall group list' shows what there is; 'bocage firewall group create {name}' makes it")
 
 
+class NoVlans(Error, errors.Invalid):
+    type = "network-has-no-vlans"
+    text = N_("the network {network} was not made for VLANs")
+    hint = N_("'bocage network create NAME … --vlans' makes one that is")
+    network: str
+
+
 class NoSuchDevice(Error, errors.NotFound):
     """The VM has nothing of that name."""
 
@@ -251,6 +258,7 @@ class Parts:
         """One NIC, at the next address that takes its model."""
         network = named(facts.networks, "network", request.network)
         check_groups(facts, request.firewall)
+        check_vlans(network, [*request.trunk, *([request.vlan] if request.vlan else [])])
         name = hardware.next_name("nic", self.names)
         if request.mac and (by := facts.macs.get(request.mac)):
             raise MacTaken(mac=request.mac, by=by)
@@ -271,9 +279,17 @@ class Parts:
             rate=request.rate,
             ip=request.ip,
             allowed=request.allowed,
+            vlan=request.vlan,
+            trunk=request.trunk,
             spoofing=request.spoofing,
             firewall=request.firewall,
         )
+
+
+def check_vlans(network: ground.Network, wanted: Collection[int]) -> None:
+    """Raises NoVlans when a NIC is to be on VLANs of a network that has none."""
+    if wanted and not network.spec.vlans:
+        raise NoVlans(network=network.name)
 
 
 def check_groups(facts: Facts, names: Iterable[str]) -> None:

@@ -21,6 +21,12 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="CIDR", help="A further address or subnet that it may use; '' for none."),
 ]
+Vlan = Annotated[
+    str | None, typer.Option(metavar="ID", help="The VLAN of its untagged packets; 'none' for the network's own.")
+]
+Trunk = Annotated[
+    str | None, typer.Option(metavar="ID,...", help="VLANs whose packets it sends and gets tagged; '' for none.")
+]
 Spoofing = Annotated[
     str | None, typer.Option(metavar="deny|allow", help="Whether it may pass for anybody: for a router.")
 ]
@@ -42,6 +48,8 @@ def attach(
     unplugged: Annotated[bool, typer.Option("--unplugged", help="With its cable out.")] = False,
     ip: Ip = None,
     allow: Allow = None,
+    vlan: Vlan = None,
+    trunk: Trunk = None,
     spoofing: Spoofing = None,
     firewall: Firewall = None,
     project: options.Project = options.DEFAULT,
@@ -60,6 +68,7 @@ def attach(
         publish=[read.publish(one) for one in publish] if publish else None,
         connected=False if unplugged else None,
         **_fence(None if ip == "any" else ip, allow, spoofing, firewall),
+        **_vlans(None if vlan == "none" else vlan, trunk),
     )
     with session.connect(project) as api:
         made = api.vms.attach_nic(name, request)
@@ -90,6 +99,8 @@ def set_(
     ] = None,
     ip: Ip = None,
     allow: Allow = None,
+    vlan: Vlan = None,
+    trunk: Trunk = None,
     spoofing: Spoofing = None,
     firewall: Firewall = None,
     project: options.Project = options.DEFAULT,
@@ -103,6 +114,7 @@ def set_(
       bocage vm nic set web1 nic0 --publish ''
       bocage vm nic set web1 nic0 --rate in=10M,out=2M
       bocage vm nic set web1 nic0 --firewall web,ssh
+      bocage vm nic set web1 nic0 --vlan 10
       bocage vm nic set web1 nic0 --allow 10.80.1.200 --allow 10.9.0.0/16
     """
     if link not in (None, "up", "down"):
@@ -114,6 +126,7 @@ def set_(
         publish=ports,
         rate=None if rate is None else share.rate(rate, option="--rate"),
         **_fence(ip, allow, spoofing, firewall),
+        **_vlans(vlan, trunk),
     )
     if not patch:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--network lab, --link down")
@@ -127,6 +140,15 @@ def _fence(ip: str | None, allow: list[str] | None, spoofing: str | None, firewa
     groups = None if firewall is None else [one.strip() for one in firewall.split(",") if one.strip()]
     allowed = None if allow is None else [one for one in allow if one]
     return {"ip": ip, "allowed": allowed, "spoofing": spoofing, "firewall": groups}
+
+
+def _vlans(vlan: str | None, trunk: str | None) -> dict[str, Any]:
+    try:
+        own = int(vlan) if vlan not in (None, "none") else vlan
+        tagged = None if trunk is None else [int(one) for one in trunk.split(",") if one.strip()]
+    except ValueError as error:
+        raise failure.Usage(option="--vlan", wrong="a VLAN is a number", right="--vlan 10, --trunk 10,20") from error
+    return {"vlan": own, "trunk": tagged}
 
 
 def _tell(api: rest.Client, vm: rest.Document, said: str, *, json: bool) -> None:

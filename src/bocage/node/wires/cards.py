@@ -46,6 +46,8 @@ def card(machine: vm.VM, nic: vm.Nic, net: ground.Network) -> ledger.Card:
         publish=published(nic),
         addresses=tuple(own_addresses(machine, nic)),
         free=nic.spoofing == "allow",
+        vlan=nic.vlan,
+        trunk=nic.trunk,
         groups=nic.firewall,
     )
 

@@ -36,12 +36,17 @@ class Fencing:
         known |= {ipaddress.ip_network(host.address) for host in self._ledger.hosts(net.uid).values()}
         routers = {str(made.gateway)} if made else await uplink.neighbours(uplink.interface_of(net.uid))
         known |= {ipaddress.ip_network(one) for one in routers}
+        prefix = made.prefix if made else None
+        if made and made.gateway6:
+            known |= {ipaddress.ip_network(one) for one in (made.gateway6, fences.link_local(made.mac))}
         ports = [
             fences.Port(
                 tap=card.tap,
                 mac=card.mac,
                 addresses=tuple(given[card.mac]),
+                made=(fences.made_of(card.mac, prefix),) if prefix else (),
                 free=card.free,
+                tagged=bool(card.trunk),
                 groups=card.groups or None,
             )
             for card in cards
@@ -66,7 +71,7 @@ class Fencing:
         self, net: ground.Network, card: ledger.Card, leased: ipaddress.IPv4Address | None
     ) -> list[firewall.Prefix]:
         """The addresses that a card may use: what its definition says, and what its network's DHCP gives it."""
-        dhcp = (self._ledger.address(net.uid, card.mac), leased) if net.spec.dhcp else ()
+        dhcp = (self._ledger.address(net.uid, card.mac), leased) if net.spec.dhcp and not card.vlan else ()
         return [*card.addresses, *(ipaddress.ip_network(address) for address in dhcp if address)]
 
     async def _groups(self, net: ground.Network, names: set[str]) -> dict[str, tuple[firewall.FirewallRule, ...]]:

@@ -40,6 +40,8 @@ class Card:
     publish: tuple[networks.Publish, ...] = ()
     addresses: tuple[Prefix, ...] = ()  # that it may use beside the one that its network gives it
     free: bool = False  # it may pass for anybody
+    vlan: int | None = None
+    trunk: tuple[int, ...] = ()
     groups: tuple[str, ...] = ()  # of firewall rules, by name
 
 

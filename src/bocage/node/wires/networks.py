@@ -10,6 +10,7 @@ import ipaddress
 import os
 import pathlib
 from collections.abc import AsyncIterator, Iterable
+from typing import TypedDict
 
 from bocage import errors
 from bocage.model import base, ground
@@ -45,7 +46,10 @@ class Networks:
         """Raise what this machine lacks for a network, or what is in its way."""
         subnet = wanted.spec.subnet or wanted.status.subnet
         await surroundings.check(
-            wanted.spec.kind, subnet=ipaddress.IPv4Network(subnet) if subnet else None, uid=wanted.uid
+            wanted.spec.kind,
+            subnet=ipaddress.IPv4Network(subnet) if subnet else None,
+            uid=wanted.uid,
+            vlans=wanted.spec.vlans,
         )
 
     def check_begun(self, wanted: ground.Network) -> None:
@@ -66,7 +70,7 @@ class Networks:
         assert wanted.spec.nic
         async with self._locks[wanted.uid]:
             if uplink.read(self._record(wanted.uid)) is None:
-                await uplink.begin(self._record(wanted.uid), wanted.uid, wanted.spec.nic, mtu=wanted.spec.mtu)
+                await uplink.begin(self._record(wanted.uid), wanted.uid, wanted.spec.nic, **_made_so(wanted))
 
     async def confirm(self, wanted: ground.Network) -> None:
         """Let it stay on its NIC. Raises uplink.NotConfirmed when that was too late, uplink.NothingToConfirm."""
@@ -146,7 +150,7 @@ class Networks:
         return bridge.stands(made) and {made.table, *self._ports_table(net)} <= tables
 
     async def _make_onto_nic(self, wanted: ground.Network) -> ground.Network:
-        record = await uplink.ensure(self._record(wanted.uid), mtu=wanted.spec.mtu)
+        record = await uplink.ensure(self._record(wanted.uid), **_made_so(wanted))
         if record is None:
             raise uplink.NotBegun(network=wanted.name)
         self._unconfirmed.discard(wanted.uid)
@@ -207,6 +211,8 @@ class Networks:
         # Root's own: QEMU gets a descriptor, and no other user's process may take the tap while it is free.
         interface, mtu = cards.interface(net), net.spec.mtu
         await tap.ensure(card.tap, bridge=interface, owner=os.geteuid(), guest_mac=card.mac, mtu=mtu)
+        if net.spec.vlans:
+            await kernel.set_vlans(card.tap, untagged=card.vlan or 1, tagged=card.trunk)
 
     async def _known(self, uids: set[str]) -> list[ground.Network]:
         if not uids:
@@ -261,6 +267,8 @@ class Networks:
             state=self._state(net.uid),
             dhcp=net.spec.dhcp,
             mtu=net.spec.mtu,
+            vlans=net.spec.vlans,
+            ipv6=net.spec.ipv6,
         )
 
     def _present(self) -> list[str]:
@@ -271,3 +279,13 @@ class Networks:
 
     def _state(self, uid: str) -> pathlib.Path:
         return self._ground.home.runtime / "networks" / uid
+
+
+class _MadeSo(TypedDict):
+    mtu: int | None
+    vlans: bool
+
+
+def _made_so(net: ground.Network) -> _MadeSo:
+    """How its bridge is to be made."""
+    return {"mtu": net.spec.mtu, "vlans": net.spec.vlans}

@@ -118,6 +118,7 @@ class Wires(networks.Networks):
             try:
                 await self._keep_address(machine, nic, net)
                 await self._fencing.apply(net, self._made(net))
+                await self._plug(cards.card(machine, nic, net), net)
             except BaseException:
                 self._ledger.plug(machine.uid, machine.name, [*others, before])
                 raise
