@@ -8,10 +8,12 @@ import os
 import pathlib
 import random
 import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
-from bocage.guest import tiny
+from bocage.guest import rescue, tiny
 
 os.environ.setdefault("BOCAGE_DEFAULT_NETWORK", "user")  # no test makes bridges but in a namespace of its own
 
@@ -39,14 +41,28 @@ def packages_cache() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def tiny_image(packages_cache: pathlib.Path) -> pathlib.Path:
+    return _built("tiny", "raw", lambda beside: tiny.build(beside, cache=packages_cache, report=_silently))
+
+
+@pytest.fixture(scope="session")
+def rescue_image(packages_cache: pathlib.Path) -> pathlib.Path:
+    return _built("rescue", "iso", lambda beside: rescue.build(beside, cache=packages_cache, report=_silently))
+
+
+def _built(name: str, form: str, build: Callable[[pathlib.Path], Coroutine[Any, Any, None]]) -> pathlib.Path:
+    """An image, by the state of its sources; built when it is not there yet."""
     sources = hashlib.sha256()
     room = pathlib.Path(tiny.__file__).parent
     for path in sorted(path for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         sources.update(path.relative_to(room).as_posix().encode() + b"\0" + path.read_bytes())
-    image = CACHE / f"tiny-{sources.hexdigest()[:16]}.raw"
+    image = CACHE / f"{name}-{sources.hexdigest()[:16]}.{form}"
     if not image.exists():
         beside = image.with_suffix(f".{os.getpid()}")
         CACHE.mkdir(parents=True, exist_ok=True)
-        asyncio.run(tiny.build(beside, cache=packages_cache, report=lambda step, fraction: None))
+        asyncio.run(build(beside))
         beside.rename(image)
     return image
+
+
+def _silently(step: object, fraction: float) -> None:
+    """Nobody looks at how far an image is."""

@@ -359,3 +359,31 @@ async def test_the_asker_is_named_in_the_task(client, world):
     [task] = await world.tasks("vm.create")
     assert task.spec.asked_by == "unix:0"
     assert task.status.state is work.TaskState.PENDING
+
+
+async def test_a_rescue_is_of_a_vm_that_is_off_and_then_nothing_else_is_started(client, world):
+    await create(client)
+    made = await world.kept.find(vm.VM, "default", "web1")
+    await world.own(made)
+    rescuing = f"{VMS}/web1/rescue"
+    problem(await client.post(rescuing), 404, "no-rescue-image")
+    problem(await client.post(rescuing, json={"image": "tiny"}), 422, "rescue-is-no-cd")
+    problem(await client.post(rescuing, json={"end": True}), 409, "vm-not-in-rescue")
+    await world.set_status("web1", ready=True, state=vm.State.SAVED)
+    problem(await client.post(rescuing, json={"image": "windows"}), 409, "rescue-beside-saved-memory")
+    await world.set_status("web1", state=vm.State.RUNNING)
+    problem(await client.post(rescuing, json={"image": "windows"}), 409, "vm-not-down")
+    await world.set_status("web1", state=vm.State.STOPPED)
+    task = (await client.post(rescuing, json={"image": "windows"})).json()
+    assert task["spec"]["action"] == "vm.start"
+    spec = (await client.get(f"{VMS}/web1")).json()["spec"]
+    assert (spec["power"], spec["rescue"]) == ("running", world.cd.uid)
+    problem(await client.post(rescuing, json={"image": "windows"}), 409, "vm-in-rescue")
+    said = problem(await client.post(f"{VMS}/web1/start"), 409, "vm-in-rescue")
+    assert "bocage vm rescue web1 --end" in said["hint"]
+    await world.set_status("web1", state=vm.State.RUNNING)
+    problem(await client.post(f"{VMS}/web1/save"), 409, "vm-in-rescue")
+    problem(await client.delete("/projects/default/images/windows"), 409, "image-in-use")
+    task = (await client.post(rescuing, json={"end": True})).json()
+    assert (task["spec"]["action"], task["spec"]["params"]) == ("vm.stop", {"within": 30.0, "kill": True})
+    assert (await client.get(f"{VMS}/web1")).json()["spec"]["rescue"] == world.cd.uid, "until it is off"

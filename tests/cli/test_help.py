@@ -14,7 +14,7 @@ NOUNS = "vm image storage volume network host os template task events alarm toke
 VM_VERBS = (
     "create list show start stop kill reboot reset pause resume save delete undelete rename clone export import "
     "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy upgrade-hardware snapshot "
-    "flatten top stats isolation exec cp passwd"
+    "flatten top stats isolation exec cp passwd rescue"
 )
 
 

@@ -291,3 +291,12 @@ def test_a_vm_whose_host_goes_down_is_asked_to_go_off_and_at_the_bound_its_plug_
 def test_what_went_off_because_its_host_goes_down_should_run_all_the_same():
     assert lifecycle.decide(world(ended=True, orderly=True, leaving=True)).do is Do.NOTE_OFF
     assert lifecycle.decide(world(leaving=True)).do is Do.START  # which the node holds back until the host is up again
+
+
+def test_a_rescue_ends_when_the_vm_is_off_and_not_before():
+    assert lifecycle.decide(world(vm.Power.STOPPED, rescue=True)).do is Do.LEAVE_RESCUE
+    assert lifecycle.decide(world(vm.Power.STOPPED, rescue=True, saved=True)).do is Do.KEEP_SAVED
+    assert lifecycle.decide(world(vm.Power.STOPPED, Process.RUNNING, rescue=True)).do is Do.ASK_TO_STOP
+    assert lifecycle.decide(world(rescue=True)).do is Do.START
+    always = vm.Restart(policy="always")
+    assert lifecycle.decide(world(ended=True, orderly=True, policy=always, rescue=True)).do is Do.NOTE_SWITCHED_OFF

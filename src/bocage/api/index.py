@@ -198,7 +198,7 @@ def _uses(document: dict[str, Any]) -> Uses:
         macs=tuple(nic["mac"] for nic in spec["nics"]),
         smbios_uuid=spec["hardware"]["smbios"]["uuid"],
         volumes=tuple(disk["volume"] for disk in spec["disks"]),
-        images=tuple(cd["image"] for cd in spec["cds"] if cd["image"]),
+        images=tuple(filter(None, (*(cd["image"] for cd in spec["cds"]), spec.get("rescue")))),
         networks=tuple(nic["network"] for nic in spec["nics"]),
         groups=tuple(group for nic in spec["nics"] for group in nic.get("firewall", ())),
         storage=spec["storage"],

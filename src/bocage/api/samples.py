@@ -38,6 +38,7 @@ REQUESTS: dict[str, Any] = {
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
     "Rename": {"name": "shop"},
+    "Rescue": {"image": "rescue"},
     "Revert": {"force": True, "start": True},
     "SnapshotCreate": {"name": "before-upgrade", "title": "Before the upgrade to 12", "memory": True},
     "SendKeys": {"keys": ["ctrl", "alt", "delete"]},

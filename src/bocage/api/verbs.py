@@ -8,17 +8,30 @@ from typing import Annotated
 from fastapi import Body
 from starlette.responses import Response
 
-from bocage.api import answers, calls, facts, machines, routing
+from bocage import errors
+from bocage.api import answers, calls, facts, machines, problems, routing
 from bocage.model import ground, requests, vm
 from bocage.model.work import Task
-from bocage.planner import definition
+from bocage.planner import definition, rescue
 from bocage.store import resources
+from bocage.words import N_
 
 router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
 
 Power = Annotated[calls.Call, calls.may("vm:power")]
 Changing = Annotated[calls.Call, calls.may("vm:change")]
 _PROBLEMS = routing.problem_responses(404, 409)
+
+
+_RESCUE = "rescue"  # the image that is taken when none is named
+_RESCUE_STOPS = 30.0  # seconds that a rescue system gets to write what it holds
+
+
+class NoRescueImage(problems.Error, errors.NotFound):
+    type = "no-rescue-image"
+    text = N_("there is no image named {image} to rescue with")
+    hint = N_("'bocage image build rescue' makes one; a CD of another system is taken with --image")
+    image: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ async def start(
 
     def wanted(machine: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(machine)
+        rescue.check(machine)
         boot = machine.spec.boot
         if asked.boot is not None:
             boot = definition.boot_once(machine, asked.boot)
@@ -82,6 +96,8 @@ def _add(verb: Verb) -> None:
         if verb.must_be_up:
             machines.check_up(machine)
         machines.check_not_in_trash(machine)
+        if verb.power is vm.Power.SAVED:
+            rescue.check(machine)
         return machines.update(machine, power=verb.power or machine.spec.power)
 
     async def act(project: calls.Project, name: calls.Name, call: Power) -> Response:
@@ -101,6 +117,37 @@ def _add(verb: Verb) -> None:
 
 for one in VERBS:
     _add(one)
+
+
+@router.post("/rescue", name="rescue", status_code=202, response_model=Task, responses=_PROBLEMS)
+async def begin_rescue(
+    project: calls.Project, name: calls.Name, call: Power, request: Annotated[requests.Rescue | None, Body()] = None
+) -> Response:
+    """Boot a rescue system's CD on the disks of a VM that is off; or end that (`end`), and have it off again."""
+    asked = request or requests.Rescue()
+    machine = await machines.find(call, project, name)
+    if asked.end:
+        return await machines.ask(call, machine, "vm.stop", _rescue_ended, within=_RESCUE_STOPS, kill=True)
+    try:
+        image = await call.resources.find(ground.Image, project, asked.image or _RESCUE)
+    except resources.Missing as error:
+        raise NoRescueImage(image=asked.image or _RESCUE) from error
+    rescue.check_medium(image)
+
+    def wanted(present: vm.VM) -> resources.Transaction:
+        rescue.check(present)
+        if present.status.state is vm.State.SAVED:
+            raise rescue.SavedFirst(name=present.name)
+        machines.check_down(present)
+        return machines.update(present, power=vm.Power.RUNNING, rescue=image.uid)
+
+    return await machines.ask(call, machine, "vm.start", wanted)
+
+
+def _rescue_ended(machine: vm.VM) -> resources.Transaction:
+    if machine.spec.rescue is None:
+        raise rescue.NotInRescue(name=machine.name)
+    return machines.update(machine, power=vm.Power.STOPPED)
 
 
 @router.post("/undelete", name="undelete", status_code=202, response_model=Task, responses=_PROBLEMS)

@@ -91,7 +91,7 @@ def _where(api: rest.Client, source: str, storage: str | None) -> dict[str, str]
 
 
 def build(
-    what: Annotated[str, typer.Argument(metavar="tiny|debian", help="Which image.")],
+    what: Annotated[str, typer.Argument(metavar="tiny|debian|rescue", help="Which image.")],
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is called; else as what is built.")] = None,
     release: Annotated[str | None, typer.Option(metavar="bookworm|trixie", help="Of Debian.")] = None,
     storage: Annotated[

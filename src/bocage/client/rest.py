@@ -93,6 +93,10 @@ class VMs(Nouns):
         """`kill`, `reboot`, `reset`, `pause`, `resume`, `save` or `undelete`."""
         return self._post(self._of(name, verb), {})
 
+    def rescue(self, name: str, *, image: str | None = None, end: bool = False) -> Document:
+        """Boot a rescue system on the disks of a VM that is off, or end that."""
+        return self._post(self._of(name, "rescue"), given(image=image, end=end or None))
+
     def clone(self, name: str, copy: str, *, start: bool = False) -> Document:
         return self._post(self._of(name, "clone"), {"name": copy, "start": start})
 

@@ -80,6 +80,13 @@ def shell_table(available: Mapping[str, Module]) -> str:
     return "\n".join(lines)
 
 
+def named_table(available: Mapping[str, Module], names: Iterable[str]) -> str:
+    """A shell function `modules_of NAME` that sets `modules` to what must be loaded for such a module, in order."""
+    lines = ["modules_of() {", "case $1 in"]
+    lines += [f"{name}) modules='{' '.join(in_order(name, available))}' ;;" for name in names if name in available]
+    return "\n".join([*lines, "*) modules= ;;", "esac", "}", ""])
+
+
 def _name(file: str) -> str:
     return file.partition(".ko")[0].replace("-", "_")
 

@@ -10,7 +10,8 @@ import asyncio
 import gzip
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from bocage import errors, files, process, words
 from bocage.guest import bootdisk, cpio, modules, packages, tools
@@ -24,6 +25,7 @@ ROOT = pathlib.Path(__file__).with_name("tiny")
 
 _KERNEL = packages.Wanted("linux-image-cloud-amd64", behind=r"linux-image-\d\S*-cloud-amd64")
 _BUSYBOX = packages.Wanted("busybox-static")
+NAMES = [_KERNEL.name, _BUSYBOX.name]
 _APPLETS = 30.0  # seconds for busybox to list what it can do
 
 # What drives the devices that a guest may be given. A kernel that has one of them built in needs no module.
@@ -39,7 +41,7 @@ _COMMAND_LINE = (
     "console=tty0 console=ttyS0 quiet panic=-1 memhp_default_state=online_movable "
     "cryptomgr.notests nokaslr mitigations=off"
 )
-_SETTINGS = f"""\
+SETTINGS = f"""\
 DEFAULT tiny
 PROMPT 0
 LABEL tiny
@@ -89,14 +91,32 @@ async def build(
     `report` is called with each step and the fraction of the work that is done. The same packages give the
     same bytes. Raises tools.Error for what the machine lacks, FileExistsError when `destination` is there.
     """
-    report(Fetching(packages=[_KERNEL.name, _BUSYBOX.name]), 0.0)
     bootdisk.require()
-    fetched = await packages.fetch(_KERNEL, _BUSYBOX, cache=cache)
     if await asyncio.to_thread(destination.exists):
         raise FileExistsError(destination)
+    report(Fetching(packages=NAMES), 0.0)
+    kernel, root = await system(cache=cache, scratch=destination.parent, report=report)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".tiny-") as name:
         scratch = pathlib.Path(name)
-        unpacked = scratch / "packages"
+        initrd = await asyncio.to_thread(gzip.compress, root, 9, mtime=0)
+        made = scratch / "disk"
+        await bootdisk.write(made, files={"vmlinuz": kernel, "initrd": initrd}, settings=SETTINGS, scratch=scratch)
+        await asyncio.to_thread(files.rename_durably, made, destination)
+    report(Assembling(), 1.0)
+
+
+async def system(
+    *,
+    cache: pathlib.Path,
+    scratch: pathlib.Path,
+    report: Callable[[words.Message, float], None],
+    drivers: Sequence[str] = (),
+    further: Mapping[str, bytes] = MappingProxyType({}),
+) -> tuple[bytes, bytes]:
+    """The kernel, and its first root directory as an archive, with further modules and files in it."""
+    fetched = await packages.fetch(_KERNEL, _BUSYBOX, cache=cache)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tiny-") as name:
+        unpacked = pathlib.Path(name) / "packages"
         for package in fetched:
             report(Unpacking(package=package.stem.split("_")[0]), 0.3)
             await packages.unpack(package, into=unpacked)
@@ -104,16 +124,11 @@ async def build(
         kernel = next((unpacked / "boot").glob("vmlinuz-*"), None)
         if kernel is None:
             raise Lacking(package=_KERNEL.name, what="kernel")
-        root = await _first_root(unpacked, scratch)
-        initrd = await asyncio.to_thread(gzip.compress, root, 9, mtime=0)
-        boot = {"vmlinuz": await asyncio.to_thread(kernel.read_bytes), "initrd": initrd}
-        made = scratch / "disk"
-        await bootdisk.write(made, files=boot, settings=_SETTINGS, scratch=scratch)
-        await asyncio.to_thread(files.rename_durably, made, destination)
-    report(Assembling(), 1.0)
+        root = await _first_root(unpacked, drivers, further)
+        return await asyncio.to_thread(kernel.read_bytes), root
 
 
-async def _first_root(unpacked: pathlib.Path, scratch: pathlib.Path) -> bytes:
+async def _first_root(unpacked: pathlib.Path, drivers: Sequence[str], further: Mapping[str, bytes]) -> bytes:
     """The guest's root directory, as the archive that the kernel unpacks."""
     busybox = unpacked / "bin" / "busybox"
     if not await asyncio.to_thread(busybox.is_file):
@@ -126,8 +141,9 @@ async def _first_root(unpacked: pathlib.Path, scratch: pathlib.Path) -> bytes:
     archive.character_device("dev/console", 5, 1)
     archive.file("bin/busybox", await asyncio.to_thread(busybox.read_bytes), mode=0o755)
     for applet in await _applets(busybox):
-        archive.link(f"bin/{applet}", "busybox")
-    available = await asyncio.to_thread(modules.needed, (*_DRIVERS, *_ALWAYS), folder=unpacked)
+        if f"bin/{applet}" not in further:
+            archive.link(f"bin/{applet}", "busybox")
+    available = await asyncio.to_thread(modules.needed, (*_DRIVERS, *_ALWAYS, *drivers), folder=unpacked)
     for module in available.values():
         archive.file(f"usr/lib/modules/{module.name}.ko", module.content)
     for path in sorted(ROOT.rglob("*")):
@@ -138,7 +154,10 @@ async def _first_root(unpacked: pathlib.Path, scratch: pathlib.Path) -> bytes:
         else:
             content = path.read_bytes()
             archive.file(inside, content, mode=0o755 if content.startswith(b"#!") else 0o644)
-    archive.file("usr/lib/tiny/modules", modules.shell_table(available).encode())
+    for inside, content in further.items():
+        archive.file(inside, content, mode=0o755 if inside.startswith("bin/") else 0o644)
+    table = modules.shell_table(available) + (modules.named_table(available, drivers) if drivers else "")
+    archive.file("usr/lib/tiny/modules", table.encode())
     return archive.finish()
 
 

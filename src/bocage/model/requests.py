@@ -310,8 +310,16 @@ class ImageAdd(Part):
         return self
 
 
+class Rescue(Part):
+    """What a stopped VM is rescued with, or the rescue's end."""
+
+    image: Name | None = None
+    """A CD that repairs systems; None: the image `rescue`."""
+    end: bool = False
+
+
 class ImageBuild(Part):
-    what: Literal["tiny", "debian"]
+    what: Literal["tiny", "debian", "rescue"]
     name: Name
     release: Literal["bookworm", "trixie"] = "bookworm"
     storage: Name = "local"

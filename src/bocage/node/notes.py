@@ -128,6 +128,12 @@ class SavedDropped(Note):
     name: str
 
 
+class RescueEnded(Note):
+    type = "vm-rescue-ended"
+    text = N_("the rescue of {name} has ended; it starts from its own disks again")
+    name: str
+
+
 class StorageFull(Note):
     type = "vm-storage-full"
     text = N_("{name} found no room on its storage and waits; it goes on by itself when there is room")

@@ -67,6 +67,7 @@ class World:
     adapts: bool = False  # its definition has changed, and it can take some of that
     stalls: int = 0  # times in a row that it met a full storage again at once
     leaving: bool = False  # its host is about to go down
+    rescue: bool = False  # what runs, or is to run, is its rescue system
 
 
 class Waits(words.Message):
@@ -122,6 +123,7 @@ class Do(enum.StrEnum):
     NOTE_SWITCHED_OFF = "note-switched-off"  # the guest did it: power follows
     NOTE_OFF = "note-off"  # it went off as it was asked, and is to run again
     NOTE_CRASH = "note-crash"
+    LEAVE_RESCUE = "leave-rescue"  # it is off: the next start is of its own disks
     NOTHING_TO_SAVE = "nothing-to-save"
     TRASH = "trash"
     UNTRASH = "untrash"
@@ -185,7 +187,7 @@ def _judge_end(world: World) -> Step:
     asked_off = world.pressed is not None and world.now - world.pressed <= world.stop.within
     if world.reboot or world.asked_to_start or asked_off or world.leaving:
         return Step(Do.NOTE_OFF)
-    if world.policy.policy == "always":
+    if world.policy.policy == "always" and not world.rescue:
         return Step(Do.NOTE_CRASH)  # counted and backed off like a crash, so that it cannot spin
     return Step(Do.NOTE_SWITCHED_OFF)
 
@@ -256,8 +258,10 @@ def _before_its_host(world: World) -> Step:
 
 def _towards_stopped(world: World) -> Step:
     match world.process:
+        case Process.NONE if world.saved:
+            return Step(Do.KEEP_SAVED)
         case Process.NONE:
-            return Step(Do.KEEP_SAVED) if world.saved else Step(Do.NOTHING)
+            return Step(Do.LEAVE_RESCUE) if world.rescue else Step(Do.NOTHING)
         case Process.SHUT_DOWN | Process.PANICKED:
             return Step(Do.QUIT)
         case Process.PAUSED if world.stopping is None:

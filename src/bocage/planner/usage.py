@@ -55,7 +55,11 @@ def of_image(image: ground.Image, volumes: Iterable[ground.Volume], machines: It
         for volume in volumes
         if _needs(volume, image)
     }
-    users |= {one.name for one in known.values() if any(cd.image == image.uid for cd in one.spec.cds)}
+    users |= {
+        one.name
+        for one in known.values()
+        if one.spec.rescue == image.uid or any(cd.image == image.uid for cd in one.spec.cds)
+    }
     return sorted(users)
 
 

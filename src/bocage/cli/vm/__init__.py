@@ -34,6 +34,7 @@ NOUN = lazy.Group(
             "exec": "vm.inside:execute",
             "cp": "vm.inside:copy",
             "passwd": "vm.inside:passwd",
+            "rescue": "vm.power:rescue",
         },
         "Make and remove": {
             "create": "vm.create:create",

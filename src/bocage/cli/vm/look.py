@@ -77,7 +77,7 @@ def _row(vm: rest.Document, mark: str) -> tuple[str, ...]:
     status, spec = vm["status"], vm["spec"]
     return (
         output.named(vm),
-        status["state"] + mark,
+        status["state"] + (", rescue" if spec.get("rescue") else "") + mark,
         str(people.vcpus(spec["cpus"])),
         people.memory(spec),
         people.first(addresses(vm)),
@@ -194,6 +194,7 @@ def _state(
     waits = ", ".join(dict.fromkeys(str(one["path"]).split(".")[0] for one in waiting))
     return [
         ("state", f"{status['state']}{since}{should}"),
+        ("rescue", f"'bocage vm rescue {output.named(vm)} --end' ends it" if spec.get("rescue") else ""),
         ("reason", _reason(status)),
         ("problem", people.saying(status.get("problem"))),
         ("last end", _last_end(status)),

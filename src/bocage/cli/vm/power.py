@@ -1,4 +1,4 @@
-"""Running VMs: start, stop, kill, reboot, reset, pause, resume, save."""
+"""Running VMs: start, stop, kill, reboot, reset, pause, resume, save, rescue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bocage import errors
-from bocage.cli import failure, options, session, waiting
+from bocage.cli import complete, failure, options, output, session, waiting
 from bocage.client import rest
 
 
@@ -176,3 +176,36 @@ def save(
 
 def _act(verb: str) -> Callable[[rest.Client, str], rest.Document]:
     return lambda api, name: api.vms.act(name, verb)
+
+
+def rescue(
+    name: options.VMName,
+    image: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="A CD: rescue.", autocompletion=complete.images)
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="End it; the next start is of its own disks.")] = False,
+    project: options.Project = options.DEFAULT,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Boot a rescue system on the disks of a VM that is off.
+
+    'bocage image build rescue' makes one: a shell, fsck, mount and chroot on the serial
+    console. Its disks are /dev/sda, /dev/sdb, … there, its NICs have their addresses; all
+    else of the VM stays as it is. It ends with --end, with 'bocage vm stop', or when the
+    rescue system switches off. Until then the VM cannot be started.
+
+    Examples:
+      bocage image build rescue
+      bocage vm rescue web1
+      bocage vm console web1
+      bocage vm rescue web1 --end
+    """
+    if end and image is not None:
+        raise failure.Usage(option="--end", wrong="it needs no image")
+    with session.connect(project) as api:
+        task = api.vms.rescue(name, image=image, end=end)
+        said = f"{name} is off; it starts from its own disks again" if end else f"{name} runs its rescue system"
+        waiting.finish(api, task, wait=wait, json=json, said=said)
+        if not (end or json):
+            output.line(f"'bocage vm console {name}' leads to it, 'bocage vm rescue {name} --end' ends it")

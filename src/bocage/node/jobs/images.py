@@ -102,7 +102,7 @@ async def build(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     await _check_free(shop, project, asked.name, uid)
     shelf = shop.ground.library(storage)
     taken = await _taken_in(shelf, project, asked.name, uid)
-    origin = "built:tiny" if asked.what == "tiny" else f"built:debian/{asked.release}"
+    origin = f"built:debian/{asked.release}" if asked.what == "debian" else f"built:{asked.what}"
     if taken is None:
         names = {f"{project}/{asked.name}": uid}
         cache = _cache(shop)
@@ -123,6 +123,11 @@ async def _build(shop: Shop, asked: requests.ImageBuild, scratch: pathlib.Path, 
     if asked.what == "tiny":
         made = scratch / f"{asked.name}.{tiny.FORMAT}"
         await tiny.build(made, cache=packages, report=report)
+    elif asked.what == "rescue":
+        from bocage.guest import rescue  # late: it is seldom used
+
+        made = scratch / f"{asked.name}.{rescue.FORMAT}"
+        await rescue.build(made, cache=packages, report=report)
     else:
         from bocage.guest import debian  # late: it is seldom used
 

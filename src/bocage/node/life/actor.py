@@ -375,7 +375,9 @@ class Actor:
                 or (run.action in operations.GIVES_WAY and bool(self.standing.asked(*_BEFORE)))
             )
 
-        carrying = tasks.carry_out(run, lambda run: handler(self.standing, self._preparation, machine, run))
+        carrying = tasks.carry_out(
+            run, lambda run: operations.carry_out(handler, self.standing, self._preparation, machine, run)
+        )
         if not await self._unless(carrying, unwanted) and isinstance(run.unwanted, tasks.Cancelled):
             await operations.undo(self.standing, self._preparation, await self.standing.read(), run)
         self.standing.defined = None  # what an operation changes of volumes stands in vm.yaml too

@@ -17,7 +17,7 @@ from bocage.node.life.standing import Standing
 from bocage.node.place import directory
 from bocage.node.place import saved as memory_saved
 from bocage.node.place.preparation import Preparation
-from bocage.planner import shares
+from bocage.planner import rescue, shares
 from bocage.planner.adaptation import Built, First
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,17 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     await preparation.claim(built)
     await preparation.make_what_waits(built)
     plan = await preparation.plan(built)
+    if machine.spec.rescue:
+        if saved:
+            raise rescue.SavedFirst(name=machine.name)
+        plan = await preparation.rescue(machine, plan)
     if saved:
         plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
-    started.note(plan.runtime, Built(shares.without(built.spec), plan.first or First.of(built.spec)))
+    started.note(plan.runtime, Built(shares.without(built.spec), plan.first or First.of(plan.spec)))
     # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
-    defining = asyncio.create_task(define(standing, preparation, machine, plan=None if saved else plan))
+    defining = asyncio.create_task(
+        define(standing, preparation, machine, plan=None if saved or machine.spec.rescue else plan)
+    )
     try:
         running = await standing.ground.engine.start(
             plan, generation=built.metadata.generation, listener=standing.heard, paused=True, saved=saved
@@ -70,7 +76,8 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
         try:
             await adapting.hold(standing, preparation, machine, running)
             await defining
-            if machine.spec.boot.once and not saved:  # the process has it on its command line
+            own = not (saved or machine.spec.rescue)
+            if machine.spec.boot.once and own:  # the process has it on its command line
                 await standing.change(lambda spec: {"boot": spec.boot.model_copy(update={"once": None})})
         except BaseException:
             await asyncio.shield(running.kill())

@@ -21,7 +21,7 @@ from bocage.node.life import flattening, merging, moving, overlaying, relocating
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
-from bocage.planner import definition
+from bocage.planner import definition, rescue
 from bocage.store import resources
 from bocage.words import N_
 
@@ -53,6 +53,16 @@ def _running(standing: Standing, machine: vm.VM) -> engine.Machine:
     if standing.machine is None:
         raise engine.NotRunning(name=machine.name)
     return standing.machine
+
+
+async def carry_out(
+    handler: Handler, standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run
+) -> dict[str, Any] | None:
+    """Do one; what is about the hardware of a VM's own system is taken back while it is in rescue."""
+    if run.action in _NOT_IN_RESCUE and machine.spec.rescue:
+        await undo(standing, preparation, machine, run)
+        raise rescue.InRescue(name=machine.name)
+    return await handler(standing, preparation, machine, run)
 
 
 async def reset(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> None:
@@ -184,7 +194,7 @@ async def change_cd(
     cd = next((one for one in machine.spec.cds if one.name == name), None)
     if cd is None:
         raise resources.Missing(kind="cd", name=name)
-    if standing.machine:
+    if standing.machine and not machine.spec.rescue:  # whose only CD is the rescue's
         await standing.machine.change_cd(name, await preparation.image_path(machine, cd.image))
     await burned.forget(standing.ground)
     return {"cd": name}
@@ -231,5 +241,6 @@ HANDLERS: dict[str, Handler] = {
     "vm.snapshot-delete": snapshotting.delete,
     "vm.flatten": flattening.flatten,
 }
+_NOT_IN_RESCUE = ("vm.disk-attach", "vm.disk-detach", "vm.disk-grow", "vm.snapshot-create", "vm.move")
 GIVES_WAY = ("vm.snapshot-delete", "vm.flatten", "vm.move")
 """What may take long and can wait: it is broken off when the VM is asked to be something else, and carried on then."""

@@ -159,7 +159,7 @@ class Standing:
 
     def adapts(self, machine: vm.VM) -> bool:
         """Whether the running process can take changes that were not tried yet."""
-        if self.machine is None or self.adapted == machine.metadata.generation:
+        if self.machine is None or self.adapted == machine.metadata.generation or machine.spec.rescue:
             return False
         if self.machine.run is not engine.Run.RUNNING:
             return False

@@ -98,6 +98,11 @@ async def keep_saved(standing: Standing, preparation: Preparation, machine: vm.V
     await standing.follow(machine, vm.Power.SAVED)
 
 
+async def leave_rescue(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    await standing.change(lambda spec: {"rescue": None} if spec.power is vm.Power.STOPPED else {})
+    await standing.tell(machine, notes.RescueEnded(name=machine.name))
+
+
 async def nothing_to_save(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     await standing.follow(machine, vm.Power.STOPPED)
     await standing.fail(engine.NotRunning(name=machine.name), "vm.save")
@@ -168,6 +173,7 @@ DOERS: dict[Do, Doer] = {
     Do.NOTE_SWITCHED_OFF: stopping.note_switched_off,
     Do.NOTE_OFF: stopping.note_off,
     Do.NOTE_CRASH: stopping.note_crash,
+    Do.LEAVE_RESCUE: leave_rescue,
     Do.TRASH: to_trash,
     Do.UNTRASH: from_trash,
     Do.PURGE: purge,

@@ -68,6 +68,7 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         resumed=standing.resumed,
         stalls=standing.stalls,
         leaving=standing.ground.leaves(machine),
+        rescue=machine.spec.rescue is not None,
         adapts=standing.adapts(machine),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from bocage.node import started
 from bocage.node.ground import Ground
 from bocage.node.place import admission, directory, disks, rooms, saved, trash, uids
 from bocage.node.wires import wiring
+from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
 from bocage.storage import space
 from bocage.store import resources
@@ -194,6 +196,13 @@ class Preparation:
             process_gid=uid,
             cgroup=self._ground.cgroup_of(machine.uid),
         )
+
+    async def rescue(self, machine: vm.VM, plan: engine.Plan) -> engine.Plan:
+        """The same plan with the board, and the CD, of its rescue."""
+        host = await self._ground.resources.get(ground.Host, None, self._ground.uid)
+        spec = rescue.machine(machine, host.status)
+        medium = {rescue.CD: await self.image_path(machine, machine.spec.rescue)}
+        return dataclasses.replace(plan, spec=spec, cds=medium)
 
     async def image_path(self, machine: vm.VM, uid: str | None) -> pathlib.Path | None:
         """The file of an image; None for an empty tray. Raises disks.ImageMissing."""
