@@ -12,11 +12,12 @@ from bocage.model import base, firewall, vm, work
 from bocage.network import fences
 from bocage.planner import firewall as planner
 from bocage.store import resources
-from tests.network.machines import run
+from tests.network.machines import eventually, run
 from tests.node import frames
 from tests.node.house import House
 from tests.node.test_nics import alter
-from tests.node.test_wires import SMALL, addressed, asks, greets, make_network, network_named
+from tests.node.test_rewiring import with_the_database_lost
+from tests.node.test_wires import BLANK, SMALL, addressed, again, asks, greets, make_network, network_named
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 EVE, BOB = "52:54:00:ee:00:01", "52:54:00:bb:00:02"
@@ -170,3 +171,36 @@ async def test_vlans_that_the_kernel_does_not_have_are_refused_with_the_reason(w
         assert ended.status.problem
         assert ended.status.problem.type == "network-kernel-lacks"
         assert "VLANs" in ended.status.problem.text
+
+
+@pytest.mark.fault
+async def test_rules_follow_a_vm_over_the_end_of_its_daemon_and_the_loss_of_the_database(wired: House) -> None:
+    await make_network(wired, "lan", kind="nat", subnet="10.98.0.0/24")
+    net = await network_named(wired, "lan")
+    web = await group(wired, "web", {"ports": ["80"]})
+    nics = [{"network": "lan", "firewall": ["web"]}]
+    box = await wired.create("box", start=True, nics=nics, **BLANK)
+    assert "tcp . 80 : accept" in rules_of(net.uid)
+    # A daemon that dies between writing the wish and doing it: the next one does it.
+    spec = firewall.FirewallGroupSpec.model_validate({"rules": [{"ports": ["81"]}]})
+    await wired.resources.change(
+        firewall.FirewallGroup, "default", web.uid, lambda one: resources.with_spec(one, rules=spec.rules)
+    )
+    async with again(wired) as later:
+        assert "tcp . 81 : accept" in rules_of(net.uid)
+        run("nft", "delete", "table", "bridge", fences.table_of(net.uid))  # somebody flushes all rules
+        await eventually(lambda: "tcp . 81 : accept" in rules_of(net.uid), within=60)
+        await later.ask("firewall-group.change", web)  # which writes it down beside the VM, too
+    async with with_the_database_lost(wired) as poor:
+        assert "tcp . 81 : accept" in rules_of(net.uid)
+        ended = await poor.adopt_local()
+        assert ended.status.state is work.TaskState.DONE
+        back = await poor.resources.find(firewall.FirewallGroup, "default", "web")
+        assert [str(rule) for rule in back.spec.rules] == ["in tcp 81"]
+        assert "tcp . 81 : accept" in rules_of(net.uid)
+        await poor.ask("vm.kill", box)
+        assert "comes_" not in rules_of(net.uid)
+
+
+def rules_of(uid: str) -> str:
+    return run("nft", "list", "table", "bridge", fences.table_of(uid), expect=None)

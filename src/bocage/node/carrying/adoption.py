@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from bocage import errors
 from bocage.engine import base as engine
-from bocage.model import base, ground, snapshot, vm
-from bocage.node.carrying import carried, moments, rewiring
+from bocage.model import base, firewall, ground, snapshot, vm
+from bocage.node.carrying import carried, moments, regrouping, rewiring
 from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import hardware, layers
@@ -120,6 +120,7 @@ class Candidate:
     vm: vm.VM
     volumes: tuple[ground.Volume, ...]
     networks: tuple[ground.Network, ...]  # those that are made for it
+    groups: tuple[firewall.FirewallGroup, ...]  # that its NICs refer to
     generation: int  # of the ownership that it names
     names: Mapping[str, str]  # of what it refers to
     snapshots: tuple[snapshot.Snapshot, ...] = ()
@@ -156,6 +157,7 @@ async def examine(
         vm=machine,
         volumes=tuple(volumes),
         networks=wiring.new,
+        groups=held.groups,
         generation=held.owner.generation if held.owner else 0,
         names=held.names,
         snapshots=kept,
@@ -164,11 +166,14 @@ async def examine(
 
 async def enter(shop: Shop, found: Candidate) -> None:
     """Write a candidate into the store, whose directory has its place by now; nothing of it stays when that fails."""
+    grouped: list[firewall.FirewallGroup] = []
     try:
         await rewiring.make(shop, found.networks)
+        grouped = await regrouping.make(shop, found.groups, PROJECT)
         await _enter(shop, found)
     except BaseException:
         await _forget(shop, found)
+        await regrouping.forget(shop, grouped)
         await rewiring.forget(shop, found.networks)
         raise
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from bocage import errors
-from bocage.model import base, firewall
+from bocage.model import base, firewall, vm
 from bocage.node import tasks
 from bocage.node.shop import Shop
 from bocage.store import resources
@@ -27,3 +29,7 @@ async def change(shop: Shop, run: tasks.Run) -> None:
     await kept.change_status(
         firewall.FirewallGroup, subject.project, subject.uid, lambda _: firewall.FirewallGroupStatus()
     )
+    for machine in (await kept.list(vm.VM, subject.project)).items:
+        if machine.status.ready and any(group.name in nic.firewall for nic in machine.spec.nics):
+            with contextlib.suppress(errors.Problem, OSError):  # its storage may be away: it is written when it is back
+                await shop.preparation.write_definition(machine)

@@ -29,7 +29,7 @@ import pydantic
 import yaml
 
 from bocage import errors, files, words
-from bocage.model import faults, ground, snapshot
+from bocage.model import faults, firewall, ground, snapshot
 from bocage.model import vm as model
 from bocage.words import N_
 
@@ -64,6 +64,7 @@ class Held:
     names: dict[str, str]  # names of what it refers to, by uid: networks, storage, images
     owner: model.Owner | None
     networks: tuple[ground.Network, ...] = ()  # those of its NICs, as far as they are known
+    groups: tuple[firewall.FirewallGroup, ...] = ()  # of firewall rules, that its NICs refer to
     snapshots: tuple[snapshot.Snapshot, ...] = ()
 
 
@@ -229,6 +230,14 @@ def render(held: Held) -> bytes:
         ],
         "names": held.names,
     }
+    if held.groups:
+        document["firewall_groups"] = [
+            {
+                "metadata": group.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
+                "spec": group.spec.model_dump(mode="json"),
+            }
+            for group in held.groups
+        ]
     if held.snapshots:
         document["snapshots"] = [
             {
@@ -259,6 +268,7 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
             names={str(uid): str(name) for uid, name in (document.get("names") or {}).items()},
             owner=model.Owner.model_validate(document["owner"]) if document.get("owner") else None,
             networks=tuple(_network(item) for item in document.get("networks") or ()),
+            groups=tuple(firewall.FirewallGroup.model_validate(one) for one in document.get("firewall_groups") or ()),
             snapshots=tuple(snapshot.Snapshot.model_validate(item) for item in document.get("snapshots") or ()),
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.engine.qemu import affinity, starting
 from bocage.guest import seed as seeds
-from bocage.model import base, ground, share, snapshot, vm
+from bocage.model import base, firewall, ground, share, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
 from bocage.node.place import admission, directory, disks, rooms, saved, trash, uids
@@ -143,7 +143,13 @@ class Preparation:
         """All that its definition says, for those too who read it elsewhere."""
         names, networks = await self._refers_to(machine)
         return directory.Held(
-            vm=machine, volumes=tuple(volumes), names=names, owner=owner, networks=networks, snapshots=tuple(kept)
+            vm=machine,
+            volumes=tuple(volumes),
+            names=names,
+            owner=owner,
+            networks=networks,
+            groups=tuple(await self._groups(machine)),
+            snapshots=tuple(kept),
         )
 
     async def snapshots(self, machine: vm.VM) -> list[snapshot.Snapshot]:
@@ -332,6 +338,14 @@ class Preparation:
             return None
         others = (await self._ground.resources.list(vm.VM, machine.metadata.project, trash=True)).items
         return next((one for one in others if any(disk.volume in sources for disk in one.spec.disks)), None)
+
+    async def _groups(self, machine: vm.VM) -> list[firewall.FirewallGroup]:
+        """The firewall groups that its NICs refer to."""
+        found = []
+        for name in dict.fromkeys(name for nic in machine.spec.nics for name in nic.firewall):
+            with contextlib.suppress(resources.Missing):
+                found.append(await self._ground.resources.find(firewall.FirewallGroup, machine.metadata.project, name))
+        return found
 
     async def _refers_to(self, machine: vm.VM) -> tuple[dict[str, str], tuple[ground.Network, ...]]:
         """What it refers to is called so now, by uid, images under disks by digest; and its networks."""
