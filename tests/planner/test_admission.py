@@ -1,6 +1,6 @@
 """Whether a host has room for one VM more."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from bocage import words
@@ -24,6 +24,7 @@ capacities = some.builds(
 )
 
 
+@settings(deadline=None)
 @given(capacities, some.lists(demands, max_size=30))
 def test_whoever_comes_one_after_the_other_never_has_more_together_than_there_is(capacity, asking):
     taken: list[Demand] = []
@@ -36,6 +37,7 @@ def test_whoever_comes_one_after_the_other_never_has_more_together_than_there_is
     assert capacity.cpu_overcommit is None or together.vcpus <= capacity.cpus * capacity.cpu_overcommit
 
 
+@settings(deadline=None)
 @given(capacities, demands, demands)
 def test_one_that_runs_may_always_stay_as_it_is_or_have_less(capacity, others, present):
     less = Demand(present.memory // 2, max(present.vcpus // 2, 1), present.reserved / 2)
@@ -43,6 +45,7 @@ def test_one_that_runs_may_always_stay_as_it_is_or_have_less(capacity, others, p
     assert admission.admit("host", capacity, others, less, present=present) is None
 
 
+@settings(deadline=None)
 @given(capacities, demands, demands)
 def test_what_is_refused_is_refused_with_numbers_that_are_right_and_with_what_would_help(capacity, others, asked):
     refusal = admission.admit("host", capacity, others, asked)

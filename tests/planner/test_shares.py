@@ -2,13 +2,13 @@
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from bocage.model import base, requests, share
+from bocage.model import base, requests, share, snapshot
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
-from bocage.planner import adaptation, definition, shares
+from bocage.planner import adaptation, definition, reverting, shares
 from tests.planner.test_adaptation import built, spec
 
 _UID = base.new_uid()
@@ -63,6 +63,7 @@ def pairs(draw: some.DrawFn) -> tuple[model.VMSpec, model.VMSpec]:
     return held(), held()
 
 
+@settings(deadline=None)
 @given(pairs())
 def test_what_it_is_told_makes_it_what_is_wanted_and_then_there_is_nothing_left(pair):
     now, wanted = pair
@@ -72,6 +73,7 @@ def test_what_it_is_told_makes_it_what_is_wanted_and_then_there_is_nothing_left(
     assert list(shares.changes(now, wanted)) == []
 
 
+@settings(deadline=None)
 @given(pairs())
 def test_from_its_start_on_it_is_told_all_that_bounds_it_and_once_more_when_nobody_was_there_to_see(pair):
     _, wanted = pair
@@ -84,6 +86,7 @@ def test_from_its_start_on_it_is_told_all_that_bounds_it_and_once_more_when_nobo
     assert bool(first) == shares.is_bounded(wanted)
 
 
+@settings(deadline=None)
 @given(pairs())
 def test_what_it_is_held_to_is_all_that_differs(pair):
     now, wanted = pair
@@ -136,3 +139,20 @@ def test_what_cannot_be_held_is_refused(wrong):
 
 def test_lists_of_cpus_are_read():
     assert share.cpu_set("0-2,5") == {0, 1, 2, 5}
+
+
+def test_going_back_to_a_snapshot_leaves_its_share_as_it_is_today():
+    here = reverting.Here(images=(), networks=(_UID,))
+    limited = disk(0, share.Io(iops=5)).model_copy(update={"address": "rp1/00.0"})
+    then = spec().model_copy(update={"disks": (limited,), "nics": (nic(0, share.NetRate(inward=Size(4096))),)})
+    moment = snapshot.Snapshot(
+        metadata=base.Metadata(name="then", project="default"),
+        spec=snapshot.SnapshotSpec(vm=base.new_uid(), machine=then),
+        status=snapshot.SnapshotStatus(
+            disks=(snapshot.SnapshotDisk(disk="disk0", volume=limited.volume, file="disk0.qcow2", size=Size(MiB)),)
+        ),
+    )
+    now = shares.without(then).model_copy(update={"share": share.Share(cpu=share.Cpu(weight=7))})
+    made = model.VM(metadata=base.Metadata(uid=base.new_uid(), name="box", project="default"), spec=now)
+    back = reverting.spec(made, moment, here, generation_id=base.new_uid())
+    assert (back.share, back.disks[0].limits, back.nics[0].rate) == (now.share, share.Io(), None)

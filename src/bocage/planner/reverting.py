@@ -8,7 +8,7 @@ from collections.abc import Collection
 from bocage import errors
 from bocage.model import snapshot
 from bocage.model import vm as model
-from bocage.planner import hardware, parts
+from bocage.planner import hardware, parts, shares
 from bocage.words import N_
 
 
@@ -61,7 +61,7 @@ def spec(machine: model.VM, to: snapshot.Snapshot, here: Here, *, generation_id:
         "spec",
     )
     hardware.check(changed)
-    return changed
+    return shares.with_share_of(changed, now)  # what it may use of its host is today's word
 
 
 def _disks(machine: model.VM, to: snapshot.Snapshot) -> tuple[model.Disk, ...]:

@@ -40,7 +40,7 @@ class NotWithTemplate(Error, errors.Invalid):
     field: str
 
 
-_MAY_DIFFER = frozenset({"cpus", "memory", "restart", "autostart", "stop", "snapshots"})
+_MAY_DIFFER = frozenset({"cpus", "memory", "restart", "autostart", "stop", "snapshots", "share"})
 _FOR_PEOPLE = {"name", "title", "notes", "tags", "protected"}
 
 
@@ -64,7 +64,8 @@ def define(
 ) -> definition.Definition:
     """A VM as the template has it, with an identity of its own, each disk linked to the template's image.
 
-    What the request says of CPUs, memory and policies counts more. Raises NotWithTemplate and what `definition` does.
+    What the request says of CPUs, memory, share and policies counts more. Raises NotWithTemplate, and what `definition`
+    does.
     """
     for field in sorted(request.model_fields_set - _MAY_DIFFER - _FOR_PEOPLE - {"template", "start"}):
         if getattr(request, field) != requests.VMCreate.model_fields[field].default:
