@@ -21,13 +21,16 @@ _UDP, _ICMP6, _FRAGMENT = 17, 58, 44
 _RUN = "/mnt/ld.so --library-path /mnt /mnt/frames"
 
 
-def disc(scratch: pathlib.Path) -> bytes:
-    """What a disk holds (an archive) with the program, and what a program needs that is not linked statically."""
-    program = scratch / "frames"
-    subprocess.run(["tcc", "-o", str(program), str(pathlib.Path(__file__).with_suffix(".c"))], check=True)
+_SOURCE = pathlib.Path(__file__).with_suffix(".c")
+
+
+def disc(scratch: pathlib.Path, source: pathlib.Path = _SOURCE) -> bytes:
+    """What a disk holds (an archive) with a program, and what a program needs that is not linked statically."""
+    program = scratch / source.stem
+    subprocess.run(["tcc", "-o", str(program), str(source)], check=True)
     needs = subprocess.run(["ldd", str(program)], check=True, capture_output=True, text=True).stdout
     libraries = re.findall(r"(/\S+)", needs)
-    files = {"frames": program}
+    files = {source.stem: program}
     files |= {"ld.so" if "/ld-" in one else one.rsplit("/", 1)[1]: pathlib.Path(one) for one in libraries}
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w", dereference=True) as archive:
