@@ -1,7 +1,7 @@
 """Packets a second over a bridge, with 1,000 firewall rules and anti-spoofing, and without: guest to guest.
 
-The same between namespaces at the ends of veth pairs, which cost a packet far less than guests do: there the rules weigh
-most. Each packet is of a connection that was never answered, so it goes through all that there is.
+The same between namespaces at the ends of veth pairs, which cost a packet far less than guests do: there the rules
+weigh most. Each packet is of a connection that was never answered, so it goes through all that there is.
 """
 
 from __future__ import annotations
