@@ -71,6 +71,13 @@ def host(
         str | None,
         typer.Option(metavar="SIZE", help="What VMs may have together: 24G; 'usual' for all but a tenth of it."),
     ] = None,
+    merge_pages: Annotated[
+        bool | None,
+        typer.Option(
+            "--merge-pages/--no-merge-pages",
+            help="Whether equal pages of VMs are merged (KSM), from their next start on.",
+        ),
+    ] = None,
     memory_overcommit: Annotated[
         float | None, typer.Option(metavar="N", help="How many times over its memory is given to VMs: 1, 1.5.")
     ] = None,
@@ -106,6 +113,7 @@ def host(
             tag=tag,
             json=json,
             memory_for_vms=memory_for_vms,
+            merge_pages=merge_pages,
             memory_overcommit=memory_overcommit,
             exact=often,
         )

@@ -73,7 +73,7 @@ def show(
     """
     with session.connect() as api:
         host = api.hosts.get(name) if name else _the_only(api)
-        use = _use(api, output.named(host)) if not json else []
+        use = _use(api, host) if not json else []
     if json:
         output.document(host)
         return
@@ -159,14 +159,15 @@ def _act(name: str | None, verb: str, said: str, *, wait: bool, json: bool) -> N
         waiting.finish(api, api.hosts.act(host, verb), wait=wait, json=json, said=said)
 
 
-def _use(api: rest.Client, name: str) -> list[tuple[str, object]]:
+def _use(api: rest.Client, host: rest.Document) -> list[tuple[str, object]]:
     """What it does now; nothing while its node does not answer."""
     try:
-        use = api.hosts.use(name)
+        use = api.hosts.use(output.named(host))
     except problems.Error:
         return []
     ksm = use.get("ksm")
-    merged = f"{'on' if ksm['on'] else 'off'}, saves {people.size(ksm['saved'])}" if ksm else ""
+    part = "those of VMs, too" if host["spec"].get("merge_pages") else "not those of VMs"
+    merged = f"{'merged' if ksm['on'] else 'not merged'}, {part}; saves {people.size(ksm['saved'])}" if ksm else ""
     given = use["given"]
     vcpus, room = given["vcpus"], given["vcpus_room"]
     return [

@@ -131,6 +131,7 @@ class Plan:
     nics: dict[str, Backend]  # by NIC name
     accelerator: str  # `kvm` or `tcg`
     seed: pathlib.Path | None = None  # the NoCloud ISO
+    merge: bool = False  # whether the kernel may merge pages of its memory with equal ones of others (KSM)
     memory_node: int | None = None  # the NUMA node of the host that its memory is taken from; None: any
     first: First | None = None  # what it began with, when vCPUs and memory came since; None: with all of the spec
     process_uid: int | None = None  # the uid to run as; None: the daemon's own

@@ -23,6 +23,8 @@ Overcommit = Annotated[float, Field(ge=0.1, le=100)]
 class HostSpec(Part):
     memory_for_vms: Size | Literal["usual"] = "usual"
     """What its running VMs may have together, as far as they have dynamic memory; `usual`: all but a tenth of it."""
+    merge_pages: bool = False
+    """Whether its VMs, from their next start on, take part in the kernel's merging of equal pages (KSM)."""
     memory_overcommit: Overcommit = 1.0
     """How many times over its memory is given to VMs that run together: a start beyond that is refused."""
     cpu_overcommit: Overcommit | None = None

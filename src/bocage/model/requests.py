@@ -381,6 +381,7 @@ class HostPatch(Description):
     """Changes of a host (RFC 7396: what is left out stays)."""
 
     memory_for_vms: Size | Literal["usual"] | None = None
+    merge_pages: bool | None = None
     memory_overcommit: Overcommit | None = None
     cpu_overcommit: Overcommit | None = None
     """Null: vCPUs are given as often as is wanted."""

@@ -11,7 +11,10 @@ import pytest
 
 from bocage.engine import base
 from bocage.engine.qemu import command, paths
+from bocage.model import memory
 from bocage.model import vm as model
+from bocage.model.units import Size
+from bocage.planner.adaptation import First
 from tests.engine.qemu import specs
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -34,6 +37,25 @@ def test_the_line_is_what_it_always_was(kind):
     if os.environ.get("GOLDEN_WRITE"):
         file.write_text(text)
     assert text == file.read_text()
+
+
+def test_equal_pages_are_merged_only_where_that_was_said():
+    plan = specs.plan(pathlib.Path("/srv/b"), specs.spec("bare"))
+    for merge in (False, True):
+        arguments = command.command(dataclasses.replace(plan, merge=merge))
+        backends = [json.loads(value) for value in values(arguments, "-object") if "memory-backend" in value]
+        assert [one["merge"] for one in backends] == [merge]
+
+
+def test_a_guest_may_take_from_its_balloon_where_its_memory_was_dynamic_from_the_start():
+    spec = specs.spec("bare")
+    half = memory.DynamicMemory(startup=Size(spec.memory // 2), minimum=Size(spec.memory // 2))
+    dynamic = spec.model_copy(update={"dynamic_memory": half})
+    for one, deflates in ((spec, False), (dynamic, True)):
+        plan = specs.plan(pathlib.Path("/srv/b"), one)
+        assert ("deflate-on-oom" in " ".join(command.command(plan))) is deflates
+    kept = dataclasses.replace(plan, spec=spec, first=First.of(dynamic))  # saved memory goes on as it was
+    assert "deflate-on-oom" in " ".join(command.command(kept))
 
 
 def test_a_comma_in_a_path_or_a_serial_is_written_twice_where_options_are_joined_by_commas():

@@ -191,9 +191,10 @@ def _memory(plan: base.Plan) -> list[str]:
     arguments = ["-m", f"{first // units.MiB}M{largest}"]
     # Not `bind`: a guest that outgrows the node is slow, and not killed.
     near = {} if plan.memory_node is None else {"host-nodes": [plan.memory_node], "policy": "preferred"}
-    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(first), **near})]
+    how = {"merge": plan.merge, **near}
+    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(first), **how})]
     if room:
-        further = {"qom-type": "memory-backend-ram", "id": added_memory.BACKEND, "size": room, **near}
+        further = {"qom-type": "memory-backend-ram", "id": added_memory.BACKEND, "size": room, **how}
         arguments += ["-object", _json(further)]
     return arguments
 

@@ -197,6 +197,7 @@ class Preparation:
             nics=await (self._wires.connect(machine, uid) if connect else self._wires.describe(machine, uid)),
             accelerator=self._ground.accelerator,
             seed=place.seed if machine.spec.seed else None,
+            merge=await self._merges(),
             memory_node=_node(machine),
             process_uid=uid,
             process_gid=uid,
@@ -209,6 +210,10 @@ class Preparation:
         spec = rescue.machine(machine, host.status)
         medium = {rescue.CD: await self.image_path(machine, machine.spec.rescue)}
         return dataclasses.replace(plan, spec=spec, cds=medium)
+
+    async def _merges(self) -> bool:
+        host = await self._ground.resources.get(ground.Host, None, self._ground.uid)
+        return host.spec.merge_pages
 
     async def image_path(self, machine: vm.VM, uid: str | None) -> pathlib.Path | None:
         """The file of an image; None for an empty tray. Raises disks.ImageMissing."""

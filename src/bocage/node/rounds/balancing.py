@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds between two looks, longer where so many are to be looked at:
 _A_SECOND = 40
+_CALM_AFTER = 20.0  # seconds in which a guest needed the same and was asked for nothing: from then on
+_CALM_EVERY = 3  # looks one is enough
 _TELLS_EVERY = 1  # seconds between two answers of a guest
 _SILENT = 15.0  # seconds without one after which nothing is known of it
 _KEEPS = 15.0  # seconds in which a guest gave nothing of what it owes
@@ -46,6 +48,7 @@ class _Seen:
     told: sample.GuestMemory | None = None
     told_at: int = 0
     heard: float = 0.0  # when it told last
+    stirred: float = 0.0  # when its need changed, or it was asked for something, last
     moved: float = 0.0  # when what it has changed, or it was asked for something, last
     needs: int | None = None
     may_need: int = 0
@@ -68,6 +71,7 @@ class Balancing:
         self._changed: set[str] = set()  # VMs whose spec was written
         self._host: ground.Host | None = None
         self._looked: float | None = None
+        self._looks = 0
 
     def see(self, key: str, part: str) -> None:
         """A part of a resource was written."""
@@ -111,7 +115,9 @@ class Balancing:
         self._looked = now
         if not dynamic:
             return
-        await asyncio.gather(*[self._look_at(seen) for seen in dynamic.values()])
+        self._looks += 1
+        due = [one for one in dynamic.values() if now - one.stirred < _CALM_AFTER or self._looks % _CALM_EVERY == 0]
+        await asyncio.gather(*[self._look_at(seen) for seen in due])
         guests = {uid: _guest(seen, seen.spec.dynamic_memory) for uid, seen in dynamic.items()}
         within = await self._budget(guests)
         decided = memory.divide(guests, within, min(now - before, 60.0) if before is not None else 0.0)
@@ -170,7 +176,7 @@ class Balancing:
             seen.balloon, seen.has, seen.asked, seen.needs = False, seen.most, seen.most, None
             return
         if abs(found.has - seen.has) >= _STEP:
-            seen.moved = now
+            seen.moved = seen.stirred = now
         new = found.told_at != seen.told_at or found.told != seen.told
         had, seen.has = seen.has or seen.most, found.has
         if seen.asked is None:
@@ -184,6 +190,8 @@ class Balancing:
             # It told between the last look and this one, and has had anything between what was seen then and now.
             needs, may_need = (max(some(had, found.has) - found.told.available, 0) for some in (min, max))
             seen.rise = max(needs - seen.may_need, 0) if seen.needs is not None else 0
+            if seen.needs is None or abs(needs - seen.needs) >= max(memory.GRAIN, needs // 64):
+                seen.stirred = now
             seen.needs, seen.may_need = needs, may_need
             seen.told, seen.told_at, seen.heard = found.told, found.told_at, now
         elif now - seen.heard > _SILENT:
@@ -221,7 +229,7 @@ class Balancing:
             await seen.machine.balloon.ask(decision.target)
         except (errors.Problem, OSError):
             return  # at the next look
-        seen.asked, seen.moved = decision.target, clock.boottime()
+        seen.asked, seen.moved, seen.stirred = decision.target, clock.boottime(), clock.boottime()
 
     async def _show(self, uid: str, seen: _Seen) -> None:
         """Have the status say why a VM's memory does not follow its guest; None where it does."""
