@@ -83,7 +83,7 @@ class Balancing:
     def of(self, uid: str) -> sample.Dynamic | None:
         """What is known of a VM's dynamic memory; None when it has none, or does not run."""
         seen = self._seen.get(uid)
-        if seen is None or seen.spec.dynamic_memory is None or seen.why is None:
+        if seen is None or seen.spec.dynamic_memory is None or seen.why is None or not seen.has:
             return None
         return sample.Dynamic(
             has=seen.has,
@@ -152,7 +152,8 @@ class Balancing:
         most = max(built.spec.memory, built.first.memory) if built else present.spec.memory
         was_dynamic = seen is None or seen.spec.dynamic_memory is not None
         if seen is None:
-            seen = _Seen(machine, adapted, present.spec, most, clock.boottime())
+            now = clock.boottime()
+            seen = _Seen(machine, adapted, present.spec, most, now, stirred=now)
             seen.shown = present.status.memory_note.type if present.status.memory_note else ""
             self._seen[uid] = seen
         seen.adapted, seen.spec, seen.most = adapted, present.spec, most
