@@ -180,10 +180,36 @@ async def test_a_cd_is_put_in_and_taken_out_while_the_guest_runs(tiny_house: Hou
     assert len(sorted(shelf.iterdir())) == len(files) - 2, "the ISO and what is known of it are gone"
 
 
+@pytest.mark.guest
+async def test_a_cd_that_is_named_in_the_definition_comes_while_the_guest_runs(
+    tiny_house: House, tmp_path: pathlib.Path
+):
+    house = tiny_house
+    for name in ("red", "blue"):
+        iso(tmp_path / f"{name}.iso", name)
+        await house.add_image(tmp_path / f"{name}.iso", name)
+    images = (await house.facts()).images
+    drive = vm.Cd(name="cd0", image=images["red"].uid, bus=vm.Bus.SCSI, unit=0)
+    made = await house.create(**SMALL)
+    await house.resources.change(vm.VM, "default", made.uid, lambda one: resources.with_spec(one, cds=(drive,)))
+    done(await house.ask("vm.start", made))
+    await house.says(made, "^tiny: ready")
+    await put_in(house, made, images["blue"].uid)
+    [became] = (await house.adapted(made)).status.outcomes
+    assert (became.path, became.how, became.saying.type) == ("cds[cd0]", "done", "medium-in")
+    assert await house.says(made, "^BLUE", send="sleep 1; head -c 32812 /dev/sr0 | tail -c 4; echo")
+    built = started.read(house.homes.vm_runtime(made.uid))
+    assert built is not None
+    assert edits.pending(built, await house.read(made)) == []
+    await put_in(house, made, None)
+    [became] = (await house.adapted(made)).status.outcomes
+    assert (became.how, became.saying.type) == ("done", "medium-out")
+
+
 async def put_in(house: House, made: vm.VM, image: str | None) -> None:
     def changed(one: vm.VM) -> vm.VM:
         cds = tuple(cd.model_copy(update={"image": image}) for cd in one.spec.cds)
-        return one.model_copy(update={"spec": one.spec.model_copy(update={"cds": cds})})
+        return resources.bumped(one, resources.with_spec(one, cds=cds))
 
     await house.resources.change(vm.VM, "default", made.uid, changed)
 

@@ -99,8 +99,19 @@ class SetLink(_OfNic):
     __slots__ = ()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChangeMedium:
+    """Have another image in a drive for CDs or floppies, or none."""
+
+    drive: model.Cd
+
+    @property
+    def path(self) -> str:
+        return f"cds[{self.drive.name}]"
+
+
 _AFTER_NICS = (shares.HoldNics, shares.HoldNic)
-Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | FenceNic | SetLink | shares.Hold
+Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | FenceNic | SetLink | ChangeMedium | shares.Hold
 
 
 def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
@@ -115,6 +126,7 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
         yield PlugCpus(wanted.cpus)
     if wanted.memory != now.memory:
         yield from _memory(built, wanted)
+    yield from _media(now, wanted)
     yield from _nics(now, wanted)
     yield from (hold for hold in holds if isinstance(hold, _AFTER_NICS))
 
@@ -130,6 +142,14 @@ def _memory(built: Built, wanted: model.VMSpec) -> Iterator[ResizeMemory]:
     if balloon and "balloon" not in devices:
         return
     yield ResizeMemory(wanted.memory, added, balloon=balloon)
+
+
+def _media(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[ChangeMedium]:
+    present = {drive.name: drive for drive in now.cds}
+    for drive in wanted.cds:
+        had = present.get(drive.name)
+        if had is not None and had.image != drive.image and had.model_copy(update={"image": drive.image}) == drive:
+            yield ChangeMedium(drive)
 
 
 def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:

@@ -32,6 +32,8 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     for change in list(adaptation.changes(built, machine.spec, again=again)):
         if isinstance(change, shares.HoldNic) and not _is_there(built, change.nic):
             continue  # it waits for a cold start, and so does its rate
+        if isinstance(change, adaptation.ChangeMedium) and standing.asked("vm.cd-change"):
+            continue  # it is done there, once
         try:
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
             await asyncio.to_thread(started.change, runtime, **fields)
@@ -103,6 +105,9 @@ async def _try(
             await running.nics.set_link(nic.name, connected=nic.connected)
             cable: words.Message = outcomes.CableIn(nic=nic.name) if nic.connected else outcomes.CableOut(nic=nic.name)
             return _outcome(change.path, "done", cable), {"nics": (*_without(built, nic), _as_held(built, nic))}
+        case adaptation.ChangeMedium(drive):
+            there_is = await change_medium(drive, running, machine, preparation)
+            return _outcome(change.path, "done", there_is), {"cds": media(built.spec, drive)}
         case _:
             held = await sharing.hold(change, built.spec, running, machine, preparation)
             return _outcome(change.path, "done", held), shares.held(built.spec, change)
@@ -118,6 +123,22 @@ async def _resize(change: adaptation.ResizeMemory, built: Built, running: engine
     if not change.balloon:
         return Size(built.first.memory + added)
     return Size(await running.balloon.settle(min(built.first.memory, change.memory) + added))
+
+
+async def change_medium(
+    drive: vm.Cd, running: engine.Machine, machine: vm.VM, preparation: Preparation
+) -> words.Message:
+    """Have in a drive of a running machine what the spec says."""
+    path = await preparation.image_path(machine, drive.image)
+    await running.change_cd(drive.name, path)
+    if drive.image is None:
+        return outcomes.MediumOut(drive=drive.name)
+    return outcomes.MediumIn(drive=drive.name, image=await preparation.image_name(machine, drive.image))
+
+
+def media(spec: vm.VMSpec, drive: vm.Cd) -> tuple[vm.Cd, ...]:
+    """The drives of a machine when this is one of them."""
+    return tuple(drive if one.name == drive.name else one for one in spec.cds)
 
 
 async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:

@@ -17,7 +17,17 @@ from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
 from bocage.node import notes, started, tasks
 from bocage.node.carrying import burned
-from bocage.node.life import flattening, merging, moving, overlaying, relocating, reverting, snapshotting, upgrading
+from bocage.node.life import (
+    adapting,
+    flattening,
+    merging,
+    moving,
+    overlaying,
+    relocating,
+    reverting,
+    snapshotting,
+    upgrading,
+)
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -195,7 +205,10 @@ async def change_cd(
     if cd is None:
         raise resources.Missing(kind="cd", name=name)
     if standing.machine and not machine.spec.rescue:  # whose only CD is the rescue's
-        await standing.machine.change_cd(name, await preparation.image_path(machine, cd.image))
+        await adapting.change_medium(cd, standing.machine, machine, preparation)
+        runtime = standing.ground.home.vm_runtime(machine.uid)
+        if (built := await asyncio.to_thread(started.read, runtime)) is not None:
+            await asyncio.to_thread(started.change, runtime, cds=adapting.media(built, cd))
     await burned.forget(standing.ground)
     return {"cd": name}
 

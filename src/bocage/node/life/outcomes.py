@@ -77,6 +77,19 @@ class CableOut(Note):
     nic: str
 
 
+class MediumIn(Note):
+    type = "medium-in"
+    text = N_("{image} is in {drive}")
+    drive: str
+    image: str
+
+
+class MediumOut(Note):
+    type = "medium-out"
+    text = N_("{drive} is empty")
+    drive: str
+
+
 class CpuIsHeld(Note):
     type = "cpu-is-held"
     text = N_("weight {weight}, {cap} vCPUs at most, on CPUs {pin}, {reserve} of them reserved")

@@ -71,7 +71,5 @@ def pending(built: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:
     looked_at = {*started.COLD, *started.HELD}
     running, wanted = (spec.model_dump(mode="json", include=looked_at) for spec in (built, machine.spec))
     return [
-        {"path": one["path"], "running": one["is"], "wanted": one["edited"]}
-        for one in _differ("", running, wanted)
-        if not one["path"].endswith(".image")
+        {"path": one["path"], "running": one["is"], "wanted": one["edited"]} for one in _differ("", running, wanted)
     ]

@@ -225,6 +225,10 @@ class Preparation:
             raise disks.ImageMissing(digest=image.spec.sha256[:12], disk=image.name)
         return path
 
+    async def image_name(self, machine: vm.VM, uid: str) -> str:
+        """What an image is called. Raises resources.Missing."""
+        return (await self._ground.resources.get(ground.Image, machine.metadata.project, uid)).name
+
     async def claim(self, machine: vm.VM) -> None:
         """It is about to run: nobody copies its disks, and what it needs of the host and its disks can grow by is its.
 
