@@ -10,6 +10,7 @@ from typing import Any
 import pycdlib
 import pytest
 
+from bocage import process
 from bocage.cli import burning
 from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
@@ -17,6 +18,7 @@ from bocage.node import started
 from bocage.node.jobs import storages
 from bocage.node.place import edits
 from bocage.store import resources
+from tests.engine.qemu import bootsector
 from tests.node.house import BLANK, BOUND, House
 from tests.node.test_wishes import problem
 
@@ -133,6 +135,26 @@ async def test_what_boots_once_does_so_once(house: House):
     running = await house.read(made)
     assert running.spec.boot.once is None
     assert running.status.applied_generation == running.metadata.generation
+
+
+@pytest.mark.guest
+async def test_another_boot_order_counts_from_the_next_restart_of_the_guest_on(house: House, tmp_path: pathlib.Path):
+    made = await house.create(disks=[{"size": "1M"}], **BLANK)
+    for volume, name in zip(await house.node.preparation.disks.of(made), ("first", "second"), strict=True):
+        sector = tmp_path / name
+        sector.write_bytes(bootsector.Sector().say(f"this is the {name}").finish())
+        path = await house.node.preparation.disks.path(volume)
+        await process.run("qemu-io", "-f", "qcow2", "-c", f"write -s {sector} 0 512", path, within=BOUND)
+    done(await house.ask("vm.start", made))
+    await house.says(made, "^this is the first")
+    order = vm.Boot(order=("disk1", "disk0"))
+    await house.resources.change(
+        vm.VM, "default", made.uid, lambda one: resources.bumped(one, resources.with_spec(one, boot=order))
+    )
+    [became] = (await house.adapted(made)).status.outcomes
+    assert (became.path, became.how, became.saying.type) == ("boot", "done", "boots-from")
+    done(await house.ask("vm.reset", made))
+    await house.says(made, "^this is the second")
 
 
 @pytest.mark.guest

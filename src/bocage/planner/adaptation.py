@@ -110,8 +110,20 @@ class ChangeMedium:
         return f"cds[{self.drive.name}]"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OrderBoot:
+    """Boot from other devices when the guest next restarts."""
+
+    boot: model.Boot
+
+    @property
+    def path(self) -> str:
+        return "boot"
+
+
 _AFTER_NICS = (shares.HoldNics, shares.HoldNic)
-Change = PlugCpus | ResizeMemory | UnplugNic | PlugNic | RewireNic | FenceNic | SetLink | ChangeMedium | shares.Hold
+_OfNics = UnplugNic | PlugNic | RewireNic | FenceNic | SetLink
+Change = PlugCpus | ResizeMemory | _OfNics | ChangeMedium | OrderBoot | shares.Hold
 
 
 def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
@@ -129,6 +141,8 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
     yield from _media(now, wanted)
     yield from _nics(now, wanted)
     yield from (hold for hold in holds if isinstance(hold, _AFTER_NICS))
+    if now.boot.order != wanted.boot.order:
+        yield OrderBoot(now.boot.model_copy(update={"order": wanted.boot.order}))
 
 
 def _memory(built: Built, wanted: model.VMSpec) -> Iterator[ResizeMemory]:

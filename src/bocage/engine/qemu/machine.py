@@ -20,6 +20,7 @@ from bocage.engine import inside as insides
 from bocage.engine.qemu import (
     added_memory,
     agent,
+    booting,
     boundedlog,
     carriers,
     carrying,
@@ -300,6 +301,9 @@ class QemuMachine:
 
     async def grow_disk(self, name: str, size: int) -> None:
         await hotplug.grow(self.link, name, size)
+
+    async def order_boot(self, spec: model.VMSpec) -> None:
+        await booting.order(self.link, spec)
 
     async def change_cd(self, name: str, image: pathlib.Path | None) -> None:
         await hotplug.change_cd(self.link, name, image)

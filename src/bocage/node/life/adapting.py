@@ -108,6 +108,10 @@ async def _try(
         case adaptation.ChangeMedium(drive):
             there_is = await change_medium(drive, running, machine, preparation)
             return _outcome(change.path, "done", there_is), {"cds": media(built.spec, drive)}
+        case adaptation.OrderBoot(boot):
+            await running.order_boot(built.spec.model_copy(update={"boot": boot}))
+            order = outcomes.BootsFrom(order=list(boot.order)) if boot.order else outcomes.BootsAsUsual()
+            return _outcome(change.path, "done", order), {"boot": boot}
         case _:
             held = await sharing.hold(change, built.spec, running, machine, preparation)
             return _outcome(change.path, "done", held), shares.held(built.spec, change)

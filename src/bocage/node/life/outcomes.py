@@ -77,6 +77,17 @@ class CableOut(Note):
     nic: str
 
 
+class BootsFrom(Note):
+    type = "boots-from"
+    text = N_("at its next restart it boots from {order}")
+    order: list[str]
+
+
+class BootsAsUsual(Note):
+    type = "boots-as-usual"
+    text = N_("at its next restart it boots from its disks, then its CDs")
+
+
 class MediumIn(Note):
     type = "medium-in"
     text = N_("{image} is in {drive}")

@@ -68,7 +68,7 @@ def device_of(path: str) -> str:
 
 def pending(built: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:
     """What of the spec waits for a cold start: path, what runs, what is wanted."""
-    looked_at = {*started.COLD, *started.HELD}
+    looked_at: dict[str, Any] = {**dict.fromkeys((*started.COLD, *started.HELD), True), "boot": {"order": True}}
     running, wanted = (spec.model_dump(mode="json", include=looked_at) for spec in (built, machine.spec))
     return [
         {"path": one["path"], "running": one["is"], "wanted": one["edited"]} for one in _differ("", running, wanted)
