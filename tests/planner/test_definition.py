@@ -341,3 +341,17 @@ def test_references_of_a_document_are_checked_all_at_once():
 
 def test_what_is_ones_own_is_not_anothers():
     assert references.of_others({"a": "one", "b": "two"}, ["a"]) == {"b": "two"}
+
+
+def test_what_a_network_cannot_give_is_refused_for_a_new_nic_and_for_one_that_is_there():
+    with pytest.raises(parts.NoFences):
+        define(image="tiny", nics=[{"network": "default", "spoofing": "allow"}])
+    with pytest.raises(parts.NoVlans):
+        define(image="tiny", nics=[{"network": "default", "vlan": 10}])
+    with pytest.raises(parts.NoSuchGroup):
+        define(image="tiny", nics=[{"network": "default", "firewall": ["web"]}])
+    machine = define(image="tiny").vm
+    with pytest.raises(parts.NoFences):
+        definition.change_nic(machine, "nic0", requests.NicPatch(allowed=("10.0.0.0/8",)), FACTS)
+    with pytest.raises(parts.NoSuchGroup):
+        definition.change_nic(machine, "nic0", requests.NicPatch(firewall=("web",)), FACTS)

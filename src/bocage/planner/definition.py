@@ -118,8 +118,8 @@ def change_nic(vm: model.VM, name: str, patch: requests.NicPatch, facts: parts.F
     if "rate" in patch.model_fields_set:
         changed["rate"] = _rate(_nic(vm, name), patch.rate)
     nic = _nic(vm, name).model_copy(update=changed)
-    if nic.vlan or nic.trunk:
-        parts.check_vlans(_by_uid(facts, nic.network), [*nic.trunk, *([nic.vlan] if nic.vlan else [])])
+    if nic.vlan or nic.trunk or nic.ip or nic.allowed or nic.firewall or nic.spoofing == "allow":
+        parts.check_network(_by_uid(facts, nic.network), nic)
     return _with_spec(vm, nics=tuple(nic if one.name == name else one for one in vm.spec.nics))
 
 

@@ -58,6 +58,13 @@ class NoVlans(Error, errors.Invalid):
     network: str
 
 
+class NoFences(Error, errors.Invalid):
+    type = "network-has-no-fences"
+    text = N_("a NIC on the network {network} is alone there: it has neither a firewall nor an address to choose")
+    hint = N_("nothing comes in but published ports; a network of kind 'nat', 'isolated' or 'bridge' has fences")
+    network: str
+
+
 class NoSuchDevice(Error, errors.NotFound):
     """The VM has nothing of that name."""
 
@@ -258,7 +265,7 @@ class Parts:
         """One NIC, at the next address that takes its model."""
         network = named(facts.networks, "network", request.network)
         check_groups(facts, request.firewall)
-        check_vlans(network, [*request.trunk, *([request.vlan] if request.vlan else [])])
+        check_network(network, request)
         name = hardware.next_name("nic", self.names)
         if request.mac and (by := facts.macs.get(request.mac)):
             raise MacTaken(mac=request.mac, by=by)
@@ -286,10 +293,12 @@ class Parts:
         )
 
 
-def check_vlans(network: ground.Network, wanted: Collection[int]) -> None:
-    """Raises NoVlans when a NIC is to be on VLANs of a network that has none."""
-    if wanted and not network.spec.vlans:
+def check_network(network: ground.Network, nic: requests.NicRequest | model.Nic) -> None:
+    """Raises NoVlans and NoFences when a NIC is to have what its network cannot give it."""
+    if (nic.vlan or nic.trunk) and not network.spec.vlans:
         raise NoVlans(network=network.name)
+    if network.spec.kind == "user" and (nic.ip or nic.allowed or nic.firewall or nic.spoofing == "allow"):
+        raise NoFences(network=network.name)
 
 
 def check_groups(facts: Facts, names: Iterable[str]) -> None:
