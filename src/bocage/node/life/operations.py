@@ -92,7 +92,8 @@ async def attach_disk(
         if standing.machine:
             chain = (await preparation.plan(machine, connect=False)).chains[name]
             await standing.machine.attach_disk(disk, chain)
-            await standing.machine.holding.disk(name, disk.limits, machine.spec.share.disks)
+            if not (disk.limits.none and machine.spec.share.disks.none):
+                await standing.machine.holding.disk(name, disk.limits, machine.spec.share.disks)
             await preparation.note_running(machine)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
     except (errors.Problem, OSError):
