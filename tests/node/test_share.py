@@ -74,6 +74,7 @@ async def shared(house: House, which: vm.VM, **fields: Any) -> dict[str, vm.Outc
 
 
 @pytest.mark.guest
+@pytest.mark.slow
 @grouped
 async def test_a_share_holds_from_the_start_changes_while_it_runs_and_is_there_after_a_daemon_was_away(
     tiny_house: House,
@@ -240,6 +241,7 @@ async def speed(house: House, which: vm.VM, disk: str, count: int) -> float:
 
 
 @pytest.mark.guest
+@pytest.mark.slow
 @grouped
 async def test_a_qemu_that_wants_more_than_its_bound_is_ended_and_that_is_said(tiny_house: House):
     made = await up(tiny_house, restart={"policy": "never"}, memory="512M", share={"memory_overhead": "1G"})

@@ -20,7 +20,7 @@ _LOWEST_OF_USERS = 1024
 
 class NotHeld(engine.CannotHold):
     type = "nic-rate-needs-bridge"
-    text = N_("a user-mode network knows no rates: {nic} would need one of kind 'nat' or 'isolated'")
+    text = N_("a user-mode network knows no rates: {nic} would need one of kind 'nat', 'isolated' or 'bridge'")
     hint = N_("'bocage vm nic set {name} {nic} --network NETWORK'")
     name: str
     nic: str
