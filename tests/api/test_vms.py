@@ -387,3 +387,15 @@ async def test_a_rescue_is_of_a_vm_that_is_off_and_then_nothing_else_is_started(
     task = (await client.post(rescuing, json={"end": True})).json()
     assert (task["spec"]["action"], task["spec"]["params"]) == ("vm.stop", {"within": 30.0, "kill": True})
     assert (await client.get(f"{VMS}/web1")).json()["spec"]["rescue"] == world.cd.uid, "until it is off"
+
+
+async def test_drivers_are_switched_by_a_patch_and_not_twice(client, world):
+    await create(client, board={"disk_bus": "sata", "nic_model": "e1000e"}, disks=[{"size": "1G"}])
+    spec = (await client.patch(f"{VMS}/web1", json={"drivers": "virtio"})).json()["spec"]
+    assert {disk["bus"] for disk in spec["disks"]} == {"virtio"}
+    assert [nic["model"] for nic in spec["nics"]] == ["virtio"]
+    problem(await client.patch(f"{VMS}/web1", json={"drivers": "virtio"}), 409, "drivers-already")
+    spec = (await client.patch(f"{VMS}/web1", json={"drivers": "inbox"})).json()["spec"]
+    assert {disk["bus"] for disk in spec["disks"]} == {"sata"}
+    assert [nic["model"] for nic in spec["nics"]] == ["e1000e"]
+    problem(await client.patch(f"{VMS}/web1", json={"drivers": "vmware"}), 422, "invalid-fields")

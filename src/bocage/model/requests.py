@@ -235,6 +235,8 @@ class VMPatch(Part):
     stop: vm.StopPolicy | None = None
     snapshots: SnapshotSchedule | Literal["off"] | None = None
     share: SharePatch | None = None
+    drivers: Literal["virtio", "inbox"] | None = None
+    """Have disks and NICs driven by virtio's drivers, or back by those that its system came with."""
 
 
 class Stop(Part):

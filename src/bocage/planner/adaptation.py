@@ -173,6 +173,8 @@ def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:
     for name, nic in list(before.items()):
         if name in after and _card(nic) == _card(after[name]):
             taken.add(nic.address)
+        elif name in after and nic.mac == after[name].mac and nic.model != after[name].model:
+            taken.add(nic.address)  # another driver for the same card: whether the guest has one shows at a cold start
         elif hardware.is_hot(now.hardware, nic.address):
             del before[name]
             yield UnplugNic(nic)

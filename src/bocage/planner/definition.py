@@ -10,7 +10,7 @@ from bocage.model import base, faults, ground, requests, share, snapshot
 from bocage.model import board as boards
 from bocage.model import memory as memories
 from bocage.model import vm as model
-from bocage.planner import growth, hardware, limits, parts, profiles, reverting, shares
+from bocage.planner import drivers, growth, hardware, limits, parts, profiles, reverting, shares
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _OF_NIC = ("connected", "allowed", "trunk", "spoofing", "firewall")
@@ -206,7 +206,10 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
         given["snapshots"] = None
     if any(room.values()):
         given["hardware"] = growth.with_room(vm.spec, given.get("hardware", vm.spec.hardware), **room)
+    driven = given.pop("drivers", None)
     changed = _with_spec(vm, **given) if given else vm
+    if driven:
+        changed = changed.model_copy(update={"spec": drivers.switch(changed, driven)})
     if fittings:
         hardware.check(changed.spec)
     limits.check(changed.spec, host, present=vm.spec)

@@ -147,12 +147,15 @@ def lay_out(
     )
 
 
-def refit(spec: model.VMSpec, asked: Mapping[str, Any]) -> model.Hardware:
-    """The board with other fittings; what stays keeps its place. Raises errors.InvalidFields and NoAddress."""
+def refit(spec: model.VMSpec, asked: Mapping[str, Any], *, paravirtual: bool | None = None) -> model.Hardware:
+    """The board with other fittings; what stays keeps its place. Raises errors.InvalidFields and NoAddress.
+
+    With `paravirtual` it gets what only virtio's drivers know; None: it has that when it had it.
+    """
     old = spec.hardware
     new = model.Hardware.model_validate(merged(old.model_dump(), asked))
     bus, places = _onboard(alias_of(old))
-    there = _wanted(new, paravirtual=is_paravirtual(old))
+    there = _wanted(new, paravirtual=is_paravirtual(old) if paravirtual is None else paravirtual)
     devices = {name: place for name, place in old.devices.items() if name in there or name not in places}
     taken = {*devices.values(), *used_addresses(spec)}
     for name in [name for name in places if name in there and name not in devices]:

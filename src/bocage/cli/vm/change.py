@@ -29,6 +29,9 @@ def set_(
         list[str] | None, typer.Option(metavar="TO", help="Where COM2 and on lead, in place of all ports there were.")
     ] = None,
     parallel: Annotated[list[str] | None, typer.Option(metavar="TO", help="Where LPT1 and on lead, likewise.")] = None,
+    drivers: Annotated[
+        str | None, typer.Option(metavar="virtio|inbox", help="What drives its disks and NICs in the guest.")
+    ] = None,
     boot_once: Annotated[str | None, typer.Option(metavar="DEVICE", help="The next start only.")] = None,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
     notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
@@ -92,6 +95,7 @@ def set_(
         protected=protected,
         board=read.board(board) if board else None,
         ports=read.ports(serial, parallel),
+        drivers=drivers,
         share=share.patch(
             cpu_weight=cpu_weight,
             cpu_cap=cpu_cap,
