@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bocage.engine.qemu import cgroup, throttling
+from bocage.engine.qemu import affinity, cgroup, throttling
 from bocage.model import ground, share, vm
 from bocage.model.units import MiB, Size
 from bocage.network import kernel, rate, tap
@@ -79,13 +79,16 @@ async def shared(house: House, which: vm.VM, **fields: Any) -> dict[str, vm.Outc
 async def test_a_share_holds_from_the_start_changes_while_it_runs_and_is_there_after_a_daemon_was_away(
     tiny_house: House,
 ):
-    asked = {"cpu": {"weight": 300, "cap": 1.5, "pin": "0"}, "memory_overhead": "1G", "disks": {"iops": 1000}}
+    node = 0 if affinity.of_node(0) else None
+    cpu = {"weight": 300, "cap": 1.5, "pin": "0", "node": node}
+    asked = {"cpu": cpu, "memory_overhead": "1G", "disks": {"iops": 1000}}
     made = await up(tiny_house, share=asked)
     gib = 1 << 30
     assert bounds(tiny_house, made) == (300, 1.5, gib + 96 * MiB)
     pid = (await tiny_house.read(made)).status.pid
     assert pid
     assert cpus_of(pid) == {"0"}
+    assert (b'"policy":"preferred"' in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()) == (node is not None)
     assert (await tiny_house.read(made)).status.outcomes == ()
     assert waiting(tiny_house, await tiny_house.read(made)) == []
 
