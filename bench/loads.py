@@ -16,7 +16,7 @@ from collections.abc import Sequence
 _MINUTE = 60
 _SHAPE = 1200  # seconds of a shape
 _GRAIN = 5
-_DAYS = 2  # of a trace that are replayed
+_DAYS = 1  # of a trace that are replayed
 _QUARTER = 3  # samples: what was touched within a quarter of an hour counts as needed
 _FLOOR = 8  # a guest never needs less than this part of its memory: caches and idle heaps are not in a trace
 _LARGEST = 16 << 10  # MiB of a VM

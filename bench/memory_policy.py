@@ -14,7 +14,7 @@ from bench import loads, measure, policies, session
 _LACKS = 0.02  # of its need that a guest can do without
 _LONGEST = 30.0  # seconds that it can do without more
 _LEFT_OUT = 60.0  # seconds after which rounds are left out where a need changes slowly
-_MOST_RUNS = 5
+_MOST_RUNS = 3
 Policy = policies.Ours | policies.OneTarget
 
 

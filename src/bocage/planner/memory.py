@@ -26,7 +26,7 @@ _LEAST_MARGIN = 12 * MiB
 _RESERVE = 1 / 10  # of the host's memory that is not for VMs when nobody says, and at least:
 _LEAST_RESERVE = GiB // 2
 _PRESSED = 0.10  # of the time that something waits for memory on the host (PSI, 10 s): then it is short
-_HALVINGS = 40
+_FINE = MiB  # what one guest may get too little by, where all of it is divided
 _BACK = 1 / 32  # of what the VMs have that a host under pressure takes back at a time
 
 
@@ -235,7 +235,8 @@ def _pour(sizes: dict[str, int], upto: Callable[[str], int], guests: Mapping[str
         sizes |= bounds
     elif room > 0:
         low, high = 0.0, max((bounds[uid] - guest.minimum) / guest.weight for uid, guest in guests.items())
-        for _ in range(_HALVINGS):
+        heaviest = max(guest.weight for guest in guests.values())
+        while (high - low) * heaviest > _FINE:
             level = (low + high) / 2
             filled = {
                 uid: min(max(int(guest.minimum + level * guest.weight), before[uid]), bounds[uid])
