@@ -366,3 +366,11 @@ def test_what_is_said_of_a_thing_is_sent_as_it_was_given(api: FakeApi, bocage: B
     assert (ended.code, ended.out) == (0, f"{noun} x is changed\n")
     assert api.asked[0].document == {"title": "What it is", "notes": "", "tags": ["a", "b"]}
     assert bocage(noun, "set", "x").code == 2
+
+
+def test_usb_devices_are_listed_with_what_they_say_of_themselves(api: FakeApi, bocage: Bocage):
+    dongle = {"id": "0529:0001", "serial": "", "port": "1-2.3", "maker": "AKS", "model": "HASP"}
+    api.on("GET", "/hosts/host1/usb", {"devices": [dongle]}, {"devices": []})
+    listed = bocage("host", "usb", "host1")
+    assert listed.out.splitlines()[1].split() == ["0529:0001", "1-2.3", "-", "AKS", "HASP"]
+    assert "nothing is plugged" in bocage("host", "usb", "host1").err

@@ -9,7 +9,7 @@ from bocage.planner import definition
 from tests.node.house import House
 from tests.node.test_disks import done
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 
 async def test_a_guest_that_has_virtios_drivers_goes_over_to_them_and_back(tiny_house: House):

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.guest
 _MOUNTED = ". /usr/lib/tiny/devices; until [ -b /dev/sda1 ]; do sleep 1; done; rescue-mount /dev/sda1"
 
 
+@pytest.mark.slow
 async def test_what_keeps_a_guest_from_booting_is_mended_from_its_rescue(tiny_house: House, rescue_image: pathlib.Path):
     house = tiny_house
     await house.add_image(rescue_image, "rescue")
@@ -55,6 +56,7 @@ async def test_what_keeps_a_guest_from_booting_is_mended_from_its_rescue(tiny_ho
     assert "vm-rescue-ended" in await house.events()
 
 
+@pytest.mark.slow
 async def test_a_rescue_ends_with_its_systems_own_end_and_with_a_start_that_fails(
     tiny_house: House, rescue_image: pathlib.Path
 ):

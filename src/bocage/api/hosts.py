@@ -51,6 +51,17 @@ async def disks(name: calls.Name, call: Reading) -> Response:
     return await call.api.node.forward("GET", "/disks", within=120.0)
 
 
+class UsbDevices(BaseModel):
+    devices: list[ground.HostUsb]
+
+
+@router.get("/{name}/usb", response_model=UsbDevices, responses=routing.problem_responses(404, 502, 504))
+async def usb(name: calls.Name, call: Reading) -> Response:
+    """What is plugged into its USB ports; hubs are left out."""
+    await call.resources.find(ground.Host, None, name)
+    return await call.api.node.forward("GET", "/usb")
+
+
 @router.post("/{name}/stop-vms", status_code=202, response_model=Task, responses=routing.problem_responses(404))
 async def stop_vms(name: calls.Name, call: Power) -> Response:
     """Have its VMs go off, those first that start last, until the machine's next start or `start-vms`."""

@@ -132,6 +132,9 @@ def answers() -> dict[str, Any]:
             "pending": [{"path": "memory", "running": "512M", "wanted": "1G"}],
             "edited": [{"path": "spec.cpus.cores", "is": 2, "edited": 4}],
         },
+        "UsbDevices": {
+            "devices": [ground.HostUsb(id="0529:0001", port="1-2.3", maker="AKS", model="HASP").model_dump(mode="json")]
+        },
         "Disks": {"disks": [_DISK.model_dump(mode="json")]},
         "Confinement": _CONFINED.model_dump(mode="json", context=base.WORDS),
         "History": sample.History(

@@ -33,6 +33,14 @@ _DISKS = (
     table.Column("HEALTH"),
     table.Column("HOLDS"),
 )
+_USB = (
+    table.Column("DEVICE"),
+    table.Column("PORT"),
+    table.Column("SERIAL"),
+    table.Column("MAKER", least=8),
+    table.Column("MODEL", least=8),
+)
+_USB_PARTS = ("id", "port", "serial", "maker", "model")
 
 
 def list_hosts(json: options.Json = False) -> None:
@@ -133,6 +141,22 @@ def _disk(disk: rest.Document) -> tuple[str, ...]:
     return (disk["path"], people.size(disk["size_bytes"]), kind, *about)
 
 
+def usb(name: HostName = None, json: options.Json = False) -> None:
+    """List what is plugged into the USB ports of a host.
+
+    Examples:
+      bocage host usb
+    """
+    with session.connect() as api:
+        found = api.hosts.usb(name or output.named(_the_only(api)))
+    if json:
+        output.document(found)
+    elif found:
+        output.line(table.render(_USB, [tuple(one[part] or people.NOTHING for part in _USB_PARTS) for one in found]))
+    else:
+        output.complain("nothing is plugged into its USB ports")
+
+
 def stop_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:
     """Have the VMs of a host go off in order, those first that start last: before the machine goes down.
 
@@ -198,7 +222,13 @@ NOUN = lazy.Group(
     "host",
     help="Hosts: the machines that VMs run on.",
     verbs={
-        "Hosts": {"list": "host:list_hosts", "show": "host:show", "disks": "host:disks", "set": "describe:host"},
+        "Hosts": {
+            "list": "host:list_hosts",
+            "show": "host:show",
+            "disks": "host:disks",
+            "usb": "host:usb",
+            "set": "describe:host",
+        },
         "Before the machine goes down": {"stop-vms": "host:stop_vms", "start-vms": "host:start_vms"},
     },
 )

@@ -239,6 +239,10 @@ class Hosts(Nouns):
         disks: Documents = self._get(self._of(name, "disks"))["disks"]
         return disks
 
+    def usb(self, name: str) -> Documents:
+        devices: Documents = self._get(self._of(name, "usb"))["devices"]
+        return devices
+
     def act(self, name: str, verb: str) -> Document:
         """`stop-vms` or `start-vms`."""
         return self._post(self._of(name, verb))

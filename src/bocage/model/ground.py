@@ -79,6 +79,18 @@ class Host(Resource[HostSpec, HostStatus]):
     status: HostStatus = HostStatus()
 
 
+class HostUsb(Part):
+    """A USB device of a host, as it is when it is asked for."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
+    """Vendor and product: `0529:0001`."""
+    serial: str = ""
+    port: str
+    """Where it is plugged in: bus, then port by port, `1-2.3`."""
+    maker: str = ""
+    model: str = ""
+
+
 class HostDisk(Part):
     """A disk of a host, as it is when it is asked for."""
 

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from bocage import errors, serving, words
 from bocage.engine import base as engine
 from bocage.engine import inside as insides
+from bocage.engine import usb
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
@@ -72,6 +73,7 @@ class Interface:
             Route("/uploads/{key}", self.upload_discard, methods=["DELETE"]),
             Route("/doctor", self.doctor),
             Route("/disks", self.disks),
+            Route("/usb", self.usb),
             WebSocketRoute("/vms/{uid}/console", self.console),
         ]
         handlers = {errors.Problem: _problem, OSError: _os_problem, Exception: _fault}
@@ -230,6 +232,11 @@ class Interface:
     async def disks(self, request: Request) -> Response:
         """The disks of this machine."""
         return JSONResponse({"disks": [one.model_dump(mode="json") for one in await devices.look()]})
+
+    async def usb(self, request: Request) -> Response:
+        """The USB devices of this machine."""
+        found = await asyncio.to_thread(usb.look)
+        return JSONResponse({"devices": [one.model_dump(mode="json") for one in found]})
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
         """Where the machine that runs, or is saved, differs from the spec."""
