@@ -13,6 +13,7 @@ from types import FrameType
 
 from bench import (
     api,
+    cloning,
     daemon_memory,
     firewall,
     first_line,
@@ -20,8 +21,11 @@ from bench import (
     machine,
     measure,
     memory_policy,
+    moving,
     reattach,
+    saving,
     session,
+    snapshots,
     start,
     table,
     vm_memory,
@@ -39,6 +43,10 @@ FIGURES = {
     "image-import": image_import,
     "firewall": firewall,
     "memory-policy": memory_policy,
+    "snapshots": snapshots,
+    "saving": saving,
+    "cloning": cloning,
+    "moving": moving,
 }
 
 

@@ -15,7 +15,7 @@ from bocage.node.place import directory
 from bocage.planner import layers
 from bocage.storage import qcow2
 from bocage.store import resources
-from tests.node.house import House
+from tests.node.house import BLANK, House
 from tests.node.test_wishes import problem
 
 SMALL: dict[str, Any] = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
@@ -360,3 +360,27 @@ async def test_one_whose_agent_does_not_is_kept_as_after_a_crash_and_that_is_sai
     assert one.status.reason is not None
     assert one.status.reason.type == "guest-agent-absent"
     assert "freeze" in await tiny_house.says(made, "^said-", send="echo said-$(cat /tmp/asked)")
+
+
+@pytest.mark.slow
+async def test_two_hundred_snapshots_of_a_running_vm_are_there_and_can_go_and_be_gone_back_to(house: House):
+    made = await house.create(start=True, **BLANK)
+    names = [f"s{number}" for number in range(200)]
+    for name in names:
+        done(await house.keep(made, name))
+    kept = await house.kept(made)
+    before = [None, *(kept[name].uid for name in names)]
+    assert [kept[name].status.parent for name in names] == before[:-1]
+    [volume] = await volumes_of(house, made)
+    assert len(layers.chain(volume.spec)) == 201
+    done(await house.forget(made, "s100"))
+    done(await house.forget(made, "s199"))
+    held = house.place(made).read()
+    assert [one.name for one in held.snapshots] == [name for name in names if name not in ("s100", "s199")]
+    done(await house.ask("vm.kill", made))
+    done(await house.ask("vm.start", made))  # with all of them open
+    done(await house.go_back(made, "s3", start=True))
+    await house.becomes(made, vm.State.RUNNING)
+    [volume] = await volumes_of(house, made)
+    assert len(layers.chain(volume.spec)) == 5
+    assert len(await house.kept(made)) == 198

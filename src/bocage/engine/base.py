@@ -429,8 +429,12 @@ class Machine(Protocol):
         """Have nothing follow any more, and let go of the files that it does not use: the others, or the old ones."""
         ...
 
+    async def log_in(self, directory: pathlib.Path) -> None:
+        """Go on with its logs, of which copies are there, in another directory. Its vCPUs stand at the first time."""
+        ...
+
     async def lie_in(self, directory: pathlib.Path) -> None:
-        """Its directory is another one now, with its logs as they were when its vCPUs stood. Can be done twice."""
+        """Remember that its directory is another one now."""
         ...
 
     async def freeze(self) -> words.Message | None:

@@ -158,6 +158,8 @@ class Resource(Part, Generic[SpecT, StatusT]):
     in_project: ClassVar[bool] = True
     named: ClassVar[bool] = True
     """Whether its name is unique and found through the name index."""
+    kept_decoded: ClassVar[bool] = False
+    """Whether it is large, and read over and over: then it is decoded once for each revision."""
 
     metadata: Metadata
     spec: SpecT

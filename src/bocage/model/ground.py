@@ -196,13 +196,15 @@ class VolumeSpec(Part):
 
     @model_validator(mode="after")
     def _rests_on_something(self) -> VolumeSpec:
+        right: set[str] = set()
         for first in self.layers:
             seen, file = {first}, first
-            while (below := self.layers.get(file)) is not None:
+            while file not in right and (below := self.layers.get(file)) is not None:
                 if below in seen or file.endswith(".raw"):
                     raise ValueError(f"layers: {file} cannot rest on {below}")
                 seen.add(below)
                 file = below
+            right |= seen
         return self
 
     @field_validator("size")

@@ -62,4 +62,5 @@ class Snapshot(Resource[SnapshotSpec, SnapshotStatus]):
     kind: ClassVar[str] = "snapshot"
     plural: ClassVar[str] = "snapshots"
     named: ClassVar[bool] = False
+    kept_decoded: ClassVar[bool] = True
     status: SnapshotStatus = SnapshotStatus()

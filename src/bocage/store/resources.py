@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from bocage import errors
@@ -16,6 +16,7 @@ from bocage.words import N_
 R = TypeVar("R", bound=base.Resource[Any, Any])
 
 _TRIES = 20  # of a read-change-write that others get in the way of
+_MOST_KNOWN = 256  # resources that are kept decoded
 _KEYS_PER_RESOURCE = 3  # owner, spec, status
 _ON_READING = {"revision", "status_revision"}
 
@@ -152,12 +153,13 @@ class Resources:
 
     def __init__(self, store: contract.Store) -> None:
         self.store = store
+        self._known: dict[str, tuple[tuple[int, int], Any]] = {}
 
     async def get(self, cls: type[R], project: str | None, uid: str) -> R:
         """By uid; raises Missing."""
         place = (cls.kind, project, uid)
         page = await self.store.list(keys.base(*place))
-        if not (found := list(_assemble(cls, page.entries))):
+        if not (found := list(self._assemble(cls, page.entries))):
             raise Missing(kind=cls.kind, name=uid)
         return found[0]
 
@@ -178,8 +180,12 @@ class Resources:
         after: str | None = None,
         at: int | None = None,
         trash: bool = False,
+        holding: str | None = None,
     ) -> Listing[R]:
-        """Resources of a kind, of one project or of all, by uid; `trash`: those that were deleted, too."""
+        """Resources of a kind, of one project or of all, by uid; `trash`: those that were deleted, too.
+
+        With `holding`, a uid, only those whose spec has it somewhere: the others cost next to nothing.
+        """
         page = await self.store.list(
             keys.prefix(cls.kind, project),
             limit=None if limit is None else (limit + 1) * _KEYS_PER_RESOURCE,
@@ -193,8 +199,31 @@ class Resources:
             kept = whole[:limit]
             entries = [entry for group in kept for entry in group]
             more = entries[-1].key if entries and (len(whole) > limit or more) else None
-        items = [one for one in _assemble(cls, entries) if trash or not one.metadata.deleted]
+        items = [one for one in self._assemble(cls, entries, holding) if trash or not one.metadata.deleted]
         return Listing(items, page.revision, more)
+
+    def _assemble(self, cls: type[R], entries: Iterable[contract.Entry], holding: str | None = None) -> Iterator[R]:
+        wanted = holding.encode() if holding else b""
+        for group in _groups(entries):
+            parts = {entry.key.rsplit("/", 1)[1]: entry for entry in group}
+            if "spec" in parts and wanted in parts["spec"].value:
+                yield self._decoded(cls, parts["spec"], parts.get("status"), parts.get("owner"))
+
+    def _decoded(
+        self, cls: type[R], spec: contract.Entry, status: contract.Entry | None, owner: contract.Entry | None
+    ) -> R:
+        """As `decode`; what is large and read over and over is decoded once. Resources do not change."""
+        if not cls.kept_decoded:
+            return decode(cls, spec, status, owner)
+        revisions = (spec.revision, status.revision if status else 0)
+        known = self._known.pop(spec.key, None)
+        if known is None or known[0] != revisions:
+            known = (revisions, decode(cls, spec, status, owner))
+        self._known[spec.key] = known
+        if len(self._known) > _MOST_KNOWN:
+            self._known.pop(next(iter(self._known)))
+        found: R = known[1]
+        return found
 
     async def commit(self, transaction: Transaction) -> int:
         """Write it; raises NameTaken, Changed, Missing, or what the store raises."""
@@ -335,13 +364,6 @@ def _groups(entries: Iterable[contract.Entry]) -> list[list[contract.Entry]]:
         else:
             groups.append([entry])
     return groups
-
-
-def _assemble(cls: type[R], entries: Iterable[contract.Entry]) -> Iterable[R]:
-    for group in _groups(entries):
-        parts = {entry.key.rsplit("/", 1)[1]: entry for entry in group}
-        if "spec" in parts:
-            yield decode(cls, parts["spec"], parts.get("status"), parts.get("owner"))
 
 
 def decode(cls: type[R], spec: contract.Entry, status: contract.Entry | None, owner: contract.Entry | None = None) -> R:

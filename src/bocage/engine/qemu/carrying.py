@@ -20,7 +20,7 @@ from bocage.engine.qemu import chain, descriptors, layering, link, qmp
 from bocage.words import N_
 
 FIRMWARE = "board.vars"  # the node of the firmware's variables
-_LOOK, _LONGEST_LOOK = 0.02, 0.5  # seconds between two looks at a job
+_LOOK, _LONGEST_LOOK = 0.02, 0.1  # seconds between two looks at a job
 _OVER_BOUND = 30.0  # seconds for the writes that are under way
 _JOB = "carry-"
 
@@ -113,16 +113,27 @@ async def stay(at: link.Link) -> None:
             raise errors.TimedOut(what="QEMU", bound=_OVER_BOUND)
         await asyncio.sleep(_LOOK)
     for disk in await _tops(at):
-        for node in await layering.nodes(at, disk) if disk != FIRMWARE else await _flash_nodes(at):
+        if disk == FIRMWARE:
+            await _forget_flashes(at)
+            continue
+        for node in await layering.nodes(at, disk):
             with contextlib.suppress(qmp.CommandFailed):  # it is in use
-                await layering.remove(at, node)
-    await _take_back_unused(at)
+                await at.execute("blockdev-del", {"node-name": node.name})
+    there = set(await layering.names(at))
+    # QEMU keeps a copy of each that it was given, also of a log's that is open
+    await descriptors.take_back_others(at, lambda name: name in there)
+
+
+async def _forget_flashes(at: link.Link) -> None:
+    for name in sorted(one for one in await layering.names(at) if one.startswith(FIRMWARE)):
+        with contextlib.suppress(qmp.CommandFailed):
+            await at.execute("blockdev-del", {"node-name": name})
 
 
 async def log_to(at: link.Link, tty: pathlib.Path, log: pathlib.Path) -> None:
     """Have the serial line go on in another log; what is typed and was not read yet stays."""
     async with contextlib.AsyncExitStack() as undo:
-        opened = await descriptors.hand(at, log, os.O_WRONLY | os.O_APPEND, undo)
+        opened = await descriptors.hand(at, log, os.O_WRONLY | os.O_APPEND, undo, of="tty")
         line = {"device": str(tty), "logfile": opened, "logappend": True}
         await at.execute("chardev-change", {"id": "tty", "backend": {"type": "pipe", "data": line}})
         undo.pop_all()
@@ -153,7 +164,8 @@ async def _open(at: link.Link, one: base.Carried, behind: str) -> str:
         given = []
         for depth, file in enumerate(one.chain):
             flags = os.O_RDONLY if depth and not file.own else os.O_RDWR
-            given.append(await descriptors.hand(at, file.path, flags, undo))
+            called = f"{chain.node_of(one.disk.name, file.path, depth)}_{behind}"
+            given.append(await descriptors.hand(at, file.path, flags, undo, of=f"{called}.file"))
         added = chain.nodes(
             one.disk.name, one.chain, cache=one.disk.cache, discard=one.disk.discard, opened=given, moved=behind
         )
@@ -166,7 +178,7 @@ async def _open(at: link.Link, one: base.Carried, behind: str) -> str:
 async def _open_flash(at: link.Link, path: pathlib.Path, behind: str) -> str:
     name = f"{FIRMWARE}_{behind}"
     async with contextlib.AsyncExitStack() as undo:
-        given = await descriptors.hand(at, path, os.O_RDWR, undo)
+        given = await descriptors.hand(at, path, os.O_RDWR, undo, of=f"{name}.file")
         await at.execute("blockdev-add", {"driver": "file", "node-name": f"{name}.file", "filename": given})
         await at.execute("blockdev-add", {"driver": "raw", "node-name": name, "file": f"{name}.file"})
         undo.pop_all()
@@ -174,39 +186,15 @@ async def _open_flash(at: link.Link, path: pathlib.Path, behind: str) -> str:
 
 
 async def _tops(at: link.Link) -> dict[str, str]:
-    """The node that is used of each disk that is written, and of the firmware's variables."""
+    """The node that is used of each device that has one, and of the firmware's variables."""
     found = {}
-    for one in await at.execute("query-block"):
-        inserted = one.get("inserted") or {}
-        node, device = str(inserted.get("node-name", "")), str(one.get("qdev", ""))
-        if inserted.get("ro", True):
-            continue
+    for one in await at.execute("query-blockstats"):
+        node, device = str(one.get("node-name", "")), str(one.get("qdev", ""))
         if node.startswith(FIRMWARE):
             found[FIRMWARE] = node
-        else:
-            name = device.removeprefix("/machine/peripheral/").split("/")[0]
+        elif node and (name := device.removeprefix("/machine/peripheral/").split("/")[0]):
             found[name] = await layering.top(at, name)
     return found
-
-
-async def _take_back_unused(at: link.Link) -> None:
-    """Take back the descriptors that no node stands on: QEMU keeps a copy of each until then, also of a log's."""
-    used = {str(node.get("file", "")) for node in await at.execute("query-named-block-nodes", {"flat": True})}
-    for one in await at.execute("query-fdsets"):
-        if (path := f"/dev/fdset/{one['fdset-id']}") not in used:
-            await descriptors.take_back(at, path)
-
-
-async def _flash_nodes(at: link.Link) -> list[layering.Node]:
-    found = [
-        layering.Node(
-            name=(name := str(one["node-name"])), called=FIRMWARE, file=name.endswith(".file"),
-            path=str(one.get("file", "")), plain=True,
-        )
-        for one in await at.execute("query-named-block-nodes", {"flat": True})
-        if str(one["node-name"]).startswith(FIRMWARE)
-    ]  # fmt: skip
-    return sorted(found, key=lambda node: node.file)
 
 
 async def _jobs(at: link.Link) -> list[dict[str, Any]]:

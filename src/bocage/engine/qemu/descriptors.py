@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Callable
 
 from bocage import errors
 from bocage.engine.qemu import link
@@ -13,11 +14,11 @@ from bocage.engine.qemu import link
 _FDSET = re.compile(r"/dev/fdset/(\d+)")
 
 
-async def hand(at: link.Link, path: pathlib.Path, flags: int, undo: contextlib.AsyncExitStack) -> str:
-    """Give QEMU a file; the path under which its block nodes open it. What takes it back is pushed on `undo`."""
+async def hand(at: link.Link, path: pathlib.Path, flags: int, undo: contextlib.AsyncExitStack, *, of: str) -> str:
+    """Give QEMU a file, for the node `of`; the path under which that opens it. What takes it back goes on `undo`."""
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
-        given = await at.add_descriptor(descriptor)
+        given = await at.add_descriptor(descriptor, of=of)
     finally:
         os.close(descriptor)
     undo.push_async_callback(take_back, at, given)
@@ -29,3 +30,16 @@ async def take_back(at: link.Link, path: str) -> None:
     if match := _FDSET.fullmatch(path):
         with contextlib.suppress(errors.Problem):
             await at.execute("remove-fd", {"fdset-id": int(match[1])})
+
+
+async def take_back_of(at: link.Link, node: str) -> None:
+    """Make QEMU close the descriptors that it was given for a node."""
+    await take_back_others(at, lambda name: name != node)
+
+
+async def take_back_others(at: link.Link, needs: Callable[[str], bool]) -> None:
+    """Make QEMU close the descriptors of nodes that are not there any more."""
+    for one in await at.execute("query-fdsets"):
+        known = {str(given.get("opaque", "")) for given in one["fds"]} - {""}  # none: an earlier version gave it
+        if known and not any(map(needs, known)):
+            await take_back(at, f"/dev/fdset/{one['fdset-id']}")

@@ -55,7 +55,9 @@ async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) ->
         undo.push_async_callback(_remove_nodes, at, disk.name)
         opened = []
         for depth, file in enumerate(files):
-            opened.append(await hand(at, file.path, os.O_RDONLY if depth and not file.own else os.O_RDWR, undo))
+            flags = os.O_RDONLY if depth and not file.own else os.O_RDWR
+            called = chain.node_of(disk.name, file.path, depth)
+            opened.append(await hand(at, file.path, flags, undo, of=f"{called}.file"))
         for node in chain.nodes(disk.name, files, cache=disk.cache, discard=disk.discard, opened=opened):
             await at.execute("blockdev-add", node)
         await at.execute("device_add", devices.disk(disk, files))
@@ -86,7 +88,7 @@ async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> Non
         return
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_remove_nodes, at, name)
-        path = await hand(at, image, os.O_RDONLY, undo)
+        path = await hand(at, image, os.O_RDONLY, undo, of=f"{chain.node_name(name)}.file")
         for node in chain.read_only(name, path):
             await at.execute("blockdev-add", node)
         await at.execute("blockdev-insert-medium", {"id": name, "node-name": chain.node_name(name)})

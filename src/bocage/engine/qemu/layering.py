@@ -48,7 +48,6 @@ class Node:
     name: str
     called: str  # the same, whichever storage its file was carried to since: see chain.nodes
     file: bool  # the file itself, not the format over it
-    path: str
     plain: bool  # named by where it stood when the chain was opened
 
 
@@ -57,23 +56,32 @@ async def nodes(at: link.Link, disk: str) -> list[Node]:
     own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(_[0-9a-f]{{4}})?(\.file)?")
     found = [
         Node(
-            name=str(one["node-name"]),
+            name=name,
             called=f"{disk}.{match[1]}",
             file=match[3] is not None,
-            path=str(one.get("file", "")),
             plain=len(match[1]) < 8,
         )
-        for one in await at.execute("query-named-block-nodes", {"flat": True})
-        if (match := own.fullmatch(str(one["node-name"])))
+        for name in await names(at)
+        if (match := own.fullmatch(name))
     ]
-    return sorted(found, key=lambda node: node.file)  # QEMU lists the newest first: what rests on others comes later
+    return sorted(found, key=lambda node: node.file)
+
+
+async def names(at: link.Link) -> list[str]:
+    """The names of all block nodes, the newest first: what rests on another comes before it.
+
+    Not `query-named-block-nodes`: that spells out the files of each chain, which stops the guest for seconds when
+    there are a hundred.
+    """
+    found = await at.execute("query-blockstats", {"query-nodes": True})
+    return [str(one["node-name"]) for one in reversed(found) if "node-name" in one]
 
 
 async def remove(at: link.Link, node: Node) -> None:
     """Take a node away, and the descriptor under it. Raises qmp.CommandFailed while something rests on it."""
     await at.execute("blockdev-del", {"node-name": node.name})
     if node.file:
-        await descriptors.take_back(at, node.path)
+        await descriptors.take_back_of(at, node.name)
 
 
 async def top(at: link.Link, disk: str) -> str:
@@ -119,7 +127,7 @@ async def go_on_in(at: link.Link, disks: Sequence[model.Disk], overlays: Mapping
             path, before = overlays[disk.name], await top(at, disk.name)
             node = chain.node_of(disk.name, path)
             await _remove_named(at, disk.name, node)
-            opened = await descriptors.hand(at, path, os.O_RDWR, undo)
+            opened = await descriptors.hand(at, path, os.O_RDWR, undo, of=f"{node}.file")
             undo.push_async_callback(_forget, at, disk.name, node)
             for one in chain.overlay(disk.name, path, opened, cache=disk.cache, discard=disk.discard):
                 await at.execute("blockdev-add", one)

@@ -82,9 +82,9 @@ class Link:
         """Give QEMU a copy of a descriptor under a name."""
         await (await self._connected("getfd", BOUND)).name_descriptor(descriptor, name)
 
-    async def add_descriptor(self, descriptor: int) -> str:
-        """Give QEMU a copy of a descriptor; the path under which its file commands open it."""
-        number = await (await self._connected("add-fd", BOUND)).add_descriptor(descriptor)
+    async def add_descriptor(self, descriptor: int, *, of: str) -> str:
+        """Give QEMU a copy of a descriptor, of a node's; the path under which its file commands open it."""
+        number = await (await self._connected("add-fd", BOUND)).add_descriptor(descriptor, of=of)
         return f"/dev/fdset/{number}"
 
     @contextlib.contextmanager

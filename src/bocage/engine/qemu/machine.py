@@ -255,15 +255,17 @@ class QemuMachine:
     async def stay(self) -> None:
         await carrying.stay(self.link)
 
-    async def lie_in(self, directory: pathlib.Path) -> None:
+    async def log_in(self, directory: pathlib.Path) -> None:
         old, new = self._paths, paths.Paths(directory, self._paths.runtime)
         if not await asyncio.to_thread(carrying.has_open, self.pid, new.serial_log):
             for log, copy in ((old.serial_log, new.serial_log), (old.qemu_log, new.qemu_log)):
                 await asyncio.to_thread(carrying.append_rest, log, copy)
             await carrying.log_to(self.link, new.tty, new.serial_log)
-        self._paths = new
+
+    async def lie_in(self, directory: pathlib.Path) -> None:
+        self._paths = paths.Paths(directory, self._paths.runtime)
         await self._note(directory=directory)
-        await asyncio.to_thread(records.write, new.kept_record, self._record)
+        await asyncio.to_thread(records.write, self._paths.kept_record, self._record)
 
     async def freeze(self) -> words.Message | None:
         try:

@@ -138,9 +138,15 @@ class Monitor:
         """Give QEMU a copy of a descriptor under a name (`getfd`). Raises as `execute`."""
         await self._with_descriptor(descriptor, "getfd", {"fdname": name}, within)
 
-    async def add_descriptor(self, descriptor: int, *, fdset: int | None = None, within: float = _BOUND) -> int:
-        """Give QEMU a copy of a descriptor (`add-fd`); the number N of its `/dev/fdset/N`. Raises as `execute`."""
-        arguments = {} if fdset is None else {"fdset-id": fdset}
+    async def add_descriptor(
+        self, descriptor: int, *, fdset: int | None = None, of: str = "", within: float = _BOUND
+    ) -> int:
+        """Give QEMU a copy of a descriptor (`add-fd`); the number N of its `/dev/fdset/N`. Raises as `execute`.
+
+        `of` is a word by which it is known again.
+        """
+        arguments: dict[str, Any] = {} if fdset is None else {"fdset-id": fdset}
+        arguments |= {"opaque": of} if of else {}
         answer = await self._with_descriptor(descriptor, "add-fd", arguments, within)
         return int(answer["fdset-id"])
 

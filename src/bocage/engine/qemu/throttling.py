@@ -55,7 +55,7 @@ async def remove(at: link.Link, disk: str) -> None:
 
 async def filters(at: link.Link, disk: str) -> list[str]:
     """The filter nodes of a disk, the lowest first."""
-    there = {str(one["node-name"]) for one in await at.execute("query-named-block-nodes", {"flat": True})}
+    there = set(await layering.names(at))
     return [name for name in (f"{disk}.{_SHARED}", f"{disk}.{_OWN}") if name in there]
 
 

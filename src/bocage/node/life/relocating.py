@@ -109,9 +109,12 @@ async def _conclude(standing: Standing, preparation: Preparation, running: engin
     """The new place counts: its logs go on there, its vCPUs run, and nothing of the old place is used any more."""
     machine = await standing.read()
     place = await preparation.place(machine)
+    await running.log_in(place.path)
+    await _go_on(machine, running, run)
     await running.lie_in(place.path)
     await preparation.write_definition(machine)
-    await _go_on(standing, running, run)
+    if is_between(run):
+        await run.remember(between=False)
     await running.stay()
     await preparation.note_running(machine)
 
@@ -121,15 +124,14 @@ async def _stay(standing: Standing, running: engine.Machine, run: tasks.Run) -> 
     await running.stay()
     if (new := run.remembered.get("new")) is not None:
         await asyncio.to_thread(files.remove_tree, pathlib.Path(new))
-    await _go_on(standing, running, run)
+    await _go_on(await standing.read(), running, run)
+    if is_between(run):
+        await run.remember(between=False)
 
 
-async def _go_on(standing: Standing, running: engine.Machine, run: tasks.Run) -> None:
-    if not is_between(run):
-        return
-    if (await standing.read()).spec.power is vm.Power.RUNNING and await running.look() is engine.Run.PAUSED:
+async def _go_on(machine: vm.VM, running: engine.Machine, run: tasks.Run) -> None:
+    if is_between(run) and machine.spec.power is vm.Power.RUNNING and await running.look() is engine.Run.PAUSED:
         await running.resume()
-    await run.remember(between=False)
 
 
 async def _is_over(preparation: Preparation, machine: vm.VM, running: engine.Machine, run: tasks.Run) -> bool:

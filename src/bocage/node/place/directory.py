@@ -35,6 +35,7 @@ from bocage.words import N_
 
 _DIGEST = re.compile(rb"^# written by Bocage, digest ([0-9a-f]{16})\n?\Z", re.MULTILINE)
 _LIMIT = 4 << 20  # bytes; no definition comes near it
+_MOST_RENDERED = 512  # snapshots whose text is kept, of some 3 KiB each
 _HEADER = (
     "# What this virtual machine is. Edit it and run 'bocage vm diff {name}', then 'bocage vm apply {name}':\n"
     "# until then Bocage goes by its own store.\n"
@@ -238,22 +239,39 @@ def render(held: Held) -> bytes:
             }
             for group in held.groups
         ]
-    if held.snapshots:
-        document["snapshots"] = [
-            {
-                "metadata": one.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
-                "spec": one.spec.model_dump(mode="json"),
-                "status": one.status.model_dump(mode="json"),
-            }
-            for one in held.snapshots
-        ]
     if held.owner:
         document["owner"] = held.owner.model_dump(mode="json")
-    body = _HEADER.format(name=resource.name) + yaml.dump(
-        document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=100
-    )
+    body = _HEADER.format(name=resource.name) + _yaml(document)
+    if held.snapshots:
+        body += "snapshots:\n" + "".join(map(_snapshot, held.snapshots))
     content = body.encode()
     return content + b"# written by Bocage, digest %s\n" % _digest(content)
+
+
+def _yaml(document: Any) -> str:
+    text: str = yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _snapshot(one: snapshot.Snapshot) -> str:
+    """One snapshot, as an item of the list. Of hundreds one is new each time: the others are known."""
+    revisions = (one.metadata.revision, one.metadata.status_revision)
+    known = _rendered.get(one.uid)
+    if known is None or known[0] != revisions or not one.metadata.revision:
+        document = {
+            "metadata": one.metadata.model_dump(mode="json", exclude={"revision", "status_revision"}),
+            "spec": one.spec.model_dump(mode="json"),
+            "status": one.status.model_dump(mode="json"),
+        }
+        known = (revisions, _yaml([document]))
+        _rendered.pop(one.uid, None)
+        _rendered[one.uid] = known
+        if len(_rendered) > _MOST_RENDERED:
+            _rendered.pop(next(iter(_rendered)))
+    return known[1]
+
+
+_rendered: dict[str, tuple[tuple[int, int], str]] = {}
 
 
 def parse(content: bytes, path: pathlib.Path) -> Held:

@@ -52,7 +52,7 @@ async def purge(store: resources.Resources, machine: vm.VM, bin_: pathlib.Path) 
 
 async def snapshots(store: resources.Resources, machine: vm.VM) -> list[snapshot.Snapshot]:
     """A VM's snapshots, the oldest first."""
-    known = (await store.list(snapshot.Snapshot, machine.metadata.project, trash=True)).items
+    known = (await store.list(snapshot.Snapshot, machine.metadata.project, trash=True, holding=machine.uid)).items
     return sorted((one for one in known if one.spec.vm == machine.uid), key=lambda one: one.metadata.created)
 
 
