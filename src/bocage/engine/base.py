@@ -62,6 +62,15 @@ class NoBalloon(Error, errors.Conflict):
     hint = N_("a system that drives no virtio devices cannot give memory back")
 
 
+class NoSpace(Error, errors.Unavailable):
+    """A job of the monitor's found no room. All is as it was; what was written so far is written again."""
+
+    type = "no-space-for-layers"
+    status = 507
+    text = N_("there is no room left on the storage of {disk}")
+    disk: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
     """One file of a disk's chain."""

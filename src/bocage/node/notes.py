@@ -306,6 +306,21 @@ class NotCancelled(Note):
     action: str
 
 
+class WaitsForRoom(Note):
+    type = "waits-for-room"
+    text = N_("there is no room to merge what {name} held since its snapshot {snapshot} into what it held before")
+    hint = N_("make room on its storage; it goes on by itself")
+    name: str
+    snapshot: str
+
+
+class FlattenWaitsForRoom(Note):
+    type = "flatten-waits-for-room"
+    text = N_("there is no room to copy into the disks of {name} what they have of their images")
+    hint = N_("make room on its storage; it goes on by itself")
+    name: str
+
+
 class Mirroring(Note):
     type = "mirroring-disks"
     text = N_("the disks of {name} follow what its guest writes")

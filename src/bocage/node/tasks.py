@@ -63,6 +63,7 @@ class Run:
         self._flush: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self.unwanted: errors.Problem | None = None  # why nobody wants it any more
+        self.rests = 0.0  # until then nobody tries it again, on the clock of `clock.boottime`
 
     @property
     def uid(self) -> str:

@@ -76,6 +76,14 @@ class UnknownDirectories(Condition):
     count: int
 
 
+class SnapshotWaitsForRoom(Condition):
+    type = "alarm-snapshot-waits-for-room"
+    text = N_("the snapshot {snapshot} of {name} cannot go: there is no room to merge it into what was before")
+    hint = N_("make room on the storage of {name}; it goes on by itself")
+    name: str
+    snapshot: str
+
+
 class CrashLoop(Condition):
     type = "alarm-crash-loop"
     text = N_("{name} ended by itself {count} times in a row")
@@ -219,6 +227,7 @@ def conditions(world: World) -> list[Raised]:
         *_of_vms(world),
         *_of_boards(world),
         *_of_snapshots(world),
+        *_of_deletions(world),
         *_of_tasks(world),
     ]
     return [
@@ -295,6 +304,15 @@ def _of_snapshots(world: World) -> Iterator[_Found]:
             yield SnapshotTypeGone(**told), base.Severity.ERROR, vms[uid].ref, f"{uid}/{board}"
         elif machinetypes.ends_soon(board, world.host.status, world.now.date()):
             yield SnapshotTypeEnds(**told), base.Severity.WARNING, vms[uid].ref, f"{uid}/{board}"
+
+
+def _of_deletions(world: World) -> Iterator[_Found]:
+    """Of snapshots that cannot go, since there is no room to merge them."""
+    vms = {machine.uid: machine for machine in world.vms if not machine.metadata.deleted}
+    for one in world.snapshots:
+        if one.spec.vm in vms and one.status.state == "deleting" and one.status.reason is not None:
+            told = SnapshotWaitsForRoom(name=vms[one.spec.vm].name, snapshot=one.name)
+            yield told, base.Severity.WARNING, vms[one.spec.vm].ref, one.uid
 
 
 def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import re
@@ -23,6 +24,8 @@ from bocage.words import N_
 _LOOK = 0.05  # seconds between two looks at a job, doubled each time
 _LONGEST_LOOK = 1.0
 _SWITCH_BOUND = 30.0  # seconds: it waits for the writes that are under way
+
+_NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 Report = Callable[[int, int], None]
 
@@ -209,6 +212,8 @@ async def _settle(at: link.Link, disk: str, name: str) -> None:
     if (job := await _job(at, name)) is None:
         return
     await at.execute("job-dismiss", {"id": name})
+    if job.get("error") in _NO_SPACE:
+        raise base.NoSpace(disk=disk)
     if reason := job.get("error"):
         raise MergeFailed(disk=disk, reason=str(reason))
 

@@ -226,7 +226,8 @@ class Actor:
             await launching.define(standing, preparation, machine)
         if await self._operate(machine):
             return 0
-        return step.again
+        rests = [max(run.rests - clock.boottime(), 0.0) for run in standing.runs if run.rests]
+        return min([*rests, *([step.again] if step.again is not None else [])], default=None)
 
     async def _without_owner(self, machine: vm.VM) -> float | None:
         if not self.standing.runs:
@@ -358,6 +359,7 @@ class Actor:
         if self.standing.asked(*_BEFORE):
             between = relocating.is_between
             waiting = [run for run in waiting if run.action not in operations.GIVES_WAY or between(run)]
+        waiting = [run for run in waiting if run.rests <= clock.boottime()]
         if not waiting or not machine.status.ready:
             return False
         run = waiting[0]

@@ -9,6 +9,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, vm
 from bocage.node import notes, tasks
+from bocage.node.life import overlaying
 from bocage.node.life.overlaying import Later
 from bocage.node.life.standing import Standing
 from bocage.node.place import disks
@@ -60,6 +61,18 @@ async def _flatten(
         await preparation.rooms.check_growth(volume.spec.storage, now=min(taken, volume.spec.size))
         await _write(standing, volume, flattening=True)
         await preparation.write_definition(await standing.read())
+    try:
+        await _copy(standing, disk, chain, first, run)
+    except overlaying.NO_ROOM as problem:
+        note = notes.FlattenWaitsForRoom(name=(await standing.read()).name)
+        await overlaying.rest(standing, await standing.read(), run, note, problem)
+    assert first.path.name == layers.chain(volume.spec)[-1]
+    await _write(standing, volume, flattening=False, linked=False)
+
+
+async def _copy(
+    standing: Standing, disk: vm.Disk, chain: tuple[engine.File, ...], first: engine.File, run: tasks.Run
+) -> None:
     if standing.machine:
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         try:
@@ -73,8 +86,6 @@ async def _flatten(
             leads = disks.relative(image.path, first.path)
             await qcow2.rebase(first.path, backing_relative=leads, backing_format=image.format)
         await qcow2.absorb(first.path)
-    assert first.path.name == layers.chain(volume.spec)[-1]
-    await _write(standing, volume, flattening=False, linked=False)
 
 
 async def _write(standing: Standing, volume: ground.Volume, **changes: bool) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import pathlib
 from collections.abc import Mapping
+from typing import NoReturn
 
 from bocage import errors, files
-from bocage.model import ground, vm
-from bocage.node import tasks
+from bocage.engine import base as engine
+from bocage.model import base, ground, vm
+from bocage.node import clock, notes, tasks
 from bocage.node.life.standing import Standing
-from bocage.node.place import disks
+from bocage.node.place import disks, rooms
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers
-from bocage.storage import volumes
+from bocage.storage import space, volumes
 from bocage.store import resources
 
 
@@ -25,6 +27,25 @@ class Later(asyncio.CancelledError):
     """It cannot be said how things stand: the task stays open, and is carried on when they can be seen again."""
 
 
+class NoRoom(Later):
+    """There is no room just now: the task stays open, and is tried again after a while."""
+
+
+_TRY_AGAIN = 5.0  # seconds
+
+
+async def rest(
+    standing: Standing, machine: vm.VM, run: tasks.Run, note: notes.Note, problem: errors.Problem
+) -> NoReturn:
+    """Have it be tried again later, and say so once. Raises NoRoom."""
+    run.report(note)
+    if not run.rests:
+        await standing.tell(machine, note, base.Severity.WARNING)
+    run.rests = clock.boottime() + _TRY_AGAIN
+    raise NoRoom from problem
+
+
+NO_ROOM = (rooms.WouldNotFit, space.Full, engine.NoSpace)
 Volumes = dict[str, ground.Volume]
 
 

@@ -245,16 +245,28 @@ async def delete(standing: Standing, preparation: Preparation, machine: vm.VM, r
             )
             await preparation.write_definition(await standing.read())
             await _forget_files(preparation, machine, doomed)
-            await _free_tip(standing, preparation, machine, doomed, run)
-            await merging.tidy(standing, preparation, run)
+            try:
+                await _free_tip(standing, preparation, machine, doomed, run)
+                await merging.tidy(standing, preparation, run)
+            except overlaying.NO_ROOM as problem:
+                note = notes.WaitsForRoom(name=machine.name, snapshot=doomed.name)
+                await _show_reason(standing, doomed, note)
+                await overlaying.rest(standing, machine, run, note, problem)
             await show_lineage(standing, preparation, machine)
             await standing.ground.resources.delete(await _again(standing, doomed))
-            note = notes.SnapshotDeleted(name=machine.name, snapshot=doomed.name)
-            await standing.tell(machine, note)
+            await standing.tell(machine, notes.SnapshotDeleted(name=machine.name, snapshot=doomed.name))
         await preparation.write_definition(await standing.read())
     if standing.machine:
         await preparation.note_running(machine)
     return {"snapshot": name}
+
+
+async def _show_reason(standing: Standing, one: snapshot.Snapshot, note: words.Message) -> None:
+    """Why it is not gone yet."""
+    reason = base.Saying.of(note)
+    await standing.ground.resources.change_status(
+        snapshot.Snapshot, standing.project, one.uid, lambda now: now.status.model_copy(update={"reason": reason})
+    )
 
 
 async def _free_tip(
