@@ -14,6 +14,7 @@ from bocage.node import started
 from bocage.node.place import edits
 from bocage.store import resources
 from tests.node.house import BLANK, House
+from tests.node.test_snapshots import booted, with_agent
 from tests.node.test_wishes import problem
 
 SMALL: dict[str, Any] = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
@@ -158,3 +159,19 @@ async def test_without_a_word_on_how_it_was_saved_it_is_taken_as_it_is_now(house
     assert problem(await house.ask("vm.start", made)) == "vm-load-failed"
     await change(house, made, memory=Size(32 << 20))
     done(await house.ask("vm.start", made))
+
+
+@pytest.mark.guest
+async def test_the_clock_of_a_guest_that_stood_still_is_set_by_its_agent_or_it_is_said_why_not(tiny_house: House):
+    with_one = await booted(tiny_house, name="answers")
+    await with_agent(tiny_house, with_one, "true")
+    without = await booted(tiny_house, name="silent")
+    for made in (with_one, without):
+        await tiny_house.says(made, "^late-1", send="date -s @1000000000 >/dev/null; echo late-$((1))")
+        done(await tiny_house.ask("vm.save", made))
+        done(await tiny_house.ask("vm.start", made))
+    later = "until [ $(date +%s) -gt 1700000000 ]; do sleep 0.1; done; echo set-$((1))"
+    await tiny_house.says(with_one, "^set-1", send=later)
+    told = await tiny_house.until(tiny_house.events, lambda types: {"vm-clock-set", "vm-clock-late"} <= set(types))
+    assert told.count("vm-clock-late") == 1
+    assert await tiny_house.says(without, "^now-", send="echo now-$(date +%s | cut -c1-4)") == "now-1000"

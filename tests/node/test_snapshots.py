@@ -326,6 +326,7 @@ while :; do while read -r line <&3; do case "$line" in
 *sync*) id=${line##*: }; printf '\377{"return": %s}\n' "${id%%\}*}" >&3;;
 *fsfreeze-freeze*) echo freeze >>/tmp/asked; ANSWER;;
 *fsfreeze-thaw*) echo thaw >>/tmp/asked; printf '{"return": 1}\n' >&3;;
+*set-time*) t=${line##*: }; t=${t%%\}*}; date -s @${t%?????????} >/dev/null; printf '{"return": {}}\n' >&3;;
 *) printf '{"return": {}}\n' >&3;;
 esac; done; sleep 0.1; done
 """

@@ -454,6 +454,10 @@ class Machine(Protocol):
         """The guest may write again."""
         ...
 
+    async def set_clock(self) -> words.Message | None:
+        """Have the guest's clock say what this host's says. Why not, when it does not."""
+        ...
+
     async def plug_cpus(self, count: int) -> int:
         """Give it so many vCPUs in all; how many it has then that the guest has said it took."""
         ...

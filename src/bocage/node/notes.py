@@ -45,6 +45,20 @@ class WatchdogBit(Note):
     action: str
 
 
+class ClockSet(Note):
+    type = "vm-clock-set"
+    text = N_("the clock of {name} was late, since it had stood still, and is set")
+    name: str
+
+
+class ClockLate(Note):
+    type = "vm-clock-late"
+    text = N_("the clock of {name} is late by as long as it stood still: {reason}")
+    hint = N_("its time service may step it (chrony: makestep); with the guest agent it is set by itself")
+    name: str
+    reason: str
+
+
 class Restored(Note):
     type = "vm-restored"
     text = N_("{name} runs on from its saved memory")

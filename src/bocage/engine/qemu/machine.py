@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ from bocage.words import N_
 
 _QUIT_BOUND = 30.0  # seconds to write what it holds
 _KILL_BOUND = 10.0
+_CLOCK_BOUND = 30.0  # seconds; an agent that was just woken may have much to do first
 _FREEZE_BOUND = 10.0  # seconds that a guest gets to write out what it holds, and to be heard again afterwards
 _FIRST_LOOK = 1.0
 _TPM_FOLLOWS = 1.0  # seconds within which QEMU's end explains that of its swtpm
@@ -283,6 +285,15 @@ class QemuMachine:
     async def thaw(self) -> None:
         with contextlib.suppress(agent.Error):
             await self._agent.ask("guest-fsfreeze-thaw", within=_FREEZE_BOUND)
+
+    async def set_clock(self) -> words.Message | None:
+        try:
+            if not await self._agent_listens():
+                return agent.Absent()
+            await self._agent.ask("guest-set-time", {"time": time.time_ns()}, within=_CLOCK_BOUND)
+        except agent.Error as error:
+            return error
+        return None
 
     async def plug_cpus(self, count: int) -> int:
         return await vcpus.plug(self.link, count)

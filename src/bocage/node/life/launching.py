@@ -12,7 +12,7 @@ from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, started, tasks
-from bocage.node.life import adapting
+from bocage.node.life import adapting, clocks
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory
 from bocage.node.place import saved as memory_saved
@@ -103,6 +103,7 @@ async def let_go(standing: Standing, preparation: Preparation, machine: vm.VM, r
         await running.resume()
     await preparation.note_running(machine)
     if restored:
+        clocks.set_(standing, machine)
         await standing.tell(machine, notes.Restored(name=machine.name))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from bocage import errors, words
@@ -62,6 +62,7 @@ class Standing:
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     listeners: list[engine.Listener] = dataclasses.field(default_factory=list)
     _watching: asyncio.Task[None] | None = None
+    _beside: asyncio.Task[None] | None = None
 
     def heard(self, happened: engine.Happened) -> None:
         """The machine told something by itself."""
@@ -102,8 +103,17 @@ class Standing:
             await asyncio.wait([self._watching], timeout=_ENDING)
         return self.ended is not None
 
+    def beside(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Have something done that nobody waits for; what was under way is given up."""
+        if self._beside:
+            self._beside.cancel()
+        self._beside = asyncio.create_task(doing)
+
     async def release(self) -> None:
         """Let go of the process without touching it."""
+        if self._beside:
+            self._beside.cancel()
+            await asyncio.wait([self._beside])
         if self._watching:
             self._watching.cancel()
         if self.machine:

@@ -9,7 +9,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, tasks
-from bocage.node.life import adapting, launching, stopping
+from bocage.node.life import adapting, clocks, launching, stopping
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place import saved, trash
 from bocage.node.place.preparation import Preparation
@@ -48,6 +48,7 @@ async def resume(standing: Standing, preparation: Preparation, machine: vm.VM) -
     await launching.define(standing, preparation, machine)
     await asyncio.to_thread(launching.forget_saved, await preparation.place(machine))
     await standing.machine.resume()
+    clocks.set_after_pause(standing, machine)
     now = clock.boottime()
     if full:
         lately = standing.resumed is not None and now - standing.resumed < _STEADY
