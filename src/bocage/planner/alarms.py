@@ -310,7 +310,8 @@ def _of_deletions(world: World) -> Iterator[_Found]:
     """Of snapshots that cannot go, since there is no room to merge them."""
     vms = {machine.uid: machine for machine in world.vms if not machine.metadata.deleted}
     for one in world.snapshots:
-        if one.spec.vm in vms and one.status.state == "deleting" and one.status.reason is not None:
+        waits = one.status.reason is not None and one.status.reason.type == "waits-for-room"
+        if one.spec.vm in vms and one.status.state == "deleting" and waits:
             told = SnapshotWaitsForRoom(name=vms[one.spec.vm].name, snapshot=one.name)
             yield told, base.Severity.WARNING, vms[one.spec.vm].ref, one.uid
 

@@ -137,6 +137,7 @@ async def _lead_past(path: pathlib.Path, step: layers.Merge) -> None:
     header = await asyncio.to_thread(qcow2.read_header, path)
     if header.backing == step.file:
         await qcow2.rebase(path, backing_relative=step.into, backing_format=step.into.rpartition(".")[2])
+    await asyncio.to_thread(files.sync_file, path)  # before the file that it named goes
 
 
 async def _settle(standing: Standing, preparation: Preparation, volume: ground.Volume, step: layers.Merge) -> None:
