@@ -167,6 +167,9 @@ class Balancing:
 
     async def _look_at(self, seen: _Seen) -> None:
         now = clock.boottime()
+        if seen.machine.run is not engine.Run.RUNNING:  # a guest that is paused tells nothing, and it is nobody's fault
+            seen.needs, seen.heard = None, now
+            return
         try:
             found = await seen.machine.balloon.look(every=_TELLS_EVERY)
         except (errors.Problem, OSError):
@@ -239,6 +242,8 @@ class Balancing:
         if isinstance(said, memory.Starts) and young:
             said = None
         kind = said.type if said else ""
+        if seen.machine.run is not engine.Run.RUNNING and kind:
+            return
         if kind == seen.shown or (actor := self._crew.of(uid)) is None:
             return
         await actor.standing.show(memory_note=base.Saying.of(said) if said else None)
