@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
 import subprocess
 from typing import Any
@@ -363,25 +364,28 @@ async def test_one_whose_agent_does_not_is_kept_as_after_a_crash_and_that_is_sai
     assert "freeze" in await tiny_house.says(made, "^said-", send="echo said-$(cat /tmp/asked)")
 
 
+MANY = 200 if os.environ.get("BOCAGE_TEST_EVERY") else 40
+
+
 @pytest.mark.slow
-async def test_two_hundred_snapshots_of_a_running_vm_are_there_and_can_go_and_be_gone_back_to(house: House):
+async def test_many_snapshots_of_a_running_vm_are_there_and_can_go_and_be_gone_back_to(house: House):
     made = await house.create(start=True, **BLANK)
-    names = [f"s{number}" for number in range(200)]
+    names = [f"s{number}" for number in range(MANY)]
     for name in names:
         done(await house.keep(made, name))
     kept = await house.kept(made)
     before = [None, *(kept[name].uid for name in names)]
     assert [kept[name].status.parent for name in names] == before[:-1]
     [volume] = await volumes_of(house, made)
-    assert len(layers.chain(volume.spec)) == 201
-    done(await house.forget(made, "s100"))
-    done(await house.forget(made, "s199"))
+    assert len(layers.chain(volume.spec)) == MANY + 1
+    done(await house.forget(made, "s20"))
+    done(await house.forget(made, names[-1]))
     held = house.place(made).read()
-    assert [one.name for one in held.snapshots] == [name for name in names if name not in ("s100", "s199")]
+    assert [one.name for one in held.snapshots] == [name for name in names[:-1] if name != "s20"]
     done(await house.ask("vm.kill", made))
     done(await house.ask("vm.start", made))  # with all of them open
     done(await house.go_back(made, "s3", start=True))
     await house.becomes(made, vm.State.RUNNING)
     [volume] = await volumes_of(house, made)
     assert len(layers.chain(volume.spec)) == 5
-    assert len(await house.kept(made)) == 198
+    assert len(await house.kept(made)) == MANY - 2

@@ -101,7 +101,7 @@ class VMs(Nouns):
         return self._post(self._of(name, "clone"), {"name": copy, "start": start})
 
     def move(self, name: str, *, storage: str) -> Document:
-        """Move the disks of a stopped VM to another storage."""
+        """Carry a VM to another storage, while it runs or not."""
         return self._post(self._of(name, "move"), {"storage": storage})
 
     def flatten(self, name: str) -> Document:
