@@ -36,6 +36,7 @@ async def test_what_keeps_a_guest_from_booting_is_mended_from_its_rescue(tiny_ho
     assert running.status.applied_generation == running.metadata.generation, "nothing of it waits"
     refused = await house.attach(made, size="4M")
     assert problem(refused) == "vm-in-rescue"
+    await house.says(made, "^:/usr/sbin:", send='echo ":$PATH"')  # where a chroot finds its programs
     await house.says(
         made, "^clean-0", send="mke2fs /dev/sdb >/dev/null; fsck.ext4 -fn /dev/sdb >/dev/null; echo clean-$?"
     )

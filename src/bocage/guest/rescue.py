@@ -80,7 +80,7 @@ async def build(
             "bin/rescue-end": _END.encode(),
             **{f"bin/fsck.ext{number}": b'#!/bin/sh\nexec e2fsck "$@"\n' for number in (2, 3, 4)},
             "etc/motd": _HINT.encode(),
-            "etc/profile": b"cat /etc/motd\n",
+            "etc/profile": b"export PATH=/usr/sbin:/usr/bin:/sbin:/bin\ncat /etc/motd\n",
         }
         kernel, root = await tiny.system(
             cache=cache, scratch=destination.parent, report=report, drivers=_FILE_SYSTEMS, further=extra
