@@ -22,7 +22,7 @@ from bocage.model import vm as model
 from bocage.words import N_
 
 _LOOK = 0.05  # seconds between two looks at a job, doubled each time
-_LONGEST_LOOK = 1.0
+_LONGEST_LOOK = 0.2
 _SWITCH_BOUND = 30.0  # seconds: it waits for the writes that are under way
 
 _NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
