@@ -208,6 +208,8 @@ class FakeNode:
             return Response(status_code=204)
         if request.method == "PUT":
             return JSONResponse({"size": len(body), "mode": "0640"})
+        if request.url.path.endswith("/exec"):
+            return Response(b'{"exit_code": 0, "signal": null, "cut": []}\n', media_type="application/x-ndjson")
         return Response(b"abc", media_type="application/octet-stream", headers={"Bocage-Size": "3"})
 
     async def edit(self, request: Request) -> Response:
