@@ -43,11 +43,13 @@ def test_each_kind_of_system_finds_each_file_by_a_name_that_it_reads(tmp_path: p
         (top / "drivers" / "Réseau" / name).write_bytes(b"inner %d" % number)
     (top / "link").symlink_to("readme.txt")
     (top / "nowhere").symlink_to("gone")
+    (tmp_path / "secret").write_bytes(b"not meant for a guest")
+    (top / "out").symlink_to("../secret")
     (top / "around").symlink_to(".")
     os.mkfifo(top / "pipe")
     made = tmp_path / "cd.iso"
     skipped = burning.burn(str(top), str(made))
-    assert sorted(map(os.path.basename, skipped)) == ["around", "nowhere", "pipe"]
+    assert sorted(map(os.path.basename, skipped)) == ["around", "nowhere", "out", "pipe"]
 
     unix = read(made, rr_path="/")
     expected = {f"/{name}": b"%d" % number for number, name in enumerate(names)}

@@ -100,7 +100,10 @@ def test_a_file_goes_in_with_its_mode_and_comes_out_whole(api: FakeApi, bocage: 
     api.on("GET", f"{VM}/file", Reply(b"hello", headers={"Bocage-Size": "5"}))
     assert bocage("vm", "cp", "web1:/etc/a.conf", f"{tmp_path}/b").code == 0
     assert (tmp_path / "b").read_bytes() == b"hello"
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600, "nobody knows yet who may read it"
     assert bocage("vm", "cp", "web1:/etc/a.conf", "-").out == "hello"
+    assert bocage("vm", "cp", "web1:/etc/a.conf", "/dev/null").code == 0
+    assert pathlib.Path("/dev/null").is_char_device()
     api.on("GET", f"{VM}/file", Reply(b"hel", headers={"Bocage-Size": "5"}))
     assert bocage("vm", "cp", "web1:/etc/c", str(tmp_path)).code == 1
     assert sorted(os.listdir(tmp_path)) == ["a.conf", "api.sock", "b"], "what is not whole leaves nothing"

@@ -131,7 +131,7 @@ def test_a_host_shows_its_pressure_and_what_merging_gains(api: FakeApi, bocage: 
     facts = bocage("host", "show").out
     assert "1.50 CPUs, 2G of memory" in facts
     assert "cpu 12.5 % of the last 10 s" in facts
-    assert "on, saves 3M" in facts
+    assert "merged, not those of VMs; saves 3M" in facts
     assert "3G of 8G of memory, 5G left" in facts
     assert "5 vCPUs of 32, 27 left" in facts
     assert "1.5 CPUs reserved, 6.5 left" in facts

@@ -6,6 +6,7 @@ import asyncio
 import pathlib
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from bocage.node.place import directory
 from bocage.planner import layers
 from bocage.storage import qcow2
 from bocage.store import resources
-from tests.node.house import House
+from tests.node.house import BLANK, House
 from tests.node.test_moving import move
 from tests.node.test_snapshots import booted, counted, counts, done, qmp, reads, writes
 from tests.node.test_wishes import problem
@@ -133,6 +134,29 @@ async def test_what_does_not_fit_or_is_cancelled_stays_where_it_is_and_leaves_no
     done(await move(house, made, "other"))
     done(await house.ask("vm.kill", made))
     await lies_wholly_in(house, made, other, local, narrow)
+
+
+@pytest.mark.fault
+async def test_a_store_that_cannot_say_that_the_disks_went_over_leaves_one_place_that_counts(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
+    made = await house.create(start=True, **BLANK)
+    before, commit = (await house.read(made)).status.pid, filling.commit
+    failed: list[vm.VM] = []
+
+    async def fails_at_first(*arguments: Any) -> None:
+        if len(failed) < 2:
+            failed.append(await house.read(made))
+            raise resources.Missing(kind="image", name="gone")
+        await commit(*arguments)
+
+    monkeypatch.setattr(filling, "commit", fails_at_first)
+    done(await move(house, made, "other"))
+    assert {one.spec.storage for one in failed} == {local.uid}
+    running = await house.becomes(made, vm.State.RUNNING)
+    assert running.status.pid != before, "it went on in files that the store did not know"
+    await lies_wholly_in(house, made, other, local)
 
 
 async def test_firmware_variables_go_on_at_the_new_place(house: House):

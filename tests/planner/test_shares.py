@@ -100,7 +100,9 @@ def test_memory_has_room_for_the_guest_while_it_grows_and_while_it_shrinks():
     for now, wanted in ((small, large), (large, small)):
         [one] = shares.changes(now, wanted)
         assert isinstance(one, shares.HoldMemory)
-        assert one.most == 768 * MiB
+        assert one.overhead is not None
+        assert shares.ceiling(one.guest, one.overhead, small.memory) == 768 * MiB
+    assert shares.ceiling(small.memory, 64 * MiB, large.memory) == 576 * MiB  # its guest may restart
 
 
 def test_a_nic_on_another_network_is_told_its_rate_anew():

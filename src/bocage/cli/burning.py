@@ -58,15 +58,15 @@ class _Entry:
 
 
 def burn(directory: str, to: str, *, label: str = "") -> list[str]:
-    """Write an ISO image of what a directory holds; what was left out, as it is neither file nor directory.
+    """Write an ISO image of what a directory holds; what was left out, as it is neither file nor directory in it.
 
-    Links to files are followed. Raises TooMuch, Unfit, Changed and OSError.
+    Links to files within are followed. Raises TooMuch, Unfit, Changed and OSError.
     """
     import pycdlib  # late: it takes longer to import than most commands run
     from pycdlib import pycdlibexception
 
     skipped: list[str] = []
-    entries = list(_walk(directory, "", "", skipped, 1))
+    entries = list(_walk(directory, os.path.realpath(directory), "", "", skipped, 1))
     if len(entries) > MOST_ENTRIES or sum(one.about.st_size for one in entries if not one.is_directory) > MOST:
         raise TooMuch(path=directory, most=MOST)
     volume = _LABEL.sub("_", (label or os.path.basename(os.path.abspath(directory)) or "CD").upper())[:16]
@@ -91,9 +91,16 @@ def burn(directory: str, to: str, *, label: str = "") -> list[str]:
     return skipped
 
 
-def _walk(at: str, plain: str, joliet: str, skipped: list[str], depth: int) -> Iterator[_Entry]:
+def _is_within(path: str, root: str) -> bool:
+    return os.path.realpath(path).startswith(root.rstrip("/") + "/")
+
+
+def _walk(at: str, root: str, plain: str, joliet: str, skipped: list[str], depth: int) -> Iterator[_Entry]:
     taken: set[str] = set()
     for entry in sorted(os.scandir(at), key=lambda one: one.name):
+        if entry.is_symlink() and not _is_within(entry.path, root):  # whose content nobody has put there
+            skipped.append(entry.path)
+            continue
         try:
             about = entry.stat()
             directory = entry.is_dir(follow_symlinks=False)
@@ -114,7 +121,7 @@ def _walk(at: str, plain: str, joliet: str, skipped: list[str], depth: int) -> I
         one = _Entry(entry.path, f"{plain}/{short}", f"{joliet}/{long}", entry.name, about)
         yield one
         if directory:
-            yield from _walk(one.path, one.plain, one.joliet, skipped, depth + 1)
+            yield from _walk(one.path, root, one.plain, one.joliet, skipped, depth + 1)
 
 
 def _plain(name: str, taken: set[str], *, directory: bool) -> str:

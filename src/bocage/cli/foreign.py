@@ -13,7 +13,7 @@ OUR_VM_VERBS = frozenset(
     for line in (
         "create show list start stop kill reboot reset pause resume save delete undelete rename clone export import",
         "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy snapshot",
-        "flatten exec cp passwd",
+        "flatten exec cp passwd rescue",
         "top stats isolation upgrade-hardware",
     )
     for word in line.split()

@@ -411,6 +411,10 @@ class Machine(Protocol):
         """Copy what a disk has of its image into the lowest file that is its own, and leave the image out then."""
         ...
 
+    async def cease_merging(self) -> None:
+        """Break off what `merge` and `stand_alone` began and nobody waits for; each chain stays as good as it was."""
+        ...
+
     async def follow(
         self,
         mark: str,

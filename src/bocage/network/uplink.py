@@ -27,6 +27,7 @@ from bocage.words import N_
 CONFIRM_WITHIN = 60.0  # seconds
 PREFIX = "bcu-"
 _ALIAS = "bocage uplink "
+_TRIES = 30  # to put a NIC back, a second apart
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _DROPPED_FLAGS = ("linkdown", "dead", "pervasive")
 
@@ -203,8 +204,15 @@ async def _move(path: pathlib.Path, record: Record, mtu: int | None, *, vlans: b
 async def _put_back(record: Record) -> None:
     """As it was. Each step may find that it was done: the others are tried all the same."""
     steps = [f"link delete {record.interface}", f"link set {record.nic} up", *_addressed(record, record.nic)]
-    with contextlib.suppress(base.Refused):
-        await base.run("ip", "-force", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
+    for _ in range(_TRIES):
+        try:
+            await base.run("ip", "-force", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
+        except base.Refused:
+            return  # a step that was done already is refused
+        except errors.Problem:  # a kernel that is busy: this host is not reached by anybody else
+            await asyncio.sleep(1.0)
+        else:
+            return
 
 
 def _addressed(record: Record, name: str) -> Iterator[str]:

@@ -33,11 +33,6 @@ class HoldMemory:
     def path(self) -> str:
         return "share.memory_overhead"
 
-    @property
-    def most(self) -> int | None:
-        """Bytes in all."""
-        return None if self.overhead is None else self.guest + self.overhead
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HoldDisks:
@@ -108,6 +103,14 @@ def changes(now: model.VMSpec, wanted: model.VMSpec, *, again: bool = False) -> 
         if had is not None and (had.limits != disk.limits or (again and not disk.limits.none)):
             yield HoldDisk(disk, after.disks)
     yield from _nics(now, wanted, again=again)
+
+
+def ceiling(guest: int, overhead: int, first: int) -> int:
+    """Bytes that QEMU may have in all, for a guest that has so many now and began with `first`.
+
+    One that restarts has all that it began with, until its driver lets the balloon take it.
+    """
+    return max(guest, first) + overhead
 
 
 def rate(spec: model.VMSpec, nic: model.Nic) -> share.NetRate:

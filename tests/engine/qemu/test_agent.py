@@ -80,6 +80,7 @@ async def test_a_command_that_says_nothing_on_success_is_done_when_nothing_is_sa
         b"x" * (5 << 20),
         b'\xff{"return": "\xff"}\n',
         b"\xffnull\n",
+        b"\xff" + b"[" * (1 << 20) + b"\n",
     ],
 )
 async def test_an_agent_that_talks_nonsense_is_as_good_as_none(serve, noise):
@@ -102,6 +103,12 @@ def test_addresses_are_told_by_mac_and_loopback_is_nobodys():
         {"name": "sit0"},
     ]
     assert agent.addresses(interfaces) == {"52:54:00:aa:00:01": ("10.0.0.5", "fe80::1")}
+
+
+def test_of_addresses_without_end_some_are_known():
+    own = [{"ip-address": f"10.0.{number >> 8}.{number & 255}"} for number in range(1000)]
+    many = [{"hardware-address": "52:54:00:aa:00:01", "ip-addresses": own}] * 1000
+    assert len(agent.addresses(many)["52:54:00:aa:00:01"]) < 100
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,12 @@ async def test_what_it_says_by_the_megabyte_never_stands_in_memory(guest):
         b'{"return": {"exited": true, "out-data": "' + b"A" * (49 << 20) + b'"}}\n',
         b'{"return": {"exited": true, "out-data": "AAA"}}\n',
         b'{"return": {"exited": true, "x": "' + b"-" * (1 << 20) + b'"}}\n',
+        b'{"return": {"exited": true' + b',"out-data":""' * (1 << 20) + b"}}\n",
         b'{"return": [1]}\n',
         b"[[[[[[\n",
         b"\n",
     ],
-    ids=["flood", "no base64", "large", "a list", "no JSON", "empty"],
+    ids=["flood", "no base64", "large", "in crumbs", "a list", "no JSON", "empty"],
 )
 async def test_an_agent_that_talks_nonsense_loses_its_command(guest, nonsense, monkeypatch):
     monkeypatch.setattr(qemu, "_SILENCE", 0.2)

@@ -175,7 +175,7 @@ def _insert_burned(name: str, directory: str, label: str, drive: str, project: s
                 raise
             raise failure.Usage(option="--from", wrong=f"{directory}: {error.strerror or error}") from error
         for left_out in skipped:
-            output.complain(f"note: {left_out} is neither a file nor a directory; it was left out")
+            output.complain(f"note: {left_out} is neither a file nor a directory in it, and was left out")
         with sending.bar(f"sending {directory}") as show:
             streams.upload(api, key, path, on_progress=show)
         task = api.vms.insert_upload(name, drive, key)

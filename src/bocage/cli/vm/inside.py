@@ -176,13 +176,18 @@ def _out_of(project: str, name: str, path: str, destination: str) -> dict[str, A
         with session.connect(project) as api, inside.read(api, name, path) as (size, pieces):
             if destination == "-":
                 return {"to": "-", "size": sum(sys.stdout.buffer.write(piece) for piece in pieces)}
-            with sending.bar(f"getting {at.name}") as show, beside.open("wb") as file:
+            whole = not at.exists() or at.is_file()  # else it is a device or a pipe, which is written to
+            opened = os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") if whole else None
+            done = 0
+            with sending.bar(f"getting {at.name}") as show, opened or at.open("wb") as file:
                 for piece in pieces:
-                    file.write(piece)
-                    show(file.tell(), size)
-                size = file.tell()
-            os.rename(beside, at)
-            return {"to": str(at), "size": size}
+                    done += file.write(piece)
+                    show(done, size)
+            if whole:
+                if at.exists():
+                    beside.chmod(at.stat().st_mode & 0o7777)
+                os.rename(beside, at)
+            return {"to": str(at), "size": done}
     except OSError as error:
         if isinstance(error, (errors.Problem, BrokenPipeError)):
             raise

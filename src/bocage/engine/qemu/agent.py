@@ -20,6 +20,7 @@ from bocage.words import N_
 
 _BOUND = 3.0  # seconds for an answer
 _LIMIT = 1 << 22  # bytes of an answer
+_INTERFACES, _ADDRESSES = 256, 64  # that are read of an answer; of each interface
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SAID = 1000  # characters of a refusal
 _PIECE = 1 << 18
@@ -138,7 +139,7 @@ def _nonsense() -> Iterator[None]:
     """What answers late, not at all, or without sense is as good as no agent."""
     try:
         yield
-    except (TimeoutError, OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+    except (TimeoutError, OSError, EOFError, ValueError, RecursionError, asyncio.LimitOverrunError) as error:
         raise Absent from error
 
 
@@ -192,11 +193,11 @@ async def _silence(reader: asyncio.StreamReader, command: str) -> None:
 def addresses(interfaces: Any) -> dict[str, tuple[str, ...]]:
     """IP addresses by MAC, from the answer to `guest-network-get-interfaces`; what makes no sense is left out."""
     found: dict[str, tuple[str, ...]] = {}
-    for interface in _objects(interfaces):
+    for interface in _objects(interfaces)[:_INTERFACES]:
         mac = str(interface.get("hardware-address", "")).lower()
-        own = [_address(one.get("ip-address")) for one in _objects(interface.get("ip-addresses"))]
+        own = [_address(one.get("ip-address")) for one in _objects(interface.get("ip-addresses"))[:_ADDRESSES]]
         if _MAC.fullmatch(mac) and mac != "00:00:00:00:00:00":
-            found[mac] = (*found.get(mac, ()), *filter(None, own))
+            found[mac] = (*found.get(mac, ()), *filter(None, own))[:_ADDRESSES]
     return found
 
 

@@ -207,7 +207,20 @@ class Directories:
         if "memory" in self.legacy:
             self._divide("memory", "memory.limit_in_bytes", str(_UNBOUND if most is None else most))
         else:
+            if most is not None and self._held() > most:  # v1 refuses by itself; here it would be killed
+                busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+                raise Lacks(name=self.name, what="memory", said=str(busy.strerror)) from busy
             self._divide("memory", "memory.max", "max" if most is None else str(most))
+
+    def _held(self) -> int:
+        """Bytes that it has and that cannot be had back by dropping cached files."""
+        assert self.unified
+        try:
+            taken = int((self.unified / "memory.current").read_text())
+            told = dict(line.split() for line in (self.unified / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            return 0
+        return taken - int(told.get("active_file", 0)) - int(told.get("inactive_file", 0))
 
     def _divide(self, controller: str, file: str, value: str) -> None:
         path = self.legacy.get(controller, self.unified)

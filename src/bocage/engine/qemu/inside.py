@@ -225,6 +225,8 @@ def _without_data(spool: BinaryIO) -> bytes:
                 raise ValueError("no base64")
             rest += answer[at:start]
             at = end
+            if len(rest) > _REST:  # before it is copied a million times
+                raise ValueError("too much beside the data")
         if len(answer) - at + len(rest) > _REST:
             raise ValueError("too much beside the data")
         return rest + answer[at:]

@@ -12,6 +12,7 @@ import errno
 import os
 import pathlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from bocage.words import N_
 
 _LOOK = 0.05  # seconds between two looks at a job, doubled each time
 _LONGEST_LOOK = 0.2
+_MERGING = ("merge-", "flatten-")  # what our jobs are called
 _SWITCH_BOUND = 30.0  # seconds: it waits for the writes that are under way
 
 _NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -154,8 +156,26 @@ async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path
 
     if await _goes_on(at, disk, name) or await _is_needed(at, disk, node):
         await _see_through(at, disk, name, begin, report)
-        await flush(at, await _below(at, disk, into))
+    await flush(at, await _below(at, disk, into))  # also what a job wrote that ended while nobody looked
     await _remove_named(at, disk, node)
+
+
+async def cease(at: link.Link) -> None:
+    """End the jobs that merge chains, and wait until they are gone. Raises errors.TimedOut."""
+    deadline = time.monotonic() + _SWITCH_BOUND
+    asked: set[str] = set()
+    while jobs := [one for one in await at.execute("query-jobs") if str(one["id"]).startswith(_MERGING)]:
+        for job in jobs:
+            name = str(job["id"])
+            with contextlib.suppress(qmp.CommandFailed):  # it has just ended by itself
+                if job["status"] == "concluded":
+                    await at.execute("job-dismiss", {"id": name})
+                elif name not in asked:
+                    await at.execute("job-cancel", {"id": name})
+                    asked.add(name)
+        if time.monotonic() > deadline:
+            raise errors.TimedOut(what="QEMU", bound=_SWITCH_BOUND)
+        await asyncio.sleep(_LOOK)
 
 
 async def flush(at: link.Link, node: str) -> None:
@@ -181,8 +201,9 @@ async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
     for image in below:
         if await _goes_on(at, disk, name) or await _is_needed(at, disk, image):
             await _see_through(at, disk, name, begin, report)
-        await flush(at, own)
+            await flush(at, own)  # before nothing says any more what it was copied from
         await _remove_named(at, disk, image)
+    await flush(at, own)
 
 
 async def _goes_on(at: link.Link, disk: str, name: str) -> bool:

@@ -238,6 +238,9 @@ class QemuMachine:
     async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
         await layering.stand_alone(self.link, disk, report=report)
 
+    async def cease_merging(self) -> None:
+        await layering.cease(self.link)
+
     async def follow(
         self,
         mark: str,

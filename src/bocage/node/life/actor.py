@@ -300,6 +300,8 @@ class Actor:
                 await steps.undo_making(self.standing, self._preparation, machine)
             if run.action in operations.HANDLERS:
                 await operations.undo(self.standing, self._preparation, machine, run)
+                if self.standing.machine is not None and relocating.is_between(run):
+                    continue  # its process did not say where it is: it is asked again
             elif run.action in (*goals.POWER, "vm.create", "vm.clone"):
                 machine = await self.standing.follow(machine, await self._as_it_is(machine))
                 self.standing.stopping = None
@@ -359,6 +361,8 @@ class Actor:
         if self.standing.asked(*_BEFORE):
             between = relocating.is_between
             waiting = [run for run in waiting if run.action not in operations.GIVES_WAY or between(run)]
+        if self.standing.machine is not None and any(map(relocating.is_between, waiting)):
+            waiting = [run for run in waiting if relocating.is_between(run)]  # nobody else knows where its disks are
         waiting = [run for run in waiting if run.rests <= clock.boottime()]
         if not waiting or not machine.status.ready:
             return False

@@ -53,7 +53,7 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
         became.append(outcome)
     became += _left(built, machine, {one.path for one in became})
     preparation.admission.note(machine.uid, built.spec)  # whatever the guest gave way to
-    await sharing.settle(running, built.spec)
+    await sharing.settle(running, built)
     standing.held = True
     standing.adapted = standing.told = machine.metadata.generation
     standing.pending = None
@@ -113,7 +113,7 @@ async def _try(
             order = outcomes.BootsFrom(order=list(boot.order)) if boot.order else outcomes.BootsAsUsual()
             return _outcome(change.path, "done", order), {"boot": boot}
         case _:
-            held = await sharing.hold(change, built.spec, running, machine, preparation)
+            held = await sharing.hold(change, built, running, machine, preparation)
             return _outcome(change.path, "done", held), shares.held(built.spec, change)
 
 
@@ -166,7 +166,7 @@ async def hold(standing: Standing, preparation: Preparation, machine: vm.VM, run
         return
     for change in list(shares.changes(built.spec, shares.with_share_of(built.spec, machine.spec))):
         with contextlib.suppress(errors.Problem, OSError):
-            await sharing.hold(change, built.spec, running, machine, preparation)
+            await sharing.hold(change, built, running, machine, preparation)
             fields = shares.held(built.spec, change)
             await asyncio.to_thread(started.change, runtime, **fields)
             built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))

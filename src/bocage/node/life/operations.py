@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pathlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,6 +35,8 @@ from bocage.node.place.preparation import Preparation
 from bocage.planner import definition, rescue
 from bocage.store import resources
 from bocage.words import N_
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Standing, Preparation, vm.VM, tasks.Run], Awaitable[dict[str, Any] | None]]
 
@@ -168,7 +171,10 @@ async def undo(standing: Standing, preparation: Preparation, machine: vm.VM, run
         with contextlib.suppress(overlaying.Later):
             await snapshotting.abandon(standing, preparation, machine, run)
     if run.action == "vm.move":
-        await relocating.settle(standing, preparation, run)
+        try:
+            await relocating.settle(standing, preparation, run)
+        except (overlaying.Later, errors.Problem, OSError) as error:  # the next look finds it as it is then
+            log.warning("VM %s: what a move has left: %s", machine.name, error)
     if run.action != "vm.disk-attach":
         return
     disk = next((one for one in machine.spec.disks if one.name == run.params["disk"]), None)

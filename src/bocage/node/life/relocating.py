@@ -57,6 +57,7 @@ async def carry(
     running = standing.machine
     assert running
     _check(machine, running)
+    await running.cease_merging()  # what nobody waits for any more would write to files that are copied
     try:
         at = await filling.ways(preparation, machine, target, run)
         try:
@@ -72,13 +73,14 @@ async def carry(
                 await asyncio.sleep(_LOOK)
             for place in (at.making.path, at.old.disks):  # else the vCPUs would stand for as long as that
                 await asyncio.to_thread(files.sync_tree, place)
-            await run.remember(old=str(at.old.path), new=str(at.new.path), between=True)
+            names = [one.disk.name for one in others]  # what comes into the definition meanwhile is not carried
+            await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)
             await asyncio.to_thread(files.rename_durably, at.making.path, at.new.path)
         finally:
             await asyncio.to_thread(files.remove_tree, at.making.path)
         with preparation.disks.merged(machine):
             await running.pause()
-            await running.carry_over([one.disk.name for one in others])
+            await running.carry_over(names)
             await filling.commit(standing, preparation, target)
             await _conclude(standing, preparation, running, run)
     except BaseException:
@@ -91,18 +93,36 @@ async def settle(standing: Standing, preparation: Preparation, run: tasks.Run) -
     running, machine = standing.machine, await standing.read()
     if running is None:
         return
-    target = await standing.ground.resources.get(ground.Storage, None, str(run.params["storage"]))
+    target, over = str(run.params["storage"]), False
     try:
-        if machine.spec.storage != target.uid and not await _is_over(preparation, machine, running, run):
-            await _stay(standing, running, run)
-            return
-        if machine.spec.storage != target.uid:
-            await filling.commit(standing, preparation, target)
+        if machine.spec.storage != target:
+            over = await _is_over(preparation, machine, running, run)
+            if not over:
+                await _stay(standing, running, run)
+                return
+            await filling.commit(
+                standing, preparation, await standing.ground.resources.get(ground.Storage, None, target)
+            )
         if run.remembered.get("old") is not None:
             await _conclude(standing, preparation, running, run)
     except (engine.NotRunning, ConnectionError, errors.TimedOut) as error:
         await standing.ends()
         raise overlaying.Later from error
+    except Exception as error:
+        if not over or await _counts(standing, target):
+            raise
+        # QEMU went over and the store cannot say so. Both places still hold the same: it ends, and the old one counts.
+        await running.kill()
+        await standing.ends()
+        raise overlaying.Later from error
+
+
+async def _counts(standing: Standing, target: str) -> bool:
+    """Whether the store says that it lies there; one that does not answer has not said so."""
+    try:
+        return (await standing.read()).spec.storage == target
+    except errors.Problem:
+        return False
 
 
 async def _conclude(standing: Standing, preparation: Preparation, running: engine.Machine, run: tasks.Run) -> None:
@@ -138,7 +158,9 @@ async def _is_over(preparation: Preparation, machine: vm.VM, running: engine.Mac
     """Whether QEMU has gone over. When some disks have and others have not it ends: both places hold the same."""
     if not is_between(run):
         return False
-    names = [disk.name for disk, _ in await _own(preparation, machine)]
+    names = run.remembered.get("disks")
+    if names is None:
+        names = [disk.name for disk, _ in await _own(preparation, machine)]
     over = await running.carried(overlaying.mark_of(run), names, firmware=_has_variables(machine))
     if over is None:
         await running.kill()

@@ -10,23 +10,27 @@ from bocage.model import share, vm
 from bocage.node.life import outcomes
 from bocage.node.place.preparation import Preparation
 from bocage.planner import shares
+from bocage.planner.adaptation import Built
 
 _ANY = "any number of"
 
 
 async def hold(
-    change: shares.Hold, spec: vm.VMSpec, running: engine.Machine, machine: vm.VM, preparation: Preparation
+    change: shares.Hold, built: Built, running: engine.Machine, machine: vm.VM, preparation: Preparation
 ) -> words.Message:
-    """Carry out one change of what a machine made like `spec` is held to. Raises engine.CannotHold and others."""
+    """Carry out one change of what a machine is held to. Raises engine.CannotHold and others."""
+    spec = built.spec
     match change:
         case shares.HoldCpu(cpu):
             await running.holding.cpu(cpu)
             return _cpu(cpu)
-        case shares.HoldMemory():
-            await running.holding.memory(change.most)
-            if change.most is None:
+        case shares.HoldMemory(overhead, guest):
+            if overhead is None:
+                await running.holding.memory(None)
                 return outcomes.MemoryIsNotBounded()
-            return outcomes.MemoryIsBounded(most=change.most)
+            most = shares.ceiling(guest, overhead, built.first.memory)
+            await running.holding.memory(most)
+            return outcomes.MemoryIsBounded(most=most)
         case shares.HoldDisks(limits):
             for disk in spec.disks:
                 await running.holding.disk(disk.name, disk.limits, limits)
@@ -49,11 +53,11 @@ async def hold(
             return _rate(rate)
 
 
-async def settle(running: engine.Machine, spec: vm.VMSpec) -> None:
+async def settle(running: engine.Machine, built: Built) -> None:
     """Bound the memory by what the guest has by now, when all that was asked of it is done."""
-    if (overhead := spec.share.memory_overhead) is not None:
+    if (overhead := built.spec.share.memory_overhead) is not None:
         with contextlib.suppress(engine.Error):  # told where it was asked for
-            await running.holding.memory(spec.memory + overhead)
+            await running.holding.memory(shares.ceiling(built.spec.memory, overhead, built.first.memory))
 
 
 def _cpu(cpu: share.Cpu) -> words.Message:
