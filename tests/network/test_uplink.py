@@ -41,18 +41,16 @@ def ways() -> str:
 
 
 async def test_a_confirmed_move_stays_and_comes_again_after_a_reboot_under_another_name(
-    lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    lan: Machine, tmp_path: pathlib.Path
 ) -> None:
     path, before = tmp_path / "record.json", ways()
-    monkeypatch.setattr(uplink, "CONFIRM_WITHIN", 1.0)
     await eventually(reached, within=30)
     record = await uplink.begin(path, UID, "up0")
     await eventually(reached, within=30)
     assert ways() == before
+    assert watchers(path)
     assert uplink.confirm(path)
-    watcher = watchers(path)
     await eventually(lambda: not watchers(path))
-    assert watcher
     assert kernel.present(record.interface)
     await eventually(reached, within=30)
     run("ip", "link", "delete", record.interface)  # a reboot: the bridge is gone, and the NIC is configured anew
