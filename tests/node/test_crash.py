@@ -343,6 +343,8 @@ async def as_held(house: House) -> bool:
     running: Any = actor.standing.machine  # past the engine's door
     if running is None or (place := cgroup.place()) is None:
         return False
+    if found.spec.share == vm.VMSpec.model_fields["share"].default:  # it died before the change was written down
+        return await throttling.filters(running.link, "disk0") == []
     group = place.group(house.homes.runtime.name, found.uid)
     cap, wanted = cap_of(group), found.spec.share.cpu.cap
     limits = await running.link.execute("qom-get", {"path": "/objects/limit-disk0", "property": "limits"})
