@@ -21,10 +21,11 @@ from bocage.planner import firewall
 
 _NAMED = re.compile(r"^\s*(chain|set|map) (\S+) \{$", re.MULTILINE)
 _FLOWS = 32_768  # that one guest may have at a time, of each IP version
-_ENDED = "1m"  # that a TCP connection is remembered for after its end
+_BRIEF = "1m"  # that a TCP connection is remembered for before both sides have spoken, and after its end
 _KEPT = {"tcp": "12h", "udp": "5m"}  # without a packet of the guest's
 _KEPT_ELSE = "10m"
 _UNKNOWN = ipaddress.IPv4Address(0)  # of one that asks for an address, or whether another has it
+_SNAP = "ether type < 0x0600 @ll,112,48 0xaaaa03000000"  # ARP and IP in another guise (RFC 1042)
 _NOT_CARRIED = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00"  # what is for the next bridge: spanning tree, …
 
 
@@ -192,6 +193,7 @@ def _guard(port: Port) -> Iterator[str]:
             *([f"ether type 8021q {through}"] if port.tagged else []),
             "ether type { 8021q, 8021ad } drop",
             f"{_NOT_CARRIED} drop",
+            f"{_SNAP} drop",
             through,
         ],
     )
@@ -282,9 +284,9 @@ def _noted(chain: str, tap: str, keys: tuple[str, str, str, str]) -> Iterator[st
     kinds = [f"{ip} . {what} : goto {chain}_{ip}_{what}" for ip in ("ip", "ip6") for what in _KEPT]
     for ip, held, flow in (("ip", f"flows4_{tap}", flow4), ("ip6", f"flows6_{tap}", flow6)):
         for what, time in _KEPT.items():
-            ended = f"tcp flags & (fin | rst) != 0 update @{held} {{ {flow} timeout {_ENDED} }} return"
+            brief = f"tcp flags & (syn | fin | rst) != 0 update @{held} {{ {flow} timeout {_BRIEF} }} return"
             kept = f"update @{held} {{ {flow} timeout {time} }}"
-            yield _chain(f"{chain}_{ip}_{what}", [*([ended] if what == "tcp" else []), kept])
+            yield _chain(f"{chain}_{ip}_{what}", [*([brief] if what == "tcp" else []), kept])
     yield _chain(
         chain,
         [
