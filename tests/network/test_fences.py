@@ -149,6 +149,21 @@ async def test_the_same_again_changes_nothing_and_what_is_gone_leaves_nothing(tw
     assert listing() == []
 
 
+async def test_rules_that_come_beside_those_of_a_stranger_leave_them_in_force(two: tuple[Machine, Machine]) -> None:
+    first, second = port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", groups=("web",))
+    await held(first, second)
+    both = listing()
+    for one in (first, second):
+        await fences.apply(UID, [one], {net("10.5.0.254"), *first.addresses, *second.addresses}, RULES, others=True)
+        assert pings(two[1], "10.5.0.1")
+        two[0].run("ip", "address", "add", "10.5.0.9/24", "dev", "eth0")
+        said = two[0].run("busybox", "ping", "-c", "1", "-W", "1", "-I", "10.5.0.9", "10.5.0.2", expect=None)
+        two[0].run("ip", "address", "del", "10.5.0.9/24", "dev", "eth0")
+        assert "100% packet loss" in said, "what it may not send passes"
+    await held(first, second)
+    assert listing() == both
+
+
 async def test_a_nic_whose_addresses_nobody_knows_takes_none_that_is_somebodys(two: tuple[Machine, Machine]) -> None:
     alpha, _ = two
     await held(port("port1", ALPHA), port("port2", BETA, "10.5.0.2"), port("port3", "52:54:00:aa:00:03", "10.5.0.3"))

@@ -70,14 +70,20 @@ def table_of(uid: str) -> str:
 
 
 async def apply(
-    uid: str, ports: Sequence[Port], known: Collection[Prefix], groups: Mapping[str, Sequence[FirewallRule]]
+    uid: str,
+    ports: Sequence[Port],
+    known: Collection[Prefix],
+    groups: Mapping[str, Sequence[FirewallRule]],
+    *,
+    others: bool = False,
 ) -> None:
-    """Have exactly these ports held to their rules. What was in force before stays when it is refused.
+    """Have these ports held to their rules. What was in force before stays when it is refused.
 
-    `known` are the addresses that the network knows to be somebody's. Raises base.Refused.
+    `known` are the addresses that the network knows to be somebody's. `others`: there are ports beside these, whose
+    rules stay as they are. Raises base.Refused.
     """
-    text = ruleset(uid, ports, known, groups)
-    await base.run("nft", "-f", "-", stdin=_over(uid, await _present(uid), text))
+    text, present = ruleset(uid, ports, known, groups), await _present(uid)
+    await base.run("nft", "-f", "-", stdin=_beside(uid, present, text) if others else _over(uid, present, text))
 
 
 async def remove(uid: str) -> None:
@@ -111,6 +117,14 @@ def _over(uid: str, present: Iterable[tuple[str, str]], text: str) -> str:
     lines += [f"delete map bridge {name} {one}" for one in maps]
     lines += [f"delete chain bridge {name} {one}" for one in chains]
     lines += [f"delete set bridge {name} {one}" for kind, one in present if kind == "set" and one not in stays]
+    return "".join(f"{line}\n" for line in lines) + text
+
+
+def _beside(uid: str, present: Iterable[tuple[str, str]], text: str) -> str:
+    """The transaction that adds `text` to what is there: a chain of the same name is another now, all else stays."""
+    name, wanted = table_of(uid), set(_NAMED.findall(text))
+    lines = [f"table bridge {name}"]
+    lines += [f"flush chain bridge {name} {one}" for kind, one in present if kind == "chain" and (kind, one) in wanted]
     return "".join(f"{line}\n" for line in lines) + text
 
 

@@ -56,6 +56,13 @@ async def link(name: str) -> Link | None:
     return next((found for found in await links() if found.name == name), None)
 
 
+async def carrying(bridge: str, alias: str) -> set[str]:
+    """The ports of a bridge that bear an alias and have somebody at their other end."""
+    if not present(bridge):
+        return set()
+    return {one.name for one in await links("master", bridge) if one.alias == alias and one.carrier}
+
+
 def present(name: str) -> bool:
     """Whether there is an interface of this name."""
     try:

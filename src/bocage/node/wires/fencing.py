@@ -8,9 +8,9 @@ import logging
 from bocage import errors
 from bocage.model import firewall, ground
 from bocage.network import base as network
-from bocage.network import bridge, fences, uplink
+from bocage.network import bridge, fences, kernel, tap, uplink
 from bocage.node.ground import Ground
-from bocage.node.wires import ledger
+from bocage.node.wires import cards, ledger
 from bocage.store import resources
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ class Fencing:
 
         `made` is None for one onto a NIC of the host.
         """
-        cards = [card for card in self._ledger.cards(net.uid) if card.tap]
+        plugged = [card for card in self._ledger.cards(net.uid) if card.tap]
         leases = await bridge.leases(made) if made else {}
-        given = {card.mac: self._given(net, card, leases.get(card.mac)) for card in cards}
+        given = {card.mac: self._given(net, card, leases.get(card.mac)) for card in plugged}
         known = {one for some in given.values() for one in some}
         known |= {ipaddress.ip_network(host.address) for host in self._ledger.hosts(net.uid).values()}
         routers = {str(made.gateway)} if made else await uplink.neighbours(uplink.interface_of(net.uid))
@@ -49,11 +49,14 @@ class Fencing:
                 tagged=bool(card.trunk),
                 groups=card.groups or None,
             )
-            for card in cards
+            for card in plugged
         ]
-        groups = await self._groups(net, {name for card in cards for name in card.groups})
+        groups = await self._groups(net, {name for card in plugged for name in card.groups})
+        # A VM that nobody knows yet, since the database was lost, keeps the rules that it has.
+        there = await kernel.carrying(cards.interface(net), tap.ALIAS)
+        others = not there <= {card.tap for card in plugged}
         try:
-            await fences.apply(net.uid, ports, known, groups)
+            await fences.apply(net.uid, ports, known, groups, others=others)
         except network.Refused:
             self.refused.add(net.uid)
             raise

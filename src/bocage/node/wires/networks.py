@@ -156,7 +156,7 @@ class Networks:
         self._unconfirmed.discard(wanted.uid)
         if record.state == "undone":
             raise uplink.NotConfirmed(network=wanted.name, nic=record.nic)
-        await self._fence(wanted)
+        await self._fencing.apply(wanted, self._made(wanted))
         for card in self._ledger.cards(wanted.uid):
             if card.tap and kernel.present(card.tap):
                 await self._plug(card, wanted)
@@ -175,20 +175,13 @@ class Networks:
         made.state.mkdir(parents=True, exist_ok=True, mode=0o711)
         await bridge.set_hosts(made, self._ledger.hosts(wanted.uid))
         await bridge.ensure(made)
-        await self._fence(chosen)
+        await self._fencing.apply(chosen, self._made(chosen))
         for card in self._ledger.cards(wanted.uid):
             if card.tap and kernel.present(card.tap):
                 await self._plug(card, wanted)
         await bridge.publish(made, self._ledger.forwards(wanted.uid))
         status = ground.NetworkStatus(state="ready", backend="bridge", bridge=made.interface, subnet=str(made.subnet))
         return await self._write(wanted, status)
-
-    async def _fence(self, net: ground.Network) -> None:
-        """Put its rules in force; not while VMs run on it that nobody knows yet, which would be without theirs then."""
-        known = {card.tap for card in self._ledger.cards(net.uid)}
-        strangers = [one for one in await kernel.links("master", cards.interface(net)) if one.alias == tap.ALIAS]
-        if all(one.name in known or not one.carrier for one in strangers):
-            await self._fencing.apply(net, self._made(net))
 
     async def _with_subnet(self, wanted: ground.Network) -> ground.Network:
         """The network with a subnet of its own; one that was chosen is written down before anything is made."""
