@@ -92,9 +92,9 @@ async def test_memory_that_is_saved_is_never_met_by_a_rescue(tiny_house: House, 
 async def begin(
     house: House, made: vm.VM, image: ground.Image, *, state: work.TaskState = work.TaskState.DONE
 ) -> work.Task:
-    """As the API does."""
-    present = await house.read(made)
-    await house.resources.change(vm.VM, "default", present.uid, lambda one: resources.with_spec(one, rescue=image.uid))
+    """As the API does: the wish ends when the VM is off, so it comes together with that to run."""
+    wish = {"rescue": image.uid, "power": vm.Power.RUNNING}
+    await house.resources.change(vm.VM, "default", made.uid, lambda one: resources.with_spec(one, **wish))
     task = await house.ask("vm.start", made)
     assert task.status.state is state, task.status
     return task
