@@ -69,7 +69,7 @@ async def test_what_was_not_confirmed_is_put_back_and_said_also_by_a_daemon_that
     async with again(wired) as later:
         shown = await later.until(lambda: network_named(later, "office"), lambda one: one.status.state == "failed")
         assert shown.status.reason
-        assert shown.status.reason.type == "network-not-confirmed"
+        assert shown.status.reason.type == "network-not-confirmed", shown.status.reason.text
         assert failed(await later.ask("network.confirm", shown)) == "network-not-confirmed"
         await eventually(lambda: reached("192.0.2.1"), within=30)
         await later.ask("network.delete", shown)

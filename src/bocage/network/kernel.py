@@ -58,9 +58,13 @@ async def link(name: str) -> Link | None:
 
 async def carrying(bridge: str, alias: str) -> set[str]:
     """The ports of a bridge that bear an alias and have somebody at their other end."""
-    if not present(bridge):
-        return set()
-    return {one.name for one in await links("master", bridge) if one.alias == alias and one.carrier}
+    try:
+        ports = await links("master", bridge)
+    except base.Refused:
+        if present(bridge):
+            raise
+        return set()  # it is gone, or has just gone
+    return {one.name for one in ports if one.alias == alias and one.carrier}
 
 
 def present(name: str) -> bool:

@@ -154,12 +154,18 @@ class Networks:
         if record is None:
             raise uplink.NotBegun(network=wanted.name)
         self._unconfirmed.discard(wanted.uid)
+        not_confirmed = uplink.NotConfirmed(network=wanted.name, nic=record.nic)
         if record.state == "undone":
-            raise uplink.NotConfirmed(network=wanted.name, nic=record.nic)
-        await self._fencing.apply(wanted, self._made(wanted))
-        for card in self._ledger.cards(wanted.uid):
-            if card.tap and kernel.present(card.tap):
-                await self._plug(card, wanted)
+            raise not_confirmed
+        try:
+            await self._fencing.apply(wanted, self._made(wanted))
+            for card in self._ledger.cards(wanted.uid):
+                if card.tap and kernel.present(card.tap):
+                    await self._plug(card, wanted)
+        except network.Refused as refused:
+            if record.state == "trial" and not kernel.present(record.interface):  # its watcher puts it back just now
+                raise not_confirmed from refused
+            raise
         status = ground.NetworkStatus(state="ready", backend="bridge", bridge=record.interface, nic=record.mac)
         if record.state == "trial":
             self._unconfirmed.add(wanted.uid)
