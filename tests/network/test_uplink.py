@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from bocage import errors
 from bocage.network import base, kernel, uplink
 from tests.network.machines import Machine, eventually, run
 
@@ -93,6 +95,28 @@ async def test_a_move_that_fails_in_the_middle_is_taken_back_at_once(lan: Machin
     assert ways() == before
     await eventually(reached, within=30)
     await eventually(lambda: not watchers(tmp_path / "record.json"))
+
+
+@pytest.mark.fault
+async def test_a_kernel_that_is_too_busy_at_first_still_gives_the_nic_back(
+    lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before, ran = tmp_path / "record.json", ways(), base.run
+    tried: list[tuple[str, ...]] = []
+    await uplink.begin(path, UID, "up0")
+
+    async def busy(*command: str, **options: Any) -> bytes:
+        if "-force" in command and len(tried) < 2:
+            tried.append(command)
+            raise errors.TimedOut(what="ip", bound=10.0)
+        return await ran(*command, **options)
+
+    monkeypatch.setattr(base, "run", busy)
+    monkeypatch.setattr(uplink, "_PAUSE", 0.01)
+    await uplink.remove(path)
+    assert len(tried) == 2
+    assert not kernel.present(uplink.interface_of(UID))
+    assert ways() == before
 
 
 async def test_only_a_nic_that_is_free_can_be_taken(lan: Machine, tmp_path: pathlib.Path) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from bocage.engine.qemu import chain, layering
 from bocage.model import ground, share, vm, work
-from bocage.node.life import filling
+from bocage.node.life import filling, overlaying
 from bocage.node.place import directory
 from bocage.planner import layers
 from bocage.storage import qcow2
 from bocage.store import resources
 from tests.node.house import BLANK, House
+from tests.node.test_crash import kept_twice
+from tests.node.test_crash import reads as contents_of
 from tests.node.test_moving import move
 from tests.node.test_snapshots import booted, counted, counts, done, qmp, reads, writes
 from tests.node.test_wishes import problem
@@ -157,6 +161,56 @@ async def test_a_store_that_cannot_say_that_the_disks_went_over_leaves_one_place
     running = await house.becomes(made, vm.State.RUNNING)
     assert running.status.pid != before, "it went on in files that the store did not know"
     await lies_wholly_in(house, made, other, local)
+
+
+@pytest.mark.fault
+async def test_what_still_merges_and_nobody_waits_for_ends_before_its_files_are_copied(house: House):
+    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
+    made = await kept_twice(house)
+    done(await house.ask("vm.start", made))
+    before = await contents_of(house)
+    [volume, _] = await house.node.preparation.disks.of(await house.read(made))
+    monitor, middle = await qmp(house, made), pathlib.Path(layers.chain(volume.spec)[1])
+    names = [one["node-name"] for one in await nodes(house, made)]
+    base = next(name for name in names if re.fullmatch(r"disk0\.\d", name))
+    asked = {"device": "disk0", "top-node": chain.node_of("disk0", middle), "base-node": base, "speed": 1}
+    stats = await monitor.execute("query-blockstats")
+    asked["device"] = next(one["node-name"] for one in stats if "/disk0/" in one.get("qdev", ""))
+    await monitor.execute("block-commit", {"job-id": "merge-disk0", "auto-dismiss": False, **asked})
+    assert await jobs(house, made) == ["running"]
+    done(await move(house, made, "other"))
+    assert await jobs(house, made) == []
+    done(await house.ask("vm.kill", made))
+    await lies_wholly_in(house, made, other, local)
+    assert await contents_of(house) == before
+
+
+@pytest.mark.fault
+async def test_a_merge_that_ended_while_nobody_looked_is_durable_before_its_layer_goes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    made = await kept_twice(house)
+    done(await house.ask("vm.start", made))
+    flushed, flush = [], layering.flush
+
+    async def noted(at: Any, node: str) -> None:
+        flushed.append(node)
+        await flush(at, node)
+
+    async def cut_off(*_: object, **__: object) -> None:
+        raise overlaying.Later
+
+    monkeypatch.setattr(layering, "flush", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(layering, "_settle", cut_off)  # the job ends, and the daemon is not there
+        task = work.task("vm.snapshot-delete", subject=made.ref, host=house.node.ground.uid, name="first")
+        first = (await house.kept(made))["first"]
+        task = task.model_copy(update={"spec": task.spec.model_copy(update={"params": {"snapshot": first.uid}})})
+        await house.resources.create(task)
+        await house.until(lambda: jobs(house, made), lambda found: "concluded" in found)
+        assert flushed == []
+    await house.ended(task.uid)
+    assert {node.partition(".")[0] for node in flushed} == {"disk0", "disk1"}
 
 
 async def test_firmware_variables_go_on_at_the_new_place(house: House):

@@ -19,7 +19,6 @@ _JOLIET = 64  # characters of a name; pycdlib counts them as bytes of UTF-8
 _SUFFIX = 16
 _DEEPEST = 7  # directories in one another, as ISO 9660 has them, 6.8.2.1
 _LABEL = re.compile(r"[^A-Z0-9_]+")
-_Seen = dict[str, tuple[int, int]]
 
 
 class TooMuch(failure.Error, errors.Invalid):

@@ -132,12 +132,20 @@ def change(
     **more: Any,
 ) -> None:
     """Change what was given, and say so; `more` are fields that only this kind has, `exact` those that may be null."""
-    changes = rest.given(title=title, notes=notes, tags=[one for one in tag if one] if tag else None, **more)
-    changes |= exact or {}
-    if not changes:
-        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--title, --notes, …")
+    changes = given(title=title, notes=notes, tag=tag, more=rest.given(**more) | (exact or {}))
     changed = nouns.change(name, changes)
     if json:
         output.document(changed)
     else:
         output.line(f"{kind} {name} is changed")
+
+
+def given(
+    *, title: str | None, notes: str | None, tag: list[str] | None, more: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The change that was asked for; to ask for none is a mistake."""
+    tags = [one for one in tag if one] if tag else None
+    changes = rest.given(title=title, notes=notes, tags=tags) | (more or {})
+    if not changes:
+        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--title, --notes, …")
+    return changes

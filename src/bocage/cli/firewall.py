@@ -112,9 +112,7 @@ def set_(
     Examples:
       bocage firewall group set web --title "What the shop needs"
     """
-    changes = rest.given(title=title, notes=notes, tags=[one for one in tag if one] if tag else None)
-    if not changes:
-        raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--title, --notes, …")
+    changes = describe.given(title=title, notes=notes, tag=tag)
     with session.connect(project) as api:
         task = api.firewall_groups.change(name, changes)
         waiting.finish(api, task, wait=wait, json=json, said=f"firewall group {name} is changed")

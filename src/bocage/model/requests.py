@@ -276,13 +276,6 @@ class Revert(Part):
     """Start it afterwards; from its memory, where the snapshot has that."""
 
 
-class Delete(Part):
-    force: bool = False
-    """Also while it runs: the plug is pulled first."""
-    purge: bool = False
-    """At once, not by way of the trash."""
-
-
 class MoveDisks(Part):
     storage: Name
 

@@ -27,7 +27,7 @@ from bocage.words import N_
 CONFIRM_WITHIN = 60.0  # seconds
 PREFIX = "bcu-"
 _ALIAS = "bocage uplink "
-_TRIES = 30  # to put a NIC back, a second apart
+_TRIES, _PAUSE = 30, 1.0  # to put a NIC back; seconds between two
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _DROPPED_FLAGS = ("linkdown", "dead", "pervasive")
 
@@ -210,7 +210,7 @@ async def _put_back(record: Record) -> None:
         except base.Refused:
             return  # a step that was done already is refused
         except errors.Problem:  # a kernel that is busy: this host is not reached by anybody else
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_PAUSE)
         else:
             return
 

@@ -398,12 +398,6 @@ class CutOff(Note):
     text = N_("the daemon or the VM ended while it was made")
 
 
-class GoesBack(Note):
-    type = "vm-goes-back"
-    text = N_("{name} starts when it has gone back to its snapshot")
-    name: str
-
-
 class Flattening(Note):
     type = "step-flattening"
     text = N_("copying what {disk} has of its image")

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
@@ -240,3 +241,21 @@ def _limits(group):
 def _ticks(pid):
     with open(f"/proc/{pid}/stat") as file:
         return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
+
+
+def test_of_two_versions_the_newer_too_is_never_bounded_below_what_it_holds(tmp_path: pathlib.Path):
+    told = {
+        "memory.current": "3000",
+        "memory.stat": "anon 1500\nactive_file 400\ninactive_file 600",
+        "memory.max": "max",
+    }
+    for name, text in told.items():
+        (tmp_path / name).write_text(text + "\n")
+    group = cgroup.Directories("box", tmp_path, {})
+    with pytest.raises(cgroup.Lacks) as refused:
+        group.bound_memory(1999)
+    assert isinstance(refused.value.__cause__, OSError)
+    assert refused.value.__cause__.errno == errno.EBUSY
+    assert (tmp_path / "memory.max").read_text() == "max\n"
+    group.bound_memory(2000)
+    assert (tmp_path / "memory.max").read_text() == "2000"

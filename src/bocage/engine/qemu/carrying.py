@@ -101,17 +101,7 @@ async def carried(at: link.Link, mark: str, disks: Iterable[str], *, firmware: b
 
 async def stay(at: link.Link) -> None:
     """End what mirrors, and take away all nodes that no disk uses: of two chains of a disk the other one."""
-    for job in await _jobs(at):
-        with contextlib.suppress(qmp.CommandFailed):
-            await at.execute("job-cancel", {"id": job["id"]})
-    deadline = time.monotonic() + _OVER_BOUND
-    while jobs := await _jobs(at):
-        for job in jobs:
-            if job["status"] == "concluded":
-                await at.execute("job-dismiss", {"id": job["id"]})
-        if time.monotonic() > deadline:
-            raise errors.TimedOut(what="QEMU", bound=_OVER_BOUND)
-        await asyncio.sleep(_LOOK)
+    await layering.end_jobs(at, _JOB)
     for disk in await _tops(at):
         if disk == FIRMWARE:
             await _forget_flashes(at)

@@ -161,18 +161,23 @@ async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path
 
 
 async def cease(at: link.Link) -> None:
-    """End the jobs that merge chains, and wait until they are gone. Raises errors.TimedOut."""
+    """End the jobs that merge chains. Raises errors.TimedOut."""
+    await end_jobs(at, *_MERGING)
+
+
+async def end_jobs(at: link.Link, *beginnings: str) -> None:
+    """End the jobs whose names begin so, and wait until they are gone. Raises errors.TimedOut."""
     deadline = time.monotonic() + _SWITCH_BOUND
     asked: set[str] = set()
-    while jobs := [one for one in await at.execute("query-jobs") if str(one["id"]).startswith(_MERGING)]:
+    while jobs := [one for one in await at.execute("query-jobs") if str(one["id"]).startswith(beginnings)]:
         for job in jobs:
             name = str(job["id"])
             with contextlib.suppress(qmp.CommandFailed):  # it has just ended by itself
                 if job["status"] == "concluded":
                     await at.execute("job-dismiss", {"id": name})
                 elif name not in asked:
-                    await at.execute("job-cancel", {"id": name})
                     asked.add(name)
+                    await at.execute("job-cancel", {"id": name})
         if time.monotonic() > deadline:
             raise errors.TimedOut(what="QEMU", bound=_SWITCH_BOUND)
         await asyncio.sleep(_LOOK)
@@ -201,9 +206,8 @@ async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
     for image in below:
         if await _goes_on(at, disk, name) or await _is_needed(at, disk, image):
             await _see_through(at, disk, name, begin, report)
-            await flush(at, own)  # before nothing says any more what it was copied from
         await _remove_named(at, disk, image)
-    await flush(at, own)
+    await flush(at, own)  # also what a job wrote that ended while nobody looked
 
 
 async def _goes_on(at: link.Link, disk: str, name: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bocage.model import base, ground, vm
 from bocage.model.units import Size
 from bocage.node import tasks
@@ -12,8 +10,6 @@ from bocage.node.ground import Ground
 from bocage.planner import usage
 from bocage.storage import images
 from bocage.store import resources
-
-Params = dict[str, Any]
 
 
 async def take_in(host: Ground, machine: vm.VM, run: tasks.Run, *, limit: int) -> ground.Image:

@@ -101,9 +101,11 @@ async def repair(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     found = await asyncio.to_thread(mirror.look, root) if len(storage.spec.disks) > 1 else None
     if found is None:
         raise mirror.NoMirror(name=storage.name)
-    if await _leads_to(disk) not in found.members:  # else it was put in already, before a daemon was cut off
-        if found.working == found.disks:
-            raise mirror.Whole(name=storage.name, disks=", ".join(found.members))
+    begun = bool(run.remembered.get("begun"))
+    if found.working == found.disks and not begun:
+        raise mirror.Whole(name=storage.name, disks=" and ".join(found.members))
+    if await _leads_to(disk) not in found.members:
+        await run.remember(begun=True)
         await mirror.put_in(storage.uid, disk)
     stay = [one for one in storage.spec.disks if one != disk and await _leads_to(one) in found.members]
     disks = (*stay[: found.disks - 1], disk)

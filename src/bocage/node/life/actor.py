@@ -358,15 +358,10 @@ class Actor:
     async def _operate(self, machine: vm.VM) -> bool:
         """Do the first waiting operation; False when there is none."""
         waiting = [run for run in self._at_hand if run in self.standing.asked(*operations.HANDLERS)]
-        if self.standing.asked(*_BEFORE):
-            between = relocating.is_between
-            waiting = [run for run in waiting if run.action not in operations.GIVES_WAY or between(run)]
-        if self.standing.machine is not None and any(map(relocating.is_between, waiting)):
-            waiting = [run for run in waiting if relocating.is_between(run)]  # nobody else knows where its disks are
-        waiting = [run for run in waiting if run.rests <= clock.boottime()]
-        if not waiting or not machine.status.ready:
+        running, comes_before = self.standing.machine is not None, bool(self.standing.asked(*_BEFORE))
+        run = operations.first(waiting, running=running, comes_before=comes_before)
+        if run is None or not machine.status.ready:
             return False
-        run = waiting[0]
         handler = operations.HANDLERS[run.action]
 
         async def unwanted() -> bool:

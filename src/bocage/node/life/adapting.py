@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Mapping
 
 from bocage import errors, words
 from bocage.engine import base as engine
@@ -36,16 +37,13 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
             continue  # it is done there, once
         try:
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
-            await asyncio.to_thread(started.change, runtime, **fields)
-            built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
+            built = await _noted(runtime, built, fields)
         except engine.NotRunning:
             raise
         except engine.CannotHold as error:  # no cold start would change that, so nothing waits for one
             outcome = _outcome(change.path, "impossible", error)
             if isinstance(change, shares.Hold):
-                fields = shares.held(built.spec, change)
-                await asyncio.to_thread(started.change, runtime, **fields)
-                built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
+                built = await _noted(runtime, built, shares.held(built.spec, change))
         except (errors.Problem, OSError) as error:
             outcome = _outcome(
                 change.path, "pending", error if isinstance(error, errors.Problem) else tasks.from_os(error)
@@ -167,9 +165,13 @@ async def hold(standing: Standing, preparation: Preparation, machine: vm.VM, run
     for change in list(shares.changes(built.spec, shares.with_share_of(built.spec, machine.spec))):
         with contextlib.suppress(errors.Problem, OSError):
             await sharing.hold(change, built, running, machine, preparation)
-            fields = shares.held(built.spec, change)
-            await asyncio.to_thread(started.change, runtime, **fields)
-            built = dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
+            built = await _noted(runtime, built, shares.held(built.spec, change))
+
+
+async def _noted(runtime: pathlib.Path, built: Built, fields: Mapping[str, object]) -> Built:
+    """The machine as it is made now, written down."""
+    await asyncio.to_thread(started.change, runtime, **fields)
+    return dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
 
 
 def _is_there(built: Built, nic: vm.Nic) -> bool:

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import pathlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import ground, requests, vm
-from bocage.node import notes, started, tasks
+from bocage.node import clock, notes, started, tasks
 from bocage.node.carrying import burned
 from bocage.node.life import (
     adapting,
@@ -66,6 +66,18 @@ def _running(standing: Standing, machine: vm.VM) -> engine.Machine:
     if standing.machine is None:
         raise engine.NotRunning(name=machine.name)
     return standing.machine
+
+
+def first(waiting: Sequence[tasks.Run], *, running: bool, comes_before: bool) -> tasks.Run | None:
+    """The one that is done next. `comes_before`: something was asked for that others give way to.
+
+    While a move stands between its two places nobody else knows where the disks are.
+    """
+    if running and any(map(relocating.is_between, waiting)):
+        waiting = [run for run in waiting if relocating.is_between(run)]
+    elif comes_before:
+        waiting = [run for run in waiting if run.action not in GIVES_WAY or relocating.is_between(run)]
+    return next((run for run in waiting if run.rests <= clock.boottime()), None)
 
 
 async def carry_out(

@@ -158,10 +158,7 @@ class Networks:
         if record.state == "undone":
             raise not_confirmed
         try:
-            await self._fencing.apply(wanted, self._made(wanted))
-            for card in self._ledger.cards(wanted.uid):
-                if card.tap and kernel.present(card.tap):
-                    await self._plug(card, wanted)
+            await self._plug_all(wanted)
         except network.Refused as refused:
             if record.state == "trial" and not kernel.present(record.interface):  # its watcher puts it back just now
                 raise not_confirmed from refused
@@ -181,10 +178,7 @@ class Networks:
         made.state.mkdir(parents=True, exist_ok=True, mode=0o711)
         await bridge.set_hosts(made, self._ledger.hosts(wanted.uid))
         await bridge.ensure(made)
-        await self._fencing.apply(chosen, self._made(chosen))
-        for card in self._ledger.cards(wanted.uid):
-            if card.tap and kernel.present(card.tap):
-                await self._plug(card, wanted)
+        await self._plug_all(chosen)
         await bridge.publish(made, self._ledger.forwards(wanted.uid))
         status = ground.NetworkStatus(state="ready", backend="bridge", bridge=made.interface, subnet=str(made.subnet))
         return await self._write(wanted, status)
@@ -212,6 +206,13 @@ class Networks:
                 subnet = addresses.choose_subnet(wanted.uid, others.values(), routed)
             status = present.status.model_copy(update={"subnet": str(subnet)})
             return await self._write(wanted, status)
+
+    async def _plug_all(self, net: ground.Network) -> None:
+        """Have its rules be in force, and the taps of VMs that run be its ports again."""
+        await self._fencing.apply(net, self._made(net))
+        for card in self._ledger.cards(net.uid):
+            if card.tap and kernel.present(card.tap):
+                await self._plug(card, net)
 
     async def _plug(self, card: ledger.Card, net: ground.Network) -> None:
         # Root's own: QEMU gets a descriptor, and no other user's process may take the tap while it is free.
