@@ -21,7 +21,7 @@ os.environ.setdefault("BOCAGE_DEFAULT_NETWORK", "user")  # no test makes bridges
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bocage-test"
-SEED = os.environ.get("BOCAGE_TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
+SEED = os.environ.setdefault("BOCAGE_TEST_SEED", str(random.SystemRandom().randrange(1 << 32)))  # each worker's, too
 
 
 def pytest_report_header() -> str:

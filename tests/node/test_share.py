@@ -24,6 +24,7 @@ from tests.node.test_saved import change, done, waiting
 from tests.node.test_wires import make_network
 
 SMALL: dict[str, Any] = {"image": "tiny", "nics": [], "memory": "96M", "disk": "64M"}
+PERIOD = 0.1  # seconds in which a capped group may use its part
 grouped = pytest.mark.skipif(cgroup.place() is None, reason="no control groups here")
 
 
@@ -190,7 +191,7 @@ async def test_busy_vms_share_a_cpu_by_their_weights_and_a_cap_holds(tiny_house:
     assert 0.9 < heavy_used / light_used < 1.1
     await shared(tiny_house, light, cpu={"cap": 0.2})
     capped, _, passed = await used(tiny_house, light, heavy, seconds=1.5)
-    assert capped / passed < 0.22
+    assert capped < 0.22 * (passed + 2 * PERIOD)  # what the periods at both ends gave belongs to them as a whole
     assert throttled(tiny_house, light) > 0
 
 

@@ -51,6 +51,7 @@ from bocage.words import N_
 _QUIT_BOUND = 30.0  # seconds to write what it holds
 _KILL_BOUND = 10.0
 _CLOCK_BOUND = 30.0  # seconds; an agent that was just woken may have much to do first
+_SHUTDOWN_BOUND = 10.0  # seconds for the agent to take that on; the power button comes afterwards
 _FREEZE_BOUND = 10.0  # seconds that a guest gets to write out what it holds, and to be heard again afterwards
 _FIRST_LOOK = 1.0
 _TPM_FOLLOWS = 1.0  # seconds within which QEMU's end explains that of its swtpm
@@ -181,7 +182,7 @@ class QemuMachine:
         try:
             if not await self._agent_listens():
                 return False
-            await self._agent.ask("guest-shutdown", mode, answers=False)
+            await self._agent.ask("guest-shutdown", mode, answers=False, within=_SHUTDOWN_BOUND)
         except agent.Error:
             return False
         return True
