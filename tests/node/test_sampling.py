@@ -48,7 +48,8 @@ async def use_of(house: House, machine: vm.VM) -> sample.Use:
 
 
 async def test_a_guest_that_computes_and_writes_is_seen_to_do_so(tiny_house: House, interface: httpx.AsyncClient):
-    busy = await tiny_house.create("busy", image="tiny", memory="128M", disk="64M", nics=[], start=True)
+    others = [{"size": "1M", "bus": "scsi"}, {"size": "1M", "bus": "sata"}]
+    busy = await tiny_house.create("busy", image="tiny", memory="128M", disk="64M", disks=others, nics=[], start=True)
     idle = await tiny_house.create("idle", image="tiny", memory="96M", nics=[], start=True)
     for machine in (busy, idle):
         await tiny_house.says(machine, "^tiny: ready")
@@ -64,6 +65,7 @@ async def test_a_guest_that_computes_and_writes_is_seen_to_do_so(tiny_house: Hou
     assert 64 << 20 < told.total <= 128 << 20
     assert 0 < told.available < told.total
 
+    assert set(tiny_house.node.sampling.now().vms[busy.uid].disks) == {"disk0", "disk1", "disk2"}
     before = tiny_house.node.sampling.now().vms[busy.uid].disks["disk0"]
     written = "dd if=/dev/zero of=/dev/vda bs=64k count=160 seek=320 conv=fsync 2>/dev/null && echo written"
     await tiny_house.says(busy, "^written", send=written)

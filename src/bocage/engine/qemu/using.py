@@ -79,11 +79,12 @@ def disks(answer: Iterable[dict[str, Any]]) -> dict[str, sample.DiskUse]:
     """By device, from QEMU's `query-blockstats`; what belongs to the board is left out."""
     found = {}
     for one in answer:
-        # such as /machine/peripheral/disk0/virtio-backend
-        parts = str(one.get("qdev") or "").split("/")
-        if len(parts) > 3 and parts[2] == "peripheral" and not parts[3].startswith("board."):
+        # the device's id; of virtio's disks a path, such as /machine/peripheral/disk0/virtio-backend
+        called = str(one.get("qdev") or "")
+        name = called.removeprefix("/machine/peripheral/").partition("/")[0]
+        if name and not name.startswith("board."):
             stats = one["stats"]
-            found[parts[3]] = sample.DiskUse(
+            found[name] = sample.DiskUse(
                 reads=stats["rd_operations"],
                 writes=stats["wr_operations"],
                 read_bytes=stats["rd_bytes"],
