@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from bocage import errors, words
+from bocage.engine import block, uses
 from bocage.engine import inside as insides
-from bocage.model import confinement, sample, share
+from bocage.model import confinement
 from bocage.model import vm as model
 from bocage.planner.adaptation import First
 from bocage.words import N_
@@ -72,23 +73,6 @@ class NoSpace(Error, errors.Unavailable):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class File:
-    """One file of a disk's chain."""
-
-    path: pathlib.Path
-    format: str  # `qcow2` or `raw`
-    own: bool = False  # whether it belongs to this one VM, not to an image that others rest on, too
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Carried:
-    """A disk that is carried to other files while the guest writes to it: they are there, the first of them empty."""
-
-    disk: model.Disk
-    chain: tuple[File, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Tap:
     """A NIC on a bridge: a tap device that is there already.
 
@@ -135,7 +119,7 @@ class Plan:
     spec: model.VMSpec
     directory: pathlib.Path  # STORAGE/vms/UID
     runtime: pathlib.Path  # the engine's: process records, and sockets in `io`; short, gone after a reboot
-    chains: dict[str, tuple[File, ...]]  # by disk name: the disk's own file first, then what it rests on
+    chains: dict[str, tuple[block.File, ...]]  # by disk name: the disk's own file first, then what it rests on
     cds: dict[str, pathlib.Path | None]  # by CD name
     nics: dict[str, Backend]  # by NIC name
     accelerator: str  # `kvm` or `tcg`
@@ -180,63 +164,6 @@ class Happened:
 Listener = Callable[[Happened], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProcessUse:
-    """What the monitor's process has used since it was started."""
-
-    cpu_seconds: float
-    wait_seconds: float | None  # that its vCPUs were ready and got no CPU; None where nobody counts
-    memory: int  # bytes that it has of the host's now
-
-
-class Meter(Protocol):
-    """What one VM's process uses."""
-
-    traffic: Mapping[str, sample.NicUse]
-    """The guest's own counters by MAC, from the last answer to `guest_addresses`."""
-
-    def process(self) -> ProcessUse:
-        """At the price of microseconds. Raises NotRunning."""
-        ...
-
-    async def disks(self) -> dict[str, sample.DiskUse]:
-        """The counters of its disks and CDs, by their names."""
-        ...
-
-    async def guest_memory(self) -> sample.GuestMemory | None:
-        """What the guest told last; None when its driver tells nothing (yet)."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ballooned:
-    """What a guest has of its memory, and what its driver told last."""
-
-    has: int  # bytes
-    told: sample.GuestMemory | None
-    told_at: int  # the host's clock, seconds; 0: it has told nothing since the process was started
-
-
-class Balloon(Protocol):
-    """The device by which a guest gives memory back. Sizes are of all that the guest has, in bytes."""
-
-    async def look(self, *, every: int) -> Ballooned | None:
-        """What it has now, and what it told last, at least so often (seconds); None where there is no balloon."""
-        ...
-
-    async def size(self) -> int:
-        """What it has now. Raises NoBalloon."""
-        ...
-
-    async def ask(self, size: int) -> None:
-        """Have the guest give back what is beyond, or take what is missing, as far as it can. Raises NoBalloon."""
-        ...
-
-    async def settle(self, size: int) -> int:
-        """Ask, and wait while the guest still gives or takes; what it has then. Raises NoBalloon."""
-        ...
-
-
 class Nics(Protocol):
     """One VM's NICs: each a card in the guest, and what carries it on the host."""
 
@@ -273,22 +200,6 @@ class Nics(Protocol):
 
         Raises errors.Problem and OSError when one cannot be started; then it stays as it was.
         """
-        ...
-
-
-class Holding(Protocol):
-    """What holds one VM's process to its share. Each call can be made again; each raises CannotHold."""
-
-    async def cpu(self, wanted: share.Cpu) -> None:
-        """Weight, cap, pinning and NUMA node; not the reservation, which is the node's to know."""
-        ...
-
-    async def memory(self, most: int | None) -> None:
-        """How many bytes of the host's the process may have; it is killed beyond that."""
-        ...
-
-    async def disk(self, name: str, own: share.Io, together: share.Io) -> None:
-        """A disk's own limits, and those that it has with all others of this machine which are given them."""
         ...
 
 
@@ -329,15 +240,21 @@ class Machine(Protocol):
     def isolation(self) -> model.Isolation: ...
 
     @property
-    def meter(self) -> Meter: ...
+    def meter(self) -> uses.Meter: ...
     @property
-    def balloon(self) -> Balloon: ...
+    def balloon(self) -> uses.Balloon: ...
+    @property
+    def disks(self) -> block.Disks: ...
+    @property
+    def layers(self) -> block.Layers: ...
+    @property
+    def carrying(self) -> block.Carrying: ...
     @property
     def nics(self) -> Nics: ...
     @property
     def inside(self) -> insides.Inside: ...
     @property
-    def holding(self) -> Holding: ...
+    def holding(self) -> uses.Holding: ...
 
     def confinement(self) -> confinement.Confinement:
         """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""
@@ -376,17 +293,6 @@ class Machine(Protocol):
         """Stop the vCPUs and write the whole machine's state durably; the process still stands, paused."""
         ...
 
-    async def goes_on_in(self, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
-        """Which of these disks, by name, are written to in these files."""
-        ...
-
-    async def go_on_in(self, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
-        """At one instant, have disks go on in empty files, by disk name, whose headers name what is written to now.
-
-        All or none; those that do so already stay. What was written before is on the disk when this returns.
-        """
-        ...
-
     async def remember(
         self,
         disks: Sequence[model.Disk],
@@ -395,51 +301,7 @@ class Machine(Protocol):
         *,
         report: Callable[[int, int], None],
     ) -> None:
-        """As `go_on_in`, and write the memory of that same instant to a file, durably; the guest goes on."""
-        ...
-
-    async def merge(
-        self, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Callable[[int, int], None]
-    ) -> None:
-        """Write what a file of a disk's chain holds into the one below it, and leave it out of the chain then.
-
-        Not the file that the guest writes to. One that is merged already, or not in the chain, is no error.
-        """
-        ...
-
-    async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
-        """Copy what a disk has of its image into the lowest file that is its own, and leave the image out then."""
-        ...
-
-    async def cease_merging(self) -> None:
-        """Break off what `merge` and `stand_alone` began and nobody waits for; each chain stays as good as it was."""
-        ...
-
-    async def follow(
-        self,
-        mark: str,
-        disks: Sequence[Carried],
-        firmware: pathlib.Path | None,
-        *,
-        report: Callable[[int, int], None],
-    ) -> None:
-        """Fill other files with what disks hold, and from now on with what is written, until `carry_over` or `stay`.
-
-        Of each chain the lower files are whole already. `firmware` is a copy of the firmware's variables; `mark` is of
-        eight hexadecimal digits. What an earlier attempt left goes first.
-        """
-        ...
-
-    async def carry_over(self, disks: Sequence[str]) -> None:
-        """Have all disks go on in the other files, which hold the same: all or none. Its vCPUs must stand."""
-        ...
-
-    async def carried(self, mark: str, disks: Sequence[str], *, firmware: bool) -> bool | None:
-        """Whether these disks are in the files of that move; None: some are and some are not."""
-        ...
-
-    async def stay(self) -> None:
-        """Have nothing follow any more, and let go of the files that it does not use: the others, or the old ones."""
+        """As `layers.go_on_in`, and write the memory of that same instant to a file, durably; the guest goes on."""
         ...
 
     async def log_in(self, directory: pathlib.Path) -> None:
@@ -473,14 +335,10 @@ class Machine(Protocol):
         """
         ...
 
-    async def attach_disk(self, disk: model.Disk, chain: Sequence[File]) -> None: ...
-    async def detach_disk(self, name: str) -> None: ...
-    async def grow_disk(self, name: str, size: int) -> None: ...
     async def order_boot(self, spec: model.VMSpec) -> None:
         """Boot as a machine's spec has it, from the guest's next restart on."""
         ...
 
-    async def change_cd(self, name: str, image: pathlib.Path | None) -> None: ...
     async def screenshot(self, to: pathlib.Path) -> None:
         """The screen as PNG."""
         ...

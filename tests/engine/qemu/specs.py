@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 from typing import Any
 
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import Size
@@ -101,8 +101,8 @@ def plan(root: pathlib.Path, of: model.VMSpec, *, name: str = "web1", linked: bo
     directory = root / "vms" / "uid"
     chains = {
         disk.name: (
-            base.File(directory / f"{disk.name}.qcow2", "qcow2"),
-            *([base.File(root / "images" / "base,1.qcow2", "qcow2")] if linked else []),
+            block.File(directory / f"{disk.name}.qcow2", "qcow2"),
+            *([block.File(root / "images" / "base,1.qcow2", "qcow2")] if linked else []),
         )
         for disk in of.disks
     }
@@ -126,7 +126,7 @@ def make_files(of: base.Plan) -> None:
     of.directory.mkdir(parents=True, exist_ok=True)
     of.runtime.mkdir(parents=True, exist_ok=True)
     for files in of.chains.values():
-        below: base.File | None = None
+        below: block.File | None = None
         for file in reversed(files):
             file.path.parent.mkdir(parents=True, exist_ok=True)
             if not file.path.exists():

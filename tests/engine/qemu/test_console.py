@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.engine.qemu import console, processes
 from bocage.engine.qemu import record as records
 from bocage.model import vm as model
@@ -63,7 +63,7 @@ def booting(vms: Vms, sector: bytes) -> base.Plan:
     plan = vms.plan("sata")
     disk = vms.root / "boot.raw"
     disk.write_bytes(sector + bytes(1 << 20))
-    return dataclasses.replace(plan, chains={**plan.chains, "disk0": (base.File(disk, "raw"),)})
+    return dataclasses.replace(plan, chains={**plan.chains, "disk0": (block.File(disk, "raw"),)})
 
 
 def line_of(plan: base.Plan) -> console.Console:

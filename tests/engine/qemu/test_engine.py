@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from bocage import errors
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.engine.qemu import ending, engine, orderly, paths, processes, starting
 from bocage.engine.qemu import machine as machines
 from bocage.engine.qemu import record as records
@@ -354,7 +354,7 @@ async def test_a_guest_that_panics_stands_still_and_is_said_to(vms):
     sector = bytes.fromhex("ba0505 b001 ee f4 ebfd").ljust(510, b"\0") + b"\x55\xaa"
     disk = vms.root / "panics.raw"
     disk.write_bytes(sector + bytes(1 << 20))
-    machine = await vms.start(dataclasses.replace(plan, chains={**plan.chains, "disk0": (base.File(disk, "raw"),)}))
+    machine = await vms.start(dataclasses.replace(plan, chains={**plan.chains, "disk0": (block.File(disk, "raw"),)}))
     await until(lambda: machine.run is base.Run.PANICKED)
     assert await machine.look() is base.Run.PANICKED
     await machine.reset()
@@ -379,22 +379,22 @@ async def test_the_cd_in_a_sata_drive_is_changed_while_the_vm_runs(vms):
     machine = await vms.start(plan)
 
     async def inserted() -> str | None:
-        for block in await machine.link.execute("query-block"):
-            if block.get("qdev", "").endswith("cd0"):
-                return block.get("inserted", {}).get("file")
+        for one in await machine.link.execute("query-block"):
+            if one.get("qdev", "").endswith("cd0"):
+                return one.get("inserted", {}).get("file")
         raise AssertionError
 
     assert await inserted() == str(plan.cds["cd0"])
-    await machine.change_cd("cd0", None)
+    await machine.disks.change_cd("cd0", None)
     assert await inserted() is None
     other = vms.root / "other.iso"
     other.write_bytes(bytes(1 << 20))
-    await machine.change_cd("cd0", other)
+    await machine.disks.change_cd("cd0", other)
     assert "/dev/fdset/" in (await inserted() or "")
-    await machine.change_cd("cd0", None)
+    await machine.disks.change_cd("cd0", None)
     assert await machine.link.execute("query-fdsets") == []
     with pytest.raises(FileNotFoundError):
-        await machine.change_cd("cd0", vms.root / "none.iso")
+        await machine.disks.change_cd("cd0", vms.root / "none.iso")
 
 
 async def test_keys_are_known_by_name_and_a_wrong_one_is_refused(vms):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bocage import errors
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.engine.qemu import console, hotplug, orderly, saved
 from bocage.engine.qemu import engine as engines
 from bocage.engine.qemu import machine as machines
@@ -45,13 +45,13 @@ def guest(vms: Vms, image: pathlib.Path, **more: Any) -> base.Plan:
     make = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image), "-F", "raw", str(disk), "256M"]
     subprocess.run(make, check=True, timeout=20)
     return dataclasses.replace(
-        plan, chains={**plan.chains, "disk0": (base.File(disk, "qcow2"), base.File(image, "raw"))}
+        plan, chains={**plan.chains, "disk0": (block.File(disk, "qcow2"), block.File(image, "raw"))}
     )
 
 
-def blank(path: pathlib.Path) -> base.File:
+def blank(path: pathlib.Path) -> block.File:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "32M"], check=True, timeout=20)
-    return base.File(path, "qcow2")
+    return block.File(path, "qcow2")
 
 
 @contextlib.contextmanager
@@ -202,15 +202,15 @@ async def test_a_disk_comes_grows_and_goes_and_the_board_is_as_before(
     address = hardware.next_address(board, hardware.used_addresses(plan.spec))
     disk = specs.disk(board, 1).model_copy(update={"address": address, "serial": "hotplugged"})
     image = blank(plan.directory / "disk1.qcow2")
-    await machine.attach_disk(disk, [image])
-    await machine.attach_disk(disk, [image])  # cut off and done again: nothing more happens
+    await machine.disks.attach(disk, [image])
+    await machine.disks.attach(disk, [image])  # cut off and done again: nothing more happens
     await line.expect(send="while ! [ -e /dev/vdb ]; do sleep 1; done; echo is-$((1))", pattern="^is-1", within=SAID)
     assert (await built(machine, plan.spec))["disk1"][:3] == ("board.rp1", 0, 0)
     await line.expect(send="cat /sys/block/vdb/serial; echo", pattern="^hotplugged", within=SAID)
-    await machine.grow_disk("disk1", 48 << 20)
+    await machine.disks.grow("disk1", 48 << 20)
     await line.expect(send="cat /sys/block/vdb/size", pattern=f"^{(48 << 20) // 512}$", within=SAID)
-    await machine.detach_disk("disk1")
-    await machine.detach_disk("disk1")
+    await machine.disks.detach("disk1")
+    await machine.disks.detach("disk1")
     await line.expect(send="while [ -e /dev/vdb ]; do sleep 1; done; echo gone-$((1))", pattern="^gone-1", within=SAID)
     assert await built(machine, plan.spec) == before
     assert await machine.link.execute("query-fdsets") == []
@@ -224,12 +224,12 @@ async def test_a_scsi_disk_is_plugged_too_and_a_sata_disk_is_not(
     image = plan.directory / "disk1.raw"
     with image.open("xb") as file:
         file.truncate(16 << 20)
-    chain = [base.File(image, "raw")]
-    await machine.attach_disk(specs.disk(plan.spec.hardware, 1, model.Bus.SCSI), chain)
+    chain = [block.File(image, "raw")]
+    await machine.disks.attach(specs.disk(plan.spec.hardware, 1, model.Bus.SCSI), chain)
     await line.expect(send="while ! [ -e /dev/sda ]; do sleep 1; done; echo is-$((1))", pattern="^is-1", within=SAID)
-    await machine.detach_disk("disk1")
+    await machine.disks.detach("disk1")
     with pytest.raises(hotplug.ColdBus):
-        await machine.attach_disk(specs.disk(plan.spec.hardware, 1, model.Bus.SATA), chain)
+        await machine.disks.attach(specs.disk(plan.spec.hardware, 1, model.Bus.SATA), chain)
 
 
 async def test_a_disk_that_cannot_be_attached_leaves_nothing_in_the_machine(vms: Vms):
@@ -238,7 +238,7 @@ async def test_a_disk_that_cannot_be_attached_leaves_nothing_in_the_machine(vms:
     nodes = await machine.link.execute("query-named-block-nodes", {"flat": True})
     taken = specs.disk(plan.spec.hardware, 3).model_copy(update={"address": plan.spec.disks[0].address})
     with pytest.raises(errors.Conflict):
-        await machine.attach_disk(taken, [blank(plan.directory / "disk3.qcow2")])
+        await machine.disks.attach(taken, [blank(plan.directory / "disk3.qcow2")])
     assert await machine.link.execute("query-named-block-nodes", {"flat": True}) == nodes
     assert await machine.link.execute("query-fdsets") == []
 
@@ -250,10 +250,10 @@ async def test_a_cd_is_changed_and_taken_out(vms: Vms, tiny_image: pathlib.Path)
     for number in (1, 2):
         image = vms.root / f"{number}.iso"
         image.write_bytes(b"disc-%d\n" % number + bytes((2 << 20) - 7))
-        await machine.change_cd("cd0", image)
+        await machine.disks.change_cd("cd0", image)
         await line.expect(send="sleep 1; head -c 6 /dev/sr0; echo", pattern=f"^disc-{number}", within=SAID)
-    await machine.change_cd("cd0", None)
-    await machine.change_cd("cd0", None)
+    await machine.disks.change_cd("cd0", None)
+    await machine.disks.change_cd("cd0", None)
     await line.expect(send="head -c 6 /dev/sr0 || echo no-$((1))", pattern="^no-1", within=SAID)
     assert await machine.link.execute("query-fdsets") == []
 
@@ -347,7 +347,7 @@ async def test_a_full_storage_pauses_the_guest_which_goes_on_when_there_is_room(
         disk = small / "disk1.qcow2"
         shutil.copy(plan.chains["disk1"][0].path, disk)
         (small / "filler").write_bytes(bytes(16 << 20))
-        plan = dataclasses.replace(plan, chains={**plan.chains, "disk1": (base.File(disk, "qcow2"),)})
+        plan = dataclasses.replace(plan, chains={**plan.chains, "disk1": (block.File(disk, "qcow2"),)})
         machine, line = await booted(vms, plan)
         writing = "dd if=/dev/urandom of=/dev/vdb bs=1M count=16; sync; echo written-$((1))"
         async with line.writer() as write:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.engine.qemu import machine
 from bocage.model import board as boards
 from bocage.model import vm as model
@@ -34,7 +34,7 @@ def booting(vms: Vms, kind: str, sector: bytes, **more: Any) -> base.Plan:
     for name in list(chains)[:1]:
         path = plan.directory / f"{name}.raw"
         path.write_bytes(sector.ljust(1 << 20, b"\0"))
-        chains[name] = (base.File(path, "raw"),)
+        chains[name] = (block.File(path, "raw"),)
     return dataclasses.replace(plan, chains=chains)
 
 
@@ -99,8 +99,8 @@ async def test_a_floppy_is_booted_from_ejected_and_another_one_read(machine_: st
     plan = dataclasses.replace(plan, cds={"floppy0": first})
     vm = await vms.start(plan)
     await says(plan, "from the first disk")
-    await vm.change_cd("floppy0", None)
-    await vm.change_cd("floppy0", second)
+    await vm.disks.change_cd("floppy0", None)
+    await vm.disks.change_cd("floppy0", second)
     await vm.reset()
     await says(plan, "from the second disk")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from bocage import words
-from bocage.engine import base
+from bocage.engine import block
 from bocage.engine.qemu import command, isolation
 from tests.engine.qemu import specs
 from tests.engine.qemu.test_board import built
@@ -127,8 +127,8 @@ async def test_a_machine_saved_under_the_older_goes_on_under_the_newer(
     disk = specs.disk(plan.spec.hardware, 1)
     with (vms.root / "more.raw").open("xb") as more:
         more.truncate(8 << 20)
-    await first.attach_disk(disk, [base.File(vms.root / "more.raw", "raw")])
+    await first.disks.attach(disk, [block.File(vms.root / "more.raw", "raw")])
     await line_of(plan).expect(
         send="while ! [ -e /dev/vdb ]; do sleep 1; done; echo is-$((1))", pattern="^is-1", within=SAID
     )
-    await first.detach_disk("disk1")
+    await first.disks.detach("disk1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bocage.engine import base
+from bocage.engine import base, uses
 from bocage.engine.qemu import added_memory, devices, link, qmp
 from bocage.model import sample
 
@@ -30,12 +30,12 @@ class Balloon:
         self._has: int | None = None  # as it was seen last
         self._adds = True  # there is a device that memory is added by, as far as is known
 
-    async def look(self, *, every: int) -> base.Ballooned | None:
+    async def look(self, *, every: int) -> uses.Ballooned | None:
         answer = await self._told(every)
         if answer is None:
             return None
         has = await self.size()
-        return base.Ballooned(has=has, told=guest_memory(answer, has), told_at=int(answer.get("last-update") or 0))
+        return uses.Ballooned(has=has, told=guest_memory(answer, has), told_at=int(answer.get("last-update") or 0))
 
     async def size(self) -> int:
         try:

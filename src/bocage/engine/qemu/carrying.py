@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bocage import errors
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.engine.qemu import chain, descriptors, layering, link, qmp
 from bocage.words import N_
 
@@ -48,70 +48,78 @@ class Halfway(Error, errors.Unavailable):
     reason: str
 
 
-async def follow(
-    at: link.Link, mark: str, disks: Sequence[base.Carried], firmware: pathlib.Path | None, *, report: Report
-) -> None:
-    """Mirror until all new files hold what the old ones do; it goes on then. Raises CarryFailed."""
-    await stay(at)
-    behind, tops = mark[:4], await _tops(at)
-    async with contextlib.AsyncExitStack() as undo:
-        undo.push_async_callback(_suppressed, at)
-        wanted: list[tuple[str, str, str, str]] = []  # job, disk, its node, the other one
-        for one in disks:
-            other = await _open(at, one, behind)
-            wanted.append((f"{_JOB}{one.disk.name}", one.disk.name, tops[one.disk.name], other))
-        if firmware is not None:
-            wanted.append((f"{_JOB}{FIRMWARE}", FIRMWARE, tops[FIRMWARE], await _open_flash(at, firmware, behind)))
-        before = 0
-        for job, disk, node, other in wanted:
-            device = node if disk == FIRMWARE else await layering.root(at, disk)
-            asked = {"job-id": job, "device": device, "target": other, "copy-mode": "write-blocking"}
-            asked |= {"replaces": node} if device != node else {}  # what limits the disk stays over it
-            # only what is the disk's own: what lies below it was copied
-            asked["sync"] = "full" if disk == FIRMWARE else "top"
-            ends = {"auto-finalize": False, "auto-dismiss": False, "on-target-error": "report"}
-            await at.execute("blockdev-mirror", {**asked, **ends}, within=_OVER_BOUND)
-            before += await _until_ready(at, job, disk, before, report)
-        undo.pop_all()
+class Carrying:
+    """The mirrors of one machine."""
 
+    def __init__(self, at: link.Link) -> None:
+        self._at = at
 
-async def carry_over(at: link.Link, disks: Iterable[str]) -> None:
-    """End all mirrors in the other files. Raises CarryFailed: all stay; and Halfway."""
-    known = {f"{_JOB}{disk}": disk for disk in (*disks, FIRMWARE)}
-    jobs = [job for job in await _jobs(at) if job["id"] in known]
-    for job in jobs:
-        if job["status"] != "ready":
-            raise CarryFailed(disk=known[job["id"]], reason=str(job.get("error") or job["status"]))
-    for job in jobs:
-        await at.execute("job-complete", {"id": job["id"]})
-    await _until(at, known, "pending", CarryFailed)
-    for job in jobs:
-        await at.execute("job-finalize", {"id": job["id"]}, within=_OVER_BOUND)
-    await _until(at, known, "concluded", Halfway)
-    for job in jobs:
-        await at.execute("job-dismiss", {"id": job["id"]})
+    async def follow(
+        self, mark: str, disks: Sequence[block.Carried], firmware: pathlib.Path | None, *, report: Report
+    ) -> None:
+        """Mirror until all new files hold what the old ones do; it goes on then. Raises CarryFailed."""
+        await self.stay()
+        behind, tops = mark[:4], await _tops(self._at)
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._suppressed)
+            wanted: list[tuple[str, str, str, str]] = []  # job, disk, its node, the other one
+            for one in disks:
+                other = await _open(self._at, one, behind)
+                wanted.append((f"{_JOB}{one.disk.name}", one.disk.name, tops[one.disk.name], other))
+            if firmware is not None:
+                wanted.append(
+                    (f"{_JOB}{FIRMWARE}", FIRMWARE, tops[FIRMWARE], await _open_flash(self._at, firmware, behind))
+                )
+            before = 0
+            for job, disk, node, other in wanted:
+                device = node if disk == FIRMWARE else await layering.root(self._at, disk)
+                asked = {"job-id": job, "device": device, "target": other, "copy-mode": "write-blocking"}
+                asked |= {"replaces": node} if device != node else {}  # what limits the disk stays over it
+                # only what is the disk's own: what lies below it was copied
+                asked["sync"] = "full" if disk == FIRMWARE else "top"
+                ends = {"auto-finalize": False, "auto-dismiss": False, "on-target-error": "report"}
+                await self._at.execute("blockdev-mirror", {**asked, **ends}, within=_OVER_BOUND)
+                before += await _until_ready(self._at, job, disk, before, report)
+            undo.pop_all()
 
+    async def go_over(self, disks: Iterable[str]) -> None:
+        """End all mirrors in the other files. Raises CarryFailed: all stay; and Halfway."""
+        known = {f"{_JOB}{disk}": disk for disk in (*disks, FIRMWARE)}
+        jobs = [job for job in await _jobs(self._at) if job["id"] in known]
+        for job in jobs:
+            if job["status"] != "ready":
+                raise CarryFailed(disk=known[job["id"]], reason=str(job.get("error") or job["status"]))
+        for job in jobs:
+            await self._at.execute("job-complete", {"id": job["id"]})
+        await _until(self._at, known, "pending", CarryFailed)
+        for job in jobs:
+            await self._at.execute("job-finalize", {"id": job["id"]}, within=_OVER_BOUND)
+        await _until(self._at, known, "concluded", Halfway)
+        for job in jobs:
+            await self._at.execute("job-dismiss", {"id": job["id"]})
 
-async def carried(at: link.Link, mark: str, disks: Iterable[str], *, firmware: bool) -> bool | None:
-    """Whether these disks are in the files of this move; None: some are and some are not."""
-    tops, behind = await _tops(at), f"_{mark[:4]}"
-    over = {tops[name].endswith(behind) for name in (*disks, *([FIRMWARE] if firmware else []))}
-    return over.pop() if len(over) == 1 else None if over else False
+    async def gone_over(self, mark: str, disks: Iterable[str], *, firmware: bool) -> bool | None:
+        tops, behind = await _tops(self._at), f"_{mark[:4]}"
+        over = {tops[name].endswith(behind) for name in (*disks, *([FIRMWARE] if firmware else []))}
+        return over.pop() if len(over) == 1 else None if over else False
 
+    async def stay(self) -> None:
+        """End what mirrors, and take away all nodes that no disk uses: of two chains of a disk the other one."""
+        await layering.end_jobs(self._at, _JOB)
+        for disk in await _tops(self._at):
+            if disk == FIRMWARE:
+                await _forget_flashes(self._at)
+                continue
+            for node in await layering.nodes(self._at, disk):
+                with contextlib.suppress(qmp.CommandFailed):  # it is in use
+                    await self._at.execute("blockdev-del", {"node-name": node.name})
+        there = set(await layering.names(self._at))
+        # QEMU keeps a copy of each that it was given, also of a log's that is open
+        await descriptors.take_back_others(self._at, lambda name: name in there)
 
-async def stay(at: link.Link) -> None:
-    """End what mirrors, and take away all nodes that no disk uses: of two chains of a disk the other one."""
-    await layering.end_jobs(at, _JOB)
-    for disk in await _tops(at):
-        if disk == FIRMWARE:
-            await _forget_flashes(at)
-            continue
-        for node in await layering.nodes(at, disk):
-            with contextlib.suppress(qmp.CommandFailed):  # it is in use
-                await at.execute("blockdev-del", {"node-name": node.name})
-    there = set(await layering.names(at))
-    # QEMU keeps a copy of each that it was given, also of a log's that is open
-    await descriptors.take_back_others(at, lambda name: name in there)
+    async def _suppressed(self) -> None:
+        with contextlib.suppress(errors.Problem):
+            await self.stay()
 
 
 async def _forget_flashes(at: link.Link) -> None:
@@ -148,7 +156,7 @@ def has_open(pid: int, log: pathlib.Path) -> bool:
     return False
 
 
-async def _open(at: link.Link, one: base.Carried, behind: str) -> str:
+async def _open(at: link.Link, one: block.Carried, behind: str) -> str:
     """Open the other chain of a disk; its top node."""
     async with contextlib.AsyncExitStack() as undo:
         given = []
@@ -218,8 +226,3 @@ async def _until(at: link.Link, known: dict[str, str], status: str, failure: typ
             late = next(job for job in jobs if job["status"] != status)
             raise failure(disk=known[late["id"]], reason=str(late["status"]))
         await asyncio.sleep(0.001)
-
-
-async def _suppressed(at: link.Link) -> None:
-    with contextlib.suppress(errors.Problem):
-        await stay(at)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bocage.engine import base
+from bocage.engine import block
 from bocage.model import vm as model
 
 Node = dict[str, Any]
@@ -25,7 +25,7 @@ _WRITE_CACHE = frozenset({model.Cache.NONE, model.Cache.WRITEBACK, model.Cache.U
 
 def nodes(
     name: str,
-    files: Sequence[base.File],
+    files: Sequence[block.File],
     *,
     cache: model.Cache,
     discard: bool,

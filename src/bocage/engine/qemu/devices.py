@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bocage.engine import base
+from bocage.engine import block
 from bocage.engine.qemu import chain
 from bocage.model import board as boards
 from bocage.model import vm as model
@@ -135,7 +135,7 @@ def _sound(of: model.Hardware, place: Device) -> list[Device]:
             return [{"driver": card, "id": "board.sound", **place}, codec]
 
 
-def disk(of: model.Disk, files: Sequence[base.File], *, boot: int | None = None) -> Device:
+def disk(of: model.Disk, files: Sequence[block.File], *, boot: int | None = None) -> Device:
     """A disk over the nodes that `chain` made for it. A write that fails stops the VM, so that nothing is lost."""
     driver = {model.Bus.VIRTIO: "virtio-blk-pci", model.Bus.SCSI: "scsi-hd"}.get(of.bus, "ide-hd")
     at = place(of.address) if of.address else _unit(of.bus, of.unit or 0)

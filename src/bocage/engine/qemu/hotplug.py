@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 from bocage import errors
-from bocage.engine import base
+from bocage.engine import base, block
 from bocage.engine.qemu import chain, devices, layering, link, qmp, throttling
 from bocage.engine.qemu.descriptors import hand
 from bocage.model import vm as model
@@ -44,56 +44,57 @@ class GuestHolds(Error, errors.Conflict):
     bound: float
 
 
-async def attach(at: link.Link, disk: model.Disk, files: Sequence[base.File]) -> None:
-    """Give a running VM a disk. Raises ColdBus, qmp.CommandFailed, OSError."""
-    _require_hot(disk.bus)
-    if await has_device(at, disk.name):
-        return
-    await throttling.remove(at, disk.name)
-    await _remove_nodes(at, disk.name)
-    async with contextlib.AsyncExitStack() as undo:
-        undo.push_async_callback(_remove_nodes, at, disk.name)
-        opened = []
-        for depth, file in enumerate(files):
-            flags = os.O_RDONLY if depth and not file.own else os.O_RDWR
-            called = chain.node_of(disk.name, file.path, depth)
-            opened.append(await hand(at, file.path, flags, undo, of=f"{called}.file"))
-        for node in chain.nodes(disk.name, files, cache=disk.cache, discard=disk.discard, opened=opened):
-            await at.execute("blockdev-add", node)
-        await at.execute("device_add", devices.disk(disk, files))
-        undo.pop_all()
+class Disks:
+    """The disks and CDs of one machine."""
 
+    def __init__(self, at: link.Link) -> None:
+        self._at = at
 
-async def detach(at: link.Link, name: str) -> None:
-    """Take a disk from a running VM. Raises GuestHolds; then the guest may still let go later."""
-    if await has_device(at, name):
-        await unplug(at, name)
-    await throttling.remove(at, name)
-    await _remove_nodes(at, name)
+    async def attach(self, disk: model.Disk, files: Sequence[block.File]) -> None:
+        """Raises ColdBus, qmp.CommandFailed, OSError."""
+        _require_hot(disk.bus)
+        if await has_device(self._at, disk.name):
+            return
+        await throttling.remove(self._at, disk.name)
+        await _remove_nodes(self._at, disk.name)
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(_remove_nodes, self._at, disk.name)
+            opened = []
+            for depth, file in enumerate(files):
+                flags = os.O_RDONLY if depth and not file.own else os.O_RDWR
+                called = chain.node_of(disk.name, file.path, depth)
+                opened.append(await hand(self._at, file.path, flags, undo, of=f"{called}.file"))
+            for node in chain.nodes(disk.name, files, cache=disk.cache, discard=disk.discard, opened=opened):
+                await self._at.execute("blockdev-add", node)
+            await self._at.execute("device_add", devices.disk(disk, files))
+            undo.pop_all()
 
+    async def detach(self, name: str) -> None:
+        """Raises GuestHolds; then the guest may still let go later."""
+        if await has_device(self._at, name):
+            await unplug(self._at, name)
+        await throttling.remove(self._at, name)
+        await _remove_nodes(self._at, name)
 
-async def grow(at: link.Link, name: str, size: int) -> None:
-    """Make a disk larger; the guest is told. `size` in bytes."""
-    root = await layering.root(at, name)  # who tells the guest of it
-    await at.execute("block_resize", {"node-name": root, "size": size}, within=60.0)
+    async def grow(self, name: str, size: int) -> None:
+        root = await layering.root(self._at, name)  # who tells the guest of it
+        await self._at.execute("block_resize", {"node-name": root, "size": size}, within=60.0)
 
-
-async def change_cd(at: link.Link, name: str, image: pathlib.Path | None) -> None:
-    """Put another image into a CD drive, or none; a guest that has locked the tray is not asked."""
-    await at.execute("blockdev-open-tray", {"id": name, "force": True})
-    with contextlib.suppress(qmp.CommandFailed):  # there was none in it
-        await at.execute("blockdev-remove-medium", {"id": name})
-    await _remove_nodes(at, name)
-    if image is None:
-        return
-    async with contextlib.AsyncExitStack() as undo:
-        undo.push_async_callback(_remove_nodes, at, name)
-        path = await hand(at, image, os.O_RDONLY, undo, of=f"{chain.node_name(name)}.file")
-        for node in chain.read_only(name, path):
-            await at.execute("blockdev-add", node)
-        await at.execute("blockdev-insert-medium", {"id": name, "node-name": chain.node_name(name)})
-        undo.pop_all()
-    await at.execute("blockdev-close-tray", {"id": name})
+    async def change_cd(self, name: str, image: pathlib.Path | None) -> None:
+        await self._at.execute("blockdev-open-tray", {"id": name, "force": True})
+        with contextlib.suppress(qmp.CommandFailed):  # there was none in it
+            await self._at.execute("blockdev-remove-medium", {"id": name})
+        await _remove_nodes(self._at, name)
+        if image is None:
+            return
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(_remove_nodes, self._at, name)
+            path = await hand(self._at, image, os.O_RDONLY, undo, of=f"{chain.node_name(name)}.file")
+            for node in chain.read_only(name, path):
+                await self._at.execute("blockdev-add", node)
+            await self._at.execute("blockdev-insert-medium", {"id": name, "node-name": chain.node_name(name)})
+            undo.pop_all()
+        await self._at.execute("blockdev-close-tray", {"id": name})
 
 
 async def unplug(at: link.Link, name: str) -> None:

@@ -114,55 +114,70 @@ async def _device(at: link.Link, disk: str) -> dict[str, Any] | None:
     return None
 
 
-async def in_these(at: link.Link, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
-    """Which of these disks are written to in these files."""
-    called = {disk: await _called(at, disk, await top(at, disk)) for disk in overlays}
-    return tuple([disk for disk, path in overlays.items() if called[disk] == chain.node_of(disk, path)])
+class Layers:
+    """The chains of one machine's disks."""
 
+    def __init__(self, at: link.Link) -> None:
+        self._at = at
 
-async def go_on_in(at: link.Link, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
-    """Have disks go on in new files at one instant (one transaction). All or none; those that do so already stay."""
-    done = await in_these(at, overlays)
-    left = [disk for disk in disks if disk.name in overlays and disk.name not in done]
-    if not left:
-        return
-    async with contextlib.AsyncExitStack() as undo:
-        actions: list[dict[str, Any]] = []
-        for disk in left:
-            path, before = overlays[disk.name], await top(at, disk.name)
-            node = chain.node_of(disk.name, path)
-            await _remove_named(at, disk.name, node)
-            opened = await descriptors.hand(at, path, os.O_RDWR, undo, of=f"{node}.file")
-            undo.push_async_callback(_forget, at, disk.name, node)
-            for one in chain.overlay(disk.name, path, opened, cache=disk.cache, discard=disk.discard):
-                await at.execute("blockdev-add", one)
-            actions.append({"type": "blockdev-snapshot", "data": {"node": before, "overlay": node}})
-        await at.execute("transaction", {"actions": actions}, within=_SWITCH_BOUND)
-        undo.pop_all()
+    async def goes_on_in(self, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
+        called = {disk: await _called(self._at, disk, await top(self._at, disk)) for disk in overlays}
+        return tuple([disk for disk, path in overlays.items() if called[disk] == chain.node_of(disk, path)])
 
+    async def go_on_in(self, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
+        """One transaction of QEMU's."""
+        done = await self.goes_on_in(overlays)
+        left = [disk for disk in disks if disk.name in overlays and disk.name not in done]
+        if not left:
+            return
+        async with contextlib.AsyncExitStack() as undo:
+            actions: list[dict[str, Any]] = []
+            for disk in left:
+                path, before = overlays[disk.name], await top(self._at, disk.name)
+                node = chain.node_of(disk.name, path)
+                await _remove_named(self._at, disk.name, node)
+                opened = await descriptors.hand(self._at, path, os.O_RDWR, undo, of=f"{node}.file")
+                undo.push_async_callback(_forget, self._at, disk.name, node)
+                for one in chain.overlay(disk.name, path, opened, cache=disk.cache, discard=disk.discard):
+                    await self._at.execute("blockdev-add", one)
+                actions.append({"type": "blockdev-snapshot", "data": {"node": before, "overlay": node}})
+            await self._at.execute("transaction", {"actions": actions}, within=_SWITCH_BOUND)
+            undo.pop_all()
 
-async def merge(at: link.Link, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Report) -> None:
-    """Merge a file of the chain, that the guest does not write, into the one below it.
+    async def merge(self, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Report) -> None:
+        """The job goes on when nobody waits for it any more. Raises MergeFailed."""
+        at, name, node = self._at, f"merge-{disk}", chain.node_of(disk, file)
 
-    The job goes on when nobody waits for it any more. Raises MergeFailed.
-    """
-    name, node = f"merge-{disk}", chain.node_of(disk, file)
+        async def begin() -> None:
+            merged = next(one.name for one in await nodes(at, disk) if one.called == node and not one.file)
+            places = {"device": await root(at, disk), "top-node": merged, "base-node": await _below(at, disk, into)}
+            asked = {**places, "job-id": name, "backing-file": into.name, "auto-dismiss": False}
+            await at.execute("block-commit", asked, within=_SWITCH_BOUND)
 
-    async def begin() -> None:
-        merged = next(one.name for one in await nodes(at, disk) if one.called == node and not one.file)
-        places = {"device": await root(at, disk), "top-node": merged, "base-node": await _below(at, disk, into)}
-        asked = {**places, "job-id": name, "backing-file": into.name, "auto-dismiss": False}
-        await at.execute("block-commit", asked, within=_SWITCH_BOUND)
+        if await _goes_on(at, disk, name) or await _is_needed(at, disk, node):
+            await _see_through(at, disk, name, begin, report)
+        await flush(at, await _below(at, disk, into))  # also what a job wrote that ended while nobody looked
+        await _remove_named(at, disk, node)
 
-    if await _goes_on(at, disk, name) or await _is_needed(at, disk, node):
-        await _see_through(at, disk, name, begin, report)
-    await flush(at, await _below(at, disk, into))  # also what a job wrote that ended while nobody looked
-    await _remove_named(at, disk, node)
+    async def stand_alone(self, disk: str, *, report: Report) -> None:
+        """The job goes on when nobody waits for it any more; without an image it is no error. Raises MergeFailed."""
+        name = f"flatten-{disk}"
+        plain = [one for one in await nodes(self._at, disk) if one.plain and not one.file]
+        own, *below = [one.name for one in sorted(plain, key=_place)]
 
+        async def begin() -> None:
+            asked = {"job-id": name, "device": own, "auto-dismiss": False}
+            await self._at.execute("block-stream", asked, within=_SWITCH_BOUND)
 
-async def cease(at: link.Link) -> None:
-    """End the jobs that merge chains. Raises errors.TimedOut."""
-    await end_jobs(at, *_MERGING)
+        for image in below:
+            if await _goes_on(self._at, disk, name) or await _is_needed(self._at, disk, image):
+                await _see_through(self._at, disk, name, begin, report)
+            await _remove_named(self._at, disk, image)
+        await flush(self._at, own)  # also what a job wrote that ended while nobody looked
+
+    async def cease(self) -> None:
+        """End the jobs that merge chains. Raises errors.TimedOut."""
+        await end_jobs(self._at, *_MERGING)
 
 
 async def end_jobs(at: link.Link, *beginnings: str) -> None:
@@ -188,26 +203,6 @@ async def flush(at: link.Link, node: str) -> None:
     asked = {"command-line": f"qemu-io {node} flush"}
     if said := str(await at.execute("human-monitor-command", asked, within=_SWITCH_BOUND)).strip():
         raise MergeFailed(disk=node.partition(".")[0], reason=said)
-
-
-async def stand_alone(at: link.Link, disk: str, *, report: Report) -> None:
-    """Copy into the first file of a chain what it has of its image, and leave the image out of the chain then.
-
-    The job goes on when nobody waits for it any more; a chain without an image is no error. Raises MergeFailed.
-    """
-    name = f"flatten-{disk}"
-    plain = [one for one in await nodes(at, disk) if one.plain and not one.file]
-    own, *below = [one.name for one in sorted(plain, key=_place)]
-
-    async def begin() -> None:
-        asked = {"job-id": name, "device": own, "auto-dismiss": False}
-        await at.execute("block-stream", asked, within=_SWITCH_BOUND)
-
-    for image in below:
-        if await _goes_on(at, disk, name) or await _is_needed(at, disk, image):
-            await _see_through(at, disk, name, begin, report)
-        await _remove_named(at, disk, image)
-    await flush(at, own)  # also what a job wrote that ended while nobody looked
 
 
 async def _goes_on(at: link.Link, disk: str, name: str) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bocage import errors, words
-from bocage.engine import base
+from bocage.engine import base, uses
 from bocage.engine import inside as insides
 from bocage.engine.qemu import (
     added_memory,
@@ -93,7 +93,10 @@ class QemuMachine:
             self._paths.qmp, name=record.name, ended=self._gone, heard=self._heard, changed=self._changed
         )
         self.balloon = ballooning.Balloon(self.link)
-        self.meter: base.Meter = using.Meter(record.name, record.identity, self.link, self.balloon)
+        self.disks = hotplug.Disks(self.link)
+        self.layers = layering.Layers(self.link)
+        self.carrying = carrying.Carrying(self.link)
+        self.meter: uses.Meter = using.Meter(record.name, record.identity, self.link, self.balloon)
         self._agent = agent.Agent(self._paths.agent)
         self.inside: insides.Inside = inside.Inside(self._agent, self._agent_listens)
         self._tasks: list[asyncio.Task[None]] = []
@@ -107,7 +110,7 @@ class QemuMachine:
             helpers=lambda: self._record.helpers,
             note=lambda helpers: self._note(helpers=helpers),
         )
-        self.holding: base.Holding = holding.Holding(
+        self.holding: uses.Holding = holding.Holding(
             self.link, record.identity.pid, self._group, note=lambda most: self._note(memory_bound=most)
         )
         self._tpm_lost = False
@@ -212,12 +215,6 @@ class QemuMachine:
     async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:
         await saved.write(self.link, to, report=report)
 
-    async def goes_on_in(self, overlays: Mapping[str, pathlib.Path]) -> tuple[str, ...]:
-        return await layering.in_these(self.link, overlays)
-
-    async def go_on_in(self, disks: Sequence[model.Disk], overlays: Mapping[str, pathlib.Path]) -> None:
-        await layering.go_on_in(self.link, disks, overlays)
-
     async def remember(
         self,
         disks: Sequence[model.Disk],
@@ -227,39 +224,9 @@ class QemuMachine:
         report: Callable[[int, int], None],
     ) -> None:
         async def instant() -> None:
-            await layering.go_on_in(self.link, disks, overlays)
+            await self.layers.go_on_in(disks, overlays)
 
         await saved.write_running(self.link, to, instant=instant, report=report)
-
-    async def merge(
-        self, disk: str, file: pathlib.Path, into: pathlib.Path, *, report: Callable[[int, int], None]
-    ) -> None:
-        await layering.merge(self.link, disk, file, into, report=report)
-
-    async def stand_alone(self, disk: str, *, report: Callable[[int, int], None]) -> None:
-        await layering.stand_alone(self.link, disk, report=report)
-
-    async def cease_merging(self) -> None:
-        await layering.cease(self.link)
-
-    async def follow(
-        self,
-        mark: str,
-        disks: Sequence[base.Carried],
-        firmware: pathlib.Path | None,
-        *,
-        report: Callable[[int, int], None],
-    ) -> None:
-        await carrying.follow(self.link, mark, disks, firmware, report=report)
-
-    async def carry_over(self, disks: Sequence[str]) -> None:
-        await carrying.carry_over(self.link, disks)
-
-    async def carried(self, mark: str, disks: Sequence[str], *, firmware: bool) -> bool | None:
-        return await carrying.carried(self.link, mark, disks, firmware=firmware)
-
-    async def stay(self) -> None:
-        await carrying.stay(self.link)
 
     async def log_in(self, directory: pathlib.Path) -> None:
         old, new = self._paths, paths.Paths(directory, self._paths.runtime)
@@ -310,20 +277,8 @@ class QemuMachine:
                 raise base.NoRoom(name=self._record.name) from error
             raise
 
-    async def attach_disk(self, disk: model.Disk, chain: Sequence[base.File]) -> None:
-        await hotplug.attach(self.link, disk, chain)
-
-    async def detach_disk(self, name: str) -> None:
-        await hotplug.detach(self.link, name)
-
-    async def grow_disk(self, name: str, size: int) -> None:
-        await hotplug.grow(self.link, name, size)
-
     async def order_boot(self, spec: model.VMSpec) -> None:
         await booting.order(self.link, spec)
-
-    async def change_cd(self, name: str, image: pathlib.Path | None) -> None:
-        await hotplug.change_cd(self.link, name, image)
 
     async def screenshot(self, to: pathlib.Path) -> None:
         # Not a passed descriptor: QEMU 7.2 keeps an entry for each that it was ever given for a screen.

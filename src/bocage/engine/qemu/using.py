@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bocage.engine import base
+from bocage.engine import base, uses
 from bocage.engine.qemu import balloon, link, processes
 from bocage.model import sample
 
@@ -28,14 +28,14 @@ class Meter:
         self._vcpus: tuple[str, ...] | None = None  # what tells of their threads
         self.traffic: Mapping[str, sample.NicUse] = {}
 
-    def process(self) -> base.ProcessUse:
+    def process(self) -> uses.ProcessUse:
         if self._vcpus is None:
             self._find_vcpus()
         try:
             cpu, memory = _process(self._identity)
         except processes.Gone as error:
             raise base.NotRunning(name=self._name) from error
-        return base.ProcessUse(cpu, self._waited(), memory)
+        return uses.ProcessUse(cpu, self._waited(), memory)
 
     async def disks(self) -> dict[str, sample.DiskUse]:
         self._find_vcpus()  # now and then, since they come and go

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable
 
 from bocage import errors
-from bocage.engine import base as engine
+from bocage.engine import block
 from bocage.model import ground, snapshot
 from bocage.node.carrying import shelving
 from bocage.node.place import disks
@@ -86,7 +86,7 @@ async def _check_file(shop: Shop, volume: ground.Volume, path: pathlib.Path, nam
         if not layers.above(volume.spec, layer):  # each chain once, from its end
             chain = [disks.file_beside(place / layer, one) for one in layers.chain(volume.spec, layer)]
             if image is not None:
-                chain.append(engine.File(place / "../../../images" / image.name, image.suffix.removeprefix(".")))
+                chain.append(block.File(place / "../../../images" / image.name, image.suffix.removeprefix(".")))
             await asyncio.to_thread(disks.check_chain, chain, volume.spec)
 
 

@@ -132,7 +132,7 @@ async def change_medium(
 ) -> words.Message:
     """Have in a drive of a running machine what the spec says."""
     path = await preparation.image_path(machine, drive.image)
-    await running.change_cd(drive.name, path)
+    await running.disks.change_cd(drive.name, path)
     if drive.image is None:
         return outcomes.MediumOut(drive=drive.name)
     return outcomes.MediumIn(drive=drive.name, image=await preparation.image_name(machine, drive.image))

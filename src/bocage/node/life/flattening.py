@@ -7,6 +7,7 @@ from typing import Any
 
 from bocage import errors, files
 from bocage.engine import base as engine
+from bocage.engine import block
 from bocage.model import ground, vm
 from bocage.node import notes, tasks
 from bocage.node.life import overlaying
@@ -71,12 +72,12 @@ async def _flatten(
 
 
 async def _copy(
-    standing: Standing, disk: vm.Disk, chain: tuple[engine.File, ...], first: engine.File, run: tasks.Run
+    standing: Standing, disk: vm.Disk, chain: tuple[block.File, ...], first: block.File, run: tasks.Run
 ) -> None:
     if standing.machine:
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         try:
-            await standing.machine.stand_alone(disk.name, report=told)
+            await standing.machine.layers.stand_alone(disk.name, report=told)
         except (engine.NotRunning, ConnectionError) as error:
             await standing.ends()
             raise Later from error

@@ -119,7 +119,7 @@ async def _merge(
     running, live = standing.machine, layers.chain(volume.spec)
     if running and written and step.file in live:
         try:
-            await running.merge(disk.name, file, into, report=told)
+            await running.layers.merge(disk.name, file, into, report=told)
         except (engine.NotRunning, ConnectionError) as error:
             await standing.ends()
             raise Later from error

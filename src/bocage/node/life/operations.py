@@ -106,7 +106,7 @@ async def attach_disk(
         await preparation.make_what_waits(machine)
         if standing.machine:
             chain = (await preparation.plan(machine, connect=False)).chains[name]
-            await standing.machine.attach_disk(disk, chain)
+            await standing.machine.disks.attach(disk, chain)
             if not (disk.limits.none and machine.spec.share.disks.none):
                 await standing.machine.holding.disk(name, disk.limits, machine.spec.share.disks)
             await preparation.note_running(machine)
@@ -131,7 +131,7 @@ async def detach_disk(
             if any(held.volume == disk.volume for held in one.status.disks):
                 raise InSnapshot(name=machine.name, disk=name, snapshot=one.name)
         if standing.machine:
-            await standing.machine.detach_disk(name)
+            await standing.machine.disks.detach(name)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
         elif await preparation.has_saved(machine):
             built = await asyncio.to_thread(saved.as_it_was, await preparation.place(machine), machine)

@@ -113,7 +113,7 @@ async def go_on(
     overlays = await paths(preparation, machine, known, mark)
     if standing.machine:
         try:
-            await standing.machine.go_on_in(machine.spec.disks, overlays)
+            await standing.machine.layers.go_on_in(machine.spec.disks, overlays)
         except (errors.Problem, OSError):
             await take_back(standing, preparation, machine, known, overlays)
             raise
@@ -149,7 +149,7 @@ async def take_back(
     """
     if standing.machine:
         try:
-            if await standing.machine.goes_on_in(overlays):
+            if await standing.machine.layers.goes_on_in(overlays):
                 return False
         except errors.Problem as error:
             await standing.ends()

@@ -13,6 +13,7 @@ import pathlib
 
 from bocage import errors, files
 from bocage.engine import base as engine
+from bocage.engine import block
 from bocage.model import board, ground, vm
 from bocage.node import notes, tasks
 from bocage.node.life import filling, overlaying
@@ -57,7 +58,7 @@ async def carry(
     running = standing.machine
     assert running
     _check(machine, running)
-    await running.cease_merging()  # what nobody waits for any more would write to files that are copied
+    await running.layers.cease()  # what nobody waits for any more would write to files that are copied
     try:
         at = await filling.ways(preparation, machine, target, run)
         try:
@@ -68,7 +69,7 @@ async def carry(
             firmware = at.making.firmware_variables if _has_variables(machine) else None
             run.report(notes.Mirroring(name=machine.name))
             told = lambda done, total: run.progress(done, total)  # noqa: E731
-            await running.follow(overlaying.mark_of(run), others, firmware, report=told)
+            await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
             while preparation.disks.is_read(machine.uid):  # noqa: ASYNC110 - a copy may take hours
                 await asyncio.sleep(_LOOK)
             for place in (at.making.path, at.old.disks):  # else the vCPUs would stand for as long as that
@@ -80,7 +81,7 @@ async def carry(
             await asyncio.to_thread(files.remove_tree, at.making.path)
         with preparation.disks.merged(machine):
             await running.pause()
-            await running.carry_over(names)
+            await running.carrying.go_over(names)
             await filling.commit(standing, preparation, target)
             await _conclude(standing, preparation, running, run)
     except BaseException:
@@ -135,13 +136,13 @@ async def _conclude(standing: Standing, preparation: Preparation, running: engin
     await preparation.write_definition(machine)
     if is_between(run):
         await run.remember(between=False)
-    await running.stay()
+    await running.carrying.stay()
     await preparation.note_running(machine)
 
 
 async def _stay(standing: Standing, running: engine.Machine, run: tasks.Run) -> None:
     """The old place counts: nothing is left of the new one."""
-    await running.stay()
+    await running.carrying.stay()
     if (new := run.remembered.get("new")) is not None:
         await asyncio.to_thread(files.remove_tree, pathlib.Path(new))
     await _go_on(await standing.read(), running, run)
@@ -161,7 +162,7 @@ async def _is_over(preparation: Preparation, machine: vm.VM, running: engine.Mac
     names = run.remembered.get("disks")
     if names is None:
         names = [disk.name for disk, _ in await _own(preparation, machine)]
-    over = await running.carried(overlaying.mark_of(run), names, firmware=_has_variables(machine))
+    over = await running.carrying.gone_over(overlaying.mark_of(run), names, firmware=_has_variables(machine))
     if over is None:
         await running.kill()
         raise engine.NotRunning(name=machine.name)
@@ -189,7 +190,7 @@ async def _own(preparation: Preparation, machine: vm.VM) -> list[tuple[vm.Disk, 
 
 async def _other(
     preparation: Preparation, disk: vm.Disk, volume: ground.Volume, at: filling.Ways, target: ground.Storage
-) -> engine.Carried:
+) -> block.Carried:
     """The chain of a disk at the new place."""
     path = at.making.disks / volume.spec.file_name
     chain = [disks.file_beside(path, name) for name in tree.chain(volume.spec)]
@@ -197,5 +198,5 @@ async def _other(
         image = await preparation.disks.image_file(target.uid, volume.spec.image)
         if image is None:
             raise disks.ImageMissing(digest=volume.spec.image[:12], disk=disk.name)
-        chain.append(engine.File(path=image, format=image.suffix.removeprefix(".")))
-    return engine.Carried(disk, tuple(chain))
+        chain.append(block.File(path=image, format=image.suffix.removeprefix(".")))
+    return block.Carried(disk, tuple(chain))

@@ -187,7 +187,7 @@ async def _take(
         if await preparation.has_saved(machine):
             return snapshot.Consistency.CRASH, notes.MemoryLeftOut()
         return snapshot.Consistency.STOPPED, None
-    gone_on = await _asked(standing, running.goes_on_in(overlays))
+    gone_on = await _asked(standing, running.layers.goes_on_in(overlays))
     if made.spec.memory:
         whole = await asyncio.to_thread(memory.exists)
         if gone_on and whole:
@@ -208,7 +208,7 @@ async def _take(
     run.report(notes.FreezingGuest())
     why = await running.freeze()
     try:
-        await running.go_on_in(machine.spec.disks, overlays)
+        await running.layers.go_on_in(machine.spec.disks, overlays)
     finally:
         if why is None:
             await asyncio.shield(running.thaw())

@@ -14,6 +14,7 @@ from typing import Any
 
 from bocage import errors, files, words
 from bocage.engine import base as engine
+from bocage.engine import block
 from bocage.model import ground, vm
 from bocage.node import notes, tasks
 from bocage.node.life.standing import Standing
@@ -127,12 +128,12 @@ async def _watch(copy: engine.Machine) -> bool:
         end.cancel()
 
 
-async def _overlay(path: pathlib.Path, chain: tuple[engine.File, ...], blank: bool) -> tuple[engine.File, ...]:
+async def _overlay(path: pathlib.Path, chain: tuple[block.File, ...], blank: bool) -> tuple[block.File, ...]:
     """A throw-away disk over the VM's own; a blank one of the same size while that is in use."""
     header = await asyncio.to_thread(qcow2.read_header, chain[0].path) if chain[0].format == "qcow2" else None
     size = header.virtual_size if header else (await asyncio.to_thread(chain[0].path.stat)).st_size
     await tools.qemu_img("create", "-q", "-f", "qcow2", qcow2.plain(path), str(size), within=_MAKE)
-    return (engine.File(path, "qcow2"), *(() if blank else chain))
+    return (block.File(path, "qcow2"), *(() if blank else chain))
 
 
 def _copy(source: pathlib.Path, to: pathlib.Path) -> None:

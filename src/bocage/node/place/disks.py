@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bocage import errors, files, words
 from bocage.engine import base as engine
+from bocage.engine import block
 from bocage.model import base, ground, vm
 from bocage.model.units import Size
 from bocage.node import notes
@@ -205,7 +206,7 @@ class Disks:
         path = await self.path(volume)
         await self._rooms.check_growth(volume.spec.storage, later=max(size - volume.spec.size, 0))
         if running:
-            await running.grow_disk(disk, size)
+            await running.disks.grow(disk, size)
         else:
             below = (await self.chain(volume, disk))[1:]
             backing = volumes.Backing(relative(below[0].path, path), below[0].format) if below else None
@@ -217,7 +218,7 @@ class Disks:
             lambda present: resources.with_spec(present, size=size),
         )
 
-    async def chain(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> tuple[engine.File, ...]:
+    async def chain(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> tuple[block.File, ...]:
         """A volume's file, or `top` among its files, and what that rests on, each header as it is recorded.
 
         Raises VolumeMissing, ImageMissing, and what a changed header gives.
@@ -231,7 +232,7 @@ class Disks:
             image = await self.image_file(volume.spec.storage, volume.spec.image)
             if image is None:
                 raise ImageMissing(digest=volume.spec.image[:12], disk=disk)
-            found.append(engine.File(path=image, format=image.suffix.removeprefix(".")))
+            found.append(block.File(path=image, format=image.suffix.removeprefix(".")))
         return await asyncio.to_thread(check_chain, found, volume.spec)
 
     async def layers(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> list[volumes.Layer]:
@@ -337,7 +338,7 @@ def place_of(volume: ground.Volume, root: pathlib.Path) -> pathlib.Path:
     return (own_place / "disks" if volume.spec.linked else own_place) / volume.spec.file_name
 
 
-def check_chain(files: Sequence[engine.File], spec: ground.VolumeSpec) -> tuple[engine.File, ...]:
+def check_chain(files: Sequence[block.File], spec: ground.VolumeSpec) -> tuple[block.File, ...]:
     """Hold the headers of a chain against what is recorded; the chain as the headers have it.
 
     The layer that is being merged and the image that is being copied belong to the chain until the store says
@@ -359,9 +360,9 @@ def check_chain(files: Sequence[engine.File], spec: ground.VolumeSpec) -> tuple[
     return tuple(files)
 
 
-def file_beside(path: pathlib.Path, name: str) -> engine.File:
+def file_beside(path: pathlib.Path, name: str) -> block.File:
     """A layer of a VM, which lies beside `path`."""
-    return engine.File(path=path.with_name(name), format=name.rpartition(".")[2], own=True)
+    return block.File(path=path.with_name(name), format=name.rpartition(".")[2], own=True)
 
 
 def _by_itself(volume: ground.Volume) -> ground.Volume:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from bocage import errors, words
 from bocage.engine import base as engine
+from bocage.engine import uses
 from bocage.model import base, ground, keys, sample, vm
 from bocage.node import clock, host_use, started
 from bocage.node.life.actor import Actor
@@ -201,7 +202,7 @@ class Balancing:
         elif now - seen.heard > _SILENT:
             seen.needs, seen.rise = None, 0
 
-    async def _take_over(self, seen: _Seen, found: engine.Ballooned) -> None:
+    async def _take_over(self, seen: _Seen, found: uses.Ballooned) -> None:
         """What an earlier daemon asked for is not known: what it has by now is taken for it."""
         assert seen.spec.dynamic_memory
         if found.told_at or found.has < seen.most:

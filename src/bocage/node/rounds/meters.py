@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from bocage.engine import base as engine
+from bocage.engine import uses
 from bocage.model import sample
 from bocage.node import history, host_use
 from bocage.planner import rates, rollup
@@ -50,7 +51,7 @@ class VMMeter(Meter):
         self.ended = False
         self.taps: dict[str, str] | None = None  # the NICs' names by their taps; None: they have to be looked up
         self.macs: dict[str, str] = {}  # and by their MACs
-        self._process: engine.ProcessUse | None = None
+        self._process: uses.ProcessUse | None = None
         self._disks: tuple[float, dict[str, sample.DiskUse]] = (0.0, {})  # as told last, and when (monotonic)
         self._counted: tuple[float, dict[str, sample.DiskUse]] = (0.0, {})  # what the rates go up to
         self._nics: dict[str, sample.NicUse] = {}
@@ -83,7 +84,7 @@ class VMMeter(Meter):
 
     def use(self) -> sample.Use:
         """As it is shown."""
-        process = self._process or engine.ProcessUse(0.0, None, 0)
+        process = self._process or uses.ProcessUse(0.0, None, 0)
         return sample.Use(
             cpu_seconds=process.cpu_seconds,
             wait_seconds=process.wait_seconds,
