@@ -25,6 +25,7 @@ from tests.node.house import House
 pytestmark = pytest.mark.guest
 SMALL = {"image": "tiny", "memory": "128M", "disk": "64M"}
 BLANK = {"memory": "32M", "disk": "1M"}
+_BOUND = 120  # seconds, for what takes none when the machine is calm
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +103,7 @@ async def resolves(house: House, guest: vm.VM, name: str) -> str:
 
 async def reads(port: int, address: str = "127.0.0.1") -> str:
     """What answers on a port of the host, tried again until something does."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(_BOUND):
         while True:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection(address, port)
@@ -112,6 +113,18 @@ async def reads(port: int, address: str = "127.0.0.1") -> str:
                 if answer:
                     return answer.decode().split("\r\n\r\n")[-1].strip()
             await asyncio.sleep(0.1)
+
+
+async def closed(port: int) -> None:
+    """Wait until nobody listens on a port of the host."""
+    async with asyncio.timeout(_BOUND):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.05)
 
 
 def links() -> set[str]:
