@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from bocage import errors
-from bocage.network import base, kernel, uplink
+from bocage.network import base, kernel, nics, uplink
 from tests.network.machines import Machine, eventually, run
 
 Connect = Callable[..., Machine]
@@ -55,7 +59,7 @@ async def test_a_confirmed_move_stays_and_comes_again_after_a_reboot_under_anoth
     await eventually(lambda: not watchers(path))
     assert kernel.present(record.interface)
     await eventually(reached, within=30)
-    run("ip", "link", "delete", record.interface)  # a reboot: the bridge is gone, and the NIC is configured anew
+    rebooted()  # the NIC is configured anew, and is called otherwise
     run("ip", "link", "set", "up0", "down")
     run("ip", "link", "set", "up0", "name", "other0")
     run("ip", "address", "add", "192.0.2.2/24", "dev", "other0")
@@ -69,6 +73,104 @@ async def test_a_confirmed_move_stays_and_comes_again_after_a_reboot_under_anoth
     assert not kernel.present(record.interface)
     await eventually(reached, within=30)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault
+async def test_a_nic_that_comes_up_with_nothing_gets_what_was_confirmed_also_at_the_second_try(
+    lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = tmp_path / "record.json", ways()
+    await confirmed(path)
+    written = path.read_bytes()
+    rebooted()
+    with monkeypatch.context() as broken:
+        broken.setattr(uplink, "_addressed", lambda *_: ["address add 192.0.2.2/24 dev nothing"])
+        with pytest.raises(base.Refused):
+            await uplink.ensure(path)
+    assert not kernel.present(uplink.interface_of(UID))
+    assert path.read_bytes() == written
+    await uplink.ensure(path)
+    assert ways() == before
+    assert path.read_bytes() == written
+    await eventually(reached, within=30)
+    run("ip", "link", "set", "up0", "nomaster")  # it is pulled out, and plugged in again
+    assert not await uplink.stands(read(path))
+    await uplink.ensure(path)
+    assert await uplink.stands(read(path))
+    await eventually(reached, within=30)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("step", range(4))
+async def test_a_move_that_ends_anywhere_is_finished_by_the_next_with_all_addresses(
+    lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    path, before, change = tmp_path / "record.json", ways(), kernel.change
+    await confirmed(path)
+    rebooted()
+    run("ip", "address", "add", "192.0.2.2/24", "dev", "up0")
+    done = 0
+
+    async def ended(steps: Iterable[str]) -> None:
+        nonlocal done
+        if done == step:
+            raise asyncio.CancelledError
+        done += 1
+        await change(steps)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kernel, "change", ended)
+        with pytest.raises(asyncio.CancelledError):
+            await uplink.ensure(path)
+    assert not await uplink.stands(read(path))
+    await uplink.ensure(path)
+    assert await uplink.stands(read(path))
+    assert ways() == before
+    await eventually(reached, within=30)
+
+
+@pytest.mark.fault
+async def test_a_watcher_that_is_killed_is_started_again_and_does_what_the_first_would_have(
+    lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = tmp_path / "record.json", ways()
+    record = await uplink.begin(path, UID, "up0")
+    (first,) = watchers(path)
+    os.kill(first, signal.SIGKILL)
+    await eventually(lambda: not uplink.watched(path))
+    uplink._write(path, dataclasses.replace(record, until=0.0))  # its minute passes, and nobody is there
+    await uplink.ensure(path)
+    await eventually(lambda: read(path).state == "undone")
+    assert ways() == before
+    await eventually(lambda: not watchers(path))
+
+
+async def test_without_a_watcher_nothing_is_moved(
+    lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = tmp_path / "record.json", ways()
+    monkeypatch.setattr(uplink, "_started", lambda _: subprocess.Popen(["false"]))
+    with pytest.raises(uplink.NotWatched):
+        await uplink.begin(path, UID, "up0")
+    assert ways() == before
+    assert not kernel.present(uplink.interface_of(UID))
+    await eventually(reached, within=30)
+
+
+async def test_what_a_nic_learned_of_routers_goes_over_to_its_bridge_and_back(
+    lan: Machine, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "record.json"
+    run("ip", "link", "set", "up0", "mtu", "1400")
+    await confirmed(path, mtu=1420)
+    assert "inet6" not in run("ip", "address", "show", "dev", "up0")
+    assert "inet6 fe80:" in run("ip", "address", "show", "dev", uplink.interface_of(UID))
+    (link_local,) = (one for one in await nics.own(uplink.interface_of(UID)) if one.startswith("fe80"))
+    run("ip", "-6", "route", "add", "2001:db8:1::/48", "via", "fe80::77", "dev", uplink.interface_of(UID))
+    assert {link_local, "fe80::77", "192.0.2.1", "192.0.2.2"} <= await uplink.neighbours(uplink.interface_of(UID))
+    await uplink.remove(path)
+    assert "mtu 1400 " in run("ip", "link", "show", "up0")
+    await eventually(lambda: "inet6 fe80:" in run("ip", "address", "show", "dev", "up0"))
 
 
 @pytest.mark.fault
@@ -120,12 +222,30 @@ async def test_a_kernel_that_is_too_busy_at_first_still_gives_the_nic_back(
 
 
 async def test_only_a_nic_that_is_free_can_be_taken(lan: Machine, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(uplink.NoSuchNic):
+    with pytest.raises(nics.NoSuchNic):
         await uplink.begin(tmp_path / "record.json", UID, "eth7")
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "link", "set", "up0", "master", "br0")
-    with pytest.raises(uplink.NicTaken):
+    with pytest.raises(nics.NicTaken):
         await uplink.begin(tmp_path / "record.json", UID, "up0")
+
+
+async def confirmed(path: pathlib.Path, **more: Any) -> None:
+    """The NIC is the bridge's for good."""
+    await uplink.begin(path, UID, "up0", **more)
+    assert uplink.confirm(path)
+
+
+def rebooted() -> None:
+    """The kernel has forgotten the bridge, and what the NIC had."""
+    run("ip", "link", "delete", uplink.interface_of(UID))
+    pathlib.Path("/proc/sys/net/ipv6/conf/up0/disable_ipv6").write_text("0")
+
+
+def read(path: pathlib.Path) -> uplink.Record:
+    found = uplink.read(path)
+    assert found
+    return found
 
 
 def watchers(path: pathlib.Path) -> list[int]:

@@ -28,6 +28,8 @@ class Link:
     kind: str
     alias: str
     mac: str
+    permanent: str  # the MAC that it was made with, where it bears another now; else empty
+    mtu: int | None
     up: bool
     carrier: bool  # a tap's: somebody has it open
     master: str
@@ -178,6 +180,8 @@ def _link(item: dict[str, Any]) -> Link:
         kind=about.get("info_kind", ""),
         alias=item.get("ifalias", ""),
         mac=item.get("address", "").lower(),
+        permanent=item.get("permaddr", "").lower(),
+        mtu=item.get("mtu"),
         up="UP" in item.get("flags", []),
         carrier="LOWER_UP" in item.get("flags", []),
         master=item.get("master", ""),

@@ -2,7 +2,8 @@
 
 What was before is written down first, with a time. Unless the move is confirmed until then, a watcher puts it back:
 a process of its own (`python -m bocage.network.uplink FILE`), which outlives the daemon and needs nothing of it.
-After a reboot the kernel has forgotten the bridge: what was confirmed is made again, the NIC found by its MAC.
+After a reboot the kernel has forgotten the bridge: what was confirmed is made again, a NIC found by its MAC and a bond
+by its name, whose MAC is that of whichever port came first.
 """
 
 from __future__ import annotations
@@ -17,36 +18,21 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, TextIO
 
 from bocage import errors, files
-from bocage.network import base, kernel
+from bocage.network import base, kernel, nics
 from bocage.words import N_
 
 CONFIRM_WITHIN = 60.0  # seconds
 PREFIX = "bcu-"
 _ALIAS = "bocage uplink "
+_START_WITHIN = 30.0  # seconds for a watcher
 _TRIES, _PAUSE = 30, 1.0  # to put a NIC back; seconds between two
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
-_DROPPED_FLAGS = ("linkdown", "dead", "pervasive")
 
 State = Literal["trial", "confirmed", "undone"]
-
-
-class NoSuchNic(base.Error, errors.NotFound):
-    type = "network-no-such-nic"
-    text = N_("this machine has no NIC {nic}")
-    hint = N_("'ip link' shows those it has; name one by its name or its MAC address")
-    nic: str
-
-
-class NicTaken(base.Error, errors.Conflict):
-    type = "network-nic-taken"
-    text = N_("{nic} is a port of {master} already")
-    hint = N_("'ip link show {nic}'; take it out of there first")
-    nic: str
-    master: str
 
 
 class NotConfirmed(base.Error, errors.Conflict):
@@ -66,6 +52,13 @@ class NotBegun(base.Error, errors.Conflict):
     network: str
 
 
+class NotWatched(base.Error, errors.Unavailable):
+    type = "network-not-watched"
+    text = N_("nothing could be started that would put {nic} back: it is as it was")
+    hint = N_("the host has no room for one more process; 'bocage events' and the journal may say why")
+    nic: str
+
+
 class NothingToConfirm(base.Error, errors.Conflict):
     type = "network-nothing-to-confirm"
     text = N_("{network} waits for no confirmation")
@@ -74,14 +67,15 @@ class NothingToConfirm(base.Error, errors.Conflict):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """What a NIC was like before it became a port of the network's bridge. Routes are as `ip route` prints them."""
+    """What a NIC was like before it became a port of the network's bridge; a confirmed one stays as it is written."""
 
     uid: str
     mac: str
     nic: str  # its name then
-    addresses: tuple[str, ...]
-    routes: tuple[str, ...]
-    routes6: tuple[str, ...]
+    kind: str | None  # the kernel's word: `bond`; empty for a real one, None where it was not asked for then
+    mtu: int | None
+    ways: nics.Ways
+    ipv6: bool  # whether it took part in IPv6
     state: State
     boot_id: str
     until: float  # by the boot clock of that boot
@@ -102,50 +96,92 @@ def read(path: pathlib.Path) -> Record | None:
         held = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    record = Record(**{**held, **{name: tuple(held[name]) for name in ("addresses", "routes", "routes6")}})
+    lists = {field.name: tuple(held.pop(field.name, ())) for field in dataclasses.fields(nics.Ways)}
+    record = Record(**{"kind": None, "mtu": None, "ipv6": True, **held, "ways": nics.Ways(**lists)})
     if record.state == "trial" and record.boot_id != _boot_id():
         return dataclasses.replace(record, state="undone")
     return record
 
 
+async def stands(record: Record) -> bool:
+    """Whether its bridge is there to the last step, and the NIC is its port."""
+    links = {one.name: one for one in await kernel.links()}
+    return _is_whole(record, links.get(record.interface)) and any(
+        one.name == record.nic and one.master == record.interface for one in links.values()
+    )
+
+
+def watched(path: pathlib.Path) -> bool:
+    """Whether a watcher looks after it."""
+    with contextlib.suppress(FileNotFoundError), open(_watch_of(path)) as file:
+        return not _lock(file)
+    return False
+
+
 async def begin(path: pathlib.Path, uid: str, nic: str, *, mtu: int | None = None, vlans: bool = False) -> Record:
     """Move a NIC, named by name or MAC, under the network's bridge; the watcher puts it back unless `confirm` comes.
 
-    Raises NoSuchNic, NicTaken, base.Refused; then all is as before.
+    Raises nics.NoSuchNic, nics.NicTaken, NotWatched, base.Refused; then all is as before.
     """
-    found = await _find(nic)
-    addresses, routes, routes6 = await _as_it_is(found.name)
+    found = await nics.find(nic)
     record = Record(
         uid=uid,
         mac=found.mac,
         nic=found.name,
-        addresses=addresses,
-        routes=routes,
-        routes6=routes6,
+        kind=found.kind,
+        mtu=found.mtu,
+        ways=await nics.ways(found.name),
+        ipv6=kernel.sysctl(f"ipv6/conf/{found.name}/disable_ipv6") == "0",
         state="trial",
         boot_id=_boot_id(),
-        until=time.clock_gettime(time.CLOCK_BOOTTIME) + CONFIRM_WITHIN,
+        until=_in(_START_WITHIN + CONFIRM_WITHIN),
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write(path, record)
-    _watch(path)
-    await _move(path, record, mtu, vlans=vlans)
+    try:
+        await _watch(path, record)
+        record = dataclasses.replace(record, until=_in(CONFIRM_WITHIN))
+        _write(path, record)
+        await _move(record, record.ways, mtu, vlans=vlans)
+    except errors.Problem:
+        with _locked(path):
+            await _put_back(record)
+            _write(path, dataclasses.replace(record, state="undone"))
+        raise
     return record
 
 
 async def ensure(path: pathlib.Path, *, mtu: int | None = None, vlans: bool = False) -> Record | None:
-    """Make a confirmed bridge again when it is gone, as after a reboot. Raises NoSuchNic, base.Refused."""
+    """Make a confirmed bridge again when it is gone, as after a reboot; have one on trial be watched.
+
+    Raises nics.NoSuchNic, nics.NicTaken, NotWatched, base.Refused; a confirmed one stays confirmed then.
+    """
     record = read(path)
-    if record is None or record.state == "undone" or kernel.present(record.interface):
+    if record is None or record.state == "undone":
         return record
     if record.state == "trial":
-        return record  # its watcher has begun to put it back
-    found = await _find(record.mac)
-    addresses, routes, routes6 = await _as_it_is(found.name)
-    now = dataclasses.replace(record, nic=found.name, addresses=addresses, routes=routes, routes6=routes6)
-    _write(path, now)
-    await _move(path, now, mtu, vlans=vlans)
-    return now
+        await _watch(path, record)
+        return record
+    if await stands(record):
+        return record
+    called = record.nic if nics.by_name(record.kind) else record.mac
+    found = await nics.find(called, kind=record.kind, of=record.interface)
+    record = dataclasses.replace(record, nic=found.name, mac=found.mac)
+    _write(path, record)
+    if _is_whole(record, await kernel.link(record.interface)):  # and the NIC came out of it, or was plugged in anew
+        await kernel.change([f"link set {found.name} up", f"link set {found.name} master {record.interface}"])
+        await _open_to_vlans(record, vlans=vlans)
+        return record
+    now = await nics.ways(found.name)
+    if kernel.present(record.interface):  # half of it, by one that was ended in the middle
+        now |= await nics.ways(record.interface)
+        await kernel.change([f"link delete {record.interface}"])
+    try:
+        await _move(record, nics.settled(record.ways, now), mtu, vlans=vlans)
+    except errors.Problem:
+        await _put_back(dataclasses.replace(record, ways=now))
+        raise
+    return record
 
 
 def confirm(path: pathlib.Path) -> bool:
@@ -167,115 +203,106 @@ async def remove(path: pathlib.Path) -> None:
 
 
 async def neighbours(interface: str) -> set[str]:
-    """The addresses that are the machine's own on the bridge, and its gateway's."""
-    found, routes, routes6 = await _as_it_is(interface)
-    own = {one.split("/")[0] for one in found}
-    for line in (*routes, *routes6):
-        words = line.split()
-        if "via" in words:
-            own.add(words[words.index("via") + 1])
-    return {one for one in own if one != "inet6"}
+    """The addresses that are the machine's own on the bridge, and those of the routers that it knows there."""
+    return await nics.own(interface) | await nics.routers(interface)
 
 
-async def _move(path: pathlib.Path, record: Record, mtu: int | None, *, vlans: bool) -> None:
+async def _move(record: Record, wanted: nics.Ways, mtu: int | None, *, vlans: bool) -> None:
     name, nic = record.interface, record.nic
     size = [f"link set {nic} mtu {mtu}"] if mtu else []
-    steps = [
-        f"link add {name} address {record.mac} type bridge {kernel.bridge_options(vlans=vlans)}",
-        f'link set {name} alias "{_ALIAS}{record.uid}"',
-        *size,
-        f"link set {nic} up",
-        f"link set {name} up",
-        *(f"address delete {address} dev {nic}" for address in record.addresses),
-        f"link set {nic} master {name}",
-        *_addressed(record, name),
-    ]
-    try:
-        await kernel.change(steps)
-        if vlans:
-            await kernel.set_vlans(nic, untagged=1, tagged=["2-4094"])
-    except errors.Problem:
-        with _locked(path):
-            await _put_back(record)
-            _write(path, dataclasses.replace(record, state="undone"))
-        raise
+    await kernel.change([f"link add {name} address {record.mac} type bridge {kernel.bridge_options(vlans=vlans)}"])
+    heed = kernel.sysctl(f"ipv6/conf/{nic}/accept_ra")
+    for key, value in (("disable_ipv6", "0" if record.ipv6 else "1"), ("accept_ra", heed)):
+        if value and kernel.sysctl(f"ipv6/conf/{name}/{key}"):
+            kernel.set_sysctl(f"ipv6/conf/{name}/{key}", value)
+    await kernel.change([*size, f"link set {nic} up", f"link set {name} up", f"address flush dev {nic} scope global"])
+    if record.ipv6:  # what it learned of routers is for its bridge to learn
+        kernel.set_sysctl(f"ipv6/conf/{nic}/disable_ipv6", "1")
+    await kernel.change([f"link set {nic} master {name}", *_addressed(wanted, name)])
+    await _open_to_vlans(record, vlans=vlans)
+    await kernel.change([f'link set {name} alias "{_ALIAS}{record.uid}"'])  # last: now it is whole
+
+
+async def _open_to_vlans(record: Record, *, vlans: bool) -> None:
+    """Have all VLANs pass by the NIC."""
+    if vlans:
+        await kernel.set_vlans(record.nic, untagged=1, tagged=["2-4094"])
 
 
 async def _put_back(record: Record) -> None:
     """As it was. Each step may find that it was done: the others are tried all the same."""
-    steps = [f"link delete {record.interface}", f"link set {record.nic} up", *_addressed(record, record.nic)]
+    size = [f"link set {record.nic} mtu {record.mtu}"] if record.mtu else []
+    steps = [f"link delete {record.interface}", *size, f"link set {record.nic} up"]
     for _ in range(_TRIES):
         try:
-            await base.run("ip", "-force", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
-        except base.Refused:
-            return  # a step that was done already is refused
+            await _forced(steps)
+            if record.ipv6 and kernel.sysctl(f"ipv6/conf/{record.nic}/disable_ipv6"):
+                with contextlib.suppress(base.KernelLacks):
+                    kernel.set_sysctl(f"ipv6/conf/{record.nic}/disable_ipv6", "0")
+            await _forced(_addressed(record.ways, record.nic))
         except errors.Problem:  # a kernel that is busy: this host is not reached by anybody else
             await asyncio.sleep(_PAUSE)
         else:
             return
 
 
-def _addressed(record: Record, name: str) -> Iterator[str]:
-    yield from (f"address add {address} dev {name} nodad" if ":" in address else f"address add {address} dev {name}"
-                for address in record.addresses)  # fmt: skip
-    yield from (f"route replace {route} dev {name}" for route in record.routes)
-    yield from (f"route replace {route.replace('default', '::/0', 1)} dev {name}" for route in record.routes6)
+async def _forced(steps: Iterable[str]) -> None:
+    with contextlib.suppress(base.Refused):  # as a step is that was done already
+        await base.run("ip", "-force", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
+
+
+def _addressed(wanted: nics.Ways, name: str) -> Iterator[str]:
+    for address in (*wanted.addresses, *wanted.leased):
+        yield f"address add {address} dev {name} nodad" if ":" in address else f"address add {address} dev {name}"
+    yield from (f"route replace {route} dev {name}" for route in wanted.routes)
+    yield from (f"route replace {route.replace('default', '::/0', 1)} dev {name}" for route in wanted.routes6)
 
 
 async def _present(record: Record) -> Record:
     """The record with what the bridge has by now, and the NIC's present name."""
-    addresses, routes, routes6 = await _as_it_is(record.interface)
     ports = await kernel.links("master", record.interface)
     nic = next((one.name for one in ports if one.mac == record.mac), record.nic)
-    return dataclasses.replace(record, nic=nic, addresses=addresses, routes=routes, routes6=routes6)
+    ways = await nics.ways(record.interface)
+    if not _is_whole(record, await kernel.link(record.interface)):
+        ways = record.ways | await nics.ways(nic) | ways
+    return dataclasses.replace(record, nic=nic, ways=ways)
 
 
-async def _find(nic: str) -> kernel.Link:
-    """A NIC by name or MAC; bridges and taps are none."""
-    links = [one for one in await kernel.links() if one.kind not in ("bridge", "tun") and one.name != "lo"]
-    found = next((one for one in links if nic.lower() in (one.name.lower(), one.mac)), None)
-    if found is None:
-        raise NoSuchNic(nic=nic)
-    if found.master:
-        raise NicTaken(nic=found.name, master=found.master)
-    return found
+def _is_whole(record: Record, found: kernel.Link | None) -> bool:
+    return found is not None and found.alias == f"{_ALIAS}{record.uid}"
 
 
-async def _as_it_is(name: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Addresses but for those that the kernel makes by itself; routes of both IP versions but for those."""
-    shown: list[dict[str, Any]] = json.loads(await base.run("ip", "-json", "address", "show", "dev", name) or b"[]")
-    addresses = tuple(
-        f"{entry['local']}/{entry['prefixlen']}"
-        for link in shown
-        for entry in link.get("addr_info", [])
-        if entry.get("scope") != "link" and not (entry["family"] == "inet6" and entry.get("dynamic"))
-    )
-    return addresses, await _routes("-4", name), await _routes("-6", name)
+async def _watch(path: pathlib.Path, record: Record) -> None:
+    """Have a watcher be there, which no end of ours takes with it. Raises NotWatched."""
+    if watched(path):
+        return
+    watcher = _started(path)
+    due = _in(_START_WITHIN)
+    while not watched(path):
+        if watcher.poll() is not None or _in(0) > due:
+            if watched(path) or read(path) != record:  # by another that came first, which may be done
+                return
+            watcher.kill()
+            raise NotWatched(nic=record.nic)
+        await asyncio.sleep(0.02)
 
 
-async def _routes(version: str, name: str) -> tuple[str, ...]:
-    said = (await base.run("ip", version, "route", "show", "dev", name)).decode()
-    lines = [line.split() for line in said.splitlines()]
-    kept = [words for words in lines if "kernel" not in words and "ra" not in words]
-    kept = [[word for word in words if word not in _DROPPED_FLAGS] for words in kept]
-    return tuple(" ".join(words) for words in sorted(kept, key=lambda words: "via" in words))  # direct ones first
+def _started(path: pathlib.Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "bocage.network.uplink", os.fspath(path)]
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
 
-def _watch(path: pathlib.Path) -> None:
-    """Start the watcher, which no end of ours takes with it."""
-    subprocess.Popen(
-        [sys.executable, "-m", "bocage.network.uplink", os.fspath(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def watch(path: pathlib.Path) -> None:
+    """What the watcher does, unless there is one: at the time that the record names, put back what is on trial."""
+    with open(_watch_of(path), "a") as file:
+        if _lock(file):
+            asyncio.run(_put_back_in_time(path))
 
 
-async def _wait(path: pathlib.Path) -> None:
-    """What the watcher does: at the time that the record names, put back what is still on trial."""
+async def _put_back_in_time(path: pathlib.Path) -> None:
     while (record := read(path)) is not None and record.state == "trial":
-        left = record.until - time.clock_gettime(time.CLOCK_BOOTTIME)
+        left = record.until - _in(0)
         if left > 0:
             await asyncio.sleep(min(left, 1.0))
             continue
@@ -287,7 +314,8 @@ async def _wait(path: pathlib.Path) -> None:
 
 
 def _write(path: pathlib.Path, record: Record) -> None:
-    files.write_durably(path, json.dumps(dataclasses.asdict(record)) + "\n", mode=0o600)
+    held = dataclasses.asdict(record)
+    files.write_durably(path, json.dumps({**held.pop("ways"), **held}) + "\n", mode=0o600)
 
 
 @contextlib.contextmanager
@@ -299,8 +327,26 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
 
 
 def _forget(path: pathlib.Path) -> None:
-    for one in (path, path.with_suffix(".lock")):
+    for one in (path, path.with_suffix(".lock"), _watch_of(path)):
         one.unlink(missing_ok=True)
+
+
+def _watch_of(path: pathlib.Path) -> pathlib.Path:
+    """What a watcher holds a lock on while it lives."""
+    return path.with_suffix(".watch")
+
+
+def _lock(file: TextIO) -> bool:
+    """Take it if nobody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _in(seconds: float) -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
 
 
 def _boot_id() -> str:
@@ -308,4 +354,4 @@ def _boot_id() -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(_wait(pathlib.Path(sys.argv[1])))
+    watch(pathlib.Path(sys.argv[1]))

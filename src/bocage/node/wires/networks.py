@@ -7,6 +7,7 @@ import collections
 import contextlib
 import datetime
 import ipaddress
+import logging
 import os
 import pathlib
 from collections.abc import AsyncIterator, Iterable
@@ -21,6 +22,8 @@ from bocage.node import clock, notes
 from bocage.node.ground import Ground
 from bocage.node.wires import cards, fencing, ledger
 from bocage.store import resources
+
+log = logging.getLogger(__name__)
 
 
 class Networks:
@@ -100,13 +103,16 @@ class Networks:
         nets = await self._known(self._ledger.in_use() | self._unconfirmed)
         tables, fenced = (await rules.tables(), await fences.tables()) if nets else (set(), set())
         for net in nets:
-            if self._stands(net, tables) and fences.table_of(net.uid) in fenced:
+            if await self._stands(net, tables) and fences.table_of(net.uid) in fenced:
                 if net.uid in self._fencing.refused:
                     async with self._locks[net.uid]:
                         await self._fencing.renew(net, self._made(net))
                 continue
-            with contextlib.suppress(uplink.NotConfirmed):  # which its status says
+            try:
                 await self.ensure(net)
+            except errors.Problem as problem:  # its status says so, and the others are looked after
+                log.warning("network %s: %s", net.name, problem)
+                continue
             if net.status.state == "unconfirmed":
                 continue
             note = notes.NetworkMended(name=net.name)
@@ -140,12 +146,14 @@ class Networks:
                 times[uid] = (self._state(uid) / "leases").stat().st_mtime_ns
         return times
 
-    def _stands(self, net: ground.Network, tables: set[str]) -> bool:
+    async def _stands(self, net: ground.Network, tables: set[str]) -> bool:
         """Whether it is there as it should be, at a glance."""
         if net.spec.kind == "bridge":
-            record = uplink.read(self._record(net.uid))
-            said = bool(record) and (net.status.state == "unconfirmed") == (record and record.state == "trial")
-            return kernel.present(cards.interface(net)) and said
+            path = self._record(net.uid)
+            record = uplink.read(path)
+            if record is None or (net.status.state == "unconfirmed") != (record.state == "trial"):
+                return False
+            return await uplink.stands(record) and (record.state == "confirmed" or uplink.watched(path))
         made = self._bridge(net)
         return bridge.stands(made) and {made.table, *self._ports_table(net)} <= tables
 
