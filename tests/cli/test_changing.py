@@ -6,6 +6,8 @@ import stat
 import pytest
 
 from bocage.cli import documents, failure
+from bocage.cli.vm import change
+from bocage.model import requests
 from tests import fake_api
 from tests.cli.conftest import Bocage
 from tests.fake_api import FakeApi, problem, task, vm
@@ -196,12 +198,31 @@ def test_a_short_request_changes_what_can_change_of_a_vm_that_is_there(
     changed["metadata"]["revision"] += 1
     api.on("PATCH", WEB1, changed)
     file = tmp_path / "web1.yaml"
-    file.write_text("name: web1\nimage: tiny\nmemory: 1G\ncpus: 2\n")
-    assert bocage("vm", "apply", "-f", str(file)).out == "web1 is changed\n"
-    assert api.asked_for("PATCH")[0].document == {"memory": "1G", "cpus": 2}
+    asked = {
+        "memory": "1G",
+        "cpus": 2,
+        "max_cpus": 4,
+        "max_memory": "4G",
+        "board": {"video": "cirrus"},
+        "ports": [{"name": "scales", "number": 2, "to": "file"}],
+        "memroy": "2G",  # the host knows no such field and says so
+    }
+    made_from = {"name": "web1", "image": "tiny", "nics": [], "cpu_model": "qemu64-v1"}
+    file.write_text(json.dumps({**made_from, **asked, "boot": ["cd0", "disk0"], "snapshots": None}))
+    said = bocage("vm", "apply", "-f", str(file))
+    assert said.out == "web1 is changed\n"
+    assert said.err == "not compared, since a VM is made with it once: image, nics, cpu_model\n"
+    boot = {**vm("web1")["spec"]["boot"], "order": ["cd0", "disk0"]}
+    assert api.asked_for("PATCH")[0].document == {**asked, "boot": boot, "snapshots": "off"}
     api.on("PATCH", WEB1, vm("web1", state="stopped"))
     assert bocage("vm", "apply", "-f", str(file)).out == "web1 is as the file says\n"
     assert api.asked_for("POST") == []
+
+
+def test_each_field_of_a_new_vm_is_changed_or_named_when_it_is_there():
+    """Else a file would say what the VM is not, and 'is as the file says' would be a lie."""
+    new, changed = set(requests.VMCreate.model_fields), set(requests.VMPatch.model_fields)
+    assert new - changed - {"name"} == change.OF_ITS_MAKING
 
 
 @pytest.mark.parametrize("line", [["vm", "apply"], ["vm", "apply", "web1", "-f", "x.yaml"]])

@@ -202,8 +202,8 @@ def apply(
 
     A file holds a VM as 'bocage vm edit' or 'bocage vm show --yaml' shows it, or the
     fields of a new VM (name, image, cpus, memory, …); several are set apart by '---'.
-    What it was made from (image, disk, nics, …) is not compared again when a VM of
-    that name is there.
+    What a VM is made from (image, disk, nics, …) is not compared when one of that name
+    is there, and named.
 
     Examples:
       bocage vm apply -f web1.yaml
@@ -226,10 +226,13 @@ def apply(
             _apply(api, document, where=where, wait=wait, json=json)
 
 
-_CHANGED_BY_A_SHORT_FORM = (
-    "title", "notes", "tags", "protected", "cpus", "memory", "restart", "autostart", "stop", "share",
-)  # fmt: skip
-
+OF_ITS_MAKING = frozenset(
+    {
+        *("image", "template", "full", "storage", "disk", "disks", "cds", "floppies", "nics", "os", "machine"),
+        *("firmware", "cpu_model", "smbios", "seed", "start"),
+    }
+)
+"""What a short form says of a VM that is to be made, and no change of one that is there takes."""
 
 _BESIDE_THE_VM = ("volumes", "networks", "names", "owner")  # what a vm.yaml holds for the day of an adoption
 
@@ -266,9 +269,15 @@ def _present(api: rest.Client, name: str) -> rest.Document | None:
 
 def _change(api: rest.Client, present: rest.Document, document: dict[str, Any], *, json: bool) -> None:
     name = output.named(present)
-    wanted = {key: document[key] for key in _CHANGED_BY_A_SHORT_FORM if key in document}
+    wanted = {key: value for key, value in document.items() if key not in OF_ITS_MAKING and key != "name"}
+    if isinstance(wanted.get("boot"), list):  # the order alone, as a new VM is asked for
+        wanted["boot"] = {**present["spec"]["boot"], "order": wanted["boot"]}
+    if "snapshots" in wanted and wanted["snapshots"] is None:
+        wanted["snapshots"] = "off"
     changed = api.vms.change(name, wanted, etag=present["metadata"]["revision"]) if wanted else present
     _tell_taken(api, present, changed, json=json)
+    if left := [key for key in document if key in OF_ITS_MAKING]:
+        output.complain(f"not compared, since a VM is made with it once: {', '.join(left)}")
 
 
 def _tell_taken(api: rest.Client, present: rest.Document, changed: rest.Document, *, json: bool) -> None:
