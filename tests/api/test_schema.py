@@ -6,6 +6,7 @@ BOCAGE_SCHEMA_EXAMPLES sets how many requests are made up for each operation (de
 import asyncio
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -192,3 +193,11 @@ def test_a_message_that_is_shown_has_words_in_the_description_too():
     shown = task.model_dump(mode="json", context=base.WORDS)["status"]["step"]
     assert shown.keys() <= DESCRIBED["components"]["schemas"]["Saying"]["properties"].keys()
     assert "text" in shown
+
+
+def test_the_page_on_the_api_names_every_address():
+    page = pathlib.Path(__file__).parents[2].joinpath("docs", "api.md").read_text()
+    block = page.partition("## Every address")[2].split("```")[1]
+    named = [line.split()[0] for line in block.strip().splitlines()]
+    there = [path.removeprefix("/api/v1").replace("{project}", "{p}") for path in DESCRIBED["paths"]]
+    assert sorted(named) == sorted(re.sub(r"{(\w+)}", lambda found: found[1].upper(), path) for path in there)

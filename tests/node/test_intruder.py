@@ -25,6 +25,7 @@ from bocage.engine.qemu import command, confinement, launch, processes
 from bocage.model import vm, work
 from bocage.node import http
 from tests.node.house import BLANK, House
+from tests.node.test_wires import free_port, publish
 
 pytestmark = [
     pytest.mark.guest,
@@ -80,14 +81,26 @@ def _answer_udp(end: socket.socket) -> None:
 
 
 @pytest.fixture
-async def served(tiny_house: House) -> AsyncIterator[House]:
+def kind() -> str:
+    return "user"
+
+
+@pytest.fixture
+def ground(kind: str, request: pytest.FixtureRequest) -> House:
+    """A host, by the kind of its default network."""
+    made: House = request.getfixturevalue({"user": "tiny_house", "nat": "wired"}[kind])
+    return made
+
+
+@pytest.fixture
+async def served(ground: House) -> AsyncIterator[House]:
     """A host with all its sockets."""
-    node, homes = tiny_house.node, tiny_house.homes
+    node, homes = ground.node, ground.homes
     async with (
         http.serve(node.shop, node.crew, node.sampling, homes.node_socket),
-        serve.serve(tiny_house.resources, homes=homes, host=node.ground.uid),
+        serve.serve(ground.resources, homes=homes, host=node.ground.uid),
     ):
-        yield tiny_house
+        yield ground
 
 
 @dataclasses.dataclass
@@ -162,7 +175,7 @@ def attempts(house: House, victim: vm.VM, intruder: vm.VM, listening: Mapping[st
         path for path in (homes.local_storage / "images").rglob("*") if path.is_file()
     )
     pid, me = victim.status.pid, os.getpid()
-    interface = next(name for name in sorted(os.listdir("/sys/class/net")) if name != "lo")
+    interface = next(name for _, name in socket.if_nameindex() if name != "lo")
     return (
         *(f"{verb} {disk}" for verb in ("read", "write")),
         f"read {theirs.serial_log}",
@@ -203,19 +216,24 @@ def attempts(house: House, victim: vm.VM, intruder: vm.VM, listening: Mapping[st
     )
 
 
+@pytest.mark.parametrize("kind", ["user", "nat"])
 async def test_who_breaks_out_of_a_guest_gets_nowhere(
-    served: House, intrusion: Intrusion, listeners: Mapping[str, int], tmp_path: pathlib.Path
+    served: House, intrusion: Intrusion, listeners: Mapping[str, int], tmp_path: pathlib.Path, kind: str
 ):
     victim = await served.create("victim", image="tiny", memory="96M", start=True)
+    rate = {"inward": "10M"} if kind == "nat" else None
     thief = await served.create(
         "thief",
         image="tiny",
-        memory="96M",
+        memory={"startup": "128M", "minimum": "96M", "maximum": "256M"},
+        cpus={"cores": 2},
         firmware="uefi",
-        disks=[{"size": "8M"}],
+        disks=[{"size": "8M", "limits": {"iops": 500}}],
         seed={"hostname": "thief"},
-        board={"tpm": "crb"},
+        board={"tpm": "crb", "sound": "hda", "watchdog": {"model": "i6300esb"}},
+        nics=[{"rate": rate, "publish": [publish(free_port())]}],
         ports=[{"name": "printer", "kind": "parallel", "number": 1, "to": "file"}],
+        share={"cpu": {"weight": 200, "cap": 1.5}, "memory_overhead": "1G", "disks": {"iops": 1000}},
     )
     own = next((served.place(thief).path / "disks").iterdir())
     served.homes.samples.touch()  # which would be there in a minute

@@ -386,7 +386,7 @@ class VMStatus(Part):
 
 
 class Owner(Part):
-    """The owner record: the host that may open the VM's disks, and the generation of that right (SAFETY part 1)."""
+    """The owner record: the host that may open the VM's disks, and the generation of that right."""
 
     host: Uid
     generation: int

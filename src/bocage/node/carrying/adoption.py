@@ -36,7 +36,7 @@ class NoDefinition(Error, errors.NotFound):
 
 
 class OfAnotherHost(Error, errors.Conflict):
-    """Its owner may still run it (SAFETY, part 7)."""
+    """Its owner may still run it, and its disks would be opened twice."""
 
     type = "adopt-of-another-host"
     text = N_("{name} belongs to the host {host}, which may be running it now")
