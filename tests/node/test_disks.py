@@ -20,6 +20,8 @@ from bocage.node.place import edits
 from bocage.store import resources
 from tests.engine.qemu import bootsector
 from tests.node.house import BLANK, BOUND, House
+from tests.node.test_adapting import carried_out
+from tests.node.test_saved import change, waiting
 from tests.node.test_wishes import problem
 
 SMALL: dict[str, Any] = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
@@ -61,6 +63,14 @@ async def test_a_running_guest_gets_a_disk_sees_it_grow_and_lets_it_go_as_a_volu
     await sees(house, made, {"vda": 64 << 20, "vdb": 16 << 20})
     now = await house.read(made)
     assert now.status.applied_generation == now.metadata.generation  # nothing waits for a cold start
+    with_it = now.spec.disks
+    await change(house, made, disks=with_it[:1])  # as an edited definition does
+    assert (await carried_out(house, made))["disks[disk1]"].saying.type == "disk-gone"
+    await sees(house, made, {"vda": 64 << 20})
+    await change(house, made, disks=with_it)
+    assert (await carried_out(house, made))["disks[disk1]"].saying.type == "disk-there"
+    await sees(house, made, {"vda": 64 << 20, "vdb": 16 << 20})
+    assert waiting(house, await house.read(made)) == []
     done(await house.ask("vm.disk-detach", made, disk="disk1"))
     await sees(house, made, {"vda": 64 << 20})
     assert [path.name for path in house.place(made).disks.iterdir()] == ["disk0.qcow2"]

@@ -137,3 +137,24 @@ def test_a_board_without_pci_has_no_room_for_memory():
 def test_a_small_machine_keeps_all_of_its_memory():
     assert growth.room_for(model.Cpus(cores=1), Size(512 * MiB), host_cpus=8, host_memory=1 << 36) == (4, None)
     assert growth.room_for(model.Cpus(cores=4), Size(1024 * MiB), host_cpus=8, host_memory=3 << 30) == (8, 3 << 30)
+
+
+def test_disks_come_and_go_where_the_bus_lets_them_and_one_that_goes_makes_place():
+    now = spec()
+    first, second = hardware.places(now.hardware, model.NicModel.VIRTIO)[:2]
+    disk = model.Disk(name="disk0", volume=base.new_uid(), serial="0", address=first)
+    other = model.Disk(name="disk1", volume=base.new_uid(), serial="1", address=first)
+    elsewhere = other.model_copy(update={"address": second})
+    begun = now.model_copy(update={"disks": (disk,)})
+
+    def tried(*disks: model.Disk) -> list[adaptation.Change]:
+        return list(adaptation.changes(built(begun), begun.model_copy(update={"disks": disks})))
+
+    assert tried(disk, elsewhere) == [adaptation.PlugDisk(elsewhere)]
+    assert tried(disk, other) == []  # its place is taken
+    assert tried(other) == [adaptation.UnplugDisk(disk), adaptation.PlugDisk(other)]
+    assert tried(disk.model_copy(update={"serial": "2"})) == []
+    scsi = model.Disk(name="disk1", volume=base.new_uid(), serial="1", bus=model.Bus.SCSI, unit=0)
+    sata = scsi.model_copy(update={"bus": model.Bus.SATA})
+    assert tried(disk, scsi) == [adaptation.PlugDisk(scsi)]
+    assert tried(disk, sata) == []

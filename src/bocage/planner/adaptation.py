@@ -100,6 +100,27 @@ class SetLink(_OfNic):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _OfDisk:
+    disk: model.Disk
+
+    @property
+    def path(self) -> str:
+        return f"disks[{self.disk.name}]"
+
+
+class UnplugDisk(_OfDisk):
+    """Have one disk less; its volume stays."""
+
+    __slots__ = ()
+
+
+class PlugDisk(_OfDisk):
+    """Have one disk more."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ChangeMedium:
     """Have another image in a drive for CDs or floppies, or none."""
 
@@ -123,7 +144,8 @@ class OrderBoot:
 
 _AFTER_NICS = (shares.HoldNics, shares.HoldNic)
 _OfNics = UnplugNic | PlugNic | RewireNic | FenceNic | SetLink
-Change = PlugCpus | ResizeMemory | _OfNics | ChangeMedium | OrderBoot | shares.Hold
+_OfDisks = UnplugDisk | PlugDisk
+Change = PlugCpus | ResizeMemory | _OfDisks | _OfNics | ChangeMedium | OrderBoot | shares.Hold
 
 
 def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
@@ -138,6 +160,7 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
         yield PlugCpus(wanted.cpus)
     if wanted.memory != now.memory:
         yield from _memory(built, wanted)
+    yield from _disks(now, wanted)
     yield from _media(now, wanted)
     yield from _nics(now, wanted)
     yield from (hold for hold in holds if isinstance(hold, _AFTER_NICS))
@@ -156,6 +179,25 @@ def _memory(built: Built, wanted: model.VMSpec) -> Iterator[ResizeMemory]:
     if balloon and "balloon" not in devices:
         return
     yield ResizeMemory(wanted.memory, added, balloon=balloon)
+
+
+def _disks(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[_OfDisks]:
+    """Disks that go before those that come, which may take their places. One that changed otherwise stays."""
+    before, after = ({disk.name: disk for disk in spec.disks} for spec in (now, wanted))
+    goes = [disk for name, disk in before.items() if name not in after and _is_hot(now.hardware, disk)]
+    taken = {nic.address for nic in now.nics} | {_place(disk) for disk in now.disks if disk not in goes}
+    yield from map(UnplugDisk, goes)
+    for name, disk in after.items():
+        if name not in before and _place(disk) not in taken and _is_hot(now.hardware, disk):
+            yield PlugDisk(disk)
+
+
+def _is_hot(board: model.Hardware, disk: model.Disk) -> bool:
+    return disk.bus is model.Bus.SCSI or (disk.address is not None and hardware.is_hot(board, disk.address))
+
+
+def _place(disk: model.Disk) -> object:
+    return disk.address or (disk.bus, disk.unit)
 
 
 def _media(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[ChangeMedium]:

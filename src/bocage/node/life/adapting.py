@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from bocage import errors, words
 from bocage.engine import base as engine
-from bocage.model import base, vm
+from bocage.model import base, ground, vm
 from bocage.model.units import Size
 from bocage.node import started, tasks
 from bocage.node.life import outcomes, sharing
@@ -19,6 +19,18 @@ from bocage.node.place import edits
 from bocage.node.place.preparation import Preparation
 from bocage.planner import adaptation, shares
 from bocage.planner.adaptation import Built, Change
+from bocage.words import N_
+
+
+class InSnapshot(errors.Conflict):
+    """A disk cannot be taken out."""
+
+    type = "disk-in-snapshot"
+    text = N_("{disk} of {name} is part of the snapshot {snapshot}")
+    hint = N_("delete the snapshots that it is part of first: 'bocage vm snapshot list {name}'")
+    name: str
+    disk: str
+    snapshot: str
 
 
 async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
@@ -33,8 +45,8 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     for change in list(adaptation.changes(built, machine.spec, again=again)):
         if isinstance(change, shares.HoldNic) and not _is_there(built, change.nic):
             continue  # it waits for a cold start, and so does its rate
-        if isinstance(change, adaptation.ChangeMedium) and standing.asked("vm.cd-change"):
-            continue  # it is done there, once
+        if _is_done_elsewhere(change, standing):
+            continue
         try:
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
             built = await _noted(runtime, built, fields)
@@ -87,6 +99,16 @@ async def _try(
                 return _outcome(change.path, "done", outcomes.MemoryIs(size=present)), {"memory": memory}
             said = outcomes.MemoryInPart(size=present, wanted=memory)
             return _outcome(change.path, "partly", said), {"memory": present}
+        case adaptation.UnplugDisk(disk):
+            await require_in_no_snapshot(disk, machine, preparation)
+            await running.disks.detach(disk.name)
+            volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+            gone = outcomes.DiskGone(disk=disk.name, volume=volume.name)
+            return _outcome(change.path, "done", gone), {"disks": _disks_without(built, disk)}
+        case adaptation.PlugDisk(disk):
+            await plug_disk(disk, running, machine, preparation)
+            plugged = outcomes.DiskThere(disk=disk.name)
+            return _outcome(change.path, "done", plugged), {"disks": (*_disks_without(built, disk), disk)}
         case adaptation.UnplugNic(nic):
             await running.nics.unplug(nic.name)
             await preparation.unplug_nic(machine, nic)
@@ -125,6 +147,22 @@ async def _resize(change: adaptation.ResizeMemory, built: Built, running: engine
     if not change.balloon:
         return Size(built.first.memory + added)
     return Size(await running.balloon.settle(min(built.first.memory, change.memory) + added))
+
+
+async def require_in_no_snapshot(disk: vm.Disk, machine: vm.VM, preparation: Preparation) -> None:
+    """Raises InSnapshot."""
+    for one in await preparation.snapshots(machine):
+        if any(held.volume == disk.volume for held in one.status.disks):
+            raise InSnapshot(name=machine.name, disk=disk.name, snapshot=one.name)
+
+
+async def plug_disk(disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
+    """Give a running machine a disk that the spec has, within its limits."""
+    await preparation.make_what_waits(machine)
+    await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
+    if not (disk.limits.none and machine.spec.share.disks.none):
+        await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
+    await preparation.note_running(machine)
 
 
 async def change_medium(
@@ -174,6 +212,18 @@ async def _noted(runtime: pathlib.Path, built: Built, fields: Mapping[str, objec
     return dataclasses.replace(built, spec=built.spec.model_copy(update=fields))
 
 
+def _is_done_elsewhere(change: Change, standing: Standing) -> bool:
+    """Whether a task was asked for that does it, once."""
+    match change:
+        case adaptation.ChangeMedium():
+            return bool(standing.asked("vm.cd-change"))
+        case adaptation.PlugDisk(disk):
+            runs = (*standing.asked("vm.disk-attach"), *standing.asked("vm.disk-detach"))
+            return any(run.params.get("disk") == disk.name for run in runs)
+        case _:
+            return False
+
+
 def _is_there(built: Built, nic: vm.Nic) -> bool:
     return any((one.name, one.mac) == (nic.name, nic.mac) for one in built.spec.nics)
 
@@ -193,6 +243,10 @@ def _grown(spec: vm.VMSpec, change: adaptation.PlugCpus | adaptation.ResizeMemor
             return spec.model_copy(update={"memory": memory})
         case shares.HoldCpu():
             return spec.model_copy(update=shares.held(spec, change))
+
+
+def _disks_without(built: Built, disk: vm.Disk) -> tuple[vm.Disk, ...]:
+    return tuple(one for one in built.spec.disks if one.name != disk.name)
 
 
 def _without(built: Built, nic: vm.Nic) -> tuple[vm.Nic, ...]:

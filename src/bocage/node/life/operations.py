@@ -53,15 +53,6 @@ class SavedWithDisk(Error, errors.Conflict):
     disk: str
 
 
-class InSnapshot(Error, errors.Conflict):
-    type = "disk-in-snapshot"
-    text = N_("{disk} of {name} is part of the snapshot {snapshot}")
-    hint = N_("delete the snapshots that it is part of first: 'bocage vm snapshot list {name}'")
-    name: str
-    disk: str
-    snapshot: str
-
-
 def _running(standing: Standing, machine: vm.VM) -> engine.Machine:
     if standing.machine is None:
         raise engine.NotRunning(name=machine.name)
@@ -103,14 +94,11 @@ async def attach_disk(
     name = str(run.params["disk"])
     disk = _disk(machine, name)
     try:
-        await preparation.make_what_waits(machine)
         if standing.machine:
-            chain = (await preparation.plan(machine, connect=False)).chains[name]
-            await standing.machine.disks.attach(disk, chain)
-            if not (disk.limits.none and machine.spec.share.disks.none):
-                await standing.machine.holding.disk(name, disk.limits, machine.spec.share.disks)
-            await preparation.note_running(machine)
+            await adapting.plug_disk(disk, standing.machine, machine, preparation)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
+        else:
+            await preparation.make_what_waits(machine)
     except (errors.Problem, OSError):
         if standing.ended is None:  # else its process ended meanwhile, and the next one has the disk from the start
             await undo(standing, preparation, machine, run)
@@ -127,9 +115,7 @@ async def detach_disk(
     if disk is None and "path" not in run.remembered:
         raise resources.Missing(kind="disk", name=name)
     if disk is not None:
-        for one in await preparation.snapshots(machine):
-            if any(held.volume == disk.volume for held in one.status.disks):
-                raise InSnapshot(name=machine.name, disk=name, snapshot=one.name)
+        await adapting.require_in_no_snapshot(disk, machine, preparation)
         if standing.machine:
             await standing.machine.disks.detach(name)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)

@@ -46,6 +46,19 @@ class MemoryInPart(Note):
     wanted: int
 
 
+class DiskThere(Note):
+    type = "disk-there"
+    text = N_("{disk} is plugged in")
+    disk: str
+
+
+class DiskGone(Note):
+    type = "disk-gone"
+    text = N_("{disk} is unplugged; its volume {volume} stays")
+    disk: str
+    volume: str
+
+
 class NicThere(Note):
     type = "nic-there"
     text = N_("{nic} is on {network}")
