@@ -241,6 +241,31 @@ async def test_what_could_never_start_is_refused_when_it_is_defined(client, worl
     assert said["faults"][0]["path"] == "spec.memory"
 
 
+async def test_a_cpu_model_is_named_computed_of_all_hosts_or_refused(client, world):
+    models = ("Haswell-v4", "Westmere-v1")
+    seen = world.host.status.model_copy(update={"accelerator": "tcg", "cpu_models": models, "cpu_model": models[0]})
+    await world.kept.change_status(ground.Host, None, world.host.uid, lambda _: seen)
+    older = seen.model_copy(update={"cpu_models": models[1:], "cpu_model": models[1]})
+    there = ground.Host(metadata=base.Metadata(name="there"), spec=ground.HostSpec(), status=older)
+    await world.kept.create(there)
+    await create(client)
+
+    async def model() -> str:
+        return str((await client.get(f"{VMS}/web1")).json()["spec"]["hardware"]["cpu_model"])
+
+    assert await model() == "Westmere-v1"
+    await client.patch(f"{VMS}/web1", json={"cpu_model": "Haswell-v4"})
+    assert await model() == "Haswell-v4"
+    document = (await client.get(f"{VMS}/web1")).json()
+    document["spec"]["hardware"]["cpu_model"] = "baseline"
+    sent = {key: document[key] for key in ("metadata", "spec")}
+    assert (await client.put(f"{VMS}/web1", json=sent)).status_code == 200
+    assert await model() == "Westmere-v1"
+    problem(await client.patch(f"{VMS}/web1", json={"cpu_model": "host"}), 422, "cpu-model-needs-kvm")
+    document["spec"]["hardware"]["cpu_model"] = "host"
+    problem(await client.put(f"{VMS}/web1", json=sent), 422, "cpu-model-needs-kvm")
+
+
 async def test_a_number_of_cpus_is_taken_for_that_many_cores(client):
     await create(client, cpus=2)
     assert (await client.get(f"{VMS}/web1")).json()["spec"]["cpus"] == {"sockets": 1, "cores": 2, "threads": 1}

@@ -27,6 +27,7 @@ async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> 
     known = parts.Facts(
         system=system,
         host=await host_of(call, storage.get(request.storage)),
+        hosts=held.ground.every(ground.Host),
         storage=storage,
         images=_standing(held, ground.Image, project, images),
         networks=_standing(held, ground.Network, project, (nic.network for nic in request.nics)),

@@ -201,7 +201,8 @@ async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *,
     """Write what a document says. Raises errors.InvalidFields, resources.Changed and the planner's errors."""
     check_not_in_trash(machine)
     async with call.api.index.claim:
-        wanted = definition.replace(machine, document, host=await carrier(call, machine))
+        hosts = (await call.api.index.fresh()).ground.every(ground.Host)
+        wanted = definition.replace(machine, document, host=await carrier(call, machine), hosts=hosts)
         references.check(wanted.spec, await _known(call, machine, wanted.spec))
         return await call.resources.change(
             vm.VM,

@@ -56,6 +56,11 @@ class Ground:
         """By uid."""
         return self._make(cls, keys.base(cls.kind, project, uid).rstrip("/"))
 
+    def every(self, cls: type[R]) -> list[R]:
+        """All of a kind, of whatever project."""
+        found = [self._make(cls, stem) for (kind, _, _), stem in self._stems.items() if kind == cls.kind]
+        return [one for one in found if one is not None]
+
     def _make(self, cls: type[R], stem: str) -> R | None:
         made = self._made.get(stem)
         if made is None:

@@ -129,13 +129,13 @@ async def change(
 ) -> Response:
     """Change some fields (RFC 7396). What a running VM cannot take waits for its next cold start."""
     uid, expected = await machines.uid_of(call, project, name), etags.expected(if_match)
-    host = None
-    if patch.memory is not None:
-        await call.api.index.fresh()
+    host, hosts = None, list[ground.Host]()
+    if patch.memory is not None or patch.cpu_model is not None:
+        hosts = (await call.api.index.fresh()).ground.every(ground.Host)
         host = await machines.carrier(call, await call.resources.get(vm.VM, project, uid))
 
     def wanted(present: vm.VM) -> vm.VM:
-        return definition.change(present, patch, host=host)
+        return definition.change(present, patch, host=host, hosts=hosts)
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)

@@ -58,7 +58,11 @@ class HostStatus(Part):
     ending: tuple[str, ...] = ()
     """Those of them that QEMU itself calls deprecated."""
     cpu_model: str = ""
-    """What a new VM gets: the highest named model that runs here whole."""
+    """The newest named model that runs here whole; a new VM gets it where no other host of the kind lacks it."""
+    cpu_models: tuple[str, ...] = ()
+    """Every named, versioned model that runs here whole."""
+    cpu_maker: str = ""
+    """Of its real CPU: `intel`, `amd`, or empty for another."""
     firmware: tuple[str, ...] = ()
     """bios, uefi, secure-boot."""
     tpm: bool = False

@@ -19,6 +19,9 @@ from bocage.model.units import Size
 SshKey = Annotated[str, StringConstraints(max_length=16_384, pattern=r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?$")]
 
 
+CpuModel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
 class DiskRequest(Part):
     """A disk: blank of `size`, or a volume that is there already."""
 
@@ -194,7 +197,8 @@ class VMCreate(Part):
     machine: Literal["q35", "pc", "isapc"] | None = None
     firmware: vm.Firmware | None = None
     board: BoardRequest = BoardRequest()
-    cpu_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+    cpu_model: CpuModel | None = None
+    """QEMU's name of one, `host` for the real CPU, or `baseline`; None: the system's, or `baseline`."""
     smbios: SmbiosRequest = SmbiosRequest()
     boot: tuple[vm.DeviceName, ...] = ()
     seed: SeedRequest | None = None
@@ -229,6 +233,8 @@ class VMPatch(Part):
     max_memory: Size | None = None
     boot: vm.Boot | None = None
     board: BoardRequest | None = None
+    cpu_model: CpuModel | None = None
+    """QEMU's name of one, `host` for the real CPU, `baseline` for the best that all hosts of the kind run."""
     ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] | None = None
     restart: vm.Restart | None = None
     autostart: vm.Autostart | None = None

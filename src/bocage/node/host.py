@@ -41,7 +41,7 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     accelerated = await accelerator.probe(cache=homes.cache / "accelerator.json", user=user)
     problem: errors.Problem | None = None
     qemu, machines, cpu_model = "", {}, ""
-    types, ending = list[str](), list[str]()
+    types, ending, cpu_models = list[str](), list[str](), tuple[str, ...]()
     try:
         able = await capabilities.read(under=accelerated.kind, cache=homes.cache / "qemu.json")
     except (process.Missing, capabilities.Error) as error:
@@ -49,7 +49,7 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     else:
         qemu = ".".join(map(str, able.version))
         machines = {alias: able.machines[alias] for alias in ("q35", "pc", "isapc") if alias in able.machines}
-        cpu_model = able.default_cpu()
+        cpu_models, cpu_model = able.whole_cpus(), able.default_cpu()
         types = sorted({name for name in able.machines.values() if _A_PC.fullmatch(name)})
         ending = [name for name in types if name in able.deprecated]
     boot_id = await asyncio.to_thread(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text)
@@ -66,6 +66,8 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
         types=tuple(types),
         ending=tuple(ending),
         cpu_model=cpu_model,
+        cpu_models=cpu_models,
+        cpu_maker=capabilities.cpu_maker(),
         firmware=("bios", *(name for name, files in _FIRMWARE.items() if all(map(os.path.exists, files)))),
         tpm=shutil.which("swtpm") is not None,
         privileged=os.geteuid() == 0,

@@ -10,7 +10,7 @@ from bocage.model import base, faults, ground, requests, share, snapshot
 from bocage.model import board as boards
 from bocage.model import memory as memories
 from bocage.model import vm as model
-from bocage.planner import drivers, growth, hardware, limits, parts, profiles, reverting, shares
+from bocage.planner import cpumodels, drivers, growth, hardware, limits, parts, profiles, reverting, shares
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _OF_NIC = ("connected", "allowed", "trunk", "spoofing", "firewall")
@@ -189,8 +189,13 @@ def boot_once(vm: model.VM, device: str) -> model.Boot:
     return vm.spec.boot.model_copy(update={"once": device})
 
 
-def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = None) -> model.VM:
-    """The VM with the fields of `patch` that are set; `host` is to carry it. Raises errors.InvalidFields."""
+def change(
+    vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = None, hosts: Collection[ground.Host] = ()
+) -> model.VM:
+    """The VM with the fields of `patch` that are set; `host` of `hosts` is to carry it.
+
+    Raises errors.InvalidFields, cpumodels.NeedsKvm and the errors of `hardware` and `drivers`.
+    """
     given = {name: getattr(patch, name) for name in patch.model_fields_set if getattr(patch, name) is not None}
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
     fittings, room = given.pop("board", None), {name: given.pop(name, None) for name in ("max_cpus", "max_memory")}
@@ -206,6 +211,9 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
         given["snapshots"] = None
     if any(room.values()):
         given["hardware"] = growth.with_room(vm.spec, given.get("hardware", vm.spec.hardware), **room)
+    if cpu := given.pop("cpu_model", None):
+        board = given.get("hardware", vm.spec.hardware)
+        given["hardware"] = board.model_copy(update={"cpu_model": _cpu(cpu, host, hosts)})
     driven = given.pop("drivers", None)
     changed = _with_spec(vm, **given) if given else vm
     if driven:
@@ -218,10 +226,12 @@ def change(vm: model.VM, patch: requests.VMPatch, *, host: ground.Host | None = 
     return changed.model_copy(update={"metadata": changed.metadata.model_copy(update=for_people)})
 
 
-def replace(vm: model.VM, document: requests.Document, *, host: ground.Host | None = None) -> model.VM:
-    """The VM as an edited document says; `host` is to carry it. Its identity and its name are not changed this way.
+def replace(
+    vm: model.VM, document: requests.Document, *, host: ground.Host | None = None, hosts: Collection[ground.Host] = ()
+) -> model.VM:
+    """The VM as an edited document says; `host` of `hosts` is to carry it. Identity and name are not changed this way.
 
-    Raises errors.InvalidFields and the errors of `hardware`.
+    Raises errors.InvalidFields, cpumodels.NeedsKvm and the errors of `hardware`.
     """
     wanted = {**document.metadata}
     found = [
@@ -239,6 +249,9 @@ def replace(vm: model.VM, document: requests.Document, *, host: ground.Host | No
         raise faults.problem(found)
     metadata = parts.validated(base.Metadata, {**kept, **wanted}, "metadata")
     spec = parts.validated(model.VMSpec, document.spec, "spec")
+    if spec.hardware.cpu_model != vm.spec.hardware.cpu_model:
+        board = spec.hardware.model_copy(update={"cpu_model": _cpu(spec.hardware.cpu_model, host, hosts)})
+        spec = spec.model_copy(update={"hardware": board})
     hardware.check(spec)
     limits.check(spec, host, present=vm.spec, path="spec")
     return vm.model_copy(update={"metadata": metadata, "spec": spec})
@@ -334,6 +347,10 @@ def clone_of_moment(
     return Definition(made.vm, tuple(filled))
 
 
+def _cpu(asked: str, host: ground.Host | None, hosts: Collection[ground.Host]) -> str:
+    return cpumodels.settled(asked, host, hosts) if host else asked
+
+
 def _profile(request: requests.VMCreate, facts: parts.Facts) -> profiles.Profile:
     if facts.system is None:
         return profiles.usual(request.machine or "q35")
@@ -342,7 +359,7 @@ def _profile(request: requests.VMCreate, facts: parts.Facts) -> profiles.Profile
 
 def _board(request: requests.VMCreate, facts: parts.Facts, profile: profiles.Profile) -> model.Hardware:
     host = facts.host.status
-    cpu_model = request.cpu_model or host.cpu_model
+    cpu_model = cpumodels.settled(request.cpu_model, facts.host, facts.hosts)
     if not host.machines or not cpu_model:
         raise parts.HostNotReady(host=facts.host.name)
     chosen = profiles.fittings(request, profile)

@@ -174,6 +174,7 @@ class Facts:
 
     host: ground.Host
     storage: Mapping[str, ground.Storage]
+    hosts: Collection[ground.Host] = ()  # all that there are
     images: Mapping[str, ground.Image] = dataclasses.field(default_factory=dict)
     networks: Mapping[str, ground.Network] = dataclasses.field(default_factory=dict)
     volumes: Mapping[str, ground.Volume] = dataclasses.field(default_factory=dict)

@@ -25,6 +25,9 @@ def set_(
     board: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A part of the board: video=cirrus, sound=ac97.")
     ] = None,
+    cpu_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="QEMU's name of one; 'host', 'baseline'.")
+    ] = None,
     serial: Annotated[
         list[str] | None, typer.Option(metavar="TO", help="Where COM2 and on lead, in place of all ports there were.")
     ] = None,
@@ -94,6 +97,7 @@ def set_(
         tags=[one for one in tag if one] if tag else None,
         protected=protected,
         board=read.board(board) if board else None,
+        cpu_model=cpu_model,
         ports=read.ports(serial, parallel),
         drivers=drivers,
         share=share.patch(
@@ -229,7 +233,7 @@ def apply(
 OF_ITS_MAKING = frozenset(
     {
         *("image", "template", "full", "storage", "disk", "disks", "cds", "floppies", "nics", "os", "machine"),
-        *("firmware", "cpu_model", "smbios", "seed", "start"),
+        *("firmware", "smbios", "seed", "start"),
     }
 )
 """What a short form says of a VM that is to be made, and no change of one that is there takes."""

@@ -145,7 +145,9 @@ def create(
         str | None,
         typer.Option(metavar="SIZE", help="Memory that it can have while it runs.", rich_help_panel=_BOARD),
     ] = None,
-    cpu_model: Annotated[str | None, typer.Option(metavar="MODEL", help="QEMU's name.", rich_help_panel=_BOARD)] = None,
+    cpu_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="QEMU's name; 'host'.", rich_help_panel=_BOARD)
+    ] = None,
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="UEFI that boots what is signed.", rich_help_panel=_BOARD)
     ] = False,

@@ -10,29 +10,18 @@ import pathlib
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bocage import errors, files, process
 from bocage.engine.qemu import accelerator, qmp
+from bocage.planner import cpumodels
 from bocage.words import N_
 
 _BOUND = 20.0  # seconds
 _MODULES = pathlib.Path("/usr/lib")
-
-_INTEL = (
-    *("SapphireRapids-v1", "Icelake-Server-v5", "Icelake-Server-v2", "Cascadelake-Server-v5", "Cascadelake-Server-v3"),
-    *("Skylake-Server-v5", "Skylake-Server-v3", "Skylake-Client-v4", "Skylake-Client-v3", "Broadwell-v4"),
-    *("Broadwell-v2", "Haswell-v4", "Haswell-v2", "IvyBridge-v2", "IvyBridge-v1", "SandyBridge-v2", "SandyBridge-v1"),
-    *("Westmere-v2", "Westmere-v1", "Nehalem-v2", "Nehalem-v1", "Penryn-v1", "Conroe-v1"),
-)
-_AMD = (
-    *("EPYC-Turin-v1", "EPYC-Genoa-v2", "EPYC-Genoa-v1", "EPYC-Milan-v2", "EPYC-Milan-v1", "EPYC-Rome-v4"),
-    *("EPYC-Rome-v2", "EPYC-Rome-v1", "EPYC-v4", "EPYC-v3", "EPYC-v2", "EPYC-v1", "Opteron_G5-v1", "Opteron_G4-v1"),
-    *("Opteron_G3-v1", "Opteron_G2-v1", "Opteron_G1-v1"),
-)
-_PLAIN = ("qemu64-v1", "kvm64-v1")
+_VERSIONED = re.compile(r"-v\d+$")
 
 
 class Error(errors.Problem):
@@ -98,10 +87,14 @@ class Capabilities:
 
     def default_cpu(self) -> str:
         """The newest named, versioned CPU model of which nothing is missing here. Raises NoModel."""
-        for name in (*_candidates(self.accelerator), *_PLAIN):
-            if self.cpus.get(name) == ():
-                return name
-        raise NoModel
+        name = cpumodels.best(self.whole_cpus(), maker=cpu_maker() if self.accelerator == "kvm" else "")
+        if name is None:
+            raise NoModel
+        return name
+
+    def whole_cpus(self) -> tuple[str, ...]:
+        """The versioned CPU models of which nothing is missing here."""
+        return tuple(sorted(name for name, missing in self.cpus.items() if not missing and _VERSIONED.search(name)))
 
     def _reaches(self, type_name: str, path: tuple[str, ...]) -> bool:
         entry = self.schema.get(type_name, {"meta-type": "builtin"})
@@ -209,11 +202,12 @@ def _capabilities(facts: Mapping[str, Any], under: accelerator.Kind) -> Capabili
     )
 
 
-def _candidates(under: accelerator.Kind) -> Iterable[str]:
-    """Newest first. Under KVM of the CPU's own maker, since a guest looks at the maker's name to choose its code."""
+def cpu_maker() -> str:
+    """Of this machine's CPU: `intel`, `amd`, or empty for another."""
     cpu = pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
-    amd = re.search(r"^vendor_id\s*: (AuthenticAMD|HygonGenuine)", cpu, re.MULTILINE)
-    return _AMD if under == "kvm" and amd else _INTEL
+    found = re.search(r"^vendor_id\s*: (\w+)", cpu, re.MULTILINE)
+    makers = {"GenuineIntel": "intel", "AuthenticAMD": "amd", "HygonGenuine": "amd"}
+    return makers.get(found[1], "") if found else ""
 
 
 def _remembered(cache: pathlib.Path | None, key: str) -> dict[str, Any] | None:
