@@ -8,6 +8,7 @@ import pytest
 
 from bocage.model import vm
 from bocage.model.units import Size
+from bocage.node import started
 from bocage.node.life import adapting
 from tests.node.house import BLANK, House
 from tests.node.test_saved import change, done, waiting
@@ -26,6 +27,12 @@ async def up(house: House, **request: Any) -> vm.VM:
 async def carried_out(house: House, which: vm.VM) -> dict[str, vm.Outcome]:
     """By path: what became of the last change."""
     return {one.path: one for one in (await house.adapted(which)).status.outcomes}
+
+
+def dimms(house: House, which: vm.VM) -> tuple[int, ...]:
+    built = started.read_whole(house.homes.vm_runtime(which.uid))
+    assert built
+    return built.first.dimms
 
 
 async def sees(house: House, which: vm.VM, *, cpus: int, memory: int) -> None:
@@ -57,6 +64,44 @@ async def test_vcpus_and_memory_come_while_it_runs_memory_goes_and_all_of_it_is_
     assert {one.how for one in (await carried_out(tiny_house, made)).values()} == {"done"}
     await sees(tiny_house, made, cpus=4, memory=128 * _MIB)
     assert (await tiny_house.events()).count("vm-adapted") == 5
+
+
+@pytest.mark.slow
+async def test_where_memory_comes_as_dimms_they_stay_whatever_becomes_of_guest_and_daemon(tiny_house: House):
+    made = await up(tiny_house, max_cpus=1, board={"added_memory": "dimm"})
+    await sees(tiny_house, made, cpus=1, memory=128 * _MIB)
+    await change(tiny_house, made, memory=Size(200 * _MIB))
+    assert (await carried_out(tiny_house, made))["memory"].how == "pending"
+    for size in (256, 512):
+        await change(tiny_house, made, memory=Size(size * _MIB))
+        became = (await carried_out(tiny_house, made))["memory"]
+        assert (became.how, became.saying.type, became.saying.params["size"]) == (
+            *("done", "memory-dimm-there"),
+            size * _MIB,
+        )
+        await sees(tiny_house, made, cpus=1, memory=size * _MIB)
+    done(await tiny_house.keep(made, "large", memory=True))
+    done(await tiny_house.ask("vm.save", made))
+    await tiny_house.close()
+    opened = await House(tiny_house.homes).open()
+    try:
+        done(await opened.ask("vm.start", made))
+        await sees(opened, made, cpus=1, memory=512 * _MIB)
+        await change(opened, made, memory=Size(192 * _MIB))  # DIMMs stay: the balloon takes
+        assert (await carried_out(opened, made))["memory"].how == "done"
+        line = await opened.says(made, "^MemTotal:", send="grep MemTotal /proc/meminfo")
+        assert 100 * _MIB < int(line.split()[1]) << 10 <= 192 * _MIB
+        done(await opened.go_back(made, "large", start=True))
+        await opened.becomes(made, vm.State.RUNNING)
+        await sees(opened, made, cpus=1, memory=512 * _MIB)
+        assert waiting(opened, await opened.read(made)) == []
+        assert dimms(opened, made) == (128 * _MIB, 256 * _MIB)
+        done(await opened.ask("vm.kill", made))
+        done(await opened.ask("vm.start", made))
+        await sees(opened, made, cpus=1, memory=512 * _MIB)
+        assert dimms(opened, made) == ()
+    finally:
+        await opened.close()
 
 
 async def test_what_is_beyond_its_room_waits_for_a_cold_start_and_is_said_to(tiny_house: House):

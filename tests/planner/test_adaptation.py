@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from bocage.model import base
+from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
 from bocage.planner import adaptation, growth, hardware
@@ -16,10 +17,16 @@ from bocage.planner.adaptation import Built, First
 MACHINES = {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}
 
 
-def spec(cpus=1, memory=128 * MiB, max_cpus=8, max_memory=Size(1024 * MiB)) -> model.VMSpec:
+def spec(cpus=1, memory=128 * MiB, max_cpus=8, max_memory=Size(1024 * MiB), **fitted) -> model.VMSpec:
     smbios = model.Smbios(uuid=base.new_uid(), serial="s")
     board = hardware.lay_out(
-        alias="q35", machines=MACHINES, cpu_model="Westmere", smbios=smbios, max_cpus=max_cpus, max_memory=max_memory
+        alias="q35",
+        machines=MACHINES,
+        cpu_model="Westmere",
+        smbios=smbios,
+        fittings=boards.Fittings(**fitted),
+        max_cpus=max_cpus,
+        max_memory=max_memory,
     )
     return model.VMSpec(storage=_STORAGE, cpus=model.Cpus.model_validate(cpus), memory=Size(memory), hardware=board)
 
@@ -76,6 +83,28 @@ def test_below_what_it_began_with_only_a_balloon_gives_memory_and_takes_it_again
     board = began.hardware.model_copy(update={"devices": {}})
     bare = began.model_copy(update={"hardware": board})
     assert paths(bare, memory=Size(64 * MiB)) == []
+
+
+def test_where_memory_comes_as_dimms_it_comes_in_whole_ones_and_goes_by_the_balloon_alone():
+    began = spec(added_memory="dimm")
+    assert "memory" not in began.hardware.devices
+    resize, mib = adaptation.ResizeMemory, (lambda size: Size(size * MiB))
+    asked = [began.model_copy(update={"memory": mib(size)}) for size in (384, 200, 1152, 64)]
+    found = [list(adaptation.changes(built(began), one)) for one in asked]
+    assert found == [[resize(mib(384), 256 * MiB, dimm=True)], [], [], [resize(mib(64), 0, balloon=True)]]
+    more = dataclasses.replace(First.of(began), dimms=(256 * MiB,))
+    grown = Built(began.model_copy(update={"memory": mib(384)}), more)
+    assert list(adaptation.changes(grown, began)) == [resize(mib(128), 0, balloon=True)]
+    low = Built(began, more)
+    assert list(adaptation.changes(low, asked[0])) == [resize(mib(384), 0, balloon=True)]
+    assert list(adaptation.changes(low, began.model_copy(update={"memory": mib(512)}))) == [
+        resize(mib(512), 128 * MiB, balloon=True, dimm=True)
+    ]
+    full = dataclasses.replace(more, dimms=(1,) * more.slots)
+    assert not list(adaptation.changes(Built(began, full), asked[0]))
+    older = dataclasses.replace(First.of(began), slots=0)  # started before there were slots, or without room
+    assert not list(adaptation.changes(Built(began, older), asked[0]))
+    assert First.of(spec(added_memory="dimm", max_memory=Size(128 * MiB))).slots == 0
 
 
 @given(some.integers(1, 12), some.integers(1, 12), some.integers(1, 12), some.integers(1, 8))

@@ -87,6 +87,14 @@ def test_only_systems_that_have_the_drivers_get_virtios_devices_and_hyper_vs_wor
     assert "relaxed" in new.hyperv
 
 
+def test_memory_comes_by_virtio_mem_where_the_system_drives_it_and_as_dimms_else(real):
+    systems = ("debian12", "debiantesting", "fedora35", "win10", "win2k19", "rhel8.5", "centos8", "debian10")
+    found = {one: defined(profiles.find(one, real)[0], os=one, memory="2G").hardware for one in systems}
+    assert [name for name, made in found.items() if "memory" in made.devices] == list(systems[:3])
+    assert all((made.added_memory == "dimm") is ("memory" not in made.devices) for made in found.values())
+    assert all(made.max_memory == Size.parse("8G") for made in found.values())
+
+
 def test_what_is_asked_for_comes_before_what_the_system_would_get():
     spec = defined(
         system(year=1999),

@@ -18,10 +18,10 @@ _MEMORY_PARTS = ("startup", "minimum", "maximum", "buffer", "weight")
 _DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
 _NIC_PARTS = ("model", "mac", "ip", "vlan", "trunk", "spoofing", "firewall")
 _SMBIOS_PARTS = ("uuid", "manufacturer", "product", "version", "serial", "sku", "family")
-_BOARD_FIELDS = {"disk": "disk_bus", "nic": "nic_model"}
+_BOARD_FIELDS = {"disk": "disk_bus", "nic": "nic_model", "added-memory": "added_memory"}
 _BOARD_PARTS = (
     *("video", "sound", "pointer", "usb", "scsi", "disk", "nic", "rtc", "drift", "hpet", "hyperv"),
-    *("secure-boot", "tpm", "watchdog", "limit-cpus", "limit-memory"),
+    *("secure-boot", "tpm", "watchdog", "added-memory", "limit-cpus", "limit-memory"),
 )
 _LARGEST_TEXT = 1 << 20
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 366 * 86_400}

@@ -100,6 +100,7 @@ def show(
                 ("video", chosen["video"]),
                 ("sound", chosen["sound"]),
                 ("pointer", chosen["pointer"]),
+                ("memory later", chosen.get("added_memory") or ""),
                 ("clock", chosen["rtc"]["base"] + (", slewed" if chosen["rtc"]["drift"] == "slew" else "")),
                 ("Hyper-V", ", ".join(chosen["hyperv"])),
                 ("at most", ", ".join(f"{value} {what}" for what, value in limits.items() if value)),

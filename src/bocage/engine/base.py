@@ -335,6 +335,14 @@ class Machine(Protocol):
         """
         ...
 
+    async def dimms(self) -> tuple[int, ...]:
+        """Bytes of each DIMM that it was given since its cold start."""
+        ...
+
+    async def plug_dimm(self, number: int, size: int) -> bool:
+        """Give it the DIMM of this number, from 0 on; whether the guest has said that it took it."""
+        ...
+
     async def order_boot(self, spec: model.VMSpec) -> None:
         """Boot as a machine's spec has it, from the guest's next restart on."""
         ...

@@ -51,6 +51,15 @@ class Firmware(enum.StrEnum):
     UEFI = "uefi"
 
 
+class AddedMemory(enum.StrEnum):
+    """How memory comes while the guest runs."""
+
+    VIRTIO_MEM = "virtio-mem"
+    """Taken and given back in blocks of 2 MiB by a guest that drives it."""
+    DIMM = "dimm"
+    """As modules, which every system with ACPI memory hotplug takes, and which stay."""
+
+
 class Video(enum.StrEnum):
     VGA = "vga"
     CIRRUS = "cirrus"
@@ -215,6 +224,8 @@ class Fittings(Part):
     hyperv: tuple[Enlightenment, ...] = ()
     """What QEMU tells a Windows guest of being one, so that it waits less."""
     watchdog: Watchdog | None = None
+    added_memory: AddedMemory = AddedMemory.VIRTIO_MEM
+    """How memory comes beyond that which it starts with, up to `max_memory`."""
     limits: Limits = Limits()
 
 

@@ -159,6 +159,7 @@ class BoardRequest(Part):
     rtc: boards.Rtc | None = None
     hpet: bool | None = None
     hyperv: tuple[boards.Enlightenment, ...] | None = None
+    added_memory: boards.AddedMemory | None = None
     limits: boards.Limits | None = None
 
 

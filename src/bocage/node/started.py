@@ -58,7 +58,8 @@ def read_whole(runtime: pathlib.Path) -> Built | None:
 
 def dump(built: Built) -> dict[str, Any]:
     """As JSON holds it."""
-    first = {"cpus": built.first.cpus.model_dump(), "memory": int(built.first.memory), "deflates": built.first.deflates}
+    first: dict[str, Any] = {"cpus": built.first.cpus.model_dump(), "memory": int(built.first.memory)}
+    first |= {name: getattr(built.first, name) for name in ("deflates", "slots", "dimms")}
     return {"spec": built.spec.model_dump(mode="json"), "first": first}
 
 
@@ -68,4 +69,7 @@ def load(held: Mapping[str, Any]) -> Built:
     if first is None:
         return Built(spec, First(spec.cpus, spec.memory))
     cpus = model.Cpus.model_validate(first["cpus"])
-    return Built(spec, First(cpus, Size(first["memory"]), deflates=bool(first.get("deflates"))))
+    slots, dimms = int(first.get("slots", 0)), tuple(map(int, first.get("dimms", ())))
+    return Built(
+        spec, First(cpus, Size(first["memory"]), deflates=bool(first.get("deflates")), slots=slots, dimms=dimms)
+    )

@@ -5,27 +5,48 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
 from bocage.planner import hardware, shares
 
 MEMORY_BLOCK = 2 * MiB
-"""Memory comes and goes in blocks of this many bytes."""
+"""Memory comes and goes in blocks of this many bytes, where the guest drives virtio-mem."""
+DIMM_BLOCK = 128 * MiB
+"""Memory comes in multiples of this where it comes as a DIMM: Linux puts no smaller piece to use."""
+DIMM_SLOTS = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class First:
-    """What a machine had at its cold start: what came later is a device of its own."""
+    """What a machine had at its cold start, and the DIMMs that came later: neither can be told from its spec."""
 
     cpus: model.Cpus
     memory: Size
     deflates: bool = False
     """Whether the guest may take from its balloon what it was not given, where it would kill programs otherwise."""
+    slots: int = 0
+    """For DIMMs."""
+    dimms: tuple[int, ...] = ()
+    """Bytes of each, by its slot."""
 
     @classmethod
     def of(cls, spec: model.VMSpec) -> First:
         """Of a machine that starts with all that its spec has."""
-        return cls(spec.cpus, spec.memory, deflates=spec.dynamic_memory is not None)
+        board = spec.hardware
+        slots = DIMM_SLOTS if board.added_memory is boards.AddedMemory.DIMM and not hardware.is_isa(board) else 0
+        room = (board.max_memory or 0) - spec.memory
+        return cls(
+            spec.cpus,
+            spec.memory,
+            deflates=spec.dynamic_memory is not None,
+            slots=slots if room >= DIMM_BLOCK else 0,
+        )
+
+    @property
+    def whole(self) -> int:
+        """Bytes that stay its own whatever it is asked to give: the balloon alone takes of them."""
+        return int(self.memory) + sum(self.dimms)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +75,7 @@ class ResizeMemory:
     memory: Size
     added: int  # bytes
     balloon: bool = False  # whether what it started with is given back or taken again, too
+    dimm: bool = False  # whether what is added is one DIMM more
 
     @property
     def path(self) -> str:
@@ -170,15 +192,18 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
 
 def _memory(built: Built, wanted: model.VMSpec) -> Iterator[ResizeMemory]:
     """By the device that memory is added by, and below what it started with by its balloon."""
-    devices, first = built.spec.hardware.devices, built.first.memory
-    added = max(0, wanted.memory - first)
-    has_room = "memory" in devices and wanted.memory <= (built.spec.hardware.max_memory or 0)
-    if added and not (has_room and added % MEMORY_BLOCK == 0):
-        return
-    balloon = min(wanted.memory, built.spec.memory) < first
+    devices, first = built.spec.hardware.devices, built.first
+    added = max(0, wanted.memory - first.whole)
+    dimm = bool(added and first.slots)
+    if added:
+        fits = len(first.dimms) < first.slots if dimm else "memory" in devices
+        fits = fits and wanted.memory <= (built.spec.hardware.max_memory or 0)
+        if not fits or added % (DIMM_BLOCK if dimm else MEMORY_BLOCK):
+            return
+    balloon = min(wanted.memory, built.spec.memory) < first.whole
     if balloon and "balloon" not in devices:
         return
-    yield ResizeMemory(wanted.memory, added, balloon=balloon)
+    yield ResizeMemory(wanted.memory, added, balloon=balloon, dimm=dimm)
 
 
 def _disks(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[_OfDisks]:

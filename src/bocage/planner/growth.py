@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import GiB, Size
 from bocage.planner import hardware
@@ -18,9 +19,8 @@ def with_room(
         changed["max_cpus"] = max_cpus
     if max_memory is not None:
         changed["max_memory"] = max_memory
-        if "memory" not in board.devices:
-            bus = hardware.root_bus(board)
-            place = f"{bus}/{hardware.memory_place(board.machine, bus)}"
+        place = hardware.memory_place(board)
+        if "memory" not in board.devices and board.added_memory is boards.AddedMemory.VIRTIO_MEM:
             if place in hardware.used_addresses(spec):
                 raise hardware.Occupied(device="memory", place=place)
             changed["devices"] = {**board.devices, "memory": place}

@@ -21,12 +21,11 @@ SEED_UNIT = 255
 _ROOT_PORTS = 16
 _PORTS_BEGIN = 0x02  # slot of the first root ports, eight functions each: 32 of them reach to slot 05
 _ON_PCIE_0 = {"video": "01.0", "scsi": "06.0", "agent": "07.0", "balloon": "08.0", "rng": "09.0", "usb": "0a.0"}
-_ON_PCIE_0_ASKED = {"sound": "1b.0", "watchdog": "1c.0"}
+_ON_PCIE_0_ASKED = {"sound": "1b.0", "watchdog": "1c.0", "memory": "0b.0"}
 # On i440fx, slot 01 is the PIIX3 with the IDE and USB controllers as its functions 1 and 2.
 _ON_PCI_0 = {"video": "02.0", "scsi": "03.0", "agent": "04.0", "balloon": "05.0", "rng": "06.0", "usb": "01.2"}
-_ON_PCI_0_ASKED = {"sound": "1e.0", "watchdog": "1f.0"}
+_ON_PCI_0_ASKED = {"sound": "1e.0", "watchdog": "1f.0", "memory": "07.0"}
 _PARAVIRTUAL = ("agent", "balloon", "rng")
-_MEMORY_PLACE = {"pcie.0": "0b.0", "pci.0": "07.0"}  # the device that memory is added by, on boards with room for it
 _FREE_ON_PCIE_0 = range(0x0B, 0x1F)  # 1f is the ICH9 with AHCI and SMBus
 _FREE_ON_PCI_0 = range(0x07, 0x20)
 _FREE_ON_ISA = range(4)  # the ports and interrupts that NE2000 cards were set to
@@ -132,8 +131,9 @@ def lay_out(
         raise NoMachine(alias=alias, known=sorted(machines))
     chosen = fittings or boards.Fittings(firmware=firmware)
     bus, places = _onboard(alias)
-    there = _wanted(chosen, paravirtual=paravirtual)
-    further = {"memory": memory_place(machines[alias], bus)} if max_memory is not None else {}
+    there = _wanted(chosen, paravirtual=paravirtual, grows=max_memory is not None)
+    if max_memory is not None and alias == "isapc":
+        raise NoBus(machine=machines[alias], bus="pci", buses=["isa"])
     return model.Hardware(
         **dict(chosen),
         machine=machines[alias],
@@ -143,7 +143,7 @@ def lay_out(
         max_cpus=max_cpus,
         max_memory=max_memory,
         root_ports=_ROOT_PORTS if alias == "q35" else 0,
-        devices={name: f"{bus}/{place}" for name, place in {**places, **further}.items() if name in {*there, *further}},
+        devices={name: f"{bus}/{place}" for name, place in places.items() if name in there},
     )
 
 
@@ -155,7 +155,8 @@ def refit(spec: model.VMSpec, asked: Mapping[str, Any], *, paravirtual: bool | N
     old = spec.hardware
     new = model.Hardware.model_validate(merged(old.model_dump(), asked))
     bus, places = _onboard(alias_of(old))
-    there = _wanted(new, paravirtual=is_paravirtual(old) if paravirtual is None else paravirtual)
+    kept = is_paravirtual(old) if paravirtual is None else paravirtual
+    there = _wanted(new, paravirtual=kept, grows=new.max_memory is not None)
     devices = {name: place for name, place in old.devices.items() if name in there or name not in places}
     taken = {*devices.values(), *used_addresses(spec)}
     for name in [name for name in places if name in there and name not in devices]:
@@ -178,14 +179,15 @@ def merged(present: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
     return {**present, **asked, **with_parts}
 
 
-def _wanted(of: boards.Fittings, *, paravirtual: bool) -> set[str]:
-    """The devices of its own that a board is to have."""
+def _wanted(of: boards.Fittings, *, paravirtual: bool, grows: bool) -> set[str]:
+    """The devices of its own that a board is to have; where it `grows` there is to be room for memory."""
     wanted = {
         "video": of.video is not boards.Video.NONE,
         "scsi": of.scsi is not boards.Scsi.NONE,
         "usb": of.usb is not boards.Usb.NONE,
         "sound": of.sound in _PCI_SOUND,
         "watchdog": of.watchdog is not None and of.watchdog.model == "i6300esb",
+        "memory": grows and of.added_memory is boards.AddedMemory.VIRTIO_MEM,
         **dict.fromkeys(_PARAVIRTUAL, paravirtual),
     }
     return {name for name, there in wanted.items() if there}
@@ -282,11 +284,12 @@ def _on_root_bus(hardware: model.Hardware) -> tuple[str, ...]:
     return tuple(reversed(places(hardware, model.NicModel.E1000)))
 
 
-def memory_place(machine: str, bus: str) -> str:
-    """Where on the root bus of a board the device sits that memory is added by. Raises NoBus where there is no PCI."""
-    if bus not in _MEMORY_PLACE:
-        raise NoBus(machine=machine, bus="pci", buses=["isa"])
-    return _MEMORY_PLACE[bus]
+def memory_place(of: model.Hardware) -> str:
+    """Where on a board the device sits that memory is added by. Raises NoBus where there is no PCI."""
+    bus, places = _onboard(alias_of(of))
+    if "memory" not in places:
+        raise NoBus(machine=of.machine, bus="pci", buses=["isa"])
+    return f"{bus}/{places['memory']}"
 
 
 def is_hot(hardware: model.Hardware, address: str) -> bool:

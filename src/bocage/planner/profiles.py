@@ -27,6 +27,19 @@ _DOS = ("msdos", "win16")
 _WINDOWS = ("win16", "win9x", "winnt")
 _NUMBERED = re.compile(r"(.*?)(\d+(?:\.\d+)*)")
 _CLOSE = 3  # names that are offered
+_WITH_VIRTIO_MEM = datetime.date(2021, 8, 1)
+_KIN_OF_RHEL = (
+    "rhel",
+    "rhl",
+    "centos",
+    "almalinux",
+    "rocky",
+    "ol",
+    "eurolinux",
+    "scientificlinux",
+    "circle",
+    "miraclelinux",
+)
 _OLD_CPU = "pentium-v1"
 _SMALL = Size(2 * GiB)
 _BLANK = Size(20 * GiB)
@@ -141,6 +154,7 @@ def choose(system: osinfo.System, machine: hardware.Alias | None = None) -> Prof
         rtc=board.Rtc(base="localtime" if windows else "utc", drift="slew" if system.family == "winnt" else "none"),
         hpet=not windows,
         hyperv=_HYPERV if vista else (),
+        added_memory=board.AddedMemory.VIRTIO_MEM if _drives_virtio_mem(system) else board.AddedMemory.DIMM,
         limits=most,
     )
     memory = _memory(system, year)
@@ -323,6 +337,16 @@ def _whole(size: Size) -> int:
 def _family(system: osinfo.System) -> str:
     """FreeDOS, which osinfo-db counts among the Linux distributions, is a DOS."""
     return "msdos" if system.distro == "freedos" else system.family
+
+
+def _drives_virtio_mem(system: osinfo.System) -> bool:
+    """Whether it comes with a driver for virtio-mem: Linux from 5.8 on has one, where its distributor builds it.
+
+    osinfo-db does not tell. Debian 11 is the first of those that last; RHEL 8 and its kin stayed with 4.18.
+    """
+    if system.family != "linux" or (system.distro in _KIN_OF_RHEL and _version(system) < (9,)):
+        return False
+    return system.released is None or system.released >= _WITH_VIRTIO_MEM
 
 
 def _year(system: osinfo.System) -> int:

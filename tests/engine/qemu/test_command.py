@@ -11,6 +11,7 @@ import pytest
 
 from bocage.engine import base
 from bocage.engine.qemu import command, paths
+from bocage.model import board as boards
 from bocage.model import memory
 from bocage.model import vm as model
 from bocage.model.units import Size
@@ -56,6 +57,22 @@ def test_a_guest_may_take_from_its_balloon_where_its_memory_was_dynamic_from_the
         assert ("deflate-on-oom" in " ".join(command.command(plan))) is deflates
     kept = dataclasses.replace(plan, spec=spec, first=First.of(dynamic))  # saved memory goes on as it was
     assert "deflate-on-oom" in " ".join(command.command(kept))
+
+
+def test_dimms_that_came_later_are_on_the_next_line_and_a_machine_without_slots_gets_none():
+    spec = specs.spec("bare")
+    board = spec.hardware.model_copy(update={"added_memory": boards.AddedMemory.DIMM, "max_memory": Size(1 << 30)})
+    plan = specs.plan(pathlib.Path("/srv/b"), spec.model_copy(update={"hardware": board}))
+    assert values(command.command(plan), "-m") == ["64M,slots=16,maxmem=1024M"]
+    began = First.of(plan.spec)
+    later = dataclasses.replace(plan, first=dataclasses.replace(began, dimms=(128 << 20, 256 << 20)))
+    arguments = command.command(later)
+    backs = [json.loads(value) for value in values(arguments, "-object") if "dimm" in value]
+    modules = [json.loads(value) for value in values(arguments, "-device") if "pc-dimm" in value]
+    assert [one["size"] for one in backs] == [128 << 20, 256 << 20]
+    assert [(one["slot"], one["memdev"]) for one in modules] == [(n, one["id"]) for n, one in enumerate(backs)]
+    older = dataclasses.replace(plan, first=dataclasses.replace(began, slots=0))
+    assert values(command.command(older), "-m") == ["64M"]
 
 
 def test_a_comma_in_a_path_or_a_serial_is_written_twice_where_options_are_joined_by_commas():

@@ -257,6 +257,7 @@ def _board(hardware: dict[str, Any]) -> str:
     """What it is fitted with beyond what every VM has."""
     usual = {"video": "vga", "sound": "none", "pointer": "tablet", "scsi": "virtio", "tpm": "none"}
     found = [f"{name} {hardware[name]}" for name, value in usual.items() if hardware.get(name, value) != value]
+    found += ["memory that comes later as DIMMs"] if hardware.get("added_memory") == "dimm" else []
     found += ["Secure Boot"] if hardware.get("secure_boot") else []
     clock = hardware.get("rtc") or {}
     found += ["clock in local time"] if clock.get("base") == "localtime" else []

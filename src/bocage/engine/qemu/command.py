@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bocage.engine import base
-from bocage.engine.qemu import added_memory, chain, devices, paths, tpm, vcpus
+from bocage.engine.qemu import added_memory, chain, devices, dimms, paths, tpm, vcpus
 from bocage.model import board as boards
 from bocage.model import units
 from bocage.model import vm as model
@@ -19,7 +19,6 @@ from bocage.planner import adaptation, hardware
 
 PROGRAM = "qemu-system-x86_64"
 _WITH_WHOLE_SMBIOS = (2, 1)
-_RAM = "pc.ram"  # the name that QEMU gives it by itself: a saved machine fits either way
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 SHUTDOWN_TRACE = "qemu_system_shutdown_request"
 """The line in QEMU's log that says why it ended, `… reason=N`, for whoever was not there to hear the event."""
@@ -105,7 +104,7 @@ def _machine(plan: base.Plan) -> list[str]:
     options += ["smm=on"] if board.secure_boot else []
     flash = ["pflash0=board.firmware", "pflash1=board.vars"] if board.firmware is model.Firmware.UEFI else []
     return [
-        *("-machine", _joined(board.machine, "usb=off", f"memory-backend={_RAM}", *options, *flash)),
+        *("-machine", _joined(board.machine, "usb=off", f"memory-backend={dimms.RAM}", *options, *flash)),
         *("-accel", plan.accelerator),
         *(
             "-cpu",
@@ -184,19 +183,22 @@ def _smp(plan: base.Plan) -> str:
 
 
 def _memory(plan: base.Plan) -> list[str]:
-    """What it starts with and, where there is room for more, the device that the guest takes it from."""
-    first = _first(plan).memory
+    """What it starts with and, where there is room for more, the device that the guest takes it from, or slots."""
+    begun, first = _first(plan), _first(plan).memory
     room = added_memory.room(plan.spec, first)
     largest = f",maxmem={(first + room) // units.MiB}M" if room else ""
+    if begun.slots:
+        largest = f",slots={begun.slots},maxmem={(plan.spec.hardware.max_memory or 0) // units.MiB}M"
     arguments = ["-m", f"{first // units.MiB}M{largest}"]
     # Not `bind`: a guest that outgrows the node is slow, and not killed.
     near = {} if plan.memory_node is None else {"host-nodes": [plan.memory_node], "policy": "preferred"}
     how = {"merge": plan.merge, **near}
-    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": _RAM, "size": int(first), **how})]
+    arguments += ["-object", _json({"qom-type": "memory-backend-ram", "id": dimms.RAM, "size": int(first), **how})]
     if room:
         further = {"qom-type": "memory-backend-ram", "id": added_memory.BACKEND, "size": room, **how}
         arguments += ["-object", _json(further)]
-    return arguments
+    backs, modules = dimms.command(begun, how)
+    return [*arguments, *_each("-object", backs), *_each("-device", modules)]
 
 
 def _smbios(board: model.Hardware) -> list[str]:

@@ -27,6 +27,7 @@ from bocage.engine.qemu import (
     carrying,
     cgroup,
     confinement,
+    dimms,
     ending,
     holding,
     hotplug,
@@ -276,6 +277,12 @@ class QemuMachine:
             if error.kind == "DeviceNotFound":
                 raise base.NoRoom(name=self._record.name) from error
             raise
+
+    async def dimms(self) -> tuple[int, ...]:
+        return await dimms.present(self.link)
+
+    async def plug_dimm(self, number: int, size: int) -> bool:
+        return await dimms.plug(self.link, number, size)
 
     async def order_boot(self, spec: model.VMSpec) -> None:
         await booting.order(self.link, spec)

@@ -32,10 +32,12 @@ async def plug(at: link.Link, count: int) -> int:
     Where there are no free sockets, or the guest says nothing, that is fewer. Raises qmp.CommandFailed.
     """
     present = len(await at.execute("query-cpus-fast"))
+    if present >= count:
+        return present
     free: list[dict[str, Any]] = [one for one in await at.execute("query-hotpluggable-cpus") if "qom-path" not in one]
     free.sort(key=lambda one: [one["props"].get(key, 0) for key in ("socket-id", "die-id", "core-id", "thread-id")])
     taken = present
-    for one in free[: max(0, count - present)]:
+    for one in free[: count - present]:
         name = _NAME.format(present)
         present += 1
         with at.events("ACPI_DEVICE_OST") as told:

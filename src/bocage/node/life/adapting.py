@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
-from bocage.model.units import Size
 from bocage.node import started, tasks
-from bocage.node.life import outcomes, sharing
+from bocage.node.life import outcomes, resizing, sharing
 from bocage.node.life.standing import Standing
 from bocage.node.place import edits
 from bocage.node.place.preparation import Preparation
@@ -36,10 +35,10 @@ class InSnapshot(errors.Conflict):
 async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     """Try each change that a running machine can take. Each can be cut off and tried again."""
     runtime = standing.ground.home.vm_runtime(machine.uid)
-    built = await asyncio.to_thread(started.read_whole, runtime)
     running = standing.machine
-    if built is None or running is None:
+    if running is None or await asyncio.to_thread(started.read_whole, runtime) is None:
         return
+    built = await resizing.as_found(runtime, machine, running)
     became: list[vm.Outcome] = []
     again = not standing.held
     for change in list(adaptation.changes(built, machine.spec, again=again)):
@@ -50,6 +49,8 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
         try:
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
             built = await _noted(runtime, built, fields)
+            if isinstance(change, adaptation.ResizeMemory) and change.dimm:
+                built = await resizing.as_found(runtime, machine, running)
         except engine.NotRunning:
             raise
         except engine.CannotHold as error:  # no cold start would change that, so nothing waits for one
@@ -93,12 +94,10 @@ async def _try(
             few = outcomes.CpusNotTaken(name=machine.name, count=cpus.count, taken=taken)
             return _outcome(change.path, "partly", few), {"cpus": cpus}
         case adaptation.ResizeMemory(memory):
-            present = await _resize(change, built, running, machine)
+            present, told = await resizing.resize(change, built, running, machine)
             standing.gives = present > memory
-            if present == memory:
-                return _outcome(change.path, "done", outcomes.MemoryIs(size=present)), {"memory": memory}
-            said = outcomes.MemoryInPart(size=present, wanted=memory)
-            return _outcome(change.path, "partly", said), {"memory": present}
+            how = "done" if isinstance(told, (outcomes.MemoryIs, outcomes.DimmThere)) else "partly"
+            return _outcome(change.path, how, told), {"memory": present}
         case adaptation.UnplugDisk(disk):
             await require_in_no_snapshot(disk, machine, preparation)
             await running.disks.detach(disk.name)
@@ -135,18 +134,6 @@ async def _try(
         case _:
             held = await sharing.hold(change, built, running, machine, preparation)
             return _outcome(change.path, "done", held), shares.held(built.spec, change)
-
-
-async def _resize(change: adaptation.ResizeMemory, built: Built, running: engine.Machine, machine: vm.VM) -> Size:
-    """What the guest has then, when its memory is no dynamic one; else what it can have at most."""
-    added = 0
-    if built.spec.memory > built.first.memory or change.added:
-        added = await running.resize_memory(change.added)
-    if machine.spec.dynamic_memory is not None:  # its balloon follows what it needs
-        return Size(min(built.first.memory, change.memory) + added)
-    if not change.balloon:
-        return Size(built.first.memory + added)
-    return Size(await running.balloon.settle(min(built.first.memory, change.memory) + added))
 
 
 async def require_in_no_snapshot(disk: vm.Disk, machine: vm.VM, preparation: Preparation) -> None:

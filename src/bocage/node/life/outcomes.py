@@ -59,6 +59,21 @@ class DiskGone(Note):
     volume: str
 
 
+class DimmThere(Note):
+    type = "memory-dimm-there"
+    text = N_("the guest has {size:size} of memory; {dimm:size} of it came as a DIMM, which stays")
+    size: int
+    dimm: int
+
+
+class DimmNotTaken(Note):
+    type = "memory-dimm-not-taken"
+    text = N_("a DIMM of {size:size} is there, and the guest has not said that it took it")
+    hint = N_("a system without memory hotplug has it after 'bocage vm reboot {name}'")
+    name: str
+    size: int
+
+
 class NicThere(Note):
     type = "nic-there"
     text = N_("{nic} is on {network}")

@@ -28,7 +28,7 @@ async def hold(
             if overhead is None:
                 await running.holding.memory(None)
                 return outcomes.MemoryIsNotBounded()
-            most = shares.ceiling(guest, overhead, built.first.memory)
+            most = shares.ceiling(guest, overhead, built.first.whole)
             await running.holding.memory(most)
             return outcomes.MemoryIsBounded(most=most)
         case shares.HoldDisks(limits):
@@ -57,7 +57,7 @@ async def settle(running: engine.Machine, built: Built) -> None:
     """Bound the memory by what the guest has by now, when all that was asked of it is done."""
     if (overhead := built.spec.share.memory_overhead) is not None:
         with contextlib.suppress(engine.Error):  # told where it was asked for
-            await running.holding.memory(shares.ceiling(built.spec.memory, overhead, built.first.memory))
+            await running.holding.memory(shares.ceiling(built.spec.memory, overhead, built.first.whole))
 
 
 def _cpu(cpu: share.Cpu) -> words.Message:

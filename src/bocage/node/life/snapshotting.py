@@ -14,7 +14,7 @@ from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, snapshot, vm, work
 from bocage.node import notes, tasks
-from bocage.node.life import merging, overlaying
+from bocage.node.life import merging, overlaying, resizing
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -194,7 +194,7 @@ async def _take(
             return snapshot.Consistency.MEMORY, None
         if gone_on:
             raise MemoryCutOff(name=machine.name)
-        now = await asyncio.to_thread(saved.built, standing.ground.home.vm_runtime(machine.uid), machine)
+        now = await resizing.as_found(standing.ground.home.vm_runtime(machine.uid), machine, running)
         await asyncio.to_thread(memory.parent.mkdir, mode=0o700, exist_ok=True)
         await asyncio.to_thread(saved.note, built, now, running.started_generation)
         await run.remember(ran=True)

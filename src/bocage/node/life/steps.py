@@ -9,7 +9,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, tasks
-from bocage.node.life import adapting, clocks, launching, stopping
+from bocage.node.life import adapting, clocks, launching, resizing, stopping
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place import saved, trash
 from bocage.node.place.preparation import Preparation
@@ -71,7 +71,7 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
             run.progress(done, total)
 
     try:
-        built = await asyncio.to_thread(saved.built, standing.ground.home.vm_runtime(machine.uid), machine)
+        built = await resizing.as_found(standing.ground.home.vm_runtime(machine.uid), machine, running)
         await asyncio.to_thread(saved.note, place.saved_definition, built, running.started_generation)
         await running.save(place.saved, report=told)
     except (errors.Problem, OSError) as error:

@@ -150,7 +150,7 @@ class Balancing:
         uid, adapted = actor.standing.uid, actor.standing.adapted
         present = await actor.standing.read()
         built = started.read_whole(self._shop.ground.home.vm_runtime(uid))
-        most = max(built.spec.memory, built.first.memory) if built else present.spec.memory
+        most = max(built.spec.memory, built.first.whole) if built else present.spec.memory
         was_dynamic = seen is None or seen.spec.dynamic_memory is not None
         if seen is None:
             now = clock.boottime()

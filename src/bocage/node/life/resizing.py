@@ -1,0 +1,57 @@
+"""Gives a running machine more memory, or takes some, and knows by its own word what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pathlib
+
+from bocage import words
+from bocage.engine import base as engine
+from bocage.model import vm
+from bocage.model.units import Size
+from bocage.node import started
+from bocage.node.life import outcomes
+from bocage.node.place import saved
+from bocage.planner.adaptation import Built, ResizeMemory
+
+
+async def resize(
+    change: ResizeMemory, built: Built, running: engine.Machine, machine: vm.VM
+) -> tuple[Size, words.Message]:
+    """What the guest has then, when its memory is no dynamic one; else what it can have at most. And what is said."""
+    first, added, taken = built.first, 0, True
+    whole = first.whole + (change.added if change.dimm else 0)
+    if change.dimm:
+        taken = await running.plug_dimm(len(first.dimms), change.added)
+    elif built.spec.memory > first.whole or change.added:
+        added = await running.resize_memory(change.added)
+    if machine.spec.dynamic_memory is not None:  # its balloon follows what it needs
+        present = Size(min(whole, change.memory) + added)
+    elif change.balloon:
+        present = Size(await running.balloon.settle(min(whole, change.memory) + added))
+    else:
+        present = Size(whole + added)
+    if present != change.memory:
+        return present, outcomes.MemoryInPart(size=present, wanted=change.memory)
+    if not taken:
+        return present, outcomes.DimmNotTaken(name=machine.name, size=change.added)
+    return present, outcomes.DimmThere(size=present, dimm=change.added) if change.dimm else outcomes.MemoryIs(
+        size=present
+    )
+
+
+async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
+    """What a running machine is made of, with what it was given and nobody noted any more.
+
+    Saved memory fits no other. Raises engine's errors.
+    """
+    built = await asyncio.to_thread(saved.built, runtime, machine)
+    found = built
+    if built.first.slots:
+        found = dataclasses.replace(found, first=dataclasses.replace(built.first, dimms=await running.dimms()))
+    if await running.plug_cpus(0) == machine.spec.cpus.count != built.spec.cpus.count:
+        found = dataclasses.replace(found, spec=built.spec.model_copy(update={"cpus": machine.spec.cpus}))
+    if found != built:
+        await asyncio.to_thread(started.note, runtime, found)
+    return found
