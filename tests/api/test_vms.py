@@ -424,3 +424,20 @@ async def test_drivers_are_switched_by_a_patch_and_not_twice(client, world):
     assert {disk["bus"] for disk in spec["disks"]} == {"sata"}
     assert [nic["model"] for nic in spec["nics"]] == ["e1000e"]
     problem(await client.patch(f"{VMS}/web1", json={"drivers": "vmware"}), 422, "invalid-fields")
+
+
+async def test_usb_devices_are_given_and_taken_by_their_own_calls_and_in_the_document_alike(client, world):
+    await create(client)
+    spec = (await client.post(f"{VMS}/web1/usb", json={"id": "0529:0001", "serial": "A1"})).json()["spec"]
+    assert spec["usb"] == [{"name": "usb0", "id": "0529:0001", "serial": "A1", "port": None, "unit": 3}]
+    problem(await client.post(f"{VMS}/web1/usb", json={"serial": "A1", "port": "1-2"}), 422, "invalid-fields")
+    problem(await client.post(f"{VMS}/web1/usb", json={"id": "529:1"}), 422, "invalid-fields")
+    document = (await client.get(f"{VMS}/web1")).json()
+    document["spec"]["usb"].append({"name": "scales", "port": "1-2.3", "unit": 4})
+    answer = await client.put(f"{VMS}/web1", json={key: document[key] for key in ("metadata", "spec")})
+    assert [one["name"] for one in answer.json()["spec"]["usb"]] == ["usb0", "scales"]
+    problem(await client.post(f"{VMS}/web1/usb", json={"id": "0403:6001"}), 409, "board-without-free-usb-port")
+    assert [one["name"] for one in (await client.delete(f"{VMS}/web1/usb/0529:0001")).json()["spec"]["usb"]] == [
+        "scales"
+    ]
+    problem(await client.delete(f"{VMS}/web1/usb/usb0"), 404, "vm-no-such-device")

@@ -13,8 +13,8 @@ from tests.cli.conftest import Bocage
 NOUNS = "vm image storage volume network host os template task events alarm token adopt why doctor daemon version"
 VM_VERBS = (
     "create list show start stop kill reboot reset pause resume save delete undelete rename clone export import "
-    "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy upgrade-hardware snapshot "
-    "flatten top stats isolation exec cp passwd rescue"
+    "migrate set edit apply diff command console log screenshot sendkey disk nic usb cd floppy upgrade-hardware "
+    "snapshot flatten top stats isolation exec cp passwd rescue"
 )
 
 

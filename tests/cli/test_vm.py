@@ -94,6 +94,8 @@ def test_one_vm_is_shown_with_its_disks_and_cards(api: FakeApi, bocage: Bocage):
     publish = [{"host_address": "127.0.0.1", "host_port": 2222, "guest_port": 22, "protocol": "tcp"}]
     machine["spec"]["nics"] = [{"name": "nic0", "network": "N", "model": "virtio", "mac": "52:54:00:00:00:01"}]
     machine["spec"]["nics"][0]["publish"] = publish
+    machine["spec"]["usb"] = [{"name": "usb0", "id": "0529:0001", "serial": "A1", "port": None, "unit": 3}]
+    machine["status"]["usb"] = [{"name": "usb0", "node": "", "reason": None}]
     volume = {
         "metadata": fake_api.metadata("v", "V"),
         "spec": {"size": "4G", "format": "qcow2", "linked": True},
@@ -108,6 +110,8 @@ def test_one_vm_is_shown_with_its_disks_and_cards(api: FakeApi, bocage: Bocage):
     ended = bocage("vm", "show", "web1")
     assert ended.code == 0
     assert "the disk is full" in ended.out
+    assert "0529:0001" in ended.out
+    assert "waits for it" in ended.out
     assert "stopped" in ended.out
     assert "should be running" in ended.out
     assert "4G (1M taken)" in ended.out

@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bocage import files, home
-from bocage.engine.qemu import link
-from bocage.model import requests, share, vm
+from bocage.engine import usb as host_usb
+from bocage.engine.qemu import devices, link
+from bocage.model import ground, requests, share, vm
 from bocage.model.units import Size
 from bocage.node.life import launching
 from bocage.planner import definition
@@ -221,6 +222,29 @@ async def _hold(house: houses.House) -> object:
     return await house.adapted(box)
 
 
+def plugged_in() -> list[ground.HostUsb]:
+    """What is plugged into a host: a keyboard of QEMU's own will stand for it (`keyboard`)."""
+    node = home.Home.from_environment().path / "device"
+    node.touch()
+    return [ground.HostUsb(id="0529:0001", port="1-2", node=str(node))]
+
+
+def keyboard(name: str, unit: int, file: str) -> dict[str, Any]:
+    """In place of a device of the host."""
+    assert file.startswith("/dev/fdset/")
+    return {"driver": "usb-kbd", "id": name, "bus": "board.usb.0", "port": str(unit)}
+
+
+def _usb(how: Callable[[vm.VM], vm.VM]) -> Callable[[houses.House], Awaitable[object]]:
+    async def changed(house: houses.House) -> object:
+        host_usb.look, devices.usb = plugged_in, keyboard  # type: ignore[assignment]
+        box = await _box(house)
+        await house.resources.change(vm.VM, "default", box.uid, lambda one: resources.bumped(one, how(one)))
+        return await house.adapted(box)
+
+    return changed
+
+
 DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "create": _create,
     "start": _ask("vm.start"),
@@ -257,6 +281,8 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "forget-running": _forget,
     "adapt": _adapt,
     "hold": _hold,
+    "usb-attach": _usb(lambda one: definition.attach_usb(one, requests.UsbRequest(id="0529:0001"))),
+    "usb-detach": _usb(lambda one: definition.detach_usb(one, "usb0")),
     "flatten": _ask("vm.flatten"),
     "flatten-running": _ask("vm.flatten"),
 }

@@ -47,6 +47,7 @@ REQUESTS: dict[str, Any] = {
     "StorageCreate": {"name": "fast", "path": "/srv/fast", "reserve_percent": 10},
     "TemplateCreate": {"name": "web", "vm": "web1", "title": "Web server, patched in November"},
     "TokenCreate": {"name": "laptop", "days": 90},
+    "UsbRequest": {"id": "0529:0001", "serial": "A1"},
     "VolumeCreate": {"name": "data", "size": "100G"},
 }
 

@@ -162,6 +162,12 @@ class VMs(Nouns):
     def detach_nic(self, name: str, nic: str) -> Document:
         return self._send("DELETE", self._of(name, "nics", segment(nic)))
 
+    def attach_usb(self, name: str, device: Mapping[str, Any]) -> Document:
+        return self._post(self._of(name, "usb"), device)
+
+    def detach_usb(self, name: str, device: str) -> Document:
+        return self._send("DELETE", self._of(name, "usb", segment(device)))
+
     def change_cd(self, name: str, cd: str, image: str | None) -> Document:
         return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})
 

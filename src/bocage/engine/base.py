@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from bocage import errors, words
 from bocage.engine import block, uses
 from bocage.engine import inside as insides
+from bocage.engine import plugs as plugged
 from bocage.model import confinement
 from bocage.model import vm as model
 from bocage.planner.adaptation import First
@@ -251,6 +252,8 @@ class Machine(Protocol):
     def carrying(self) -> block.Carrying: ...
     @property
     def nics(self) -> Nics: ...
+    @property
+    def plugs(self) -> plugged.Plugs: ...
     @property
     def inside(self) -> insides.Inside: ...
     @property

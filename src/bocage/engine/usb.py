@@ -22,7 +22,8 @@ def look(at: pathlib.Path = _BUS) -> list[ground.HostUsb]:
 
 
 def _read(path: pathlib.Path) -> ground.HostUsb | None:
-    told = {name: _said(path / name) for name in ("idVendor", "idProduct", "serial", "manufacturer", "product")}
+    names = ("idVendor", "idProduct", "serial", "manufacturer", "product", "busnum", "devnum")
+    told = {name: _said(path / name) for name in names}
     if not (told["idVendor"] and told["idProduct"]) or _said(path / "bDeviceClass") == _HUB:
         return None
     return ground.HostUsb(
@@ -31,7 +32,12 @@ def _read(path: pathlib.Path) -> ground.HostUsb | None:
         port=path.name,
         maker=told["manufacturer"],
         model=told["product"],
+        node=_node(told["busnum"], told["devnum"]),
     )
+
+
+def _node(bus: str, number: str) -> str:
+    return f"/dev/bus/usb/{int(bus):03}/{int(number):03}" if bus.isdigit() and number.isdigit() else ""
 
 
 def _said(path: pathlib.Path) -> str:

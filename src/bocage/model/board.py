@@ -19,6 +19,11 @@ Address = Annotated[
     ),
 ]
 DeviceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,14}$")]
+UsbId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$"),
+    Field(description="Vendor and product.", examples=["0529:0001"]),
+]
 OsName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
@@ -120,6 +125,28 @@ class Watchdog(Part):
 
     model: Literal["i6300esb", "ib700"] = "i6300esb"
     action: Literal["reset", "poweroff", "shutdown", "pause", "inject-nmi", "none"] = "reset"
+
+
+class UsbDevice(Part):
+    """A USB device of the host that the guest is to have whenever it is plugged in there."""
+
+    name: DeviceName
+    id: UsbId | None = None
+    """What it is; None: whatever is plugged in at `port`."""
+    serial: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,126}$")] | None = None
+    """Which of them it is."""
+    port: Annotated[str, StringConstraints(pattern=r"^\d{1,3}-\d{1,3}(\.\d{1,3}){0,6}$")] | None = None
+    """Where on the host it is plugged in: bus, then port by port; None: anywhere."""
+    unit: Annotated[int, Field(ge=1, le=15)]
+    """The port of the guest's own USB controller that it is plugged into."""
+
+    @model_validator(mode="after")
+    def _one_can_be_found(self) -> UsbDevice:
+        if self.id is None and self.port is None:
+            raise ValueError("give vendor and product ('id'), or where it is plugged in ('port')")
+        if self.serial and self.id is None:
+            raise ValueError("a serial number tells devices of one 'id' apart: give that, too")
+        return self
 
 
 class GuestPort(Part):

@@ -93,6 +93,8 @@ class HostUsb(Part):
     """Where it is plugged in: bus, then port by port, `1-2.3`."""
     maker: str = ""
     model: str = ""
+    node: str = ""
+    """The file by which it is opened, another each time it is plugged in: `/dev/bus/usb/001/004`."""
 
 
 class HostDisk(Part):

@@ -114,6 +114,14 @@ class NicPatch(Part):
     firewall: Annotated[tuple[Name, ...], Field(max_length=16)] | None = None
 
 
+class UsbRequest(Part):
+    """A USB device of the host, by what it is or by where it is plugged in."""
+
+    id: boards.UsbId | None = None
+    serial: str | None = None
+    port: str | None = None
+
+
 class FirewallGroupCreate(FirewallGroupSpec):
     name: Name
     title: Line = ""

@@ -257,6 +257,8 @@ class VMSpec(Part):
     cds: Annotated[tuple[Cd, ...], Field(max_length=6)] = ()
     nics: Annotated[tuple[Nic, ...], Field(max_length=16)] = ()
     ports: Annotated[tuple[board.GuestPort, ...], Field(max_length=6)] = ()
+    usb: Annotated[tuple[board.UsbDevice, ...], Field(max_length=15)] = ()
+    """USB devices of the host that it has while they are plugged in."""
     boot: Boot = Boot()
     seed: Seed | None = None
     restart: Restart = Restart()
@@ -289,7 +291,7 @@ class VMSpec(Part):
         memories.check(self.memory, self.dynamic_memory)
         names = [device.name for device in self.devices]
         ports = [port.name for port in self.ports]
-        every = [*names, *ports]
+        every = [*names, *ports, *(one.name for one in self.usb)]
         if twice := {name for name in every if every.count(name) > 1}:
             raise ValueError(f"two devices bear the name {min(twice)}")
         for what, values in (
@@ -333,6 +335,14 @@ class NicStatus(Part):
     """What carries it: passt, slirp, or the bridge's name."""
 
 
+class UsbStatus(Part):
+    name: DeviceName
+    node: str = ""
+    """The host's device that the guest has; empty: it waits for one."""
+    reason: Saying | None = None
+    """Why it waits."""
+
+
 class Outcome(Part):
     """What became of one change while the VM ran."""
 
@@ -365,6 +375,7 @@ class VMStatus(Part):
     qemu: Qemu = Qemu()
     isolation: Isolation = Isolation()
     nics: tuple[NicStatus, ...] = ()
+    usb: tuple[UsbStatus, ...] = ()
     directory: str | None = None
     observed_generation: int = 0
     applied_generation: int = 0

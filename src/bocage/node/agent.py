@@ -18,7 +18,7 @@ from bocage.node import jobs, memory, notes, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import balancing, boot, mending, sampling, upkeep
+from bocage.node.rounds import balancing, boot, mending, plugging, sampling, upkeep
 from bocage.node.shop import Shop
 from bocage.store import contract, resources
 
@@ -93,6 +93,7 @@ class Node:
         """What goes on beside the VMs, once each of them was looked at."""
         self._spawn(self._upkeep.run())
         self._spawn(self._mending.run())
+        self._spawn(plugging.Rounds(self.shop, self.crew).run())
         self._spawn(self.sampling.run())
         self._spawn(self.balancing.run())
         if booting:

@@ -271,6 +271,22 @@ class NicCut(Note):
     reason: str
 
 
+class UsbCame(Note):
+    type = "vm-usb-came"
+    text = N_("{name} has the USB device {device} ({node})")
+    name: str
+    device: str
+    node: str
+
+
+class UsbWent(Note):
+    type = "vm-usb-went"
+    text = N_("{name} has lost the USB device {device}")
+    hint = N_("it has it again as soon as it is plugged in; 'bocage host usb' lists what is")
+    name: str
+    device: str
+
+
 class NetworkMended(Note):
     type = "network-mended"
     text = N_("something of the network {name} was gone, and it was made again")

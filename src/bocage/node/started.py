@@ -13,7 +13,7 @@ from bocage.model.units import Size
 from bocage.planner.adaptation import Built, First
 
 COLD = ("cpus", "memory", "disks", "cds", "nics", "ports", "hardware")  # what a running machine was built with
-HELD = ("share",)  # and what it is held to, beside the limits of its devices
+HELD = ("share", "usb")  # what it is held to, beside the limits of its devices, and what comes once it runs
 
 
 def note(runtime: pathlib.Path, built: Built) -> None:

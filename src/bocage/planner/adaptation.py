@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bocage.model import board as boards
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
-from bocage.planner import hardware, shares
+from bocage.planner import fitting, hardware, shares
 
 MEMORY_BLOCK = 2 * MiB
 """Memory comes and goes in blocks of this many bytes, where the guest drives virtio-mem."""
@@ -154,6 +154,27 @@ class ChangeMedium:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _OfUsb:
+    device: boards.UsbDevice
+
+    @property
+    def path(self) -> str:
+        return f"usb[{self.device.name}]"
+
+
+class UnplugUsb(_OfUsb):
+    """Have no more of a USB device of the host."""
+
+    __slots__ = ()
+
+
+class PlugUsb(_OfUsb):
+    """Have a USB device of the host whenever it is plugged in there."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class OrderBoot:
     """Boot from other devices when the guest next restarts."""
 
@@ -167,7 +188,12 @@ class OrderBoot:
 _AFTER_NICS = (shares.HoldNics, shares.HoldNic)
 _OfNics = UnplugNic | PlugNic | RewireNic | FenceNic | SetLink
 _OfDisks = UnplugDisk | PlugDisk
-Change = PlugCpus | ResizeMemory | _OfDisks | _OfNics | ChangeMedium | OrderBoot | shares.Hold
+Change = PlugCpus | ResizeMemory | _OfDisks | _OfNics | ChangeMedium | UnplugUsb | PlugUsb | OrderBoot | shares.Hold
+
+
+def bare(spec: model.VMSpec) -> model.VMSpec:
+    """The machine as its process is started: held to nothing, and without devices of the host."""
+    return shares.without(spec).model_copy(update={"usb": ()})
 
 
 def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
@@ -185,6 +211,7 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
     yield from _disks(now, wanted)
     yield from _media(now, wanted)
     yield from _nics(now, wanted)
+    yield from _usb(now, wanted)
     yield from (hold for hold in holds if isinstance(hold, _AFTER_NICS))
     if now.boot.order != wanted.boot.order:
         yield OrderBoot(now.boot.model_copy(update={"order": wanted.boot.order}))
@@ -231,6 +258,17 @@ def _media(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[ChangeMedium]:
         had = present.get(drive.name)
         if had is not None and had.image != drive.image and had.model_copy(update={"image": drive.image}) == drive:
             yield ChangeMedium(drive)
+
+
+def _usb(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[UnplugUsb | PlugUsb]:
+    """As far as the board that runs has the ports."""
+    free = fitting.usb_ports(now.hardware)
+    for device in now.usb:
+        if device not in wanted.usb:
+            yield UnplugUsb(device)
+    for device in wanted.usb:
+        if device not in now.usb and device.unit in free:
+            yield PlugUsb(device)
 
 
 def _nics(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[Change]:

@@ -20,6 +20,8 @@ CRASHES = 3  # in a row
 SETTLED = 20.0  # seconds after which a state is no passing one
 FAILURE_TOLD = 86_400.0  # seconds
 _WILL_START = ("vm-waits-for-turn", "vm-being-copied", "vm-host-stops-vms")
+FLATTEN_WAITS = "flatten-waits-for-room"
+"""What stands in the log of a task that is one of those."""
 _SPACE = uuid.UUID("8b0f3f0e-2a5f-4c0e-9d1c-6f7a1b6a5a10")
 
 
@@ -82,6 +84,21 @@ class SnapshotWaitsForRoom(Condition):
     hint = N_("make room on the storage of {name}; it goes on by itself")
     name: str
     snapshot: str
+
+
+class FlattenWaitsForRoom(Condition):
+    type = "alarm-flatten-waits-for-room"
+    text = N_("{name} cannot be made independent of its image: there is no room for what its disks have of it")
+    hint = N_("make room on the storage of {name}; it goes on by itself")
+    name: str
+
+
+class UsbMissing(Condition):
+    type = "alarm-usb-missing"
+    text = N_("{name} runs without its USB devices {devices}")
+    hint = N_("is it plugged in? 'bocage host usb' lists what is; it gets it by itself then")
+    name: str
+    devices: list[str]
 
 
 class CrashLoop(Condition):
@@ -228,6 +245,8 @@ def conditions(world: World) -> list[Raised]:
         *_of_boards(world),
         *_of_snapshots(world),
         *_of_deletions(world),
+        *_of_usb(world),
+        *_of_flattening(world),
         *_of_tasks(world),
     ]
     return [
@@ -314,6 +333,23 @@ def _of_deletions(world: World) -> Iterator[_Found]:
         if one.spec.vm in vms and one.status.state == "deleting" and waits:
             told = SnapshotWaitsForRoom(name=vms[one.spec.vm].name, snapshot=one.name)
             yield told, base.Severity.WARNING, vms[one.spec.vm].ref, one.uid
+
+
+def _of_usb(world: World) -> Iterator[_Found]:
+    """Of VMs that run without the dongle that their software asks for."""
+    for machine in world.vms:
+        if missing := [one.name for one in machine.status.usb if not one.node]:
+            told = UsbMissing(name=machine.name, devices=missing)
+            yield told, base.Severity.WARNING, machine.ref, machine.uid
+
+
+def _of_flattening(world: World) -> Iterator[_Found]:
+    """Of VMs that cannot be made independent of their images, since there is no room for what they have of these."""
+    for task in world.tasks:
+        waits = any(line.said.type == FLATTEN_WAITS for line in task.status.log)
+        if task.status.state is work.TaskState.RUNNING and waits and task.spec.subject:
+            told = FlattenWaitsForRoom(name=task.spec.subject.name)
+            yield told, base.Severity.WARNING, task.spec.subject, task.uid
 
 
 def _of_vm(machine: vm.VM, now: datetime.datetime) -> Condition | None:

@@ -10,7 +10,18 @@ from bocage.model import base, faults, ground, requests, share, snapshot
 from bocage.model import board as boards
 from bocage.model import memory as memories
 from bocage.model import vm as model
-from bocage.planner import cpumodels, drivers, growth, hardware, limits, parts, profiles, reverting, shares
+from bocage.planner import (
+    cpumodels,
+    drivers,
+    fitting,
+    growth,
+    hardware,
+    limits,
+    parts,
+    profiles,
+    reverting,
+    shares,
+)
 
 _FOR_PEOPLE = ("title", "notes", "tags", "protected")  # metadata that a document may change
 _OF_NIC = ("connected", "allowed", "trunk", "spoofing", "firewall")
@@ -95,6 +106,26 @@ def attach_nic(vm: model.VM, request: requests.NicRequest, facts: parts.Facts, *
     changed = _with_spec(vm, nics=(*vm.spec.nics, made.nic(request, facts)))
     hardware.check(changed.spec)
     return changed
+
+
+def attach_usb(vm: model.VM, request: requests.UsbRequest) -> model.VM:
+    """The VM with one more USB device of its host. Raises the errors of `fitting`, and errors.InvalidFields."""
+    taken = {one.unit for one in vm.spec.usb}
+    free = fitting.usb_ports(vm.spec.hardware)
+    unit = next((one for one in free if one not in taken), free.stop or 1)
+    names = [one.name for one in (*vm.spec.devices, *vm.spec.ports, *vm.spec.usb)]
+    given = {**request.model_dump(), "name": hardware.next_name("usb", names), "unit": unit}
+    changed = _with_spec(vm, usb=(*vm.spec.usb, parts.validated(boards.UsbDevice, given, "")))
+    hardware.check(changed.spec)
+    return changed
+
+
+def detach_usb(vm: model.VM, name: str) -> model.VM:
+    """The VM without its USB device `name`; it may also be told by what it is. Raises NoSuchDevice."""
+    found = [one for one in vm.spec.usb if name in (one.name, one.id, one.port)]
+    if len(found) != 1:
+        raise parts.NoSuchDevice(vm=vm.name, kind="USB device", name=name[:80])
+    return _with_spec(vm, usb=tuple(one for one in vm.spec.usb if one != found[0]))
 
 
 def detach_nic(vm: model.VM, name: str) -> model.VM:
@@ -309,6 +340,7 @@ def clone(
         power=model.Power.RUNNING if start else model.Power.STOPPED,
         disks=tuple(disks),
         nics=tuple(nics),
+        usb=(),  # there is one of each
         boot=vm.spec.boot.model_copy(update={"once": None}),
         seed=vm.spec.seed.model_copy(update={"hostname": name}) if vm.spec.seed else None,
         hardware=hardware.with_generation_id(vm.spec.hardware.model_copy(update={"smbios": smbios}), base.new_uid()),

@@ -19,6 +19,8 @@ _ON_ISA = {
     "disk_bus": (board.Bus.IDE,),
     "nic_model": (board.NicModel.NE2K,),
 }
+_USB_PORTS = {board.Usb.XHCI: 4, board.Usb.EHCI: 6, board.Usb.UHCI: 2, board.Usb.NONE: 0}
+_OWN_ON_USB = 2  # the tablet and its keyboard
 _PLACED = {"sound": (board.Sound.ES1370, board.Sound.AC97, board.Sound.HDA)}
 
 
@@ -71,6 +73,39 @@ class NoSeed(Error, errors.Invalid):
     hint = N_("leave out what is to be done inside the guest, or choose the scsi controller virtio")
 
 
+class NoUsbController(Error, errors.Invalid):
+    type = "board-without-usb"
+    text = N_("this board has no USB controller to plug {device} into")
+    hint = N_("'bocage vm set NAME --board usb=xhci' (or uhci for old systems) gives it one")
+    device: str
+
+
+class NoUsbPort(Error, errors.Conflict):
+    type = "board-without-free-usb-port"
+    text = N_("the USB controller {controller} has no port {port} for {device}: of its {count} the pointer has {own}")
+    hint = N_("the controller xhci has four ports, ehci six, uhci two; the pointer ps2 needs none of them")
+    device: str
+    controller: str
+    port: int
+    count: int
+    own: int
+
+
+class UsbPortTaken(Error, errors.Invalid):
+    type = "board-usb-port-taken"
+    text = N_("two devices are to be plugged into the port {port} of the USB controller")
+    port: int
+
+
+def usb_ports(of: model.Hardware) -> range:
+    """The ports of a board's USB controller that its own pointer and keyboard leave free."""
+    if "usb" not in of.devices:
+        return range(0)
+    usual = board.Usb.XHCI if of.machine.startswith("pc-q35-") else board.Usb.UHCI
+    own = _OWN_ON_USB if of.pointer is board.Pointer.TABLET else 0
+    return range(own + 1, _USB_PORTS[of.usb or usual] + 1)
+
+
 def check(spec: model.VMSpec) -> None:
     """Raise the first thing that does not fit."""
     for problem in _unfit(spec):
@@ -91,9 +126,30 @@ def _unfit(spec: model.VMSpec) -> Iterator[Error]:
         yield NoSeed()
     if of.secure_boot and (of.firmware is not board.Firmware.UEFI or not of.machine.startswith("pc-q35-")):
         yield SecureBootNeeds()
+    yield from _unfit_usb(spec)
     bus = "pcie.0" if of.machine.startswith("pc-q35-") else "pci.0"
     if of.watchdog and of.watchdog.model == "i6300esb" and "watchdog" not in of.devices:
         yield NoPlace(what="watchdog", value=of.watchdog.model, bus=bus)
     for what, placed in _PLACED.items():
         if (value := getattr(of, what)) in placed and what not in of.devices:
             yield NoPlace(what=what, value=str(value), bus=bus)
+
+
+def _unfit_usb(spec: model.VMSpec) -> Iterator[Error]:
+    of, free = spec.hardware, usb_ports(spec.hardware)
+    taken: set[int] = set()
+    for one in spec.usb:
+        if "usb" not in of.devices:
+            yield NoUsbController(device=one.name)
+        elif one.unit not in free:
+            usual = "xhci" if of.machine.startswith("pc-q35-") else "uhci"
+            yield NoUsbPort(
+                device=one.name,
+                controller=str(of.usb or usual),
+                port=one.unit,
+                count=free.stop - 1,
+                own=free.start - 1,
+            )
+        elif one.unit in taken:
+            yield UsbPortTaken(port=one.unit)
+        taken.add(one.unit)

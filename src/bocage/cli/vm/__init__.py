@@ -56,6 +56,7 @@ NOUN = lazy.Group(
             "diff": "vm.change:diff",
             "disk": "vm.devices:DISK",
             "nic": "vm.nics:NIC",
+            "usb": "vm.usb:USB",
             "cd": "vm.devices:CD",
             "floppy": "vm.devices:FLOPPY",
         },

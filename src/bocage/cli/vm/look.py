@@ -145,10 +145,18 @@ def show(
         ("CDs and floppies", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
         ("Network", [_nic(nic, vm, networks) for nic in vm["spec"]["nics"]]),
         ("Ports", [_outlet(port) for port in vm["spec"].get("ports") or ()]),
+        ("USB", [_usb(one, vm) for one in vm["spec"].get("usb") or ()]),
         ("Published", [_port(port, nic) for nic in vm["spec"]["nics"] for port in nic.get("publish") or ()]),
     ):
         if lines:
             output.line(f"\n{title}\n" + _grid(lines))
+
+
+def _usb(one: dict[str, Any], vm: rest.Document) -> tuple[str, ...]:
+    now: dict[str, Any] = next((at for at in vm["status"].get("usb") or () if at["name"] == one["name"]), {})
+    where = now.get("node") or ("waits for it" if now else "")
+    serial = f"serial {one['serial']}" if one.get("serial") else ""
+    return one["name"], one.get("id") or "", serial, f"port {one['port']}" if one.get("port") else "", where
 
 
 def _grid(lines: list[tuple[str, ...]]) -> str:

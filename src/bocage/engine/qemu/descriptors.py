@@ -14,6 +14,10 @@ from bocage.engine.qemu import link
 _FDSET = re.compile(r"/dev/fdset/(\d+)")
 
 
+OTHERS = "usb "
+"""How the words begin of files that are no node's."""
+
+
 async def hand(at: link.Link, path: pathlib.Path, flags: int, undo: contextlib.AsyncExitStack, *, of: str) -> str:
     """Give QEMU a file, for the node `of`; the path under which that opens it. What takes it back goes on `undo`."""
     descriptor = os.open(path, flags | os.O_CLOEXEC)
@@ -41,5 +45,5 @@ async def take_back_others(at: link.Link, needs: Callable[[str], bool]) -> None:
     """Make QEMU close the descriptors of nodes that are not there any more."""
     for one in await at.execute("query-fdsets"):
         known = {str(given.get("opaque", "")) for given in one["fds"]} - {""}  # none: an earlier version gave it
-        if known and not any(map(needs, known)):
+        if known and not any(word.startswith(OTHERS) or needs(word) for word in known):
             await take_back(at, f"/dev/fdset/{one['fdset-id']}")

@@ -168,6 +168,11 @@ def floppy_controller(spec: model.VMSpec) -> tuple[dict[str, int], list[Device]]
     return indexes, []
 
 
+def usb(name: str, unit: int, file: str) -> Device:
+    """A USB device of the host, by its open file."""
+    return {"driver": "usb-host", "id": name, "bus": "board.usb.0", "port": str(unit), "hostdevice": file}
+
+
 def port(of: boards.GuestPort) -> Device:
     """A serial or parallel port, on the chardev of its name."""
     return {"driver": f"isa-{of.kind}", "id": of.name, "index": of.number - 1, "chardev": of.name}

@@ -37,6 +37,7 @@ from bocage.engine.qemu import (
     nics,
     orderly,
     paths,
+    plugs,
     processes,
     qmp,
     saved,
@@ -114,6 +115,7 @@ class QemuMachine:
         self.holding: uses.Holding = holding.Holding(
             self.link, record.identity.pid, self._group, note=lambda most: self._note(memory_bound=most)
         )
+        self.plugs: plugs.Plugs = plugs.Plugs(self.link)
         self._tpm_lost = False
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
 
@@ -214,7 +216,8 @@ class QemuMachine:
         await self.link.execute("cont")
 
     async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:
-        await saved.write(self.link, to, report=report)
+        async with self.plugs.none():
+            await saved.write(self.link, to, report=report)
 
     async def remember(
         self,
@@ -227,7 +230,8 @@ class QemuMachine:
         async def instant() -> None:
             await self.layers.go_on_in(disks, overlays)
 
-        await saved.write_running(self.link, to, instant=instant, report=report)
+        async with self.plugs.none():
+            await saved.write_running(self.link, to, instant=instant, report=report)
 
     async def log_in(self, directory: pathlib.Path) -> None:
         old, new = self._paths, paths.Paths(directory, self._paths.runtime)

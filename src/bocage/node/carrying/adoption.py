@@ -257,6 +257,7 @@ async def _fit(
             "disks": tuple(devices),
             "nics": await _nics(shop, held, wiring, uid, new=terms.new_identity),
             "cds": await _cds(shop, held, PROJECT),
+            "usb": () if terms.new_identity else source.spec.usb,
             "hardware": board,
         }
     )

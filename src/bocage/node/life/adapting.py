@@ -12,9 +12,9 @@ from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
 from bocage.node import started, tasks
-from bocage.node.life import outcomes, resizing, sharing
+from bocage.node.life import outcomes, plugging, resizing, sharing
 from bocage.node.life.standing import Standing
-from bocage.node.place import edits
+from bocage.node.place import edits, usb
 from bocage.node.place.preparation import Preparation
 from bocage.planner import adaptation, shares
 from bocage.planner.adaptation import Built, Change
@@ -124,6 +124,11 @@ async def _try(
             await running.nics.set_link(nic.name, connected=nic.connected)
             cable: words.Message = outcomes.CableIn(nic=nic.name) if nic.connected else outcomes.CableOut(nic=nic.name)
             return _outcome(change.path, "done", cable), {"nics": (*_without(built, nic), _as_held(built, nic))}
+        case adaptation.UnplugUsb(device) | adaptation.PlugUsb(device):
+            without = tuple(one for one in built.spec.usb if one.name != device.name)
+            wanted = without if isinstance(change, adaptation.UnplugUsb) else (*without, device)
+            standing.usb = wanted
+            return await _usb(change, running, machine, preparation, standing), {"usb": wanted}
         case adaptation.ChangeMedium(drive):
             there_is = await change_medium(drive, running, machine, preparation)
             return _outcome(change.path, "done", there_is), {"cds": media(built.spec, drive)}
@@ -150,6 +155,24 @@ async def plug_disk(disk: vm.Disk, running: engine.Machine, machine: vm.VM, prep
     if not (disk.limits.none and machine.spec.share.disks.none):
         await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
     await preparation.note_running(machine)
+
+
+async def _usb(
+    change: adaptation.UnplugUsb | adaptation.PlugUsb,
+    running: engine.Machine,
+    machine: vm.VM,
+    preparation: Preparation,
+    standing: Standing,
+) -> vm.Outcome:
+    """What is not there yet, or cannot be handed over, comes later by itself."""
+    device = change.device
+    shown = await plugging.settle(standing, preparation.usb, machine, running)
+    if isinstance(change, adaptation.UnplugUsb):
+        return _outcome(change.path, "done", outcomes.UsbGone(usb=device.name))
+    there = next((one for one in shown if one.name == device.name), None)
+    if there and there.reason:
+        return vm.Outcome(path=change.path, how="partly", saying=there.reason)
+    return _outcome(change.path, "done", outcomes.UsbThere(usb=device.name, device=usb.describe(device)))
 
 
 async def change_medium(

@@ -17,7 +17,7 @@ from bocage.node.life.standing import Standing
 from bocage.node.place import directory
 from bocage.node.place import saved as memory_saved
 from bocage.node.place.preparation import Preparation
-from bocage.planner import rescue, shares
+from bocage.planner import adaptation, rescue
 from bocage.planner.adaptation import Built, First
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
         plan = await preparation.rescue(machine, plan)
     if saved:
         plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
-    started.note(plan.runtime, Built(shares.without(built.spec), plan.first or First.of(plan.spec)))
+    started.note(plan.runtime, Built(adaptation.bare(built.spec), plan.first or First.of(plan.spec)))
     # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
     defining = asyncio.create_task(
         define(standing, preparation, machine, plan=None if saved or machine.spec.rescue else plan)

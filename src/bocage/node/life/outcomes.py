@@ -129,6 +129,19 @@ class MediumOut(Note):
     drive: str
 
 
+class UsbThere(Note):
+    type = "usb-there"
+    text = N_("it has {usb}, {device}")
+    usb: str
+    device: str
+
+
+class UsbGone(Note):
+    type = "usb-gone"
+    text = N_("{usb} is gone")
+    usb: str
+
+
 class CpuIsHeld(Note):
     type = "cpu-is-held"
     text = N_("weight {weight}, {cap} vCPUs at most, on CPUs {pin}, {reserve} of them reserved")

@@ -11,7 +11,7 @@ from typing import Any
 
 from bocage import errors, words
 from bocage.engine import base as engine
-from bocage.model import base, vm, work
+from bocage.model import base, board, vm, work
 from bocage.node import clock, started, tasks
 from bocage.node.ground import Ground
 from bocage.node.place import edits
@@ -56,6 +56,7 @@ class Standing:
     bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet
     adapted: int | None = None  # the generation that was carried out on the running process, as far as it goes
     held: bool = True  # what it is held to was told to it by this daemon
+    usb: tuple[board.UsbDevice, ...] | None = None  # what it is to have of the host's; None: nobody has looked yet
     gives: bool = False  # the guest was asked for more memory than it has given yet
     told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
@@ -90,6 +91,7 @@ class Standing:
                 self.woken.set()
 
         self.machine, self.started, self.pending, self.adapted = machine, clock.boottime(), None, None
+        self.usb = None
         self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
 
     async def until_ended(self) -> None:

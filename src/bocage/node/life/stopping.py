@@ -183,6 +183,7 @@ async def is_off(
     await preparation.disconnect(machine)
     nics = tuple(nic.model_copy(update={"addresses": ()}) for nic in machine.status.nics)
     fields = {"pid": None, "restarts": restarts, "ready": ready, "nics": nics, "problem": None, "last_end": last_end}
+    fields["usb"] = ()
     await standing.turn(machine, state, note, severity, **fields)
     await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
     standing.off()

@@ -20,7 +20,7 @@ from bocage.guest import seed as seeds
 from bocage.model import base, firewall, ground, share, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
-from bocage.node.place import admission, directory, disks, rooms, saved, trash, uids
+from bocage.node.place import admission, directory, disks, rooms, saved, trash, uids, usb
 from bocage.node.wires import wiring
 from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
@@ -53,6 +53,7 @@ class Preparation:
         self.rooms = rooms.Rooms(ground)
         self.disks = disks.Disks(ground, self.rooms)
         self.admission = admission.Admission(ground)
+        self.usb = usb.Usb()
 
     async def place(self, machine: vm.VM) -> directory.Directory:
         """Where the VM's directory lies."""
@@ -291,6 +292,7 @@ class Preparation:
         self.disks.rest(machine)
         self.rooms.promise(machine.uid, [])
         self.admission.note(machine.uid, None)
+        self.usb.forget(machine.uid)
         await self._wires.disconnect(machine)
 
     async def has_room(self, machine: vm.VM) -> bool:

@@ -90,9 +90,11 @@ class Alarming:
                 await self._raise(raised)
 
     async def _tasks(self) -> tuple[work.Task, ...]:
-        """The tasks, if any of them failed."""
+        """The tasks, if any of them failed or waits for room."""
         page = await self._shop.ground.resources.store.list(keys.prefix(work.Task.kind))
-        if not any(b'"failed"' in entry.value for entry in page.entries if entry.key.endswith("/status")):
+        telling = (b'"failed"', alarms.FLATTEN_WAITS.encode())
+        status = [entry.value for entry in page.entries if entry.key.endswith("/status")]
+        if not any(word in value for value in status for word in telling):
             return ()
         return tuple((await self._shop.ground.resources.list(work.Task)).items)
 

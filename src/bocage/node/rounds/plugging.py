@@ -1,0 +1,61 @@
+"""Looks from time to time which USB devices were plugged into the host or out of it, for the VMs that want them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from bocage import errors
+from bocage.engine import base as engine
+from bocage.node import started
+from bocage.node.life import plugging
+from bocage.node.life.actor import Actor
+from bocage.node.life.crew import Crew
+from bocage.node.shop import Shop
+from bocage.store import resources
+
+log = logging.getLogger(__name__)
+
+EVERY = 2.0  # seconds
+
+
+class Rounds:
+    """The rounds of one node. Without a VM that wants a device they cost nothing."""
+
+    def __init__(self, shop: Shop, crew: Crew) -> None:
+        self._shop, self._crew = shop, crew
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        await self._each(self._recall)  # all of them, before anybody is given anything
+        while True:
+            await self._each(self._settle)
+            await asyncio.sleep(EVERY)
+
+    async def _each(self, what: Callable[[Actor, engine.Machine], Awaitable[None]]) -> None:
+        async def one(actor: Actor, running: engine.Machine) -> None:
+            try:
+                await what(actor, running)
+            except (errors.Problem, OSError) as error:
+                if not isinstance(error, (resources.Missing, engine.NotRunning)):
+                    log.warning("USB devices of VM %s: %s", actor.standing.uid, error)
+
+        running = [(actor, actor.standing.machine) for actor in self._crew.running()]
+        await asyncio.gather(*[one(actor, machine) for actor, machine in running if machine])
+
+    async def _recall(self, actor: Actor, running: engine.Machine) -> None:
+        if await self._wanted(actor):
+            await self._shop.preparation.usb.know(actor.standing.uid, running)
+
+    async def _settle(self, actor: Actor, running: engine.Machine) -> None:
+        if await self._wanted(actor) and running.run is engine.Run.RUNNING:
+            machine = await actor.standing.read()
+            await plugging.settle(actor.standing, self._shop.preparation.usb, machine, running)
+
+    async def _wanted(self, actor: Actor) -> bool:
+        standing = actor.standing
+        if standing.usb is None:
+            built = await asyncio.to_thread(started.read, standing.ground.home.vm_runtime(standing.uid))
+            standing.usb = (built.usb if built else ()) if standing.usb is None else standing.usb
+        return bool(standing.usb)
