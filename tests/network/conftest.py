@@ -35,11 +35,13 @@ while True:
 """
 _LISTENER = """
 import socket, sys
-listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-listener.bind(("0.0.0.0", int(sys.argv[1])))
-listener.settimeout(10)
+six = ":" in sys.argv[2]
+listener = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+listener.bind((sys.argv[2], int(sys.argv[1])))
+listener.settimeout(30)
 print("listening", flush=True)
-print(listener.recv(100).decode(), flush=True)
+said, (sender, *_) = listener.recvfrom(100)
+print(said.decode() + (f" from {sender}" if six else ""), flush=True)
 """
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -122,11 +124,11 @@ def connect(namespace: None, tmp_path: pathlib.Path) -> Iterator[Callable[..., M
 
 @pytest.fixture
 def listen(namespace: None) -> Iterator[Callable[..., Callable[[], str]]]:
-    """Have a machine listen to datagrams; the returned function gives the first that came, within 10 s."""
+    """Have a machine listen to datagrams; the returned function gives the first that came, of IPv6 with its sender."""
     with contextlib.ExitStack() as undo:
 
-        def listened(machine: Machine, port: int) -> Callable[[], str]:
-            command = [*machine.entry, sys.executable, "-ISc", _LISTENER, str(port)]
+        def listened(machine: Machine, port: int, address: str = "0.0.0.0") -> Callable[[], str]:
+            command = [*machine.entry, sys.executable, "-ISc", _LISTENER, str(port), address]
             listener = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
             undo.callback(listener.wait)
             undo.callback(listener.kill)

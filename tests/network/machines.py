@@ -14,7 +14,7 @@ from collections.abc import Callable
 _LEASER = os.fspath(pathlib.Path(__file__).with_name("leaser"))
 _SPEAKER = """
 import socket, sys
-speaker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+speaker = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, socket.SOCK_DGRAM)
 speaker.bind((sys.argv[4], 0))
 speaker.sendto(sys.argv[1].encode(), (sys.argv[2], int(sys.argv[3])))
 """
@@ -44,7 +44,7 @@ class Machine:
         """What a command is preceded by to be run there."""
         return ["nsenter", "-t", str(self.pid), "-n", "--"]
 
-    def says(self, text: str, address: str, port: int, *, source: str = "0.0.0.0") -> None:
+    def says(self, text: str, address: str, port: int, *, source: str = "") -> None:
         """Send a datagram."""
         self.run(sys.executable, "-ISc", _SPEAKER, text, address, str(port), source)
 

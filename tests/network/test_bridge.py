@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bocage.network import base, bridge, dnsmasq, kernel, neighbours, rules, tap
+from bocage.network import base, bridge, dnsmasq, fences, kernel, neighbours, rules, tap
 from tests.network.machines import Machine, eventually, run
 
 Make = Callable[..., base.Bridge]
@@ -71,6 +72,19 @@ async def test_a_card_that_no_vm_has_gets_an_address_of_the_last_quarter_and_no_
     address = ipaddress.IPv4Address(stranger.lease("-x", "hostname:wpad"))
     assert ipaddress.IPv4Address("10.77.1.192") <= address < ipaddress.IPv4Address("10.77.1.255")
     assert stranger.resolve("wpad.lan.internal", "10.77.1.1") == ""
+    await bridge.remove(network.uid, network.state)
+
+
+async def test_who_calls_itself_as_a_neighbour_does_not_get_its_address(make: Make, connect: Connect) -> None:
+    network = make()
+    await bridge.ensure(network)
+    first, second = connect(network.interface, ALPHA), connect(network.interface, BETA)
+    same = ("-x", "0x3d:ff00112233")  # the client identifier of DHCP
+    address = first.lease(*same)
+    assert address
+    assert second.lease(*same) not in ("", address)
+    assert str((await bridge.leases(network))[ALPHA]) == address
+    assert first.lease(*same) == address
     await bridge.remove(network.uid, network.state)
 
 
@@ -331,6 +345,37 @@ async def test_a_nat_network_reaches_the_world_and_is_not_reached_from_it(
 
     assert guest.reaches("192.0.2.1", 80) == "HELLO world"
     assert world.reaches(address, 80) == ""
+    await bridge.remove(network.uid, network.state)
+
+
+@pytest.mark.parametrize("forwarding", [True, False])
+async def test_a_guest_reaches_the_world_by_ipv6_from_the_hosts_address_where_the_host_forwards_it(
+    make: Make, connect: Connect, listen: Listen, world: Machine, forwarding: bool
+) -> None:
+    world.run("ip", "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    run("ip", "address", "add", "2001:db8::2/64", "dev", "uplink", "nodad")
+    run("sysctl", "-qw", f"net.ipv6.conf.all.forwarding={int(forwarding)}")
+    network = dataclasses.replace(make(), ipv6=True)
+    await bridge.ensure(network)
+    assert network.prefix
+    guest = connect(network.interface, ALPHA)
+    own = fences.made_of(ALPHA, network.prefix)
+    guest.run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=2")
+    await eventually(lambda: str(own) in guest.run("ip", "-6", "address", "show", "scope", "global"), within=60)
+    await eventually(lambda: "tentative" not in guest.run("ip", "-6", "address"), within=60)
+
+    def pings(machine: Machine, address: str) -> bool:
+        return " 0% packet loss" in machine.run("busybox", "ping", "-c", "1", "-W", "1", address, expect=None)
+
+    await eventually(lambda: pings(guest, str(network.gateway6)), within=30)
+    away = guest.run("ip", "-6", "route", "show", "default")
+    assert ("via fe80:" in away) == forwarding, away
+    if forwarding:
+        outside = listen(world, 5000, "::")
+        guest.says("over there", "2001:db8::1", 5000)
+        assert outside() == "over there from 2001:db8::2"
+        world.run("ip", "-6", "route", "add", str(network.prefix), "via", "2001:db8::2")
+        assert not pings(world, str(own))
     await bridge.remove(network.uid, network.state)
 
 

@@ -16,6 +16,7 @@ from bocage.model.firewall import FirewallRule, Prefix
 from bocage.network import base, fences
 from bocage.planner import firewall
 from tests.network.machines import Machine, run
+from tests.node import frames
 
 Connect = Callable[..., Machine]
 Serve = Callable[..., None]
@@ -50,6 +51,44 @@ def two(connect: Connect) -> tuple[Machine, Machine]:
 async def held(*ports: fences.Port, rules: Mapping[str, tuple[FirewallRule, ...]] = RULES) -> None:
     known = {one for port in ports for one in port.addresses} | {net("10.5.0.254")}
     await fences.apply(UID, ports, known, rules)
+
+
+_HEARING = """
+import socket
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.settimeout(30)
+print(1, flush=True)
+while True:
+    frame, (_, _, kind, *_) = wire.recvfrom(2000)
+    found = frame.find(WORD) + len(WORD)
+    if kind != 4 and found >= len(WORD):  # not its own
+        name = frame[found : frame.index(b".", found)].decode()
+        print(name, flush=True)
+        if name == END:
+            break
+"""
+_SENDING = """
+import socket, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("eth0", 0))
+for line in sys.stdin:
+    wire.send(bytes.fromhex(line))
+"""
+
+
+def heard(sender: Machine, hearer: Machine, sent: list[bytes]) -> set[str]:
+    """The names of those frames that reach the other machine."""
+    mac = sender.mac
+    program = f"WORD = {frames.WORD.encode()!r}\nEND = {frames.END!r}\n{_HEARING}"
+    end = frames.solicitation(frames.END, "fe80::99", source=mac, sender=str(fences.link_local(mac)))
+    with spawned(hearer, program) as hearing:
+        lines = "".join(f"{one.hex()}\n" for one in [*sent, end])
+        command = [*sender.entry, "python3", "-ISc", _SENDING]
+        subprocess.run(command, input=lines, text=True, check=True, timeout=20)
+        assert hearing.stdout
+        *names, last = hearing.stdout.read().split()
+        assert last == frames.END
+        return set(names)
 
 
 def listing() -> list[str]:
@@ -177,6 +216,98 @@ async def test_a_nic_whose_addresses_nobody_knows_takes_none_that_is_somebodys(t
     assert pings(alpha, "10.5.0.2")
 
 
+async def test_a_trunk_bears_the_tags_of_its_vlans_alone_and_never_two(two: tuple[Machine, Machine]) -> None:
+    await held(
+        fences.Port(tap="port1", mac=ALPHA, addresses=(net("10.5.0.1"),), trunk=(20, 30)),
+        port("port2", BETA, "10.5.0.2"),
+    )
+
+    def sent(name: str, *tags: int, kind: int = 0x8100) -> bytes:
+        frame = frames.datagram(name, "10.5.0.99" if tags else "10.5.0.1", source=ALPHA)
+        for tag in reversed(tags):
+            frame = frames.tagged(frame, tag, kind)
+        return frame
+
+    good = [sent("none"), sent("twenty", 20), sent("thirty", 30)]
+    bad = [
+        sent("native", 10),
+        sent("priority", 0),
+        sent("twice", 20, 30),
+        sent("hopping", 10, 20),
+        sent("service", 20, kind=0x88A8),
+        sent("twice-native", 20, 10),
+        frames.tagged(frames.datagram("stranger", "10.5.0.1", source="52:54:00:aa:00:09"), 20),
+    ]
+    assert heard(two[0], two[1], [*good, *bad]) == {"none", "twenty", "thirty"}
+    assert heard(two[1], two[0], [frames.tagged(frames.datagram("back", "10.5.0.2", source=BETA), 20)]) == set()
+
+
+async def test_nobody_keeps_a_neighbour_from_its_address_by_asking_whether_it_is_free(
+    two: tuple[Machine, Machine],
+) -> None:
+    known = [port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", "fd05::2")]
+    unknown = [port("port1", ALPHA), known[1]]
+    own, beta = str(fences.link_local(ALPHA)), str(fences.link_local(BETA))
+    sent = [
+        frames.arp_probe("probe", "10.5.0.2", source=ALPHA),
+        frames.arp_probe("probe-of-nobodys", "10.5.0.77", source=ALPHA),
+        frames.arp_probe("probe-of-own", "10.5.0.1", source=ALPHA),
+        frames.solicitation("dad", "fd05::2", source=ALPHA),
+        frames.solicitation("dad-of-link-local", beta, source=ALPHA),
+        frames.solicitation("dad-of-own", own, source=ALPHA),
+        frames.solicitation("dad-of-made-up", "fe80::77", source=ALPHA),
+        frames.solicitation("asked", "fd05::2", source=ALPHA, sender=own),
+        frames.neighbour("in-pieces", "fd05::2", source=ALPHA, pieces=True),
+    ]
+    good = {"probe-of-own", "dad-of-own", "dad-of-made-up", "asked"}
+    await held(*known)
+    assert heard(two[0], two[1], sent) == good
+    await held(*unknown)  # it may take what is nobody's, and so may ask
+    assert heard(two[0], two[1], sent) == {*good, "probe-of-nobodys"}
+
+
+@pytest.mark.parametrize("addresses", [("10.5.0.1",), ()])
+async def test_a_lease_is_asked_for_in_ones_own_name(two: tuple[Machine, Machine], addresses: tuple[str, ...]) -> None:
+    await held(port("port1", ALPHA, *addresses), port("port2", BETA, "10.5.0.2"))
+    asks = frames.lease_request
+    sent = [
+        asks("first", ALPHA, source=ALPHA),
+        asks("again", ALPHA, source=ALPHA, address="10.5.0.1"),
+        asks("anothers", BETA, source=ALPHA),
+        asks("anothers-again", BETA, source=ALPHA, address="10.5.0.1"),
+        frames.datagram("nobodys", "10.5.0.1", source=ALPHA, ports=(68, 67)),
+    ]
+    assert heard(two[0], two[1], sent) == {"first", "again"}
+
+
+async def test_who_is_a_router_by_its_own_word_is_not_taken_for_by_a_guest(
+    two: tuple[Machine, Machine], connect: Connect
+) -> None:
+    """It comes in through the NIC of the host; nobody has told what address it has."""
+    alpha, beta = two
+    mac, address = "52:54:00:aa:00:09", "fe80::1"
+    router = connect("br0", mac)
+    ports = [port("port1", ALPHA, "10.5.0.1", groups=("web",)), port("port2", BETA, "10.5.0.2", groups=("web",))]
+    await held(*ports)
+    taken = [
+        frames.neighbour("neighbour", address, source=ALPHA),
+        frames.solicitation("dad", address, source=ALPHA),
+        frames.advertisement("router", source=ALPHA, address=address),
+    ]
+    assert heard(alpha, beta, taken) == {"neighbour", "dad"}  # nobody has it, as far as is known
+    real = [
+        frames.advertisement("real", source=mac, address=address),
+        frames.neighbour("real-neighbour", address, source=mac),
+        frames.solicitation("real-asks", str(fences.link_local(BETA)), source=mac, sender=address),
+    ]
+    real_ones = {"real", "real-neighbour", "real-asks"}
+    assert heard(router, beta, real) == real_ones
+    for _ in range(2):
+        assert heard(alpha, beta, taken) == set()
+        assert heard(router, beta, real) == real_ones
+        await held(*ports)  # which is not forgotten
+
+
 _NAMES = strategies.sampled_from(["a", "web-1", "0-zero", "x" * 63])
 _RULE = strategies.builds(
     FirewallRule,
@@ -198,6 +329,7 @@ _PORT = strategies.builds(
         strategies.sampled_from(["10.0.0.1", "10.0.0.0/24", "fd00::1", "fd00::/64", "0.0.0.0/0"]).map(net), max_size=3
     ).map(tuple),
     free=strategies.booleans(),
+    trunk=strategies.lists(strategies.integers(1, 4094), max_size=3, unique=True).map(tuple),
     groups=strategies.none() | strategies.lists(_NAMES, min_size=1, max_size=3, unique=True).map(tuple),
 )
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from bocage.network import base, kernel, tap
-from tests.network.machines import run
+from tests.network.machines import eventually, run
 
 MAC = "52:54:00:aa:00:01"
 OWNER = 4711
@@ -96,6 +96,38 @@ async def test_what_was_changed_by_hand_is_put_right(bridge: str, broken: str) -
     assert await kernel.link("bt0") != before
     await tap.ensure("bt0", bridge=bridge, owner=OWNER, guest_mac=MAC, apart=True)
     assert await kernel.link("bt0") == before
+
+
+async def test_the_host_itself_says_nothing_on_a_tap(bridge: str) -> None:
+    await tap.ensure("bt0", bridge=bridge, owner=OWNER, guest_mac=MAC)
+    descriptor = tap.open_queue("bt0")
+    try:
+        await eventually(lambda: "LOWER_UP" in run("ip", "link", "show", "bt0"))
+        assert "inet6" not in run("ip", "address", "show", "dev", "bt0")
+    finally:
+        os.close(descriptor)
+
+
+async def test_a_tap_is_on_its_vlans_before_anything_passes(bridge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that goes over to another bridge."""
+    set_on = []
+
+    async def set_vlans(port: str, wanted: kernel.Vlans) -> None:
+        found = await kernel.link(port)
+        assert found
+        assert not found.up
+        set_on.append((found.master, wanted))
+
+    run("ip", "link", "add", "br1", "type", "bridge")
+    wanted = kernel.Vlans(10, (20,))
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "set_vlans", set_vlans)
+        for one in (bridge, "br1"):
+            await tap.ensure("bt0", bridge=one, owner=OWNER, guest_mac=MAC, vlans=wanted)
+    assert set_on == [(bridge, wanted), ("br1", wanted)]
+    found = await kernel.link("bt0")
+    assert found
+    assert found.up
 
 
 async def test_a_tap_of_another_owner_is_made_anew(bridge: str) -> None:

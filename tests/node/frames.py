@@ -64,9 +64,9 @@ def ethernet(payload: bytes, kind: int, source: str, to: str = EVERYBODY) -> byt
     return _mac(to) + _mac(source) + struct.pack("!H", kind) + payload.ljust(46, b"\0")
 
 
-def tagged(frame: bytes, vlan: int) -> bytes:
+def tagged(frame: bytes, vlan: int, kind: int = _VLAN) -> bytes:
     """The same frame on a VLAN."""
-    return frame[:12] + struct.pack("!HH", _VLAN, vlan) + frame[12:]
+    return frame[:12] + struct.pack("!HH", kind, vlan) + frame[12:]
 
 
 def arp_reply(name: str, address: str, *, source: str, of: str | None = None) -> bytes:
@@ -76,9 +76,24 @@ def arp_reply(name: str, address: str, *, source: str, of: str | None = None) ->
     return ethernet(body + mark(name), _ARP, source)
 
 
-def datagram(name: str, address: str, *, source: str, ports: tuple[int, int] = (4000, 4000)) -> bytes:
+def arp_probe(name: str, address: str, *, source: str) -> bytes:
+    """Asks, without an address, whether somebody has `address` (RFC 5227, 2.1.1)."""
+    body = struct.pack("!HHBBH", 1, _IP, 6, 4, 1) + _mac(source) + bytes(10) + ipaddress.IPv4Address(address).packed
+    return ethernet(body + mark(name), _ARP, source)
+
+
+def lease_request(name: str, of: str, *, source: str, address: str = "0.0.0.0") -> bytes:
+    """A DHCP request for the NIC with the MAC `of`."""
+    bootp = struct.pack("!BBBB24x", 1, 1, 6, 0) + _mac(of) + bytes(10) + mark(name).ljust(192, b"\0")
+    return datagram(name, address, source=source, ports=(68, 67), payload=bootp)
+
+
+def datagram(
+    name: str, address: str, *, source: str, ports: tuple[int, int] = (4000, 4000), payload: bytes = b""
+) -> bytes:
     """A UDP packet to everybody, from an address."""
-    udp = struct.pack("!HHHH", *ports, 8 + len(mark(name)), 0) + mark(name)
+    payload = payload or mark(name)
+    udp = struct.pack("!HHHH", *ports, 8 + len(payload), 0) + payload
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
     header += ipaddress.IPv4Address(address).packed + b"\xff" * 4
     return ethernet(header[:10] + _checksum(header) + header[12:] + udp, _IP, source)
@@ -89,10 +104,10 @@ def datagram6(name: str, address: str, *, source: str, ports: tuple[int, int] = 
     return _ip6(udp, _UDP, ipaddress.IPv6Address(address), source)
 
 
-def advertisement(name: str, *, source: str, pieces: bool = False) -> bytes:
+def advertisement(name: str, *, source: str, pieces: bool = False, address: str = "") -> bytes:
     """A router advertisement (RFC 4861, 4.2); in `pieces`: with a fragment header."""
     body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + _option(name)
-    return _discovery(body, source, pieces=pieces)
+    return _discovery(body, source, pieces=pieces, address=address)
 
 
 def redirect(name: str, *, source: str) -> bytes:
@@ -100,19 +115,25 @@ def redirect(name: str, *, source: str) -> bytes:
     return _discovery(body, source)
 
 
-def neighbour(name: str, address: str, *, source: str) -> bytes:
+def neighbour(name: str, address: str, *, source: str, pieces: bool = False) -> bytes:
     """A neighbour advertisement: says that `address` is at `source`."""
     body = struct.pack("!BBHI", 136, 0, 0, 0x2000_0000) + ipaddress.IPv6Address(address).packed
-    return _discovery(body + b"\x02\x01" + _mac(source) + _option(name), source)
+    return _discovery(body + b"\x02\x01" + _mac(source) + _option(name), source, pieces=pieces)
 
 
-def _discovery(body: bytes, source: str, *, pieces: bool = False) -> bytes:
-    address = fences.link_local(source)
-    pseudo = address.packed + _ALL_NODES.packed + struct.pack("!II", len(body), _ICMP6)
+def solicitation(name: str, address: str, *, source: str, sender: str = "::") -> bytes:
+    """Asks for a neighbour; without an address of its own, whether it may take that one (RFC 4862, 5.4.2)."""
+    body = struct.pack("!BBHI", 135, 0, 0, 0) + ipaddress.IPv6Address(address).packed + _option(name)
+    return _discovery(body, source, address=sender)
+
+
+def _discovery(body: bytes, source: str, *, pieces: bool = False, address: str = "") -> bytes:
+    sender = ipaddress.IPv6Address(address) if address else fences.link_local(source)
+    pseudo = sender.packed + _ALL_NODES.packed + struct.pack("!II", len(body), _ICMP6)
     body = body[:2] + _checksum(pseudo + body) + body[4:]
     if pieces:
-        return _ip6(struct.pack("!BBHI", _ICMP6, 0, 0, 7) + body, _FRAGMENT, address, source)
-    return _ip6(body, _ICMP6, address, source)
+        return _ip6(struct.pack("!BBHI", _ICMP6, 0, 0, 7) + body, _FRAGMENT, sender, source)
+    return _ip6(body, _ICMP6, sender, source)
 
 
 def _option(name: str) -> bytes:

@@ -17,7 +17,7 @@ from tests.node import frames
 from tests.node.house import House
 from tests.node.test_nics import alter
 from tests.node.test_rewiring import with_the_database_lost
-from tests.node.test_wires import BLANK, SMALL, addressed, again, asks, greets, make_network, network_named
+from tests.node.test_wires import BLANK, SMALL, addressed, again, asks, gets, greets, make_network, network_named
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 EVE, BOB = "52:54:00:ee:00:01", "52:54:00:bb:00:02"
@@ -62,6 +62,9 @@ def attacks(*, own: str, others: str, gateway: str) -> dict[str, bytes]:
         "neighbour-by-nd": frames.neighbour("neighbour-by-nd", str(fences.link_local(BOB)), source=EVE),
         "anothers-ip6": frames.datagram6("anothers-ip6", str(fences.link_local(BOB)), source=EVE),
         "dhcp-server": frames.datagram("dhcp-server", own, source=EVE, ports=(67, 68)),
+        "neighbours-lease": frames.lease_request("neighbours-lease", BOB, source=EVE),
+        "probe-of-neighbour": frames.arp_probe("probe-of-neighbour", others, source=EVE),
+        "dad-of-neighbour": frames.solicitation("dad-of-neighbour", str(fences.link_local(BOB)), source=EVE),
         "dhcp6-server": frames.datagram6("dhcp6-server", str(fences.link_local(EVE)), source=EVE, ports=(547, 546)),
         "tagged": frames.tagged(frames.datagram("tagged", others, source=EVE), 10),
         "next-bridge": frames.ethernet(frames.mark("next-bridge"), 0x88B5, EVE, "01:80:c2:00:00:00"),
@@ -72,6 +75,12 @@ def honest(own: str) -> dict[str, bytes]:
     return {
         "own-arp": frames.arp_reply("own-arp", own, source=EVE),
         "own-ip": frames.datagram("own-ip", own, source=EVE),
+        "own-lease": frames.lease_request("own-lease", EVE, source=EVE, address=own),
+        "own-probe": frames.arp_probe("own-probe", own, source=EVE),
+        "own-dad": frames.solicitation("own-dad", str(fences.link_local(EVE)), source=EVE),
+        "asked-nd": frames.solicitation(
+            "asked-nd", str(fences.link_local(BOB)), source=EVE, sender=str(fences.link_local(EVE))
+        ),
         "own-nd": frames.neighbour("own-nd", str(fences.link_local(EVE)), source=EVE),
         "own-ip6": frames.datagram6("own-ip6", str(fences.link_local(EVE)), source=EVE),
     }
@@ -134,14 +143,14 @@ async def test_a_guest_passes_for_nobody_and_a_firewall_lets_in_what_it_says(
     # The firewall.
     await greets(wired, bob, "hello")
     await greets(wired, eve, "answer")
-    assert await asks(wired, eve, others) == "hello"
+    assert await gets(wired, eve, others) == "hello"
     web = await group(wired, "web", {"ports": ["80"], "peers": ["10.99.0.0/24"]})
     became = await alter(wired, bob, "nic0", firewall=["web"])
     assert became["nics[nic0]"].how == "done"
     assert await asks(wired, eve, others) == "none"
-    assert await asks(wired, bob, own) == "answer"  # what it asks for itself is answered
+    assert await gets(wired, bob, own) == "answer"  # what it asks for itself is answered
     assert (await ruled(wired, web, {"ports": ["80"]})).status.state is work.TaskState.DONE
-    assert await asks(wired, eve, others) == "hello"
+    assert await gets(wired, eve, others) == "hello"
     before = run("nft", "list", "table", "bridge", fences.table_of(net.uid))
 
     def overlapping(*_: object) -> planner.Allowed:
@@ -156,7 +165,7 @@ async def test_a_guest_passes_for_nobody_and_a_firewall_lets_in_what_it_says(
     shown = await wired.resources.find(firewall.FirewallGroup, "default", "web")
     assert shown.status.state == "failed"
     assert _without_flows(run("nft", "list", "table", "bridge", fences.table_of(net.uid))) == _without_flows(before)
-    assert await asks(wired, eve, others) == "hello"
+    assert await gets(wired, eve, others) == "hello"
     for one in (eve, bob):
         await wired.ask("vm.kill", one)
     assert "comes_" not in run("nft", "list", "ruleset")

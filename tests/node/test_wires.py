@@ -94,6 +94,12 @@ async def asks(house: House, guest: vm.VM, where: str) -> str:
     return await house.says(guest, "^[a-z]+$", send=ask) if address else "none"
 
 
+async def gets(house: House, guest: vm.VM, address: str) -> str:
+    """What a web server answers the guest, asked again until it does."""
+    ask = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | grep -x [a-z]*"
+    return await house.says(guest, "^[a-z]+$", send=f"until {ask}; do usleep 100000; done")
+
+
 async def resolves(house: House, guest: vm.VM, name: str) -> str:
     """The address of a name, as the guest is told; empty when there is none."""
     ask = f"nslookup {name} | grep -A1 ^Name: || echo Address:"

@@ -29,6 +29,8 @@ async def ensure(network: base.Bridge) -> None:
     if found is None:
         await dnsmasq.stop(network.state)  # it is bound to a bridge that is no more
     await kernel.change(_steps(network, found))
+    if network.vlans:
+        await kernel.set_vlans(network.interface, kernel.Vlans(), itself=True)
     _settings(network)
     await kernel.change(_steps6(network))
     await dnsmasq.ensure(network)
@@ -104,6 +106,8 @@ def _steps(network: base.Bridge, found: kernel.Link | None) -> list[str]:
         steps.append(f"link set {name} address {network.mac}")
     if found is None or not found.alias:
         steps.append(f'link set {name} alias "{_ALIAS}{network.uid}"')
+    if (found is None or not found.up) and network.ipv6 and kernel.has_ipv6():
+        steps.append(f"link set {name} addrgenmode eui64")  # as the fences have it that it does
     present = found.addresses if found else ()
     steps += [f"address delete {other} dev {name}" for other in present if other != wanted]
     if wanted not in present:

@@ -63,6 +63,7 @@ def configuration(network: base.Bridge) -> str:
         "dhcp-authoritative",
         "no-ping",
         "dhcp-ignore-names",
+        "dhcp-ignore-clid",  # a guest says what it likes there; its MAC is looked at on the way
         *(_ranges(network.subnet) if network.dhcp else []),
     ]
     if network.mtu:

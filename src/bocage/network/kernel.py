@@ -122,21 +122,41 @@ async def change(steps: Iterable[str]) -> None:
 
 
 def bridge_options(*, vlans: bool) -> str:
-    """How each of our bridges is made."""
-    return f"stp_state 0 forward_delay 0{' vlan_filtering 1 vlan_default_pvid 1' if vlans else ''}"
+    """How each of our bridges is made; nobody is on a VLAN before `set_vlans`."""
+    return f"stp_state 0 forward_delay 0{' vlan_filtering 1 vlan_default_pvid 0' if vlans else ''}"
 
 
-async def set_vlans(port: str, *, untagged: int, tagged: Iterable[int | str] = ()) -> None:
-    """Have the port of a bridge be on exactly these VLANs. Raises base.Refused."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Vlans:
+    """What a port of a bridge is on; those that are tagged may be ranges, `2-4094`."""
+
+    untagged: int = 1
+    tagged: tuple[int | str, ...] = ()
+
+
+async def set_vlans(port: str, wanted: Vlans, *, itself: bool = False) -> None:
+    """Have the port of a bridge, or the bridge's own end, be on exactly these VLANs. Raises base.Refused."""
     shown = json.loads(await base.run("bridge", "-json", "vlan", "show", "dev", port) or b"[]")
-    steps = [
-        f"vlan delete vid {one['vlan']}{'-' + str(one['vlanEnd']) if 'vlanEnd' in one else ''} dev {port}"
+    present = {
+        vid
         for link in shown
         for one in link.get("vlans", [])
-    ]
-    steps += [f"vlan add vid {one} dev {port}" for one in tagged]
-    steps.append(f"vlan add vid {untagged} pvid untagged dev {port}")
+        for vid in range(one["vlan"], one.get("vlanEnd", one["vlan"]) + 1)
+    }
+    stay = {wanted.untagged}
+    for some in wanted.tagged:
+        first, _, last = str(some).partition("-")
+        stay |= set(range(int(first), int(last or first) + 1))
+    end = f"dev {port}{' self' if itself else ''}"
+    steps = [f"vlan delete vid {one} {end}" for one in sorted(present - stay)]
+    steps += [f"vlan add vid {one} {end}" for one in wanted.tagged if one != wanted.untagged]
+    steps.append(f"vlan add vid {wanted.untagged} pvid untagged {end}")
     await base.run("bridge", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel speaks IPv6."""
+    return sysctl("ipv6/conf/default/disable_ipv6") is not None
 
 
 def sysctl(name: str) -> str | None:

@@ -22,12 +22,19 @@ def name_for(vm_uid: str, nic: str) -> str:
 
 
 async def ensure(
-    name: str, *, bridge: str, owner: int, guest_mac: str, apart: bool = False, mtu: int | None = None
+    name: str,
+    *,
+    bridge: str,
+    owner: int,
+    guest_mac: str,
+    apart: bool = False,
+    mtu: int | None = None,
+    vlans: kernel.Vlans | None = None,
 ) -> None:
     """Have the tap be there, plugged into `bridge`, for the user id `owner` to open.
 
-    `apart` keeps it from the other taps that are apart: only the host and the world are reached.
-    Raises base.InterfaceForeign, base.Refused.
+    `apart` keeps it from the other taps that are apart: only the host and the world are reached. Nothing passes before
+    it is on its `vlans` alone. Raises base.InterfaceForeign, base.Refused.
     """
     found = await _own(name)
     steps = []
@@ -36,19 +43,26 @@ async def ensure(
         found = None
     if found is None:
         steps.append(f"tuntap add dev {name} mode tap user {owner}")
+        if kernel.has_ipv6():
+            steps.append(f"link set {name} addrgenmode none")  # the host itself says nothing there
     if found is None and mtu:
         steps.append(f"link set {name} mtu {mtu}")
     if found is None or not found.alias:
         steps.append(f'link set {name} alias "{ALIAS}"')
     if found is None or found.mac != host_mac(guest_mac):
         steps.append(f"link set {name} address {host_mac(guest_mac)}")
+    down = found is None or not found.up
     if found is None or found.master != bridge:
+        steps += [] if down else [f"link set {name} down"]
         steps.append(f"link set {name} master {bridge}")
+        down = True
     if found is None or found.master != bridge or found.port_isolated != apart:
         steps.append(f"link set {name} type bridge_slave isolated {'on' if apart else 'off'}")
-    if found is None or not found.up:
-        steps.append(f"link set {name} up")
     await kernel.change(steps)
+    if vlans is not None:
+        await kernel.set_vlans(name, vlans)
+    if down:
+        await kernel.change([f"link set {name} up"])
 
 
 async def remove(name: str) -> None:

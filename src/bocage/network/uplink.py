@@ -224,9 +224,10 @@ async def _move(record: Record, wanted: nics.Ways, mtu: int | None, *, vlans: bo
 
 
 async def _open_to_vlans(record: Record, *, vlans: bool) -> None:
-    """Have all VLANs pass by the NIC."""
+    """Have all VLANs pass by the NIC, and the host be on the one without a tag."""
     if vlans:
-        await kernel.set_vlans(record.nic, untagged=1, tagged=["2-4094"])
+        await kernel.set_vlans(record.interface, kernel.Vlans(), itself=True)
+        await kernel.set_vlans(record.nic, kernel.Vlans(tagged=("2-4094",)))
 
 
 async def _put_back(record: Record) -> None:

@@ -46,7 +46,7 @@ class Fencing:
                 addresses=tuple(given[card.mac]),
                 made=(fences.made_of(card.mac, prefix),) if prefix else (),
                 free=card.free,
-                tagged=bool(card.trunk),
+                trunk=tuple(one for one in card.trunk if one != (card.vlan or 1)),
                 groups=card.groups or None,
             )
             for card in plugged

@@ -225,9 +225,8 @@ class Networks:
     async def _plug(self, card: ledger.Card, net: ground.Network) -> None:
         # Root's own: QEMU gets a descriptor, and no other user's process may take the tap while it is free.
         interface, mtu = cards.interface(net), net.spec.mtu
-        await tap.ensure(card.tap, bridge=interface, owner=os.geteuid(), guest_mac=card.mac, mtu=mtu)
-        if net.spec.vlans:
-            await kernel.set_vlans(card.tap, untagged=card.vlan or 1, tagged=card.trunk)
+        vlans = kernel.Vlans(card.vlan or 1, card.trunk) if net.spec.vlans else None
+        await tap.ensure(card.tap, bridge=interface, owner=os.geteuid(), guest_mac=card.mac, mtu=mtu, vlans=vlans)
 
     async def _known(self, uids: set[str]) -> list[ground.Network]:
         if not uids:
