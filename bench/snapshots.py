@@ -99,6 +99,7 @@ def _commits(bench: session.Session, home: ours.Ours) -> measure.Row:
         [top] = [one for one in path.parent.iterdir() if one.name.startswith("disk1-")]
         _write(top, 12)
         home.done(home.api.vms.start("merged"))
+        bare.line_that_says(home.serial(machine), _READY)
         begun = time.monotonic()
         home.done(home.api.vms.forget("merged", "base"))
         took = time.monotonic() - begun

@@ -1,9 +1,10 @@
 import os
 import pathlib
+import subprocess
 
 import pytest
 
-from bocage.storage import half_made, qcow2, refusals
+from bocage.storage import half_made, qcow2, qcow2_header, refusals
 from tests.storage import samples
 
 
@@ -27,6 +28,24 @@ async def test_an_overlay_names_its_backing_file_relative_to_itself_and_works_af
     samples.qemu_img("convert", "-O", "raw", moved, flat)
     assert flat.read_bytes()[1 << 20 : (1 << 20) + 7] == b"Bocage "
     assert base.name == "sample.qcow2"
+
+
+@pytest.mark.parametrize("size", [512, 8 << 20, (512 << 20) + 512, 10 << 30, 64 << 40, qcow2_header.MOST])
+async def test_an_overlay_is_what_qemu_makes_and_takes_writes_anywhere(size: int, tmp_path: pathlib.Path) -> None:
+    path, theirs = tmp_path / "ours.qcow2", tmp_path / "theirs.qcow2"
+    await qcow2.create_overlay(path, backing_relative="base.raw", backing_format="raw", size=size)
+    samples.qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "base.raw", theirs, str(size))
+    told = [samples.info(one, "qcow2") for one in (path, theirs)]
+    for one in told:
+        del one["filename"], one["full-backing-filename"], one["actual-size"]
+        one.pop("children", None)
+    assert told[0] == told[1]
+    assert await qcow2.check(path) == qcow2.Health(leaks=False, corruptions=False)
+    (tmp_path / "base.raw").write_bytes(bytes(512))
+    last = size - 512
+    qemu_io(path, "write -P 7 0 512", f"write -P 9 {last} 512")
+    assert "verification failed" not in qemu_io(path, f"read -P 9 {last} 512")
+    assert await qcow2.check(path) == qcow2.Health(leaks=False, corruptions=False)
 
 
 async def test_a_header_that_differs_in_any_field_from_what_is_recorded_is_refused(tmp_path: pathlib.Path) -> None:
@@ -93,3 +112,8 @@ async def test_check_finds_damage_without_opening_the_backing_file(tmp_path: pat
     damaged = samples.image(tmp_path, "qcow2")
     os.truncate(damaged, damaged.stat().st_size - (128 << 10))
     assert (await qcow2.check(damaged)).corruptions
+
+
+def qemu_io(path: pathlib.Path, *commands: str) -> str:
+    line = ["qemu-io", "-f", "qcow2", *(word for one in commands for word in ("-c", one)), str(path)]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout

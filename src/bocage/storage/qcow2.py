@@ -85,9 +85,13 @@ async def create_overlay(path: pathlib.Path, *, backing_relative: str, backing_f
     """
     check_backing_name(backing_relative)
     async with half_made.made_whole(path) as beside:
-        await tools.qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing_relative,
-            plain(beside), str(size), within=_QUICK,
-        )  # fmt: skip
+        await threads.run(_write_empty, beside, size, backing_relative, backing_format)
+
+
+def _write_empty(path: pathlib.Path, size: int, backing: str, backing_format: str) -> None:
+    begins, length = qcow2_header.empty(size, backing=backing, backing_format=backing_format)
+    path.write_bytes(begins)
+    os.truncate(path, length)
 
 
 async def rebase(path: pathlib.Path, *, backing_relative: str | None, backing_format: str | None) -> None:

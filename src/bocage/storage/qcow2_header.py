@@ -1,4 +1,4 @@
-"""The qcow2 header: read with nothing but the standard library, held against its file.
+"""The qcow2 header: read with nothing but the standard library, held against its file; and that of an empty overlay.
 
 The layout is that of QEMU's docs/interop/qcow2.txt.
 """
@@ -6,6 +6,7 @@ The layout is that of QEMU's docs/interop/qcow2.txt.
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 from bocage.storage import reader, refusals
 
@@ -16,6 +17,9 @@ _MOST_L1 = 32 << 20  # bytes; QEMU's own bounds on the tables that it reads whol
 _MOST_REFCOUNT_TABLE = 8 << 20
 _MOST_SNAPSHOTS = 65536
 NAME_BOUND = 1023  # bytes of a backing file's name, by the specification
+_CLUSTER = 1 << 16  # bytes, of what is made here
+MOST = _MOST_L1 // 8 * (_CLUSTER // 8) * _CLUSTER
+"""The largest virtual disk, in bytes, that a file of ours can hold."""
 _BACKING_FORMAT, _DATA_FILE_NAME, _ENCRYPTION = 0xE2792ACA, 0x44415441, 0x0537BE77
 
 
@@ -71,6 +75,24 @@ def parse(source: reader.Reader) -> Header:
         encryption="AES" if crypt == 1 else "LUKS" if crypt or _ENCRYPTION in extensions else None,
         incompatible=incompatible,
     )
+
+
+def empty(size: int, *, backing: str, backing_format: str) -> tuple[bytes, int]:
+    """How an overlay of `size` bytes begins that holds nothing yet, and how long it is; the rest is zeros.
+
+    Header, refcounts and the first level of its map, in this order. To start `qemu-img create` would take far longer.
+    """
+    entries = -(-size // (_CLUSTER * (_CLUSTER // 8)))
+    clusters = 3 + -(-entries * 8 // _CLUSTER)
+    kind, name, length = backing_format.encode(), backing.encode(), 104
+    extensions = struct.pack(">II", _BACKING_FORMAT, len(kind)) + kind.ljust(-(-len(kind) // 8) * 8, b"\0") + bytes(8)
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        MAGIC, 3, length + len(extensions), len(name), _CLUSTER.bit_length() - 1, size, 0, entries, 3 * _CLUSTER,
+        _CLUSTER, 1, 0, 0, 0, 0, 0, 4, length,
+    )  # fmt: skip
+    refcounts = struct.pack(">Q", 2 * _CLUSTER).ljust(_CLUSTER, b"\0") + struct.pack(">H", 1) * clusters
+    return (header + extensions + name).ljust(_CLUSTER, b"\0") + refcounts, clusters * _CLUSTER
 
 
 def _check_tables(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from bocage import errors, files, storage
-from bocage.storage import half_made, inspect, qcow2, space, threads, tools
+from bocage.storage import half_made, inspect, qcow2, qcow2_header, space, threads, tools
 from bocage.words import N_
 
 FORMATS = ("qcow2", "raw")
@@ -246,3 +246,5 @@ def _check(image_format: str, size: int) -> None:
         raise Unfit(field="format", value=image_format, right="raw or qcow2")
     if size <= 0 or size % _SECTOR:
         raise Unfit(field="size", value=str(size), right="a positive multiple of 512 bytes")
+    if image_format == "qcow2" and size > qcow2_header.MOST:
+        raise Unfit(field="size", value=str(size), right="2 PiB at most")
