@@ -118,6 +118,24 @@ def test_a_script_that_fails_all_day_is_one_alarm():
     assert len(alarms.conditions(world)) == 1
 
 
+def test_a_flatten_that_found_no_room_is_told_of_until_it_has_ended():
+    lines = (work.LogLine(time=NOW, said=base.Saying(type=alarms.FLATTEN_WAITS, params={})),)
+
+    def flatten(state: str) -> work.Task:
+        one = task(state, action="vm.flatten")
+        return one.model_copy(update={"status": one.status.model_copy(update={"log": lines})})
+
+    assert raised(tasks=(flatten("running"),)) == {"alarm-flatten-waits-for-room": base.Severity.WARNING}
+    assert raised(tasks=(flatten("done"), task("running", action="vm.flatten"))) == {}
+
+
+def test_a_vm_that_runs_without_its_dongle_is_told_of():
+    waits, has = vm.UsbStatus(name="usb0"), vm.UsbStatus(name="usb1", node="/dev/bus/usb/001/004")
+    running = machine(state=vm.State.RUNNING, usb=(waits, has))
+    assert raised(vms=(running,)) == {"alarm-usb-missing": base.Severity.WARNING}
+    assert raised(vms=(machine(state=vm.State.RUNNING, usb=(has,)),)) == {}
+
+
 def test_a_clock_that_jumped_and_a_missing_qemu_are_told_of():
     assert raised(clock_moved=-86_400.0) == {"alarm-clock-moved": base.Severity.WARNING}
     assert raised(clock_moved=3.0) == {}

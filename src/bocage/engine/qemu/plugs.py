@@ -51,6 +51,8 @@ class Plugs:
     async def plug(self, name: str, unit: int, node: str) -> None:
         """Plug a device of the host into a port of the guest's controller. Raises OSError, qmp.CommandFailed."""
         async with self._one_at_a_time, contextlib.AsyncExitStack() as undo:
+            if self._pulled:
+                return  # the next look finds that it is missing
             await self._unplug(name)
             word = f"{_MARK}{name} {node}"
             given = await descriptors.hand(self._at, pathlib.Path(node), os.O_RDWR, undo, of=word)

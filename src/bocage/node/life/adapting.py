@@ -128,7 +128,7 @@ async def _try(
             without = tuple(one for one in built.spec.usb if one.name != device.name)
             wanted = without if isinstance(change, adaptation.UnplugUsb) else (*without, device)
             standing.usb = wanted
-            return await _usb(change, running, machine, preparation, standing), {"usb": wanted}
+            return await _usb(change, running, preparation, standing), {"usb": wanted}
         case adaptation.ChangeMedium(drive):
             there_is = await change_medium(drive, running, machine, preparation)
             return _outcome(change.path, "done", there_is), {"cds": media(built.spec, drive)}
@@ -160,13 +160,12 @@ async def plug_disk(disk: vm.Disk, running: engine.Machine, machine: vm.VM, prep
 async def _usb(
     change: adaptation.UnplugUsb | adaptation.PlugUsb,
     running: engine.Machine,
-    machine: vm.VM,
     preparation: Preparation,
     standing: Standing,
 ) -> vm.Outcome:
     """What is not there yet, or cannot be handed over, comes later by itself."""
     device = change.device
-    shown = await plugging.settle(standing, preparation.usb, machine, running)
+    shown = await plugging.settle(standing, preparation.usb, running)
     if isinstance(change, adaptation.UnplugUsb):
         return _outcome(change.path, "done", outcomes.UsbGone(usb=device.name))
     there = next((one for one in shown if one.name == device.name), None)

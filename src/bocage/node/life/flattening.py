@@ -16,7 +16,7 @@ from bocage.node.life.standing import Standing
 from bocage.node.place import disks
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers
-from bocage.storage import qcow2
+from bocage.storage import qcow2, space
 from bocage.store import resources
 from bocage.words import N_
 
@@ -61,9 +61,10 @@ async def _flatten(
         taken = await asyncio.to_thread(files.allocated, chain[-1].path)
         await preparation.rooms.check_growth(volume.spec.storage, now=min(taken, volume.spec.size))
         await _write(standing, volume, flattening=True)
-        await preparation.write_definition(await standing.read())
     try:
-        await _copy(standing, disk, chain, first, run)
+        with space.told_when_full(first.path.parent):
+            await preparation.write_definition(await standing.read())
+            await _copy(standing, disk, chain, first, run)
     except overlaying.NO_ROOM as problem:
         note = notes.FlattenWaitsForRoom(name=(await standing.read()).name)
         await overlaying.rest(standing, await standing.read(), run, note, problem)

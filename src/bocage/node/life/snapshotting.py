@@ -19,6 +19,7 @@ from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers
+from bocage.storage import space
 from bocage.store import resources
 from bocage.words import N_
 
@@ -243,11 +244,12 @@ async def delete(standing: Standing, preparation: Preparation, machine: vm.VM, r
                 doomed.uid,
                 lambda present: present.status.model_copy(update={"state": "deleting"}),
             )
-            await preparation.write_definition(await standing.read())
-            await _forget_files(preparation, machine, doomed)
             try:
-                await _free_tip(standing, preparation, machine, doomed, run)
-                await merging.tidy(standing, preparation, run)
+                with space.told_when_full((await preparation.place(machine)).path):
+                    await preparation.write_definition(await standing.read())
+                    await _forget_files(preparation, machine, doomed)
+                    await _free_tip(standing, preparation, machine, doomed, run)
+                    await merging.tidy(standing, preparation, run)
             except overlaying.NO_ROOM as problem:
                 note = notes.WaitsForRoom(name=machine.name, snapshot=doomed.name)
                 await _show_reason(standing, doomed, note)

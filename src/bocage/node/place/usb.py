@@ -54,6 +54,10 @@ class Usb:
         self._hold(uid, has.values())
         return has
 
+    def turn(self, uid: str) -> asyncio.Lock:
+        """Held by whoever settles what a VM has."""
+        return self._one_at_a_time[uid]
+
     async def settle(
         self, uid: str, running: engine.Machine, wanted: Sequence[board.UsbDevice]
     ) -> tuple[vm.UsbStatus, ...]:
@@ -61,22 +65,21 @@ class Usb:
 
         Raises engine.NotRunning, errors.TimedOut.
         """
-        async with self._one_at_a_time[uid]:
-            present = await asyncio.to_thread(host_usb.look) if wanted else []
-            has = await self.know(uid, running)
-            taken = [node for node, by in self._held.items() if by != uid]
-            chosen = usb.choose(wanted, present, has, taken)
-            self._hold(uid, (*chosen.values(), *has.values()))  # before anything is waited for
-            for name, node in has.items():
-                if not node or chosen.get(name) != node:
-                    await running.plugs.unplug(name)
-            refused: dict[str, words.Message] = {}
-            for one in wanted:
-                node = chosen.get(one.name, "")
-                if node and has.get(one.name) != node and (why := await self._plug(uid, running, one, node)):
-                    refused[one.name] = why
-            self._hold(uid, [node for name, node in chosen.items() if name not in refused])
-            return tuple(_standing(one, chosen.get(one.name, ""), refused.get(one.name)) for one in wanted)
+        present = await asyncio.to_thread(host_usb.look) if wanted else []
+        has = await self.know(uid, running)
+        taken = [node for node, by in self._held.items() if by != uid]
+        chosen = usb.choose(wanted, present, has, taken)
+        self._hold(uid, (*chosen.values(), *has.values()))  # before anything is waited for
+        for name, node in has.items():
+            if not node or chosen.get(name) != node:
+                await running.plugs.unplug(name)
+        refused: dict[str, words.Message] = {}
+        for one in wanted:
+            node = chosen.get(one.name, "")
+            if node and has.get(one.name) != node and (why := await self._plug(uid, running, one, node)):
+                refused[one.name] = why
+        self._hold(uid, [node for name, node in chosen.items() if name not in refused])
+        return tuple(_standing(one, chosen.get(one.name, ""), refused.get(one.name)) for one in wanted)
 
     def _hold(self, uid: str, nodes: Iterable[str]) -> None:
         others = {node: by for node, by in self._held.items() if by != uid}

@@ -50,8 +50,7 @@ class Rounds:
 
     async def _settle(self, actor: Actor, running: engine.Machine) -> None:
         if await self._wanted(actor) and running.run is engine.Run.RUNNING:
-            machine = await actor.standing.read()
-            await plugging.settle(actor.standing, self._shop.preparation.usb, machine, running)
+            await plugging.settle(actor.standing, self._shop.preparation.usb, running)
 
     async def _wanted(self, actor: Actor) -> bool:
         standing = actor.standing
