@@ -35,10 +35,11 @@ class InSnapshot(errors.Conflict):
 async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     """Try each change that a running machine can take. Each can be cut off and tried again."""
     runtime = standing.ground.home.vm_runtime(machine.uid)
+    built = await asyncio.to_thread(started.read_whole, runtime)
     running = standing.machine
-    if running is None or await asyncio.to_thread(started.read_whole, runtime) is None:
+    if built is None or running is None:
         return
-    built = await resizing.as_found(runtime, machine, running)
+    built = await resizing.with_dimms(runtime, built, running)
     became: list[vm.Outcome] = []
     again = not standing.held
     for change in list(adaptation.changes(built, machine.spec, again=again)):
@@ -50,7 +51,7 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
             built = await _noted(runtime, built, fields)
             if isinstance(change, adaptation.ResizeMemory) and change.dimm:
-                built = await resizing.as_found(runtime, machine, running)
+                built = await resizing.with_dimms(runtime, built, running)
         except engine.NotRunning:
             raise
         except engine.CannotHold as error:  # no cold start would change that, so nothing waits for one

@@ -42,16 +42,18 @@ async def resize(
 
 
 async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
-    """What a running machine is made of, with what it was given and nobody noted any more.
-
-    Saved memory fits no other. Raises engine's errors.
-    """
+    """What a running machine is made of, with what it was given and nobody came to note: saved memory fits no other."""
     built = await asyncio.to_thread(saved.built, runtime, machine)
-    found = built
-    if built.first.slots:
-        found = dataclasses.replace(found, first=dataclasses.replace(built.first, dimms=await running.dimms()))
+    found = await with_dimms(runtime, built, running)
     if await running.plug_cpus(0) == machine.spec.cpus.count != built.spec.cpus.count:
         found = dataclasses.replace(found, spec=built.spec.model_copy(update={"cpus": machine.spec.cpus}))
-    if found != built:
-        await asyncio.to_thread(started.note, runtime, found)
+    return found
+
+
+async def with_dimms(runtime: pathlib.Path, built: Built, running: engine.Machine) -> Built:
+    """What a running machine is made of, with the DIMMs that it really has."""
+    if not built.first.slots or (dimms := await running.dimms()) == built.first.dimms:
+        return built
+    found = dataclasses.replace(built, first=dataclasses.replace(built.first, dimms=dimms))
+    await asyncio.to_thread(started.note, runtime, found)
     return found
