@@ -11,10 +11,13 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import hypothesis
 import pytest
 
 from bocage.guest import rescue, tiny
 
+hypothesis.settings.register_profile("shared", deadline=None)  # a machine under load makes no test fail
+hypothesis.settings.load_profile("shared")
 os.environ.setdefault("BOCAGE_DEFAULT_NETWORK", "user")  # no test makes bridges but in a namespace of its own
 
 # Started in the background a shell has us ignore it, and what we start would too: Ctrl-C must work in the tests.

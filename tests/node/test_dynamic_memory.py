@@ -148,13 +148,47 @@ async def test_memory_below_what_it_started_with_is_given_by_the_balloon_and_tak
     await change(tiny_house, made, memory=Size(128 * MiB))
     assert (await carried_out(tiny_house, made))["memory"].how == "done"
     await sees(tiny_house, made, "MemTotal", 88, 128)
-    # And it becomes dynamic while it runs, and fixed again.
+    # Dynamic it becomes at its next cold start alone: it could not take by itself what it lacks.
     wanted = memories.DynamicMemory(startup=Size(128 * MiB), minimum=Size(80 * MiB))
     await change(tiny_house, made, dynamic_memory=wanted)
-    await has(tiny_house, made, 80, 110)
-    await sees(tiny_house, made, "MemTotal", 40, 80)
-    await change(tiny_house, made, dynamic_memory=None)
+    became = (await carried_out(tiny_house, made))["dynamic_memory"]
+    assert (became.how, became.saying.type) == ("pending", "memory-fixed-until-cold-start")
+    assert waiting(tiny_house, await tiny_house.read(made)) == ["dynamic_memory"]
+    assert await dynamic(tiny_house, made) is None
     await sees(tiny_house, made, "MemTotal", 88, 128)
+    await nobody_was_killed(tiny_house, made)
+
+
+async def given(house: House) -> int:
+    return (await house.node.preparation.admission.shown()).memory
+
+
+async def test_what_was_started_with_dynamic_memory_becomes_fixed_and_dynamic_again(tiny_house: House):
+    made = await up(tiny_house)
+    await has(tiny_house, made, 80, 132)
+    begun = (await tiny_house.read(made)).spec.dynamic_memory
+    assert begun
+    await lend(tiny_house, 300 * MiB)
+    await change(tiny_house, made, dynamic_memory=None)
+    became = await carried_out(tiny_house, made)
+    assert (became["dynamic_memory"].how, became["dynamic_memory"].saying.type) == ("pending", "host-without-room")
+    await has(tiny_house, made, 80, 132)  # it goes on as it was
+    await lend(tiny_house, 1024 * MiB)
+    await change(tiny_house, made, memory=Size(320 * MiB))
+    became = await carried_out(tiny_house, made)
+    assert {path: (one.how, one.saying.params) for path, one in became.items()} == {
+        "memory": ("done", {"size": 320 * MiB})
+    }
+    await sees(tiny_house, made, "MemAvailable", 200, 300)
+    assert await given(tiny_house) == 320 * MiB
+    assert await dynamic(tiny_house, made) is None
+    await change(tiny_house, made, dynamic_memory=begun)
+    became = await carried_out(tiny_house, made)
+    assert (became["dynamic_memory"].how, became["dynamic_memory"].saying.type) == ("done", "memory-follows")
+    await has(tiny_house, made, 80, 132)
+    await sees(tiny_house, made, "MemAvailable", 8, 80)
+    await tiny_house.until(lambda: given(tiny_house), lambda found: found <= 132 * MiB)
+    assert waiting(tiny_house, await tiny_house.read(made)) == []
     await nobody_was_killed(tiny_house, made)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 
 from bocage.model import base
 from bocage.model import board as boards
+from bocage.model import memory as memories
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
 from bocage.planner import adaptation, growth, hardware
@@ -83,6 +84,46 @@ def test_below_what_it_began_with_only_a_balloon_gives_memory_and_takes_it_again
     board = began.hardware.model_copy(update={"devices": {}})
     bare = began.model_copy(update={"hardware": board})
     assert paths(bare, memory=Size(64 * MiB)) == []
+
+
+def test_memory_that_began_dynamic_becomes_fixed_and_dynamic_again_and_fixed_memory_waits():
+    half = memories.DynamicMemory(startup=Size(64 * MiB), minimum=Size(32 * MiB))
+    plain = spec()
+    dynamic = plain.model_copy(update={"dynamic_memory": half})
+    assert not list(adaptation.changes(built(plain), dynamic))
+    lower = dynamic.model_copy(update={"memory": Size(64 * MiB)})
+    assert not list(adaptation.changes(built(plain), lower)), "all of it waits"
+    [fixed] = adaptation.changes(built(dynamic), plain)
+    assert fixed == adaptation.ResizeMemory(plain.memory, 0, balloon=True, path="dynamic_memory")
+    [again] = adaptation.changes(Built(plain, First.of(dynamic)), dynamic)
+    assert again == adaptation.ResizeMemory(plain.memory, 0, dynamic=half, path="dynamic_memory")
+    heavier = half.model_copy(update={"weight": 300, "startup": Size(200 * MiB)})
+    beyond = dynamic.model_copy(update={"dynamic_memory": heavier, "memory": Size(2048 * MiB)})
+    [most] = adaptation.changes(built(dynamic), beyond)
+    near = heavier.model_copy(update={"startup": plain.memory})
+    assert most == adaptation.ResizeMemory(plain.memory, 0, dynamic=near, path="dynamic_memory")
+
+
+memories_or_none = some.none() | some.integers(1, 64).flatmap(
+    lambda least: some.integers(least, 128).map(
+        lambda startup: memories.DynamicMemory(startup=Size(startup * 16 * MiB), minimum=Size(least * 16 * MiB))
+    )
+)
+
+
+@given(memories_or_none, memories_or_none, some.integers(1, 256), some.integers(1, 256), some.booleans())
+def test_what_a_machine_is_noted_to_be_can_be_read_again_and_is_not_asked_for_twice(was, wanted, had, size, dimm):
+    now = spec(memory=had * 16 * MiB, max_memory=Size(4096 * MiB), added_memory="dimm" if dimm else "virtio-mem")
+    now = now.model_copy(update={"dynamic_memory": memories.within(was, now.memory)})
+    then = now.model_copy(update={"memory": Size(size * 16 * MiB)})
+    then = then.model_copy(update={"dynamic_memory": memories.within(wanted, then.memory)})
+    for change in adaptation.changes(built(now), then):
+        assert isinstance(change, adaptation.ResizeMemory)
+        noted = now.model_copy(update={"memory": change.memory, "dynamic_memory": change.dynamic})
+        assert model.VMSpec.model_validate(noted.model_dump()) == noted
+        first = First.of(now)
+        more = dataclasses.replace(first, dimms=(change.added,)) if change.dimm else first
+        assert not list(adaptation.changes(Built(noted, more), then))
 
 
 def test_where_memory_comes_as_dimms_it_comes_in_whole_ones_and_goes_by_the_balloon_alone():

@@ -90,6 +90,18 @@ def test_of_two_alike_the_one_that_counts_more_never_gets_less(guest, less, more
     assert decided["more"].target >= decided["less"].target - 1
 
 
+@given(a_guest(), some.integers(0, 1 << 34))
+def test_nobody_else_is_promised_what_a_guest_needs_or_has_not_given_yet(guest, before):
+    kept = memory.kept(guest, before)
+    assert min(guest.has, guest.needs or 0) <= kept <= guest.has
+    if guest.needs is None:
+        assert kept == guest.has
+    elif guest.has > guest.asked + GRAIN:
+        assert kept >= min(before, guest.has)
+    else:
+        assert kept == min(guest.needs, guest.has)
+
+
 @dataclasses.dataclass
 class Room:
     """Guests that do what they are asked, and what they need."""

@@ -86,6 +86,14 @@ def split(value: Any) -> Any:
     return {**value, **MemoryRange.model_validate(value["memory"]).whole()}
 
 
+def within(dynamic: DynamicMemory | None, memory: Size) -> DynamicMemory | None:
+    """As far as it fits a machine that can have so much."""
+    if dynamic is None:
+        return None
+    startup = Size(min(dynamic.startup, memory))
+    return dynamic.model_copy(update={"startup": startup, "minimum": Size(min(dynamic.minimum, startup))})
+
+
 def check(memory: Size, dynamic: DynamicMemory | None) -> None:
     """Raise ValueError when they do not go together."""
     if dynamic and dynamic.startup > memory:

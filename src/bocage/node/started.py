@@ -12,7 +12,8 @@ from bocage.model import vm as model
 from bocage.model.units import Size
 from bocage.planner.adaptation import Built, First
 
-COLD = ("cpus", "memory", "disks", "cds", "nics", "ports", "hardware")  # what a running machine was built with
+# What a running machine was built with.
+COLD = ("cpus", "memory", "dynamic_memory", "disks", "cds", "nics", "ports", "hardware")
 HELD = ("share", "usb")  # what it is held to, beside the limits of its devices, and what comes once it runs
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from bocage.model import board as boards
+from bocage.model import memory as memories
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
 from bocage.planner import fitting, hardware, shares
@@ -70,16 +71,14 @@ class PlugCpus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResizeMemory:
-    """Have more memory beside that which it started with, or less; also less than it started with."""
+    """Have more memory beside that which it started with, or less; also less than it started with, or dynamic."""
 
     memory: Size
     added: int  # bytes
     balloon: bool = False  # whether what it started with is given back or taken again, too
+    dynamic: model.DynamicMemory | None = None
     dimm: bool = False  # whether what is added is one DIMM more
-
-    @property
-    def path(self) -> str:
-        return "memory"
+    path: str = "memory"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,8 +205,7 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
     yield from (hold for hold in holds if not isinstance(hold, _AFTER_NICS))
     if _more_of_the_same(now.cpus, wanted.cpus) and wanted.cpus.count <= now.cpus.board(now.hardware.max_cpus).count:
         yield PlugCpus(wanted.cpus)
-    if wanted.memory != now.memory:
-        yield from _memory(built, wanted)
+    yield from _memory(built, wanted)
     yield from _disks(now, wanted)
     yield from _media(now, wanted)
     yield from _nics(now, wanted)
@@ -218,19 +216,39 @@ def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Itera
 
 
 def _memory(built: Built, wanted: model.VMSpec) -> Iterator[ResizeMemory]:
-    """By the device that memory is added by, and below what it started with by its balloon."""
-    devices, first = built.spec.hardware.devices, built.first
-    added = max(0, wanted.memory - first.whole)
-    dimm = bool(added and first.slots)
-    if added:
-        fits = len(first.dimms) < first.slots if dimm else "memory" in devices
-        fits = fits and wanted.memory <= (built.spec.hardware.max_memory or 0)
-        if not fits or added % (DIMM_BLOCK if dimm else MEMORY_BLOCK):
-            return
-    balloon = min(wanted.memory, built.spec.memory) < first.whole
-    if balloon and "balloon" not in devices:
+    """By the device that memory is added by, or as a DIMM, and below what it started with by its balloon.
+
+    What was started with fixed memory becomes dynamic at its next cold start: from a balloon that does not deflate by
+    itself its guest could not take what it lacks.
+    """
+    now, first, has_balloon = built.spec, built.first, "balloon" in built.spec.hardware.devices
+    if wanted.dynamic_memory and not now.dynamic_memory and not (first.deflates and has_balloon):
         return
-    yield ResizeMemory(wanted.memory, added, balloon=balloon, dimm=dimm)
+    memory = wanted.memory if _reaches(built, wanted.memory) else now.memory
+    dynamic = memories.within(wanted.dynamic_memory, memory)
+    if (memory, dynamic) == (now.memory, now.dynamic_memory):
+        return
+    balloon = min(memory, now.memory) < first.whole
+    if balloon and not has_balloon:
+        return
+    added = max(0, memory - first.whole)
+    balloon = balloon or (has_balloon and now.dynamic_memory is not None and dynamic is None)
+    dimm = bool(first.slots and added)
+    path = "dynamic_memory" if memory == now.memory else "memory"
+    yield ResizeMemory(memory, added, balloon=balloon, dynamic=dynamic, dimm=dimm, path=path)
+
+
+def _reaches(built: Built, memory: int) -> bool:
+    """Whether a machine has room to have so much."""
+    board, first = built.spec.hardware, built.first
+    added = memory - first.whole
+    if added <= 0:
+        return True
+    if memory > (board.max_memory or 0):
+        return False
+    if first.slots:
+        return len(first.dimms) < first.slots and added % DIMM_BLOCK == 0
+    return "memory" in board.devices and added % MEMORY_BLOCK == 0
 
 
 def _disks(now: model.VMSpec, wanted: model.VMSpec) -> Iterator[_OfDisks]:

@@ -28,6 +28,10 @@ class Demand:
         memory = spec.dynamic_memory.minimum if spec.dynamic_memory else spec.memory
         return cls(memory, spec.cpus.count, spec.share.cpu.reserve)
 
+    def over(self, other: Demand) -> Demand:
+        """The larger of each."""
+        return Demand(max(self.memory, other.memory), max(self.vcpus, other.vcpus), max(self.reserved, other.reserved))
+
     def __add__(self, other: Demand) -> Demand:
         return Demand(self.memory + other.memory, self.vcpus + other.vcpus, self.reserved + other.reserved)
 

@@ -157,6 +157,14 @@ def divide(guests: Mapping[str, Guest], within: int, span: float) -> dict[str, D
     return {uid: Decision(grown[uid], wish.wants, wish.peak) for uid, wish in wishes.items()}
 
 
+def kept(guest: Guest, before: int) -> int:
+    """Bytes that nobody else can be promised: what a guest needs, or has not given yet of what was kept `before`."""
+    if guest.needs is None:
+        return guest.has
+    needs = min(guest.needs, guest.has)
+    return max(needs, min(before, guest.has)) if guest.has > guest.asked + GRAIN else needs
+
+
 def is_short(wants: Iterable[int], within: int) -> bool:
     """Whether not everyone can have what they would."""
     return sum(wants) > within

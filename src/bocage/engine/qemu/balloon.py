@@ -57,6 +57,7 @@ class Balloon:
         present, moved = await self.size(), asyncio.get_running_loop().time()
         while present != size and asyncio.get_running_loop().time() < moved + _STILL:
             await asyncio.sleep(_PAUSE)
+            await self.ask(size)  # whatever others were about to ask
             before, present = present, await self.size()
             if present != before:
                 moved = asyncio.get_running_loop().time()

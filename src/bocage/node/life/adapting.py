@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from bocage import errors, words
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
+from bocage.model import memory as memories
 from bocage.node import started, tasks
 from bocage.node.life import outcomes, plugging, resizing, sharing
 from bocage.node.life.standing import Standing
@@ -34,6 +35,13 @@ class InSnapshot(errors.Conflict):
 
 async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     """Try each change that a running machine can take. Each can be cut off and tried again."""
+    try:
+        await _adapt(standing, preparation, machine)
+    finally:
+        standing.resizes = False
+
+
+async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     runtime = standing.ground.home.vm_runtime(machine.uid)
     built = await asyncio.to_thread(started.read_whole, runtime)
     running = standing.machine
@@ -95,10 +103,11 @@ async def _try(
             few = outcomes.CpusNotTaken(name=machine.name, count=cpus.count, taken=taken)
             return _outcome(change.path, "partly", few), {"cpus": cpus}
         case adaptation.ResizeMemory(memory):
-            present, told = await resizing.resize(change, built, running, machine)
-            standing.gives = present > memory
-            how = "done" if isinstance(told, (outcomes.MemoryIs, outcomes.DimmThere)) else "partly"
-            return _outcome(change.path, how, told), {"memory": present}
+            standing.resizes = True
+            present, how, told = await resizing.resize(change, built, running, machine)
+            standing.gives = change.dynamic is None and present > memory
+            dynamic = memories.within(change.dynamic, present)
+            return _outcome(change.path, how, told), {"memory": present, "dynamic_memory": dynamic}
         case adaptation.UnplugDisk(disk):
             await require_in_no_snapshot(disk, machine, preparation)
             await running.disks.detach(disk.name)
@@ -249,8 +258,8 @@ def _grown(spec: vm.VMSpec, change: adaptation.PlugCpus | adaptation.ResizeMemor
     match change:
         case adaptation.PlugCpus(cpus):
             return spec.model_copy(update={"cpus": cpus})
-        case adaptation.ResizeMemory(memory):
-            return spec.model_copy(update={"memory": memory})
+        case adaptation.ResizeMemory(memory, dynamic=dynamic):
+            return spec.model_copy(update={"memory": memory, "dynamic_memory": dynamic})
         case shares.HoldCpu():
             return spec.model_copy(update=shares.held(spec, change))
 
@@ -268,7 +277,9 @@ def _left(built: Built, machine: vm.VM, told: set[str]) -> Iterator[vm.Outcome]:
     paths = dict.fromkeys(edits.device_of(one["path"]) for one in edits.pending(built.spec, machine))
     for path in paths:
         if path not in told:
-            yield _outcome(path, "pending", outcomes.WaitsForColdStart(name=machine.name))
+            fixed = path == "dynamic_memory" and built.spec.dynamic_memory is None
+            why = outcomes.FixedUntilColdStart if fixed else outcomes.WaitsForColdStart
+            yield _outcome(path, "pending", why(name=machine.name))
 
 
 def _outcome(path: str, how: str, said: words.Message) -> vm.Outcome:

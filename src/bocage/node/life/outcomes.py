@@ -59,6 +59,20 @@ class DiskGone(Note):
     volume: str
 
 
+class MemoryFollows(Note):
+    type = "memory-follows"
+    text = N_("it has {minimum:size} to {maximum:size} of memory, as its guest needs")
+    minimum: int
+    maximum: int
+
+
+class FixedUntilColdStart(Note):
+    type = "memory-fixed-until-cold-start"
+    text = N_("it was started with fixed memory, and gets dynamic memory at its next cold start")
+    hint = N_("'bocage vm reboot {name}'; its guest of now could not take back what it lacks")
+    name: str
+
+
 class DimmThere(Note):
     type = "memory-dimm-there"
     text = N_("the guest has {size:size} of memory; {dimm:size} of it came as a DIMM, which stays")

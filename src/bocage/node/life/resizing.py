@@ -18,27 +18,30 @@ from bocage.planner.adaptation import Built, ResizeMemory
 
 async def resize(
     change: ResizeMemory, built: Built, running: engine.Machine, machine: vm.VM
-) -> tuple[Size, words.Message]:
-    """What the guest has then, when its memory is no dynamic one; else what it can have at most. And what is said."""
-    first, added, taken = built.first, 0, True
+) -> tuple[Size, str, words.Message]:
+    """What the guest has then, or with dynamic memory what it can have at most; how that went, and what is said."""
+    first, added, taken, how = built.first, 0, True, "done"
     whole = first.whole + (change.added if change.dimm else 0)
     if change.dimm:
         taken = await running.plug_dimm(len(first.dimms), change.added)
     elif built.spec.memory > first.whole or change.added:
         added = await running.resize_memory(change.added)
-    if machine.spec.dynamic_memory is not None:  # its balloon follows what it needs
+    if change.dynamic is not None:  # its balloon follows what it needs
         present = Size(min(whole, change.memory) + added)
     elif change.balloon:
         present = Size(await running.balloon.settle(min(whole, change.memory) + added))
     else:
         present = Size(whole + added)
+    said: words.Message = outcomes.MemoryIs(size=present)
     if present != change.memory:
-        return present, outcomes.MemoryInPart(size=present, wanted=change.memory)
-    if not taken:
-        return present, outcomes.DimmNotTaken(name=machine.name, size=change.added)
-    return present, outcomes.DimmThere(size=present, dimm=change.added) if change.dimm else outcomes.MemoryIs(
-        size=present
-    )
+        how, said = "partly", outcomes.MemoryInPart(size=present, wanted=change.memory)
+    elif not taken:
+        how, said = "partly", outcomes.DimmNotTaken(name=machine.name, size=change.added)
+    elif change.dynamic is not None:
+        said = outcomes.MemoryFollows(minimum=change.dynamic.minimum, maximum=present)
+    elif change.dimm:
+        said = outcomes.DimmThere(size=present, dimm=change.added)
+    return present, how, said
 
 
 async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:

@@ -57,6 +57,7 @@ class Standing:
     adapted: int | None = None  # the generation that was carried out on the running process, as far as it goes
     held: bool = True  # what it is held to was told to it by this daemon
     usb: tuple[board.UsbDevice, ...] | None = None  # what it is to have of the host's; None: nobody has looked yet
+    resizes: bool = False  # its memory is being changed: nobody else asks its balloon for anything
     gives: bool = False  # the guest was asked for more memory than it has given yet
     told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
@@ -92,6 +93,7 @@ class Standing:
 
         self.machine, self.started, self.pending, self.adapted = machine, clock.boottime(), None, None
         self.usb = None
+        self.resizes = self.gives = False
         self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
 
     async def until_ended(self) -> None:

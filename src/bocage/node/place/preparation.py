@@ -243,18 +243,15 @@ class Preparation:
         """Know again what the VMs of this host were given, before the first of them is looked at."""
         for machine in machines:
             if machine.status.pid is not None and not self._ground.rebooted:
-                self._note_given(machine)
-
-    def _note_given(self, machine: vm.VM) -> None:
-        runtime = self._ground.home.vm_runtime(machine.uid)
-        self.admission.note(machine.uid, started.read(runtime) or machine.spec)
+                runtime = self._ground.home.vm_runtime(machine.uid)
+                self.admission.find(machine.uid, started.read(runtime) or machine.spec)
 
     async def note_running(self, machine: vm.VM) -> None:
         """It runs: what its disks can still grow by is promised to it, and its wires are known."""
         with contextlib.suppress(disks.BeingCopied):
             self.disks.write(machine)
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
-        self._note_given(machine)
+        self.admission.note(machine.uid, started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec)
         await self._wires.found(machine)
 
     async def carrier_of(self, machine: vm.VM, nic: vm.Nic) -> engine.Backend:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 
@@ -41,7 +42,7 @@ class _Seen:
 
     machine: engine.Machine
     adapted: int | None  # the generation that its settings were read of
-    spec: vm.VMSpec
+    spec: vm.VMSpec  # what the machine is made of by now
     most: int  # bytes that the machine can have
     since: float  # of the boot clock, as all times here
     has: int = 0
@@ -60,6 +61,7 @@ class _Seen:
     balloon: bool = True
     wants: int | None = None
     why: words.Message | None = None
+    resizes: bool = False  # its memory is being changed
     shown: str = ""  # the type of what its status says
 
 
@@ -111,7 +113,7 @@ class Balancing:
     async def look(self) -> None:
         """See what each guest has and needs, and ask for what it is to have."""
         await self._meet()
-        dynamic = {uid: seen for uid, seen in self._seen.items() if seen.spec.dynamic_memory}
+        dynamic = {uid: seen for uid, seen in self._seen.items() if seen.spec.dynamic_memory and not seen.resizes}
         now, before = clock.boottime(), self._looked
         self._looked = now
         if not dynamic:
@@ -125,6 +127,8 @@ class Balancing:
         short = memory.is_short([one.wants for one in decided.values()], within)
         await asyncio.gather(*[self._ask(dynamic[uid], guests[uid], one) for uid, one in decided.items()])
         for uid, seen in dynamic.items():
+            if seen.told is not None:
+                self._shop.preparation.admission.keep(uid, functools.partial(memory.kept, guests[uid]))
             seen.why = _alone(seen, clock.boottime()) or memory.why(guests[uid], decided[uid], short=short)
             await self._show(uid, seen)
 
@@ -136,6 +140,8 @@ class Balancing:
         for uid, actor in running.items():
             seen, machine = self._seen.get(uid), actor.standing.machine
             same = seen is not None and seen.machine is machine
+            if seen is not None:
+                seen.resizes = actor.standing.resizes
             if same and seen and seen.adapted == actor.standing.adapted and uid not in self._changed:
                 continue
             self._changed.discard(uid)
@@ -150,21 +156,21 @@ class Balancing:
         uid, adapted = actor.standing.uid, actor.standing.adapted
         present = await actor.standing.read()
         built = started.read_whole(self._shop.ground.home.vm_runtime(uid))
-        most = max(built.spec.memory, built.first.whole) if built else present.spec.memory
+        spec = built.spec if built else present.spec
+        most = max(spec.memory, built.first.whole) if built else spec.memory
         was_dynamic = seen is None or seen.spec.dynamic_memory is not None
         if seen is None:
             now = clock.boottime()
-            seen = _Seen(machine, adapted, present.spec, most, now, stirred=now)
+            seen = _Seen(machine, adapted, spec, most, now, stirred=now)
             seen.shown = present.status.memory_note.type if present.status.memory_note else ""
             self._seen[uid] = seen
-        seen.adapted, seen.spec, seen.most = adapted, present.spec, most
-        if present.spec.dynamic_memory is None and was_dynamic:
+        seen.adapted, seen.spec, seen.most = adapted, spec, most
+        if spec.dynamic_memory is None and was_dynamic:
             # Its memory was dynamic, perhaps: from now on it has all of it.
             seen.asked = seen.why = None
             await self._show(uid, seen)
-            whole = min(most, present.spec.memory)
-            if "balloon" in present.spec.hardware.devices and await machine.balloon.size() != whole:
-                await machine.balloon.ask(whole)
+            if "balloon" in spec.hardware.devices and await machine.balloon.size() != spec.memory:
+                await machine.balloon.ask(spec.memory)
 
     async def _look_at(self, seen: _Seen) -> None:
         now = clock.boottime()
