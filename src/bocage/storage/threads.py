@@ -54,7 +54,7 @@ async def run(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -
 
     A cancellation waits for its end, so that nothing goes on writing behind the caller's back.
     """
-    return await _to_its_end(asyncio.ensure_future(asyncio.to_thread(function, *arguments, **named)), None)
+    return await to_its_end(asyncio.ensure_future(asyncio.to_thread(function, *arguments, **named)))
 
 
 async def run_job(
@@ -63,10 +63,11 @@ async def run_job(
     """Call a blocking function with a `Job`. A cancellation makes it stop, and waits until it has."""
     job = Job(progress)
     call = functools.partial(function, job, *arguments, **named)
-    return await _to_its_end(asyncio.get_running_loop().run_in_executor(_long, call), job)
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(_long, call), job)
 
 
-async def _to_its_end(work: asyncio.Future[R], job: Job | None) -> R:
+async def to_its_end(work: asyncio.Future[R], job: Job | None = None) -> R:
+    """Wait for it; a cancellation waits for its end, too, so that it is known what has become of it."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

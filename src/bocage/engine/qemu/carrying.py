@@ -22,6 +22,7 @@ from bocage.words import N_
 FIRMWARE = "board.vars"  # the node of the firmware's variables
 _LOOK, _LONGEST_LOOK = 0.02, 0.1  # seconds between two looks at a job
 _OVER_BOUND = 30.0  # seconds for the writes that are under way
+_STAY_BOUND = 10.0  # seconds for those to the other files, whose storage may hang; others wait behind this
 _JOB = "carry-"
 
 Report = Callable[[int, int], None]
@@ -105,7 +106,7 @@ class Carrying:
 
     async def stay(self) -> None:
         """End what mirrors, and take away all nodes that no disk uses: of two chains of a disk the other one."""
-        await layering.end_jobs(self._at, _JOB)
+        await layering.end_jobs(self._at, _JOB, within=_STAY_BOUND)
         for disk in await _tops(self._at):
             if disk == FIRMWARE:
                 await _forget_flashes(self._at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pathlib
@@ -20,13 +21,28 @@ OTHERS = "usb "
 
 async def hand(at: link.Link, path: pathlib.Path, flags: int, undo: contextlib.AsyncExitStack, *, of: str) -> str:
     """Give QEMU a file, for the node `of`; the path under which that opens it. What takes it back goes on `undo`."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    descriptor = await _opened(path, flags)
     try:
         given = await at.add_descriptor(descriptor, of=of)
     finally:
         os.close(descriptor)
     undo.push_async_callback(take_back, at, given)
     return given
+
+
+async def _opened(path: pathlib.Path, flags: int) -> int:
+    """Open a file whose storage may not answer, which holds up nobody else."""
+    opening = asyncio.ensure_future(asyncio.to_thread(os.open, path, flags | os.O_CLOEXEC))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opened: asyncio.Future[int]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        os.close(opened.result())
 
 
 async def take_back(at: link.Link, path: str) -> None:

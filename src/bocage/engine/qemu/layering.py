@@ -180,9 +180,9 @@ class Layers:
         await end_jobs(self._at, *_MERGING)
 
 
-async def end_jobs(at: link.Link, *beginnings: str) -> None:
+async def end_jobs(at: link.Link, *beginnings: str, within: float = _SWITCH_BOUND) -> None:
     """End the jobs whose names begin so, and wait until they are gone. Raises errors.TimedOut."""
-    deadline = time.monotonic() + _SWITCH_BOUND
+    deadline = time.monotonic() + within
     asked: set[str] = set()
     while jobs := [one for one in await at.execute("query-jobs") if str(one["id"]).startswith(beginnings)]:
         for job in jobs:
@@ -194,7 +194,7 @@ async def end_jobs(at: link.Link, *beginnings: str) -> None:
                     asked.add(name)
                     await at.execute("job-cancel", {"id": name})
         if time.monotonic() > deadline:
-            raise errors.TimedOut(what="QEMU", bound=_SWITCH_BOUND)
+            raise errors.TimedOut(what="QEMU", bound=within)
         await asyncio.sleep(_LOOK)
 
 

@@ -68,6 +68,32 @@ class NameTaken(Error, errors.Conflict):
     name: str
 
 
+class Older(Error, errors.Conflict):
+    """A move has ended without taking it away; the guest has gone on in the other one."""
+
+    type = "adopt-older"
+    text = N_("{name} lies in {newer} too, and that is the newer one: {path} was left behind by a move")
+    hint = N_("'bocage adopt {newer}' takes in the newer one; then remove {path}")
+    name: str
+    path: str
+    newer: str
+
+
+class Twice(Error, errors.Conflict):
+    type = "adopt-twice"
+    text = N_("{name} lies in {path} and in {other}, and nothing says which of the two is the newer one")
+    hint = N_("look at both, and move one of them out of its storage; or '--new-identity' makes another VM of this one")
+    name: str
+    path: str
+    other: str
+
+
+class HalfMade(Error, errors.Conflict):
+    type = "adopt-half-made"
+    text = N_("{path} is half made, or half removed: it is no VM")
+    path: str
+
+
 class AddressTaken(Error, errors.Conflict):
     type = "adopt-mac-taken"
     text = N_("the MAC address {mac} of {name} is that of {other} already")
@@ -142,6 +168,8 @@ async def examine(
     if in_place and await is_known(shop, held.vm.uid):
         raise OwnDirectory(path=str(path), name=held.vm.name)
     stays = in_place and not terms.new_identity
+    if not terms.new_identity and not await is_known(shop, held.vm.uid):
+        await _check_newest(shop, held, path)
     name = terms.name or held.vm.name
     wiring = await rewiring.find(shop, held, PROJECT, terms.networks, name=name, stays=stays)
     machine, volumes = await _fit(shop, storage, held, path, terms, uid or base.new_uid(), wiring, stays=stays)
@@ -329,6 +357,22 @@ async def _check_at_rest(shop: Shop, source: vm.VM, path: pathlib.Path) -> None:
         pid = found.pid
         await found.detach()
         raise RunsNow(name=source.name, pid=pid)
+
+
+async def _check_newest(shop: Shop, held: directory.Held, path: pathlib.Path) -> None:
+    """No storage of this host has the same VM in a newer directory, or in one of which that cannot be said."""
+    for storage in (await shop.ground.resources.list(ground.Storage)).items:
+        other = pathlib.Path(storage.spec.path) / "vms" / held.vm.uid
+        place = directory.Directory(other)
+        if await asyncio.to_thread(other.resolve) == path or not await asyncio.to_thread(place.definition.exists):
+            continue
+        age = None
+        with contextlib.suppress(directory.Unreadable, OSError):
+            age = directory.age(await asyncio.to_thread(place.read))
+        if age is None or age == directory.age(held):
+            raise Twice(name=held.vm.name, path=str(path), other=str(other))
+        if age > directory.age(held):
+            raise Older(name=held.vm.name, path=str(path), newer=str(other))
 
 
 def _unheard(_: engine.Happened) -> None:

@@ -18,11 +18,12 @@ from bocage.planner import layers
 from bocage.store import resources
 from bocage.words import N_
 
-BESIDE_DISKS = (
-    *("vm.yaml", "firmware-vars.fd", "tpm.state", "seed.iso", "saved.state", "saved.json"),
+BESIDE_DEFINITION = (
+    *("firmware-vars.fd", "tpm.state", "seed.iso", "saved.state", "saved.json"),
     *("serial.log", "qemu.log"),
 )
-"""What belongs to a VM and is no disk, by its name in the directory."""
+"""What belongs to a VM and is neither its definition nor a disk, by its name in the directory."""
+BESIDE_DISKS = ("vm.yaml", *BESIDE_DEFINITION)
 
 
 def of_snapshots(snapshots: Iterable[snapshot.Snapshot]) -> list[str]:

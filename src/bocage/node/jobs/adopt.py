@@ -73,6 +73,8 @@ async def _adopt_one(
     shop: Shop, run: tasks.Run, storages: list[ground.Storage], path: pathlib.Path, terms: adoption.Terms
 ) -> None:
     """Take in one directory. What was begun before the daemon ended is found under the uid that was noted then."""
+    if path.name.endswith(half_made.SUFFIX):
+        raise adoption.HalfMade(path=str(path))
     noted: dict[str, str] = dict(run.remembered.get("uids", {}))
     storage = await asyncio.to_thread(_lies_in, path, storages)
     target = storage or next(one for one in storages if one.name == "local")

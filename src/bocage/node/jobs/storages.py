@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from bocage import errors, files, words
-from bocage.model import base, ground, keys, vm
+from bocage.model import base, ground, keys, vm, work
 from bocage.node import tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
@@ -131,12 +131,22 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
     for kind in (vm.VM, ground.Volume, ground.Image):
         listing = await shop.ground.resources.list(kind, trash=True)
         held += [f"{one.kind} {one.name}" for one in listing.items if one.spec.storage == storage.uid]
+    for task in (await shop.ground.resources.list(work.Task)).items:
+        if not task.status.state.ended and _uses(task, storage):
+            held.append(f"task {task.spec.action} {task.spec.subject.name if task.spec.subject else ''}".rstrip())
     if held:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     if storage.spec.disks:
         await filesystems.unmount(pathlib.Path(storage.spec.path))
     await shop.ground.resources.delete(storage)
     shop.ground.roots.pop(storage.uid, None)
+
+
+def _uses(task: work.Task, storage: ground.Storage) -> bool:
+    """Whether a task that stands open puts something there, or has not yet removed what it moved from there."""
+    old = task.status.result.get("old")
+    there = isinstance(old, str) and pathlib.PurePath(old).is_relative_to(storage.spec.path)
+    return there or task.spec.params.get("storage") == storage.uid
 
 
 async def prepare(shop: Shop, storage: ground.Storage) -> None:

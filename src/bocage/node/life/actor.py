@@ -22,6 +22,7 @@ from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Do
+from bocage.storage import reach
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,8 @@ class Actor:
         if machine.status.host != self._ground.uid:
             return await self._without_owner(machine)
         machine = await self._drop_cancelled(machine)
+        if standing.machine is None:
+            await self._settle_moves()
         seen = await world.look(standing, preparation, machine)
         step = lifecycle.decide(seen)
         if step.do in _STARTING and standing.asked("vm.snapshot-revert"):
@@ -228,6 +231,12 @@ class Actor:
             return 0
         rests = [max(run.rests - clock.boottime(), 0.0) for run in standing.runs if run.rests]
         return min([*rests, *([step.again] if step.again is not None else [])], default=None)
+
+    async def _settle_moves(self) -> None:
+        """Nothing starts, or goes to the trash, while what a move has left could be taken for it."""
+        for run in self.standing.asked("vm.move"):
+            with contextlib.suppress(reach.Hangs):  # which holds nobody up: what does not count is known by its age
+                await relocating.settle_off(self.standing, self._preparation, run)
 
     async def _without_owner(self, machine: vm.VM) -> float | None:
         if not self.standing.runs:
@@ -332,6 +341,8 @@ class Actor:
                     await standing.tell(machine, notes.Rebooted(name=machine.name))
                 await run.done(state=machine.status.state.value)
             elif goals.overtaken(run, machine):
+                if run.action == "vm.move":
+                    await operations.undo(standing, self._preparation, machine, run)
                 standing.runs.remove(run)
                 await run.cancelled(tasks.Superseded())
             elif (problem := goals.hopeless(run, seen)) is not None:
@@ -369,11 +380,13 @@ class Actor:
                 run.unwanted = tasks.Cancelled()
             elif (await self.standing.read()).metadata.deleted is not None:
                 run.unwanted = tasks.Superseded()
-            # a plug that is pulled comes first; what it broke off is carried on then
-            return (
-                run.unwanted is not None
-                or (self.standing.machine is not None and bool(self.standing.asked("vm.kill")))
-                or (run.action in operations.GIVES_WAY and bool(self.standing.asked(*_BEFORE)))
+            if self.standing.machine is not None and self.standing.asked("vm.kill"):
+                # a plug that is pulled comes first: what is broken off could wait long for a storage that hangs
+                with contextlib.suppress(errors.TimedOut):
+                    await self.standing.machine.kill()
+                return True
+            return run.unwanted is not None or (
+                run.action in operations.GIVES_WAY and bool(self.standing.asked(*_BEFORE))
             )
 
         carrying = tasks.carry_out(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import pathlib
+import secrets
 
 from bocage import errors, files
 from bocage.model import ground, vm
@@ -19,7 +20,7 @@ from bocage.node.place import directory, disks
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers as tree
 from bocage.storage import directory as storage_directory
-from bocage.storage import half_made, qcow2, sparse, threads, volumes
+from bocage.storage import half_made, qcow2, reach, sparse, threads, volumes
 from bocage.store import resources
 from bocage.words import N_
 
@@ -37,25 +38,44 @@ class InTheWay(Error, errors.Conflict):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ways:
-    """From where, to where, and the name that it has until it is whole."""
+    """From where, to where, and the name that it has until it is whole, which no other attempt has."""
 
     old: directory.Directory
     new: directory.Directory
     making: directory.Directory
+    storage: ground.Storage  # where to
+
+    @property
+    def way(self) -> reach.Way:
+        """To where the new one is made."""
+        return way_to(self.new.path)
+
+    def check(self) -> None:
+        """Raise storage's Gone unless it is still there; blocking."""
+        storage_directory.open(pathlib.Path(self.storage.spec.path), self.storage.uid)
+
+
+def way_to(path: pathlib.Path) -> reach.Way:
+    """The way to the storage of a VM's directory."""
+    return reach.Way(path.parent.parent)
+
+
+def aside(path: pathlib.Path) -> str:
+    """What a VM's directory is called while it is made, or removed: nobody takes it for one, and it is swept."""
+    return f"{path.name}.{secrets.token_hex(4)}{half_made.SUFFIX}"
 
 
 async def ways(preparation: Preparation, machine: vm.VM, target: ground.Storage, run: tasks.Run) -> Ways:
-    """What an earlier attempt of this task has left there is gone. Raises InTheWay, and storage's Gone."""
-    root = pathlib.Path(target.spec.path)
-    await asyncio.to_thread(storage_directory.open, root, target.uid)
-    old, new = await preparation.place(machine), directory.Directory(root / "vms" / machine.uid)
-    if await asyncio.to_thread(new.exists):
-        if run.remembered.get("new") != str(new.path):
-            raise InTheWay(path=str(new.path))
-        await asyncio.to_thread(files.remove_tree, new.path)
-    making = directory.Directory(new.path.with_name(f"{machine.uid}{half_made.SUFFIX}"))
-    await asyncio.to_thread(files.remove_tree, making.path)
-    return Ways(old, new, making)
+    """What an earlier attempt has left there is gone. Raises InTheWay, reach.Hangs, and storage's Gone."""
+    old = await preparation.place(machine)
+    new = directory.Directory(pathlib.Path(target.spec.path) / "vms" / machine.uid)
+    found = Ways(old, new, directory.Directory(new.path.with_name(aside(new.path))), target)
+    await found.way.free()
+    await found.way.call(found.check)
+    if await found.way.call(new.exists) and run.remembered.get("new") != str(new.path):
+        raise InTheWay(path=str(new.path))
+    await found.way.put_away(new.path, aside(new.path))
+    return found
 
 
 async def own_volumes(preparation: Preparation, machine: vm.VM) -> list[ground.Volume]:
@@ -75,11 +95,25 @@ async def fill(
 ) -> None:
     """Fill the new directory, durably. The files that a `running` guest writes are made there, and are empty.
 
-    The images that disks are linked to come along. Raises rooms.WouldNotFit before anything is copied.
+    The images that disks are linked to come along, the definition does not: what has none counts for nothing.
+    Raises rooms.WouldNotFit before anything is copied.
     """
-    await asyncio.to_thread(at.making.make)
+    await at.way.do(_fill(host, preparation, machine, target, at, run, running=running))
+
+
+async def _fill(
+    host: Ground,
+    preparation: Preparation,
+    machine: vm.VM,
+    target: ground.Storage,
+    at: Ways,
+    run: tasks.Run,
+    *,
+    running: bool,
+) -> None:
+    await at.way.call(at.making.make)
     own = await own_volumes(preparation, machine)
-    beside = [*carried.BESIDE_DISKS, *carried.of_snapshots(await preparation.snapshots(machine)), "vm.yaml.edited"]
+    beside = [*carried.BESIDE_DEFINITION, *carried.of_snapshots(await preparation.snapshots(machine)), "vm.yaml.edited"]
     beside += [f"{port.name}.out" for port in machine.spec.ports if port.to == "file"]
     await _check_room(preparation, at, own, beside, target, running=running)
     told = lambda done, total: run.progress(done, total)  # noqa: E731
@@ -97,7 +131,7 @@ async def fill(
                     await _make_empty(preparation, volume, layers[0], path, target)
                     continue
                 source = layers[0].path.with_name(name)
-                await threads.run_job(sparse.copy_now, told, source, path.with_name(name))
+                await at.way.job(sparse.copy_now, told, source, path.with_name(name))
             first = tree.chain(volume.spec)[-1]
             if volume.spec.linked and not (running and first == volume.spec.file_name):
                 await _lead_to_image(preparation, volume, layers[-1].path, path.with_name(first), target)
@@ -110,7 +144,7 @@ async def fill(
         source = at.old.path / name
         if await asyncio.to_thread(source.exists):
             await asyncio.to_thread((at.making.path / name).parent.mkdir, mode=0o700, exist_ok=True)
-            await threads.run_job(sparse.copy_now, None, source, at.making.path / name)
+            await at.way.job(sparse.copy_now, None, source, at.making.path / name)
     await _give_away(preparation, machine, at, own)
     await asyncio.to_thread(files.sync_tree, at.making.path)
 
@@ -118,7 +152,8 @@ async def fill(
 async def commit(standing: Standing, preparation: Preparation, target: ground.Storage) -> None:
     """Let the new place count: the VM and its volumes in one transaction.
 
-    The images are written as they are: one that was deleted meanwhile fails the move, and cannot be deleted after it.
+    The storage and the images are written as they are: one that was deleted meanwhile fails the move, and cannot be
+    deleted after it.
     """
     kept = standing.ground.resources
 
@@ -128,6 +163,7 @@ async def commit(standing: Standing, preparation: Preparation, target: ground.St
         transaction.update(resources.bumped(present, resources.with_spec(present, storage=target.uid)))
         for volume in own:
             transaction.update(resources.bumped(volume, resources.with_spec(volume, storage=target.uid)))
+        transaction.update(await kept.get(ground.Storage, None, target.uid))
         known = (await kept.list(ground.Image)).items
         for digest in {volume.spec.image for volume in own if volume.spec.linked and volume.spec.image}:
             here = [one for one in known if (one.spec.sha256, one.spec.storage) == (digest, target.uid)]
@@ -136,7 +172,8 @@ async def commit(standing: Standing, preparation: Preparation, target: ground.St
             transaction.update(here[0])
         return transaction
 
-    await standing.commit(wanted)
+    # Who is cancelled waits for it: else it could come to count after somebody saw that it does not.
+    await threads.to_its_end(asyncio.ensure_future(standing.commit(wanted)))
 
 
 async def _check_room(

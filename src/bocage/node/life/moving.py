@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 from typing import Any
 
 from bocage import files, words
 from bocage.model import ground, vm
-from bocage.node import tasks
-from bocage.node.life import filling, relocating
+from bocage.node import clock, tasks
+from bocage.node.life import filling, overlaying, relocating
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
+from bocage.storage import reach
 from bocage.words import N_
+
+_UNTIL_IT_RUNS = 2.0  # seconds
 
 
 class Moved(words.Message):
@@ -30,13 +32,23 @@ async def move(standing: Standing, preparation: Preparation, machine: vm.VM, run
     if target.uid != machine.spec.storage:
         if standing.machine:
             await relocating.carry(standing, preparation, machine, target, run)
+        elif _starts_soon(machine):
+            run.rests = clock.boottime() + _UNTIL_IT_RUNS
+            raise overlaying.Later
         else:
             await _carry(standing, preparation, machine, target, run)
+    machine = await standing.read()
     if (old := run.remembered.get("old")) is not None:  # also that of an attempt which ended just before this
-        await asyncio.to_thread(files.remove_tree, pathlib.Path(old))
-        await preparation.link(await standing.read())
+        await preparation.link(machine)
+        await reach.gone(pathlib.Path(old))
     await standing.tell(machine, Moved(name=machine.name, storage=target.name))
     return {"storage": target.name}
+
+
+def _starts_soon(machine: vm.VM) -> bool:
+    """Whether it should run and is about to: a copy of what does not run would keep it from that until its end."""
+    wanted = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
+    return wanted and machine.spec.restart.policy != "never" and machine.status.restarts < machine.spec.restart.limit
 
 
 async def _carry(
@@ -47,12 +59,11 @@ async def _carry(
         try:
             await filling.fill(standing.ground, preparation, machine, target, at, run)
             await run.remember(old=str(at.old.path), new=str(at.new.path))
-            await asyncio.to_thread(files.rename_durably, at.making.path, at.new.path)
+            await at.way.call(at.check)  # it may have been taken out
+            await at.way.call(files.rename_durably, at.making.path, at.new.path)
         finally:
-            await asyncio.to_thread(files.remove_tree, at.making.path)
+            await at.way.discard(at.making.path)
         try:
             await filling.commit(standing, preparation, target)
-        except BaseException:
-            if (await standing.read()).spec.storage != target.uid:
-                await asyncio.to_thread(files.remove_tree, at.new.path)
-            raise
+        finally:
+            await relocating.settle_off(standing, preparation, run)

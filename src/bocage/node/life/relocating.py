@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+from collections.abc import Coroutine
+from typing import Any
 
-from bocage import errors, files
+from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.engine import block
-from bocage.model import board, ground, vm
+from bocage.model import base, board, ground, vm
 from bocage.node import notes, tasks
 from bocage.node.life import filling, overlaying
 from bocage.node.life.standing import Standing
 from bocage.node.place import disks
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers as tree
+from bocage.storage import reach
 from bocage.words import N_
 
 _LOOK = 0.2  # seconds between two looks whether somebody still reads its snapshots
@@ -46,6 +49,23 @@ class NotNow(Error, errors.Conflict):
     state: str
 
 
+class EndedMeanwhile(Error, errors.Unavailable):
+    type = "move-ended-meanwhile"
+    text = N_("{name} ended by itself while it was carried to {storage}; it stays where it was")
+    hint = N_("'bocage why {name}' says what became of it; then try again")
+    name: str
+    storage: str
+
+
+class LeftBehind(notes.Note):
+    type = "move-left-behind"
+    text = N_("{path} does not hold {name} any more, and cannot be removed: {reason}")
+    hint = N_("remove it when its storage can be reached again; it is older than where {name} lies now")
+    name: str
+    path: str
+    reason: str
+
+
 def is_between(run: tasks.Run) -> bool:
     """Whether it was cut off in the moment in which the vCPUs stand: nothing but the move's end lets them go on."""
     return bool(run.remembered.get("between"))
@@ -54,46 +74,119 @@ def is_between(run: tasks.Run) -> bool:
 async def carry(
     standing: Standing, preparation: Preparation, machine: vm.VM, target: ground.Storage, run: tasks.Run
 ) -> None:
-    """Carry it over. Raises HasOpen, NotNow, and Later when its process ended meanwhile."""
+    """Carry it over. Raises HasOpen, NotNow, and EndedMeanwhile when its process ended before it was carried over."""
     running = standing.machine
     assert running
     _check(machine, running)
-    await running.layers.cease()  # what nobody waits for any more would write to files that are copied
     try:
-        at = await filling.ways(preparation, machine, target, run)
-        try:
-            await filling.fill(standing.ground, preparation, machine, target, at, run, running=True)
-            others = [
-                await _other(preparation, disk, volume, at, target) for disk, volume in await _own(preparation, machine)
-            ]
-            firmware = at.making.firmware_variables if _has_variables(machine) else None
-            run.report(notes.Mirroring(name=machine.name))
-            told = lambda done, total: run.progress(done, total)  # noqa: E731
-            await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
-            while preparation.disks.is_read(machine.uid):  # noqa: ASYNC110 - a copy may take hours
-                await asyncio.sleep(_LOOK)
-            for place in (at.making.path, at.old.disks):  # else the vCPUs would stand for as long as that
-                await asyncio.to_thread(files.sync_tree, place)
-            names = [one.disk.name for one in others]  # what comes into the definition meanwhile is not carried
-            await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)
-            await asyncio.to_thread(files.rename_durably, at.making.path, at.new.path)
-        finally:
-            await asyncio.to_thread(files.remove_tree, at.making.path)
-        with preparation.disks.merged(machine):
-            await running.pause()
-            await running.carrying.go_over(names)
-            await filling.commit(standing, preparation, target)
-            await _conclude(standing, preparation, running, run)
-    except BaseException:
+        await running.layers.cease()  # what nobody waits for any more would write to files that are copied
+        await _while_it_runs(standing, machine, _carry(standing, preparation, machine, target, running, run))
+    except BaseException as error:
         await settle(standing, preparation, run)
+        if not isinstance(error, Exception):
+            raise
+        machine = await standing.read()
+        if machine.spec.storage == target.uid:
+            return
+        if standing.machine is None:
+            raise EndedMeanwhile(name=machine.name, storage=target.name) from error
         raise
+
+
+async def _while_it_runs(standing: Standing, machine: vm.VM, doing: Coroutine[Any, Any, None]) -> None:
+    """Do it; what may take hours is given up when the process has ended. Raises engine.NotRunning then."""
+    carrying, ending = asyncio.ensure_future(doing), asyncio.ensure_future(standing.until_ended())
+    try:
+        await asyncio.wait([carrying, ending], return_when=asyncio.FIRST_COMPLETED)
+        if not carrying.done():
+            raise engine.NotRunning(name=machine.name)
+    finally:
+        for task in (carrying, ending):
+            task.cancel()
+        await asyncio.wait([carrying, ending])
+    await carrying
+
+
+async def _carry(
+    standing: Standing,
+    preparation: Preparation,
+    machine: vm.VM,
+    target: ground.Storage,
+    running: engine.Machine,
+    run: tasks.Run,
+) -> None:
+    at = await filling.ways(preparation, machine, target, run)
+    try:
+        await filling.fill(standing.ground, preparation, machine, target, at, run, running=True)
+        others = [
+            await _other(preparation, disk, volume, at, target) for disk, volume in await _own(preparation, machine)
+        ]
+        firmware = at.making.firmware_variables if _has_variables(machine) else None
+        run.report(notes.Mirroring(name=machine.name))
+        told = lambda done, total: run.progress(done, total)  # noqa: E731
+        await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
+        while preparation.disks.is_read(machine.uid):  # noqa: ASYNC110 - a copy may take hours
+            await asyncio.sleep(_LOOK)
+        for place in (at.making.path, at.old.disks):  # else the vCPUs would stand for as long as that
+            await at.way.do(asyncio.to_thread(files.sync_tree, place))
+        names = [one.disk.name for one in others]  # what comes into the definition meanwhile is not carried
+        await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)
+        await at.way.call(at.check)  # it may have been taken out
+        await at.way.call(files.rename_durably, at.making.path, at.new.path)
+    finally:
+        await at.way.discard(at.making.path)
+    with preparation.disks.merged(machine):
+        await running.pause()
+        await running.carrying.go_over(names)
+        await filling.commit(standing, preparation, target)
+        await _conclude(standing, preparation, running, run)
 
 
 async def settle(standing: Standing, preparation: Preparation, run: tasks.Run) -> None:
     """Bring what an attempt has left to one of its ends. Raises Later when it cannot be said which."""
-    running, machine = standing.machine, await standing.read()
-    if running is None:
+    if standing.machine is not None:
+        try:
+            return await _settle_running(standing, preparation, standing.machine, run)
+        except (engine.NotRunning, ConnectionError, errors.TimedOut) as error:
+            if not await standing.ends():
+                raise overlaying.Later from error
+    return await settle_off(standing, preparation, run)
+
+
+async def settle_off(standing: Standing, preparation: Preparation, run: tasks.Run) -> None:
+    """The same when it has no process: before one starts from the place that counts, the other is none any more."""
+    if (new := run.remembered.get("new")) is None:
         return
+    machine, old = await standing.read(), pathlib.Path(run.remembered["old"])
+    if machine.spec.storage != run.params["storage"]:
+        await put_away(standing, machine, pathlib.Path(new))
+        return
+    place = await preparation.place(machine)
+    if await filling.way_to(place.path).call(place.exists):  # else it lies in the trash by now
+        await preparation.write_definition(machine)
+    await put_away(standing, machine, old)
+
+
+async def put_away(standing: Standing, machine: vm.VM, loser: pathlib.Path) -> None:
+    """Take its name from a directory that does not count, before the other one is written to.
+
+    One that cannot be reached is told of; its definition is the older one, by which adoption knows it.
+    """
+    try:
+        await filling.way_to(loser).put_away(loser, filling.aside(loser))
+    except (reach.Hangs, OSError) as error:
+        if str(loser) in standing.left_behind:
+            return
+        standing.left_behind.add(str(loser))
+        reason = words.say(error) if isinstance(error, errors.Problem) else str(error)
+        note = LeftBehind(name=machine.name, path=str(loser), reason=reason)
+        await standing.tell(machine, note, base.Severity.WARNING)
+
+
+async def _settle_running(
+    standing: Standing, preparation: Preparation, running: engine.Machine, run: tasks.Run
+) -> None:
+    machine = await standing.read()
     target, over = str(run.params["storage"]), False
     try:
         if machine.spec.storage != target:
@@ -106,15 +199,15 @@ async def settle(standing: Standing, preparation: Preparation, run: tasks.Run) -
             )
         if run.remembered.get("old") is not None:
             await _conclude(standing, preparation, running, run)
-    except (engine.NotRunning, ConnectionError, errors.TimedOut) as error:
-        await standing.ends()
-        raise overlaying.Later from error
+    except (engine.NotRunning, ConnectionError, errors.TimedOut):
+        raise
     except Exception as error:
         if not over or await _counts(standing, target):
             raise
         # QEMU went over and the store cannot say so. Both places still hold the same: it ends, and the old one counts.
         await running.kill()
         await standing.ends()
+        await settle_off(standing, preparation, run)
         raise overlaying.Later from error
 
 
@@ -127,13 +220,14 @@ async def _counts(standing: Standing, target: str) -> bool:
 
 
 async def _conclude(standing: Standing, preparation: Preparation, running: engine.Machine, run: tasks.Run) -> None:
-    """The new place counts: its logs go on there, its vCPUs run, and nothing of the old place is used any more."""
+    """The new place counts: its logs go on there, the old one is none any more, and only then its vCPUs run."""
     machine = await standing.read()
     place = await preparation.place(machine)
     await running.log_in(place.path)
+    await preparation.write_definition(machine)
+    await put_away(standing, machine, pathlib.Path(run.remembered["old"]))
     await _go_on(machine, running, run)
     await running.lie_in(place.path)
-    await preparation.write_definition(machine)
     if is_between(run):
         await run.remember(between=False)
     await running.carrying.stay()
@@ -142,10 +236,11 @@ async def _conclude(standing: Standing, preparation: Preparation, running: engin
 
 async def _stay(standing: Standing, running: engine.Machine, run: tasks.Run) -> None:
     """The old place counts: nothing is left of the new one."""
+    machine = await standing.read()
     await running.carrying.stay()
     if (new := run.remembered.get("new")) is not None:
-        await asyncio.to_thread(files.remove_tree, pathlib.Path(new))
-    await _go_on(await standing.read(), running, run)
+        await put_away(standing, machine, pathlib.Path(new))
+    await _go_on(machine, running, run)
     if is_between(run):
         await run.remember(between=False)
 

@@ -31,6 +31,7 @@ import yaml
 from bocage import errors, files, words
 from bocage.model import faults, firewall, ground, snapshot
 from bocage.model import vm as model
+from bocage.storage import half_made
 from bocage.words import N_
 
 _DIGEST = re.compile(rb"^# written by Bocage, digest ([0-9a-f]{16})\n?\Z", re.MULTILINE)
@@ -199,6 +200,11 @@ def by_people(machine: model.VM) -> dict[str, Any]:
     return machine.model_dump(mode="json", include=keep)
 
 
+def age(held: Held) -> tuple[int, int]:
+    """Of two definitions of one VM the newer one has the higher one: a move raises it, and so does a new owner."""
+    return held.owner.generation if held.owner else 0, held.vm.metadata.generation
+
+
 def is_edited(content: bytes) -> bool:
     """Whether somebody else than `render` wrote it."""
     match = _DIGEST.search(content)
@@ -294,13 +300,15 @@ def parse(content: bytes, path: pathlib.Path) -> Held:
 
 
 def unknown(root: pathlib.Path, known: set[str]) -> list[pathlib.Path]:
-    """The VM directories of a storage whose uids are not among those that are known."""
+    """The VM directories of a storage whose uids are not among those that are known; not what is half made."""
     try:
         names = os.listdir(root / "vms")
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(
-        root / "vms" / name for name in names if name not in known and (root / "vms" / name / "vm.yaml").exists()
+        root / "vms" / name
+        for name in names
+        if name not in known and not name.endswith(half_made.SUFFIX) and (root / "vms" / name / "vm.yaml").exists()
     )
 
 
