@@ -14,7 +14,7 @@ from bocage.node import started
 from bocage.node.place import edits
 from bocage.store import resources
 from tests.node.house import BLANK, House
-from tests.node.test_snapshots import booted, with_agent
+from tests.node.test_snapshots import booted, qmp, with_agent
 from tests.node.test_wishes import problem
 
 SMALL: dict[str, Any] = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
@@ -175,3 +175,12 @@ async def test_the_clock_of_a_guest_that_stood_still_is_set_by_its_agent_or_it_i
     told = await tiny_house.until(tiny_house.events, lambda types: {"vm-clock-set", "vm-clock-late"} <= set(types))
     assert told.count("vm-clock-late") == 1
     assert await tiny_house.says(without, "^now-", send="echo now-$(date +%s | cut -c1-4)") == "now-1000"
+
+
+@pytest.mark.fault
+async def test_a_save_stands_still_nowhere_though_a_daemon_died_that_wanted_one_to(house: House):
+    made = await house.create(start=True, **BLANK)
+    left = {"capabilities": [{"capability": "pause-before-switchover", "state": True}]}
+    await (await qmp(house, made)).execute("migrate-set-capabilities", left)
+    done(await house.ask("vm.save", made))
+    done(await house.ask("vm.start", made))

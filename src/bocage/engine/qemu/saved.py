@@ -51,7 +51,8 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
         undo.callback(beside.unlink, missing_ok=True)
         try:
             undo.push_async_callback(_cancel, at)
-            await _migrate(at, descriptor, report)
+            await _begin(at, descriptor)
+            await _until(at, "completed", descriptor, report)
             await asyncio.to_thread(_finish, descriptor, beside, to)
         except OSError as error:
             raise SaveFailed(reason=error.strerror or str(error)) from error
@@ -70,13 +71,12 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
     """
     beside = to.with_name(f"{to.name}.part")
     await _forget_earlier(at)
-    await _stand_at_the_end(at, True)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_suppressed, at, "cont")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             undo.push_async_callback(_cancel, at)
-            await _begin(at, descriptor)
+            await _begin(at, descriptor, stands=True)
             await _until(at, "pre-switchover", descriptor, report, stop=True)
             await instant()
             await at.execute("migrate-continue", {"state": "pre-switchover"})
@@ -90,7 +90,6 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
         finally:
             os.close(descriptor)
             beside.unlink(missing_ok=True)
-            await _stand_at_the_end(at, False)
         undo.pop_all()
 
 
@@ -98,17 +97,6 @@ async def break_off(at: link.Link) -> None:
     """End a save that was begun by somebody who is gone: its vCPUs may stand in the midst of it."""
     if (await at.execute("query-migrate")).get("status") in _UNDER_WAY:
         await _cancel(at)
-
-
-async def _stand_at_the_end(at: link.Link, wanted: bool) -> None:
-    """Whether a save waits, before its last part, to be told to go on."""
-    capability = {"capability": "pause-before-switchover", "state": wanted}
-    arguments = {"capabilities": [capability]}
-    if wanted:
-        await at.execute("migrate-set-capabilities", arguments)
-        return
-    with contextlib.suppress(errors.Problem):
-        await at.execute("migrate-set-capabilities", arguments)
 
 
 async def _forget_earlier(at: link.Link) -> None:
@@ -136,12 +124,10 @@ async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:
         await asyncio.sleep(_PAUSE / 10)
 
 
-async def _migrate(at: link.Link, descriptor: int, report: Report) -> None:
-    await _begin(at, descriptor)
-    await _until(at, "completed", descriptor, report)
-
-
-async def _begin(at: link.Link, descriptor: int) -> None:
+async def _begin(at: link.Link, descriptor: int, *, stands: bool = False) -> None:
+    """With `stands` it waits, before its last part, to be told to go on. A daemon that died may have left that so."""
+    capability = {"capability": "pause-before-switchover", "state": stands}
+    await at.execute("migrate-set-capabilities", {"capabilities": [capability]})
     await at.execute("migrate-set-parameters", {"max-bandwidth": _UNBOUNDED})
     await at.name_descriptor(descriptor, _NAME)
     await at.execute("migrate", {"uri": f"fd:{_NAME}"})
