@@ -83,13 +83,18 @@ async def test_a_schedule_is_set_shown_before_it_counts_and_taken_away(client, w
         await ready(world, name, days=days, scheduled=True)
     await ready(world, "by-hand")
     plan = (await client.get(f"{VMS}/web1/schedule", params=asked)).json()
-    assert (plan["zone"], plan["take"]) == ("Europe/Paris", False)
+    assert (plan["zone"], plan["take"], plan["memory"]) == ("Europe/Paris", False, False)
+    with_memory = (await client.get(f"{VMS}/web1/schedule", params={**asked, "memory": True})).json()
+    assert with_memory == {**plan, "memory": True}
     assert ([one["name"] for one in plan["keep"]], plan["drop"]) == (["new"], ["old"])
     assert await world.tasks("vm.snapshot-delete") == []
     problem(await client.get(f"{VMS}/web1/schedule", params={"keep": "often"}), 422, "invalid-fields")
     answer = await client.patch(f"{VMS}/web1", json={"snapshots": {"keep": {"hourly": 24, "daily": 7}}})
     assert answer.json()["spec"]["snapshots"]["keep"] == {"hourly": 24, "daily": 7}
     assert (await client.get(f"{VMS}/web1/schedule")).json()["drop"] == []
+    answer = await client.patch(f"{VMS}/web1", json={"snapshots": {"keep": {"hourly": 24}, "memory": True}})
+    assert (await client.get(f"{VMS}/web1/schedule")).json()["memory"] is True
+    assert (await client.get(f"{VMS}/web1/schedule", params={"memory": False})).json()["memory"] is False
     problem(await client.patch(f"{VMS}/web1", json={"snapshots": {"keep": {"hourly": 0}}}), 422, "invalid-fields")
     assert (await client.patch(f"{VMS}/web1", json={"snapshots": "off"})).json()["spec"]["snapshots"] is None
 

@@ -358,6 +358,7 @@ def test_a_volume_names_its_vm_also_in_the_trash_and_its_image(api: FakeApi, boc
         ("network", "/projects/default/networks/x"),
         ("host", "/hosts/x"),
         ("storage", "/storage/x"),
+        ("template", "/projects/default/templates/x"),
     ],
 )
 def test_what_is_said_of_a_thing_is_sent_as_it_was_given(api: FakeApi, bocage: Bocage, noun: str, path: str):

@@ -39,6 +39,7 @@ class Plan(BaseModel):
 
     zone: str
     take: bool = Field(description="Whether one is due.")
+    memory: bool = Field(description="Whether the memory of a VM that runs is taken, too.")
     due: datetime.datetime = Field(description="When the present period began.")
     next: datetime.datetime
     keep: list[Kept]
@@ -53,11 +54,16 @@ async def plan(
     keep: Annotated[str | None, Query(max_length=200, description="Another one: `hourly=24,daily=7`.")] = None,
     at: Annotated[str | None, Query(max_length=5, description="When its days begin: `02:00`.")] = None,
     zone: Annotated[str | None, Query(max_length=64, description="Its time zone.")] = None,
+    memory: Annotated[bool | None, Query(description="Whether with the memory of a VM that runs.")] = None,
 ) -> Response:
     """The decision of the VM's schedule, or of another one, on the snapshots that schedules have made."""
     machine = await machines.find(call, project, name)
     wanted = machine.spec.snapshots
-    given = {"at": at or (wanted.at if wanted else "00:00"), "zone": zone or (wanted.zone if wanted else None)}
+    given = {
+        "at": at or (wanted.at if wanted else "00:00"),
+        "zone": zone or (wanted.zone if wanted else None),
+        "memory": memory if memory is not None else wanted is not None and wanted.memory,
+    }
     if keep is not None:
         counts = parts.validated(schedule.SnapshotSchedule, keep, "keep").keep  # type: ignore[arg-type]
         wanted = parts.validated(schedule.SnapshotSchedule, {"keep": counts, **given}, "")
@@ -74,6 +80,7 @@ async def plan(
     answer = Plan(
         zone=place,
         take=decision.take,
+        memory=wanted.memory,
         due=decision.due,
         next=decision.next,
         keep=[Kept(name=one.taken.name, taken=one.taken.when, periods=list(one.periods)) for one in decision.keep],

@@ -1,4 +1,4 @@
-"""`set` of images, volumes, networks and hosts: what is said of them for people."""
+"""`set` of images, volumes, networks, templates and hosts: what is said of them for people."""
 
 from __future__ import annotations
 
@@ -63,6 +63,23 @@ def network(
     """
     with session.connect(project) as api:
         change(api.networks, "network", name, title=title, notes=notes, tag=tag, json=json)
+
+
+def template(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The template.", autocompletion=complete.templates)],
+    title: Title = None,
+    notes: Notes = None,
+    tag: Tags = None,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Say what a template is: title, notes, tags.
+
+    Examples:
+      bocage template set web --title "Debian 12 with our agents"
+    """
+    with session.connect(project) as api:
+        change(api.templates, "template", name, title=title, notes=notes, tag=tag, json=json)
 
 
 def host(

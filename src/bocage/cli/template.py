@@ -128,6 +128,7 @@ NOUN = lazy.Group(
             "create": "template:create",
             "list": "template:list_templates",
             "show": "template:show",
+            "set": "describe:template",
             "delete": "template:delete",
         },
     },

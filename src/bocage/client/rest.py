@@ -183,6 +183,10 @@ class VMs(Nouns):
         document: Document = self._get(self._of(name, "snapshots", segment(snapshot)))
         return document
 
+    def describe_snapshot(self, name: str, snapshot: str, changes: Request) -> Document:
+        """Change what is said of a snapshot."""
+        return self._send("PATCH", self._of(name, "snapshots", segment(snapshot)), changes)
+
     def keep(self, name: str, request: Request) -> Document:
         """Take a snapshot."""
         return self._post(self._of(name, "snapshots"), request)
@@ -191,8 +195,8 @@ class VMs(Nouns):
         """Go back to a snapshot; `force` throws away what runs or is saved."""
         return self._post(self._of(name, "snapshots", segment(snapshot), "revert"), {"force": force, "start": start})
 
-    def schedule(self, name: str, **other: str | None) -> Document:
-        """What its schedule would do now, or another one: `keep`, `at`, `zone`."""
+    def schedule(self, name: str, **other: str | bool | None) -> Document:
+        """What its schedule would do now, or another one: `keep`, `at`, `zone`, `memory`."""
         document: Document = self._get(self._of(name, "schedule"), **other)
         return document
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import lazy, options, output, people, read, session, table, waiting
+from bocage.cli import describe, lazy, options, output, people, read, session, table, waiting
 from bocage.client import rest
 
 Label = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="The snapshot, as 'bocage vm snapshot list' calls it.")]
@@ -139,6 +139,29 @@ def _facts(one: rest.Document, status: Any, about: Any, was: Any, names: dict[st
     ]
 
 
+def set_(
+    name: options.VMName,
+    snapshot: Label,
+    title: describe.Title = None,
+    notes: describe.Notes = None,
+    tag: describe.Tags = None,
+    project: options.Project = options.DEFAULT,
+    json: options.Json = False,
+) -> None:
+    """Say what a snapshot is: title, notes, tags.
+
+    Examples:
+      bocage vm snapshot set web1 before-upgrade --title "With the old Java"
+    """
+    with session.connect(project) as api:
+        changes = describe.given(title=title, notes=notes, tag=tag)
+        changed = api.vms.describe_snapshot(name, snapshot, changes)
+    if json:
+        output.document(changed)
+    else:
+        output.line(f"the snapshot {snapshot} of {name} is changed")
+
+
 def revert(
     name: options.VMName,
     snapshot: Label,
@@ -228,7 +251,8 @@ def schedule(
                 output.document(changed) if json else output.line(f"{name} has no schedule of snapshots any more")
                 return
             at = zone = keep = None
-        plan = api.vms.schedule(name, keep=keep, at=at, zone=zone)
+            memory = False
+        plan = api.vms.schedule(name, keep=keep, at=at, zone=zone, memory=memory or None)
     if json:
         output.document(plan)
     else:
@@ -246,6 +270,7 @@ def _planned(plan: rest.Document) -> list[tuple[str, object]]:
         ("now", "takes one" if plan["take"] else "takes none"),
         ("next", f"{people.clock(plan['next'])} ({people.ago(plan['next'])})"),
         ("time zone", plan["zone"]),
+        ("takes", "disks; of a VM that runs memory, too" if plan["memory"] else "disks"),
         ("keeps", "\n".join(kept)),
         ("lets go", "\n".join(plan["drop"])),
     ]
@@ -259,6 +284,7 @@ SNAPSHOT = lazy.Group(
             "create": "vm.snapshot:create",
             "list": "vm.snapshot:list_snapshots",
             "show": "vm.snapshot:show",
+            "set": "vm.snapshot:set_",
             "revert": "vm.snapshot:revert",
             "delete": "vm.snapshot:delete",
             "clone": "vm.snapshot:clone",
