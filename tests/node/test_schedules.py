@@ -11,6 +11,7 @@ import pytest
 from bocage.model import base, snapshot, vm, work
 from bocage.model.schedule import SnapshotSchedule
 from bocage.node.rounds import scheduling
+from bocage.planner import layers
 from bocage.store import resources
 from tests.node.house import BLANK, House
 from tests.node.test_snapshots import done, whole
@@ -75,6 +76,31 @@ async def test_hours_are_kept_while_it_runs_and_none_is_added_while_it_is_off(
         rounds.see("vm", "spec")
         await rounds.look()
     assert list(await settled(house, made)) == list(last)
+    await whole(house, made)
+
+
+async def test_it_stops_where_the_chain_is_as_deep_as_it_may_be_and_goes_on_when_it_is_not(
+    house: House, moment: dict[str, datetime.datetime], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(layers, "MOST_DEEP", 2)
+    made = await scheduled(house, "hourly=9", start=True)
+    rounds = scheduling.Scheduling(house.node.shop, house.node.crew)
+
+    async def an_hour_later() -> list[str]:
+        moment["now"] += datetime.timedelta(hours=1)
+        rounds.see("vm", "spec")
+        await rounds.look()
+        return list(await settled(house, made))
+
+    first, second = [(await an_hour_later())[-1] for _ in range(2)]
+    assert await an_hour_later() == [first, second]
+    [refused] = [one for one in (await house.resources.list(work.Task)).items if one.status.problem]
+    assert refused.status.problem is not None
+    assert refused.status.problem.type == "snapshot-too-deep"
+    assert (await house.events()).count("snapshot-not-made") == 1
+    done(await house.forget(made, first))
+    assert len(await an_hour_later()) == 2
+    await house.ask("vm.kill", made)
     await whole(house, made)
 
 

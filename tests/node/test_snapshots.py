@@ -242,6 +242,29 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(house: House):
     await whole(house, bare)
 
 
+async def test_a_chain_is_never_deeper_than_it_may_be(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layers, "MOST_DEEP", 3)
+    made = await house.create(start=True, **BLANK)
+
+    async def deep() -> int:
+        [volume] = await volumes_of(house, made)
+        return len(layers.chain(volume.spec)) - 1
+
+    for name in ("one", "two", "three"):
+        done(await house.keep(made, name))
+    assert problem(await house.keep(made, "four")) == "snapshot-too-deep"
+    assert (list(await house.kept(made)), await deep()) == (["one", "two", "three"], 3)
+    done(await house.forget(made, "three"))  # of a VM that runs, which takes a file more for as long as it takes
+    assert await deep() == 3
+    done(await house.forget(made, "one"))
+    assert await deep() == 2
+    done(await house.keep(made, "four"))
+    assert problem(await house.keep(made, "five")) == "snapshot-too-deep"
+    done(await house.ask("vm.kill", made))
+    assert await deep() == 3
+    await whole(house, made)
+
+
 async def test_saved_memory_is_part_of_a_snapshot_when_that_is_asked_for(house: House):
     made = await house.create(start=True, memory="32M", disk="1M", nics=[])
     done(await house.ask("vm.save", made))
@@ -270,8 +293,10 @@ async def test_snapshots_move_with_the_vm_and_are_adopted_with_it(house: House, 
     assert len(list(there.disks.iterdir())) == 3
     local = await house.resources.find(ground.Storage, None, "local")
     done(await house.ask("vm.move", await house.read(made), storage=local.uid))
+    generation = (await house.read(made)).spec.hardware.generation_id
     await forget_all(house, made)
     done(await house.adopt_local())
+    assert (await house.read(made)).spec.hardware.generation_id == generation, "it is the same machine"
     assert list(await house.kept(made)) == ["one", "two"]
     assert (await house.read(made)).status.snapshot == (await house.kept(made))["two"].uid
     assert await holds(house, made) == "now"
@@ -284,6 +309,7 @@ async def test_snapshots_move_with_the_vm_and_are_adopted_with_it(house: House, 
     copy = next(one for one in (await house.resources.list(vm.VM)).items if one.name == "copy")
     assert await files_of(house, copy) == {"disk0.qcow2"}, "an archive holds the VM as it is now"
     assert await holds(house, copy) == "one"
+    assert copy.spec.hardware.generation_id not in (None, (await house.read(made)).spec.hardware.generation_id)
 
 
 async def fill(house: House, made: vm.VM, word: str) -> None:

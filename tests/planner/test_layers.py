@@ -54,6 +54,19 @@ def test_without_snapshots_one_file_is_left_when_the_vm_is_off():
     assert (layers.every(held), held.layers) == ((BASE,), {})
 
 
+def test_a_chain_is_as_deep_as_it_may_be_and_no_deeper():
+    machine = things.machine(disks=[{"name": "disk0", "volume": VOLUME, "serial": "s"}])
+
+    def volumes(depth: int) -> dict[str, ground.Volume]:
+        about = base.Metadata(uid=VOLUME, name="v", project="default")
+        return {VOLUME: ground.Volume(metadata=about, spec=linear(depth))}
+
+    layers.check_depth(machine, volumes(layers.MOST_DEEP - 1))
+    with pytest.raises(layers.TooDeep) as refused:
+        layers.check_depth(machine, volumes(layers.MOST_DEEP))
+    assert (refused.value.disk, refused.value.count) == ("disk0", layers.MOST_DEEP)
+
+
 def test_while_the_guest_writes_its_own_file_stays_above_one():
     held, _ = brought_down(linear(5), set(), written=True)
     assert layers.chain(held) == (name(5), BASE)
