@@ -148,6 +148,7 @@ async def test_what_is_there_already_is_refused_and_a_new_identity_makes_it_anot
     copy = (await house.facts(), await house.resources.find(vm.VM, "default", "copy"))[1]
     for one in (made.uid != copy.uid, made.spec.hardware.smbios.uuid != copy.spec.hardware.smbios.uuid):
         assert one
+    assert copy.spec.hardware.generation_id not in (None, made.spec.hardware.generation_id)
     assert copy.spec.nics[0].mac != "52:54:00:00:00:01"
     assert copy.spec.disks[0].serial != made.spec.disks[0].serial
     assert house.place(copy).firmware_variables.read_bytes() == b"my own boot entries"
@@ -221,6 +222,7 @@ async def test_a_directory_beside_its_original_needs_an_identity_and_a_name(hous
     assert taken.status.result["adopted"] == ["twin"]
     twin = await house.resources.find(vm.VM, "default", "twin")
     assert len({made.uid, twin.uid, made.spec.nics[0].mac, twin.spec.nics[0].mac}) == 4
+    assert twin.spec.hardware.generation_id not in (None, made.spec.hardware.generation_id)
     for one in (made, twin):
         assert (await house.ask("vm.start", await house.read(one))).status.state is work.TaskState.DONE
 

@@ -107,6 +107,7 @@ async def test_the_image_may_be_stored_in_another_format_there(house: House, sma
     assert qcow2.read_header(top.path).backing == f"../../../images/{digest}.qcow2"
     assert base.format == "qcow2"
     assert await contents(house, made) == before
+    assert (await house.read(made)).spec.hardware.generation_id == made.spec.hardware.generation_id
 
 
 async def test_an_image_that_is_deleted_while_its_disk_is_moved_costs_nothing(

@@ -68,10 +68,12 @@ async def test_a_guest_is_carried_over_and_back_while_it_writes_and_counts(tiny_
     )
     await house.adapted(made)
     await counts(house, made)
-    pid = (await house.read(made)).status.pid
+    before = await house.read(made)
     done(await move(house, made, "other"))
     there = await house.read(made)
-    assert (there.status.pid, there.status.state) == (pid, vm.State.RUNNING)
+    assert (there.status.pid, there.status.state) == (before.status.pid, vm.State.RUNNING)
+    generation = await (await qmp(house, made)).execute("query-vm-generation-id")
+    assert before.spec.hardware.generation_id == there.spec.hardware.generation_id == generation["guid"]
     await lies_wholly_in(house, made, other, local)
     done(await move(house, made, "local"))
     done(await house.keep(made, "after"))
