@@ -22,10 +22,10 @@ def test_parts_of_the_board_are_read_by_their_keys():
 
 
 def test_ports_are_numbered_in_their_order_and_lead_somewhere():
-    assert read.ports(["file", "/dev/ttyS0", "listen:[::1]:4001,telnet"], ["connect:printer:9100"]) == [
+    assert read.ports(["file", "/dev/ttyS0", "listen:[::1]:4001,rfc2217"], ["connect:printer:9100"]) == [
         {"name": "com2", "kind": "serial", "number": 2, "to": "file"},
         {"name": "com3", "kind": "serial", "number": 3, "to": "device", "device": "/dev/ttyS0"},
-        {"name": "com4", "kind": "serial", "number": 4, "to": "listen", "address": "[::1]:4001", "telnet": True},
+        {"name": "com4", "kind": "serial", "number": 4, "to": "listen", "address": "[::1]:4001", "rfc2217": True},
         {"name": "lpt1", "kind": "parallel", "number": 1, "to": "connect", "address": "printer:9100"},
     ]
     assert read.ports(None, None) is None

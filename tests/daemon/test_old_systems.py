@@ -6,13 +6,14 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import time
 from typing import Any
 
 import pytest
 
-from bocage.engine.qemu import processes
+from bocage.engine.qemu import processes, record
 from tests import screen
 from tests.daemon.conftest import Unpacked
 from tests.daemon.host import Host
@@ -200,10 +201,14 @@ def test_debians_installer_for_i386_runs_on_hardware_of_its_first_years(
     bocage(host, "vm", "kill", "inst")
 
 
-def test_a_killed_tpm_is_told_and_is_back_after_a_restart(host: Host, tmp_path: pathlib.Path):
+def test_a_killed_tpm_is_told_and_back_after_a_restart_and_what_serves_a_port_at_once(
+    host: Host, tmp_path: pathlib.Path
+):
     add(host, floppy(tmp_path / "one.img", "HELLO"), "one")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     bocage(host, "vm", "create", "safe", "--machine", "pc", "--floppy", "one", "--tpm", "--disk", "1M",
-           "--network", "none", "--start")  # fmt: skip
+           "--network", "none", "--serial", f"listen:{address},rfc2217", "--start")  # fmt: skip
     uid = host.vm("safe")["metadata"]["uid"]
     state = host.homes.local_storage / "vms" / uid / "tpm.state"
     assert state.stat().st_size > 0
@@ -218,10 +223,13 @@ def test_a_killed_tpm_is_told_and_is_back_after_a_restart(host: Host, tmp_path: 
     assert groups[0] == groups[1]
     if own := vm["status"]["isolation"]["uid"]:
         assert pathlib.Path(f"/proc/{swtpm}").stat().st_uid == own
-    os.kill(running()[0].identity.pid, signal.SIGKILL)
+    kept = record.read(host.homes.vm_runtime(uid) / "process.json")
+    assert kept is not None
+    for one in (kept.ports["com2"].process, running()[0].identity):
+        os.kill(one.pid, signal.SIGKILL)
     host.until(lambda: host.vm("safe"), lambda vm: vm["status"]["tpm_lost"])
-    said = [event["spec"]["said"]["type"] for event in host.api.events.list()["items"]]
-    assert "vm-tpm-lost" in said
+    told = {"vm-tpm-lost", "vm-port-mended"}
+    host.until(lambda: {one["spec"]["said"]["type"] for one in host.api.events.list()["items"]}, told.issubset)
     host.until(
         lambda: [one["spec"]["said"]["type"] for one in host.api.alarms.list()["items"]],
         lambda types: "alarm-tpm-lost" in types,

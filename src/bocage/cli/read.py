@@ -143,7 +143,7 @@ def smbios(texts: list[str], *, option: str = "--smbios") -> dict[str, Any]:
 
 
 def ports(serial: list[str] | None, parallel: list[str] | None) -> list[dict[str, Any]] | None:
-    """`file`, `/dev/ttyS0`, `listen:127.0.0.1:4001,telnet`, `connect:printer:9100`; None when none was given.
+    """`file`, `/dev/ttyS0`, `listen:127.0.0.1:4001,rfc2217`, `connect:printer:9100`; None when none was given.
 
     Serial ports are COM2 and on, for COM1 is the console; parallel ports LPT1 and on.
     """
@@ -163,9 +163,9 @@ def _outlet(text: str, kind: str) -> dict[str, Any]:
         return {"to": "file"}
     if text.startswith("/dev/"):
         return {"to": "device", "device": text}
-    if to in ("listen", "connect") and where and more in ("", "telnet"):
-        return {"to": to, "address": where, **({"telnet": True} if more else {})}
-    right = "write file, /dev/ttyS0, listen:127.0.0.1:4001 or connect:printer:9100, the last two perhaps with ,telnet"
+    if to in ("listen", "connect") and where and more in ("", "telnet", "rfc2217"):
+        return {"to": to, "address": where, **({more: True} if more else {})}
+    right = "write file, /dev/ttyS0, listen:127.0.0.1:4001 or connect:printer:9100, perhaps with ,telnet or ,rfc2217"
     raise failure.Usage(option=f"--{kind}", wrong=f"'{text}' leads nowhere", right=right)
 
 

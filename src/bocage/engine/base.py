@@ -158,7 +158,7 @@ class Ended:
 class Happened:
     """Something that the machine tells by itself; the node looks at it again."""
 
-    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, `nic-cut`, `tpm-lost`, `watchdog`, …
+    what: str  # `run-changed`, `reset`, `balloon`, `device-removed`, `nic-cut`, `tpm-lost`, `port-lost`, `watchdog`, …
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -164,6 +164,8 @@ class GuestPort(Part):
     """For `listen` and `connect`."""
     telnet: bool = False
     """Speak telnet's way of it (RFC 854), as most serial-port servers do."""
+    rfc2217: bool = False
+    """For a serial port that listens: answer to what sets speed and lines, too (RFC 2217)."""
     device: (
         Annotated[
             str,
@@ -183,6 +185,8 @@ class GuestPort(Part):
             raise ValueError("address: needed to listen or to connect, and for nothing else")
         if self.address and not 1 <= int(self.address.rpartition(":")[2]) <= 65535:
             raise ValueError("address: its port is no TCP port")
+        if self.rfc2217 and (self.kind, self.to, self.telnet) != ("serial", "listen", False):
+            raise ValueError("rfc2217: for a serial port that listens, and telnet is part of it")
         if (self.device is not None) != (self.to == "device"):
             raise ValueError("device: needed for a port of the host, and for nothing else")
         if self.device and self.device.startswith("/dev/parport") != (self.kind == "parallel"):

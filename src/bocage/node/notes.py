@@ -31,6 +31,23 @@ class TpmLost(Note):
     name: str
 
 
+class PortMended(Note):
+    type = "vm-port-mended"
+    text = N_("what serves the port {port} of {name} ended ({reason}) and was started again")
+    name: str
+    port: str
+    reason: str
+
+
+class PortLost(Note):
+    type = "vm-port-lost"
+    text = N_("nothing serves the port {port} of {name}: {reason}")
+    hint = N_("it is tried again and again")
+    name: str
+    port: str
+    reason: str
+
+
 class Rehearsing(Note):
     type = "vm-rehearsing-hardware"
     text = N_("a copy of {name} runs as {machine}")

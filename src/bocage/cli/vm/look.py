@@ -277,7 +277,8 @@ def _board(hardware: dict[str, Any]) -> str:
 def _outlet(port: dict[str, Any]) -> tuple[str, ...]:
     where = port.get("device") or port.get("address") or f"{port['name']}.out in its directory"
     how = {"listen": "listens on ", "connect": "connects to "}.get(port["to"], "")
-    return (port["name"], f"{how}{where}{', telnet' if port.get('telnet') else ''}")
+    spoken = [name for name in ("telnet", "rfc2217") if port.get(name)]
+    return (port["name"], ", ".join([f"{how}{where}", *spoken]))
 
 
 def _room(most: object, present: object) -> str:

@@ -47,7 +47,7 @@ async def start(
             log=at.nic_log(name),
             status=at.nic_status(name),
             cwd=at.directory,
-            owner=None if backend.as_root else _owner(at),
+            owner=None if backend.as_root else owner_of(at),
             group=group,
             descriptors=(descriptor,),
         )
@@ -80,7 +80,19 @@ async def ended(identity: processes.Identity) -> None:
             os.close(pidfd)
 
 
-def _owner(at: paths.Paths) -> isolation.Owner | None:
+def listening(path: pathlib.Path, owner: isolation.Owner | None) -> int:
+    """A socket of the VM's own that listens, as a descriptor for the program that is to answer there."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.bind(os.fspath(path))
+        path.chmod(0o600)
+        if owner:
+            os.chown(path, owner.uid, owner.gid)
+        made.listen(1)
+        return fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, LOWEST)
+
+
+def owner_of(at: paths.Paths) -> isolation.Owner | None:
     """Whom the VM's process runs as: who owns the directory of its sockets."""
     found = at.io.stat()
     return None if found.st_uid == os.geteuid() else isolation.Owner(found.st_uid, found.st_gid)

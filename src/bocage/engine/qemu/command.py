@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bocage.engine import base
-from bocage.engine.qemu import added_memory, chain, devices, dimms, paths, tpm, vcpus
+from bocage.engine.qemu import added_memory, chain, comports, devices, dimms, paths, tpm, vcpus
 from bocage.model import board as boards
 from bocage.model import units
 from bocage.model import vm as model
@@ -83,6 +83,10 @@ def by_hand(plan: base.Plan) -> str:
             f"( umask 077; cd {shlex.quote(str(at.directory))} && touch {at.tpm_state.name} && exec {swtpm} ) &"
         )
         lines.append(f"until [ -S {shlex.quote(str(at.tpm))} ]; do sleep 0.1; done")
+    for port in plan.spec.ports:
+        if port.rfc2217:
+            serving = shlex.join(comports.command(f"path={at.port_socket(port.name)}", str(port.address)))
+            lines.append(f"( umask 077; exec {serving} ) &")
     for name, backend in plan.nics.items():
         socket = str(at.nic(name))
         match backend:
@@ -165,6 +169,8 @@ def _leads_to(port: boards.GuestPort, at: paths.Paths) -> list[str]:
             return ["file", name, f"path={escaped(at.port(port.name))}", "append=on"]
         case "device":
             return [port.kind, name, f"path={escaped(port.device)}"]
+        case _ if port.rfc2217:
+            return ["socket", name, f"path={escaped(at.port_socket(port.name))}", "reconnect=1"]
         case way:
             host, _, number = str(port.address).rpartition(":")
             where = [f"host={escaped(host.strip('[]'))}", f"port={number}", *(["telnet=on"] if port.telnet else [])]

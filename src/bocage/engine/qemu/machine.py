@@ -26,6 +26,7 @@ from bocage.engine.qemu import (
     carriers,
     carrying,
     cgroup,
+    comports,
     confinement,
     dimms,
     ending,
@@ -116,6 +117,15 @@ class QemuMachine:
             self.link, record.identity.pid, self._group, note=lambda most: self._note(memory_bound=most)
         )
         self.plugs: plugs.Plugs = plugs.Plugs(self.link)
+        self._ports = comports.Keeping(
+            self._paths,
+            self._group,
+            mounts="mount-namespace" in record.isolation.parts,
+            served=lambda: self._record.ports,
+            note=lambda served: self._note(ports=served),
+            gone=self._gone,
+            tell=listener,
+        )
         self._tpm_lost = False
         self._end: asyncio.Task[base.Ended] = asyncio.create_task(self._watch())
 
@@ -171,6 +181,7 @@ class QemuMachine:
         self.link.keep()
         self._noted = asyncio.create_task(self._note_version())
         self._tasks.append(asyncio.create_task(self._trim()))
+        self._tasks += [asyncio.create_task(self._ports.keep(name)) for name in self._record.ports]
         if self._record.tpm:
             self._tasks.append(asyncio.create_task(self._watch_tpm(self._record.tpm)))
 
@@ -424,7 +435,8 @@ async def how_ended(
 async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Directories | None) -> None:
     """End what is left beside QEMU, and remove its group and sockets; the record stays, for whoever asks later."""
     if record:
-        for helper in (*record.helpers.values(), *([record.tpm] if record.tpm else [])):
+        ports = [served.process for served in record.ports.values()]
+        for helper in (*record.helpers.values(), *ports, *([record.tpm] if record.tpm else [])):
             carriers.end(helper)
     if group:
         await asyncio.to_thread(group.kill)

@@ -122,6 +122,10 @@ class Paths:
         """Where a port leads that leads to a file."""
         return self.directory / f"{name}.out"
 
+    def port_socket(self, name: str) -> pathlib.Path:
+        """The socket of what serves a port on the network."""
+        return self.io / f"{name}.port"
+
     def nic(self, name: str) -> pathlib.Path:
         """The socket of what carries a NIC."""
         return self.io / f"{name}.nic"
@@ -131,7 +135,7 @@ class Paths:
         return self.io / f"{name}.pid"
 
     def nic_log(self, name: str) -> pathlib.Path:
-        """What that says."""
+        """What that says, or what serves the port of this name."""
         return self.runtime / f"{name}.log"
 
     def nic_status(self, name: str) -> pathlib.Path:

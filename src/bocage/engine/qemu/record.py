@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 
 from bocage import files
-from bocage.engine.qemu import processes
+from bocage.engine.qemu import comports, processes
 from bocage.model import vm as model
 
 _LIMIT = 1 << 20  # bytes
@@ -29,6 +29,7 @@ class Record:
     cgroup: str = ""
     helpers: Mapping[str, processes.Identity] = dataclasses.field(default_factory=dict)  # by the NIC that they carry
     tpm: processes.Identity | None = None  # of its swtpm
+    ports: Mapping[str, comports.Served] = dataclasses.field(default_factory=dict)  # by the port that they serve
     serial_start: int = 0  # offset in the serial line's log at the start
     accelerator: str = ""
     memory_bound: int | None = None  # bytes that its group may have; None: no bound
@@ -44,6 +45,7 @@ def write(path: pathlib.Path, record: Record) -> None:
         "isolation": record.isolation.model_dump(mode="json"),
         "helpers": {nic: str(helper) for nic, helper in record.helpers.items()},
         "tpm": str(record.tpm) if record.tpm else None,
+        "ports": {port: {"address": one.address, "process": str(one.process)} for port, one in record.ports.items()},
         "serial_start": record.serial_start,
         "memory_bound": record.memory_bound,
     }
@@ -66,6 +68,10 @@ def read(path: pathlib.Path) -> Record | None:
             cgroup=str(held["cgroup"]),
             helpers={nic: processes.Identity.parse(helper) for nic, helper in dict(held["helpers"]).items()},
             tpm=processes.Identity.parse(held["tpm"]) if held.get("tpm") else None,
+            ports={
+                port: comports.Served(str(one["address"]), processes.Identity.parse(one["process"]))
+                for port, one in dict(held.get("ports") or {}).items()
+            },
             serial_start=int(held["serial_start"]),
             accelerator=str(held["accelerator"]),
             memory_bound=int(held["memory_bound"]) if held.get("memory_bound") else None,

@@ -17,6 +17,7 @@ from bocage.engine.qemu import (
     carriers,
     cgroup,
     command,
+    comports,
     isolation,
     machine,
     paths,
@@ -67,6 +68,13 @@ async def launch(
     if plan.spec.hardware.tpm is not boards.Tpm.NONE:
         keeps = await tpm.start(at, owner=owner, mounts=refused is None, group=group)
         undo.callback(carriers.end, keeps)
+    served: dict[str, comports.Served] = {}
+    for port in plan.spec.ports:
+        if port.rfc2217:
+            served[port.name] = await comports.start(
+                port.name, str(port.address), at, mounts=refused is None, group=group
+            )
+            undo.callback(carriers.end, served[port.name].process)
     with contextlib.ExitStack() as handed:
         taps = _open_taps(plan, handed)
         to_start = launching.Order(
@@ -99,6 +107,7 @@ async def launch(
                 serial_start=at.serial_log.stat().st_size,
                 accelerator=plan.accelerator,
                 tpm=keeps,
+                ports=served,
             )
             await asyncio.to_thread(records.write, at.record, record)
             kept.append(record)
@@ -197,7 +206,7 @@ def _needs_network(plan: base.Plan) -> words.Message | None:
         if isinstance(backend, base.UserMode) or (isinstance(backend, base.Tap) and not backend.open):
             return isolation.CarriesNic()
     for port in plan.spec.ports:
-        if port.to in ("listen", "connect"):
+        if port.to in ("listen", "connect") and not port.rfc2217:
             return isolation.LeadsOut(port=port.name)
     return None
 

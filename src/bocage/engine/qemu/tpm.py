@@ -7,10 +7,8 @@ another: a VM whose swtpm died has no TPM until it is started again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pathlib
-import socket
 
 from bocage.engine.qemu import carriers, cgroup, ending, isolation, launch, paths, processes
 
@@ -25,7 +23,7 @@ async def start(
     Raises launch.Failed with its own words, errors.TimedOut and OSError; then none is left.
     """
     with contextlib.ExitStack() as handed:
-        listening = _listening(at.tpm, owner)
+        listening = carriers.listening(at.tpm, owner)
         handed.callback(os.close, listening)
         order = launch.Order(
             argv=[*command(at, f"fd={listening}"), "--pid", f"file={at.io / 'tpm.pid'}"],
@@ -57,15 +55,3 @@ def make_state(path: pathlib.Path) -> None:
 async def how_ended(at: paths.Paths) -> ending.Ended:
     """How it ended; to be asked when it has."""
     return await ending.ended_how(at.tpm_status, program=PROGRAM)
-
-
-def _listening(path: pathlib.Path, owner: isolation.Owner | None) -> int:
-    """A socket of the VM's own that listens, as a descriptor for swtpm."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.bind(os.fspath(path))
-        path.chmod(0o600)
-        if owner:
-            os.chown(path, owner.uid, owner.gid)
-        listening.listen(1)
-        return fcntl.fcntl(listening, fcntl.F_DUPFD_CLOEXEC, carriers.LOWEST)

@@ -49,6 +49,11 @@ async def show(standing: Standing, preparation: Preparation, machine: vm.VM, ste
     while standing.bites:
         bit = notes.WatchdogBit(name=machine.name, action=standing.bites.pop(0))
         await standing.tell(machine, bit, base.Severity.WARNING)
+    while standing.ports:
+        became = standing.ports.pop(0)
+        of = notes.PortMended if became.what == "port-mended" else notes.PortLost
+        told = of(name=machine.name, port=str(became.fields["port"]), reason=str(became.fields["reason"]))
+        await standing.tell(machine, told, base.Severity.WARNING)
     severity = base.Severity.INFO if note is None or isinstance(note, notes.Started) else base.Severity.WARNING
     return await standing.show_with(machine, fields, note, severity)
 

@@ -54,6 +54,7 @@ class Standing:
     scripted: tuple[int, str] | None = None  # the generation and the name that the script to start it by hand says
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet
+    ports: list[engine.Happened] = dataclasses.field(default_factory=list)  # what became of them, not told yet
     adapted: int | None = None  # the generation that was carried out on the running process, as far as it goes
     held: bool = True  # what it is held to was told to it by this daemon
     usb: tuple[board.UsbDevice, ...] | None = None  # what it is to have of the host's; None: nobody has looked yet
@@ -77,6 +78,8 @@ class Standing:
             self.guest_reboots, self.has_rebooted = False, True
         if happened.what == "watchdog":
             self.bites.append(str(happened.fields.get("action", "")))
+        if happened.what in ("port-mended", "port-lost"):
+            self.ports.append(happened)
         for listener in self.listeners:
             listener(happened)
         self.woken.set()

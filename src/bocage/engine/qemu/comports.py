@@ -1,0 +1,167 @@
+"""Serial ports that answer as RFC 2217 has it: a `comport` beside QEMU for each, in the VM's group and as its uid.
+
+It is handed two sockets that listen, QEMU's and the clients', and has no network beside them. QEMU tries again
+until it is answered: so one that died is started anew while the VM runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+
+from bocage import errors, words
+from bocage.engine import base
+from bocage.engine.qemu import carriers, cgroup, comport, ending, isolation, launch, paths, processes
+from bocage.words import N_
+
+_PROGRAM = pathlib.Path(comport.__file__).resolve()
+_PYTHON = [] if sys.base_prefix.startswith("/usr/") or sys.base_prefix == "/usr" else [pathlib.Path(sys.base_prefix)]
+"""What of Python lies elsewhere than programs do."""
+_FOLLOWS = 1.0  # seconds within which QEMU's end explains that of what serves its port
+_PAUSES = (0.1, 1.0, 5.0, 30.0)  # seconds before it is started anew; the last again and again
+_STEADY = 60.0  # seconds after which an end counts as the first
+
+
+class Error(errors.Problem):
+    """A port cannot be served."""
+
+
+class NotThere(Error, errors.Unavailable):
+    """Something else listens there, or the machine has no such address."""
+
+    type = "serial-port-address-refused"
+    text = N_("the port {port} cannot listen on {address}: {reason}")
+    hint = N_("'ss -ltnp' shows who listens where; another address: 'bocage vm set NAME --serial …'")
+    port: str
+    address: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served:
+    """What serves one port, and where."""
+
+    address: str
+    process: processes.Identity
+
+
+def command(guest: str, clients: str) -> list[str]:
+    """The line that starts it; both are as `comport` takes them."""
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", os.fspath(_PROGRAM), guest, clients]
+
+
+async def start(
+    name: str,
+    address: str,
+    at: paths.Paths,
+    *,
+    mounts: bool,
+    group: cgroup.Group | None,
+    before: Callable[[Served], Awaitable[None]] | None = None,
+) -> Served:
+    """Start what serves the port `name`; `before` is awaited when it has its pid.
+
+    Raises NotThere, launch.Failed, errors.TimedOut and OSError; then none is left.
+    """
+    owner = carriers.owner_of(at)
+    with contextlib.ExitStack() as handed:
+        clients = await asyncio.to_thread(_listening, name, address)
+        handed.callback(os.close, clients)
+        guest = carriers.listening(at.port_socket(name), owner)
+        handed.callback(os.close, guest)
+        order = launch.Order(
+            argv=command(f"fd={guest}", f"fd={clients}"),
+            log=at.nic_log(name),
+            status=at.nic_status(name),
+            cwd=_PROGRAM.parent,
+            view=isolation.View(read_only=[*_PYTHON, _PROGRAM]),
+            owner=owner,
+            mounts=mounts,
+            network=not mounts or await isolation.network_refused() is not None,
+            group=group,
+            descriptors=(guest, clients),
+        )
+
+        async def known(process: launch.Process) -> None:
+            if before:
+                await before(Served(address, process.identity))
+
+        started = await launch.start(order, before=known)
+        handed.callback(os.close, started.pidfd)
+        return Served(address, started.identity)
+
+
+class Keeping:
+    """Keeps the ports of one machine served. `served` gives, and `note` keeps, what serves which of them."""
+
+    def __init__(
+        self,
+        at: paths.Paths,
+        group: cgroup.Group | None,
+        *,
+        mounts: bool,
+        served: Callable[[], Mapping[str, Served]],
+        note: Callable[[Mapping[str, Served]], Awaitable[None]],
+        gone: asyncio.Future[None],
+        tell: base.Listener,
+    ) -> None:
+        self._at, self._group, self._mounts = at, group, mounts
+        self._served, self._note, self._gone, self._tell = served, note, gone, tell
+        self._noting = asyncio.Lock()
+
+    async def keep(self, name: str) -> None:
+        """Start anew what serves a port whenever it ends before its QEMU, and tell of it."""
+        loop, ends = asyncio.get_running_loop(), 0
+        while True:
+            since = loop.time()
+            await _until_ended(self._served()[name].process)
+            await asyncio.wait([self._gone], timeout=_FOLLOWS)
+            if self._gone.done():
+                return
+            ends = 0 if loop.time() - since > _STEADY else ends
+            await asyncio.sleep(_PAUSES[min(ends, len(_PAUSES) - 1)])
+            ends += 1
+            how = await ending.ended_how(self._at.nic_status(name), program=_PROGRAM.stem)
+            try:
+                await self._start(name)
+            except (errors.Problem, OSError) as error:
+                if ends == 1:
+                    reason = words.say(error) if isinstance(error, errors.Problem) else str(error)
+                    self._tell(base.Happened("port-lost", {"port": name, "reason": reason}))
+            else:
+                self._tell(base.Happened("port-mended", {"port": name, "reason": words.say(how.reason)}))
+
+    async def _start(self, name: str) -> None:
+        async def note(served: Served) -> None:
+            async with self._noting:
+                await self._note({**self._served(), name: served})
+
+        address = self._served()[name].address
+        await start(name, address, self._at, mounts=self._mounts, group=self._group, before=note)
+
+
+async def _until_ended(process: processes.Identity) -> None:
+    with contextlib.suppress(processes.Gone):
+        pidfd = processes.open_pidfd(process)
+        try:
+            await processes.wait_exit(pidfd)
+        finally:
+            os.close(pidfd)
+
+
+def _listening(name: str, address: str) -> int:
+    host, _, number = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(number), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, where = found[0]
+        with socket.create_server(where[:2], family=family, backlog=1) as made:
+            return fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, carriers.LOWEST)
+    except OSError as error:
+        raise NotThere(port=name, address=address, reason=error.strerror or str(error)) from error

@@ -1,0 +1,242 @@
+"""RFC 2217 on a VM's serial port: what is said to a client, and a real guest's port through pyserial."""
+
+import asyncio
+import dataclasses
+import os
+import pathlib
+import signal
+import socket
+import threading
+from typing import Any
+
+import pytest
+import serial
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bocage.engine.qemu import comport, processes, record
+from bocage.model import board as boards
+from bocage.model.units import Size
+from tests.engine.qemu import bootsector
+from tests.engine.qemu.test_old_hardware import BOUND, booting, says
+from tests.engine.qemu.vms import Vms, until
+
+IAC, SB, SE = bytes([comport.IAC]), bytes([comport.SB]), bytes([comport.SE])
+BINARY = IAC + bytes([comport.WILL, comport.BINARY]) + IAC + bytes([comport.DO, comport.BINARY])
+COM_PORT = IAC + bytes([comport.WILL, comport.COM_PORT])
+
+
+def asks(command: int, value: bytes) -> bytes:
+    said = value.replace(b"\xff", b"\xff\xff")
+    return IAC + SB + bytes([comport.COM_PORT, command]) + said + IAC + SE
+
+
+def answers(command: int, value: bytes) -> bytes:
+    return asks(command + comport.ANSWER, value)
+
+
+def session(line: comport.Line | None = None) -> comport.Session:
+    made = comport.Session(line or comport.Line())
+    made.received(BINARY + COM_PORT)
+    made.out.clear()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("command", "value", "answer"),
+    [
+        (comport.SET_BAUDRATE, (115200).to_bytes(4, "big"), (115200).to_bytes(4, "big")),
+        (comport.SET_BAUDRATE, (0xFFFF).to_bytes(4, "big"), (0xFFFF).to_bytes(4, "big")),
+        (comport.SET_BAUDRATE, bytes(4), (9600).to_bytes(4, "big")),  # asks what it is
+        (comport.SET_DATASIZE, b"\7", b"\7"),
+        (comport.SET_DATASIZE, b"\11", b"\10"),  # there is no such size: what it stays at
+        (comport.SET_PARITY, b"\3", b"\3"),
+        (comport.SET_STOPSIZE, b"\2", b"\2"),
+        (comport.SET_CONTROL, b"\3", b"\3"),
+        (comport.SET_CONTROL, b"\7", b"\10"),  # asks for DTR, which is up
+        (comport.SET_CONTROL, b"\14", b"\14"),
+        (comport.SET_LINESTATE_MASK, b"\0", b"\0"),
+        (comport.PURGE, b"\3", b"\3"),
+        (comport.SIGNATURE, b"", b"Bocage"),
+    ],
+)
+def test_each_request_is_answered_with_what_holds(command: int, value: bytes, answer: bytes):
+    made = session()
+    made.received(asks(command, value))
+    assert bytes(made.out) == answers(command, answer)
+    assert not made.to_guest
+
+
+def test_what_was_set_is_kept_for_the_next_client():
+    line = comport.Line()
+    session(line).received(asks(comport.SET_BAUDRATE, (300).to_bytes(4, "big")) + asks(comport.SET_CONTROL, b"\11"))
+    later = session(line)
+    later.received(asks(comport.SET_BAUDRATE, bytes(4)) + asks(comport.SET_CONTROL, b"\7"))
+    expected = answers(comport.SET_BAUDRATE, (300).to_bytes(4, "big")) + answers(comport.SET_CONTROL, b"\11")
+    assert bytes(later.out) == expected
+
+
+def test_the_state_of_the_lines_is_told_at_once_and_where_the_mask_lets_it():
+    made = comport.Session(comport.Line())
+    made.out.clear()
+    made.received(COM_PORT)
+    told = answers(comport.NOTIFY_MODEMSTATE, bytes([comport.LINES_UP]))
+    assert bytes(made.out) == told  # no second DO: it was offered, and this is the answer
+    made.out.clear()
+    made.received(asks(comport.SET_MODEMSTATE_MASK, b"\x80"))
+    told = answers(comport.NOTIFY_MODEMSTATE, b"\x80")
+    assert bytes(made.out) == answers(comport.SET_MODEMSTATE_MASK, b"\x80") + told
+    made.out.clear()
+    made.received(asks(comport.SET_MODEMSTATE_MASK, b"\0"))
+    assert bytes(made.out) == answers(comport.SET_MODEMSTATE_MASK, b"\0")
+
+
+def test_an_option_that_nobody_knows_is_refused_and_an_answer_is_not_answered():
+    made = session()
+    made.received(IAC + bytes([comport.DO, 31]) + IAC + bytes([comport.WILL, 24]))
+    assert bytes(made.out) == IAC + bytes([comport.WONT, 31]) + IAC + bytes([comport.DONT, 24])
+    made.out.clear()
+    made.received(BINARY + COM_PORT + IAC + bytes([comport.WONT, 24]))
+    assert not made.out
+
+
+def test_a_client_that_holds_back_gets_nothing_until_it_goes_on_and_what_it_throws_away_never():
+    made = session()
+    made.received(asks(comport.FLOW_SUSPEND, b""))
+    made.from_guest += b"a\xffb"
+    made.fill()
+    assert not made.out
+    made.received(asks(comport.FLOW_RESUME, b""))
+    made.fill()
+    assert bytes(made.out) == b"a\xff\xffb"
+    made.from_guest += b"lost"
+    made.received(asks(comport.PURGE, b"\1"))
+    assert not made.from_guest
+
+
+def test_a_plain_telnet_sends_a_nul_behind_a_return_that_is_not_the_guests():
+    made = comport.Session(comport.Line())
+    for piece in (b"ls\r", b"\0pwd\r\0", b"\r\n"):
+        made.received(piece)
+    assert bytes(made.to_guest) == b"ls\rpwd\r\r\n"
+
+
+PIECES = st.one_of(
+    st.binary(max_size=20).map(lambda data: data.replace(b"\xff", b"\xff\xff")),
+    st.builds(asks, st.integers(0, 20), st.binary(max_size=6)),
+    st.tuples(st.sampled_from([251, 252, 253, 254]), st.integers(0, 254)).map(lambda pair: IAC + bytes(pair)),
+)
+
+
+@given(st.lists(PIECES, max_size=8).map(b"".join), st.lists(st.integers(0, 200), max_size=8))
+def test_it_makes_no_difference_where_the_network_cuts(stream: bytes, cuts: list[int]):
+    whole, cut = session(), session()
+    whole.received(stream)
+    at = 0
+    for end in [*sorted(min(one, len(stream)) for one in cuts), len(stream)]:
+        cut.received(stream[at:end])
+        at = end
+    assert (cut.to_guest, cut.out) == (whole.to_guest, whole.out)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_every_byte_passes_in_both_directions(typed: bytes, said: bytes):
+    made = session()
+    made.received(typed.replace(b"\xff", b"\xff\xff"))
+    assert bytes(made.to_guest) == typed
+    made.from_guest += said
+    made.fill()
+    assert bytes(made.out).replace(b"\xff\xff", b"\xff") == said
+
+
+@given(st.binary(max_size=2000))
+def test_nothing_that_a_client_sends_breaks_it_or_is_kept_without_a_bound(noise: bytes):
+    made = session()
+    made.received(noise)
+    endless = IAC + SB + b"x" * 10_000
+    for _ in range(3):
+        made.received(endless)
+    assert len(made.to_guest) + len(made._held) <= len(noise) + 3 * len(endless)
+    made.received(b"y" * 300)
+    assert len(made._held) <= 300
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_a_second_client_waits_for_its_turn_and_the_end_of_qemu_is_the_end():
+    qemu, ours = socket.socketpair()
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = threading.Thread(target=comport.serve, args=(ours, listening))
+    serving.start()
+    with qemu, ours, listening:
+        qemu.settimeout(BOUND)
+        first = socket.create_connection(listening.getsockname(), timeout=BOUND)
+        assert first.recv(3)
+        with socket.create_connection(listening.getsockname(), timeout=BOUND) as second:
+            second.sendall(b"later")
+            first.sendall(b"first")
+            assert qemu.recv(64) == b"first"
+            first.close()
+            assert qemu.recv(64) == b"later"
+            qemu.shutdown(socket.SHUT_RDWR)
+            serving.join(BOUND)
+    assert not serving.is_alive()
+
+
+@pytest.mark.guest
+async def test_a_guests_port_is_reached_by_pyserial_through_restarts_of_all_but_its_qemu(vms: Vms) -> None:
+    number = free_port()
+    lead = {"name": "com2", "number": 2, "to": "listen", "address": f"127.0.0.1:{number}", "rfc2217": True}
+    sector = bootsector.Sector().until(0x2FD, 0x61).out(bootsector.COM2, *b"\xff weighs 4711").say("heard").finish()
+    plan = booting(vms, "ide", sector, ports=(boards.GuestPort.model_validate(lead),), memory=Size.parse("64M"))
+    vm = await vms.start(plan)
+    kept = record.read(plan.runtime / "process.json")
+    assert kept is not None
+    assert "network-namespace" in vm.isolation.parts or "mount-namespace" not in vm.isolation.parts
+    first = kept.ports["com2"].process
+    shows = pathlib.Path(f"/proc/{first.pid}/status")
+    await until(lambda: "Seccomp:\t2" in shows.read_text(), within=BOUND)
+    status = shows.read_text()
+    assert "NoNewPrivs:\t1" in status
+    if plan.process_uid:
+        assert f"Uid:\t{plan.process_uid}\t" in status
+
+    os.kill(first.pid, signal.SIGKILL)
+    await until(lambda: any(one.what == "port-mended" for one in vms.happened), within=BOUND)
+    told = next(one for one in vms.happened if one.what == "port-mended")
+    assert told.fields == {"port": "com2", "reason": "comport was killed by signal SIGKILL"}
+    await vm.detach()
+    again = await vms.find(plan)
+    assert again is not None
+    second = record.read(plan.runtime / "process.json").ports["com2"].process  # type: ignore[union-attr]
+    assert processes.alive(second)
+
+    def talk() -> bytes:
+        with serial.serial_for_url(f"rfc2217://127.0.0.1:{number}", baudrate=1200, parity="E", timeout=BOUND) as port:
+            port.baudrate = 19200
+            assert (port.cts, port.dsr, port.cd, port.ri) == (True, True, True, False)
+            port.rts = False
+            heard = b""
+            while not heard:
+                port.write(b"\xff\rq")
+                heard = port.read(1)
+            return bytes(heard + port.read(12))
+
+    assert await asyncio.to_thread(talk) == b"\xff weighs 4711"
+    await says(plan, "heard")
+    await again.kill()
+    assert not processes.alive(second)
+
+
+@pytest.mark.guest
+async def test_an_address_that_is_taken_is_named_and_nothing_is_left(vms: Vms) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        lead: dict[str, Any] = {"name": "com2", "number": 2, "to": "listen", "rfc2217": True}
+        lead["address"] = f"127.0.0.1:{other.getsockname()[1]}"
+        plan = vms.plan("ide")
+        spec = plan.spec.model_copy(update={"ports": (boards.GuestPort.model_validate(lead),)})
+        with pytest.raises(Exception, match="com2 cannot listen on"):
+            await vms.start(dataclasses.replace(plan, spec=spec))
