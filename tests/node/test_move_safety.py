@@ -101,9 +101,11 @@ async def lost_at(homes: home.Home, deed: str, point: int) -> int:
     for path in homes.path.glob("bocage.db*"):
         path.unlink()
     async with test_crash.opened(homes) as house:
-        await house.adopt_local()  # while nobody knows of the other one
+        if point % 2:
+            await house.adopt_local()  # while nobody knows of the other one
         other = await house.storage("other")
         await house.ask("adopt", storage=other.uid, new_identity=False)
+        await house.adopt_local()
         [again] = (await house.resources.list(vm.VM)).items
         assert again.uid == made.uid
         await house.ask("vm.kill", again)
@@ -173,6 +175,21 @@ async def test_a_storage_that_a_vm_is_moved_to_is_not_deleted_before_it_is_there
     done(await house.ask("vm.kill", made))
     assert problem(await move(house, made, "other")) == "not-found"
     await lies_wholly_in(house, made, local, other)
+
+
+async def test_who_copies_from_a_vm_is_waited_for_before_its_old_place_goes(house: House):
+    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
+    made = await house.create(**BLANK)
+    old, new = house.place(made), directory.Directory(pathlib.Path(other.spec.path) / "vms" / made.uid)
+    with house.node.preparation.disks.copied([made]), house.node.preparation.disks.read(made.uid, made.name):
+        task = work.task("vm.move", subject=made.ref, host=house.node.ground.uid, storage=other.uid)
+        await house.resources.create(task)
+        await house.until(lambda: asyncio.to_thread(new.exists), bool)
+        assert (await house.read(made)).spec.storage == local.uid
+        assert old.definition.exists()
+        assert not new.definition.exists(), "it counts for nothing yet"
+    done(await house.ended(task.uid))
+    await lies_wholly_in(house, made, other, local)
 
 
 @pytest.mark.parametrize("moment", ["mirrored", "before the store says so", "after the store has said so"])

@@ -63,7 +63,8 @@ async def _carry(
             await at.way.call(files.rename_durably, at.making.path, at.new.path)
         finally:
             await at.way.discard(at.making.path)
-        try:
+    try:
+        async with preparation.disks.taken_away(machine):  # who copies from it now reads what then goes
             await filling.commit(standing, preparation, target)
-        finally:
-            await relocating.settle_off(standing, preparation, run)
+    finally:
+        await relocating.settle_off(standing, preparation, run)

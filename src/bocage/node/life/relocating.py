@@ -26,8 +26,6 @@ from bocage.planner import layers as tree
 from bocage.storage import reach
 from bocage.words import N_
 
-_LOOK = 0.2  # seconds between two looks whether somebody still reads its snapshots
-
 
 class Error(filling.Error):
     """A VM that runs cannot be moved."""
@@ -125,21 +123,20 @@ async def _carry(
         run.report(notes.Mirroring(name=machine.name))
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
-        while preparation.disks.is_read(machine.uid):  # noqa: ASYNC110 - a copy may take hours
-            await asyncio.sleep(_LOOK)
+        await preparation.disks.unread(machine.uid)
         for place in (at.making.path, at.old.disks):  # else the vCPUs would stand for as long as that
             await at.way.do(asyncio.to_thread(files.sync_tree, place))
         names = [one.disk.name for one in others]  # what comes into the definition meanwhile is not carried
-        await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)
-        await at.way.call(at.check)  # it may have been taken out
-        await at.way.call(files.rename_durably, at.making.path, at.new.path)
+        async with preparation.disks.taken_away(machine):
+            await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)
+            await at.way.call(at.check)  # it may have been taken out
+            await at.way.call(files.rename_durably, at.making.path, at.new.path)
+            await running.pause()
+            await running.carrying.go_over(names)
+            await filling.commit(standing, preparation, target)
+            await _conclude(standing, preparation, running, run)
     finally:
         await at.way.discard(at.making.path)
-    with preparation.disks.merged(machine):
-        await running.pause()
-        await running.carrying.go_over(names)
-        await filling.commit(standing, preparation, target)
-        await _conclude(standing, preparation, running, run)
 
 
 async def settle(standing: Standing, preparation: Preparation, run: tasks.Run) -> None:

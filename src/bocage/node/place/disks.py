@@ -10,7 +10,7 @@ import collections
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from bocage import errors, files, words
 from bocage.engine import base as engine
@@ -27,6 +27,9 @@ from bocage.words import N_
 
 Report = Callable[[words.Message], None]
 Progress = Callable[[int, int], None]
+
+
+_LOOK = 0.2  # seconds between two looks whether somebody still copies
 
 
 class Error(errors.Problem):
@@ -145,6 +148,18 @@ class Disks:
             yield
         finally:
             self._merged.discard(machine.uid)
+
+    async def unread(self, vm_uid: str) -> None:
+        """Wait until nobody copies from this VM, which may take hours."""
+        while self.is_read(vm_uid) or self.is_copied(vm_uid):  # noqa: ASYNC110 - a look is cheap
+            await asyncio.sleep(_LOOK)
+
+    @contextlib.asynccontextmanager
+    async def taken_away(self, machine: vm.VM) -> AsyncIterator[None]:
+        """Nobody copies from this VM inside; who does so now is waited for. Raises no BeingCopied."""
+        await self.unread(machine.uid)
+        with self.merged(machine):
+            yield
 
     def is_copied(self, vm_uid: str) -> bool:
         """Whether a VM's disks are being read for a copy just now, so that it must not start."""
