@@ -233,11 +233,12 @@ class Library:
             found = await inspect.inspect_opened(source, claimed_format=wanted.format, file_name=wanted.file_name)
             into = _stored_as(found.format, wanted)
             await self._make(given, found, into, made, wanted, progress)
+            whole = given.own if given.own and into == found.format else made
             digest = await hashing
             _compare(digest, wanted)
             if given.own is None and _touched(before, os.fstat(source.descriptor)):
                 raise Changed(file=source.name)
-            return await self._settle(digest, made, found, into, wanted)
+            return await self._settle(digest, whole, found, into, wanted)
         finally:
             hashing.cancel()
             await asyncio.wait([hashing])
@@ -252,12 +253,13 @@ class Library:
         wanted: Wanted,
         progress: threads.Progress | None,
     ) -> None:
-        """Write the image as it will be stored to `made`, reading the very file that was inspected."""
+        """Write the image as it will be stored to `made`, reading the very file that was inspected.
+
+        What came in as it will be stored stays where it is until it gets its place: a kill before that loses nothing.
+        """
         descriptor = given.source.descriptor
         same = pathlib.Path(f"/proc/self/fd/{descriptor}")
-        if given.own and into == found.format:
-            await threads.run(half_made.finish, given.own, made, _READ_ONLY)
-        elif into == found.format:
+        if into == found.format and not given.own:
             async with half_made.made_whole(made, mode=_READ_ONLY) as beside:
                 await threads.run_job(sparse.copy_opened, progress, descriptor, beside)
         try:
@@ -305,7 +307,7 @@ class Library:
             # the record first: a file that has its name is complete, a record without a file is nothing
             with space.told_when_full(self._images):
                 await threads.run(self._write, image)
-                await threads.run(files.rename_durably, made, self._images / image.file_name)
+                await threads.run(half_made.finish, made, self._images / image.file_name, _READ_ONLY)
             return image
 
     def _write(self, image: image_record.Image) -> None:
