@@ -138,6 +138,8 @@ async def _try(
             without = tuple(one for one in built.spec.usb if one.name != device.name)
             wanted = without if isinstance(change, adaptation.UnplugUsb) else (*without, device)
             standing.usb = wanted
+            if isinstance(change, adaptation.PlugUsb):  # first: who comes after a crash knows what to look for
+                await asyncio.to_thread(started.change, standing.ground.home.vm_runtime(machine.uid), usb=wanted)
             return await _usb(change, running, preparation, standing), {"usb": wanted}
         case adaptation.ChangeMedium(drive):
             there_is = await change_medium(drive, running, machine, preparation)

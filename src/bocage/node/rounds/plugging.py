@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 
 from bocage import errors
@@ -21,15 +22,17 @@ EVERY = 2.0  # seconds
 
 
 class Rounds:
-    """The rounds of one node. Without a VM that wants a device they cost nothing."""
+    """The rounds of one node. Without a VM that wants a device they cost next to nothing."""
 
     def __init__(self, shop: Shop, crew: Crew) -> None:
         self._shop, self._crew = shop, crew
+        self._recalled = weakref.WeakSet[engine.Machine]()
+        self._untidy = weakref.WeakSet[engine.Machine]()
 
     async def run(self) -> None:
         """Go round until cancelled."""
-        await self._each(self._recall)  # all of them, before anybody is given anything
         while True:
+            await self._each(self._recall)
             await self._each(self._settle)
             await asyncio.sleep(EVERY)
 
@@ -45,12 +48,16 @@ class Rounds:
         await asyncio.gather(*[one(actor, machine) for actor, machine in running if machine])
 
     async def _recall(self, actor: Actor, running: engine.Machine) -> None:
-        if await self._wanted(actor):
-            await self._shop.preparation.usb.know(actor.standing.uid, running)
+        """Learn once what a machine has, all before anybody is given anything; what is left over goes, too."""
+        if running not in self._recalled:
+            if await self._shop.preparation.usb.know(actor.standing.uid, running):
+                self._untidy.add(running)
+            self._recalled.add(running)
 
     async def _settle(self, actor: Actor, running: engine.Machine) -> None:
-        if await self._wanted(actor) and running.run is engine.Run.RUNNING:
+        if running.run is engine.Run.RUNNING and (await self._wanted(actor) or running in self._untidy):
             await plugging.settle(actor.standing, self._shop.preparation.usb, running)
+            self._untidy.discard(running)
 
     async def _wanted(self, actor: Actor) -> bool:
         standing = actor.standing
