@@ -1,4 +1,4 @@
-"""The soak: rounds of `tests.daemon.kill` in full count, with a seed; it can be interrupted and resumed.
+"""The soak: rounds of `tests.daemon.kill`, then all of `tests.faults`; it can be interrupted and resumed.
 
 Each round is made of the seed and its number alone, so any one of them can be played again.
 """
@@ -19,6 +19,7 @@ import time
 
 import bocage
 from bocage.guest import tiny
+from tests import faults
 from tests.daemon import host as hosts
 from tests.daemon import kill
 
@@ -31,11 +32,16 @@ def main() -> int:
     """Play the rounds that are left; exit status 1 at the first that fails."""
     parser = argparse.ArgumentParser(prog="script/soak")
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--faults", choices=("all", "none", "list"), default="all")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
     asked = parser.parse_args()
+    if asked.faults == "list":
+        print("\n".join(f"{one.times:4} times: {one.name}" for one in faults.FAULTS))
+        return 0
     STATE.mkdir(exist_ok=True)
     journal = STATE / f"{asked.seed}.jsonl"
-    played = hosts.lines(journal.read_text()) if journal.exists() else []
+    known = hosts.lines(journal.read_text()) if journal.exists() else []
+    played = [line for line in known if "round" in line]
     print(f"seed {asked.seed}: {len(played)} of {asked.rounds} rounds are done", flush=True)
     while len(played) < asked.rounds:
         with hosts.host() as host:
@@ -56,8 +62,30 @@ def main() -> int:
                 with journal.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(f"  {number + 1:4} {deed:8} {line['seconds']:6.1f} s", flush=True)
-    print(f"summary: {_summarise(asked.seed, played)}")
-    return 0
+    caused = [line for line in known if "fault" in line]
+    failed = _cause(asked.seed, journal, caused) if asked.faults == "all" else 0
+    print(f"summary: {_summarise(asked.seed, played, caused)}")
+    return 1 if failed else 0
+
+
+def _cause(seed: str, journal: pathlib.Path, caused: list[dict[str, object]]) -> int:
+    """Play each fault as often as it is not played yet; how many of these failed."""
+    failed = 0
+    for fault in faults.FAULTS:
+        done = sum(line["fault"] == fault.name for line in caused)
+        for time_ in range(done, fault.times):
+            begin = time.monotonic()
+            print(f"  {fault.name}, {time_ + 1} of {fault.times}", flush=True)
+            passed = faults.play(fault, f"{seed}-{time_}")
+            line: dict[str, object] = {"fault": fault.name, "seconds": round(time.monotonic() - begin, 1)}
+            if not passed:  # it is played again when the soak is resumed
+                print(f"failed: {fault.name} with BOCAGE_TEST_SEED={seed}-{time_}", flush=True)
+                failed += 1
+                continue
+            caused.append(line)
+            with journal.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    return failed
 
 
 def _image() -> pathlib.Path:
@@ -70,7 +98,7 @@ def _image() -> pathlib.Path:
     return image
 
 
-def _summarise(seed: str, played: list[dict[str, object]]) -> pathlib.Path:
+def _summarise(seed: str, played: list[dict[str, object]], caused: list[dict[str, object]]) -> pathlib.Path:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=TOP, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -79,11 +107,15 @@ def _summarise(seed: str, played: list[dict[str, object]]) -> pathlib.Path:
     path = TOP / "docs" / "soak" / f"{today}-{seed}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = "\n".join(f"| {deed} | {count} |" for deed, count in sorted(deeds.items()))
+    often = collections.Counter(str(line["fault"]) for line in caused)
+    faults_ = "\n".join(f"| {one.name} | {often[one.name]} of {one.times} |" for one in faults.FAULTS)
     path.write_text(
         f"# Soak of {today}\n\nSeed {seed}, commit {commit}, {len(played)} rounds, none failed.\n\n"
         "In each round the daemon was killed (SIGKILL) at a random moment while it did this, started again, and then: "
         "the witness's counter had not stopped, its process was the same, every QEMU belonged to a running VM, no file "
-        f"was half made, and the wanted state was reached.\n\n| deed | rounds |\n|---|---|\n{rows}\n"
+        f"was half made, and the wanted state was reached.\n\n| deed | rounds |\n|---|---|\n{rows}\n\n"
+        "And each fault of `tests/faults.py`, at every point or again and again; those that passed:\n\n"
+        f"| fault | times |\n|---|---|\n{faults_}\n"
     )
     return path.relative_to(TOP)
 

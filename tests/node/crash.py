@@ -19,8 +19,9 @@ from typing import Any
 from bocage import files, home
 from bocage.engine import usb as host_usb
 from bocage.engine.qemu import devices, link
-from bocage.model import ground, requests, share, vm
+from bocage.model import base, firewall, ground, requests, share, vm
 from bocage.model.units import Size
+from bocage.network import fences
 from bocage.node.life import launching
 from bocage.planner import definition
 from bocage.storage import half_made
@@ -109,6 +110,7 @@ def _watch(counter: Counter) -> None:
         (files, "link_durably"),
         (half_made, "finish"),
         (launching, "forget_saved"),
+        (fences, "apply"),
     ):
         original = getattr(module, name)
 
@@ -222,6 +224,56 @@ async def _hold(house: houses.House) -> object:
     return await house.adapted(box)
 
 
+async def _rescue(house: houses.House) -> object:
+    """As the API does: the wish ends when the VM is off, so it comes together with that to run."""
+    box, medium = await _box(house), (await house.facts()).images["medium"]
+    wish = {"rescue": medium.uid, "power": vm.Power.RUNNING}
+    await house.resources.change(vm.VM, "default", box.uid, lambda one: resources.with_spec(one, **wish))
+    return await house.ask("vm.start", await _box(house))
+
+
+async def _burn(house: houses.House) -> object:
+    """Have what was uploaded in a drive, in place of what is."""
+    storage = (await house.facts()).storage["local"].uid
+    return await house.ask(
+        "vm.cd-change", await _box(house), cd="cd0", upload="upload-1", image=base.new_uid(), storage=storage
+    )
+
+
+async def _rule(house: houses.House) -> object:
+    """Other rules of a group."""
+    group = await house.resources.find(firewall.FirewallGroup, "default", "web")
+    rules = firewall.FirewallGroupSpec.model_validate({"rules": [{"ports": ["81"]}]}).rules
+    await house.resources.change(
+        firewall.FirewallGroup, "default", group.uid, lambda one: resources.with_spec(one, rules=rules)
+    )
+    return await house.ask("firewall-group.change", group)
+
+
+async def _fence(house: houses.House) -> object:
+    """Another group for a NIC of a running VM."""
+    box, facts = await _box(house), await house.facts()
+    patch = requests.NicPatch(firewall=("ssh",))
+    changed = lambda one: resources.bumped(one, definition.change_nic(one, "nic0", patch, facts))  # noqa: E731
+    await house.resources.change(vm.VM, "default", box.uid, changed)
+    return await house.adapted(box)
+
+
+async def _seal(house: houses.House) -> object:
+    box = await _box(house)
+    asked = requests.TemplateCreate(name="web", vm="box").model_dump(mode="json")
+    subject = base.Ref(kind="template", uid=base.new_uid(), project="default", name="web")
+    return await house.ask("template.create", subject, request=asked, vm=box.uid, snapshot=None)
+
+
+async def _drive(house: houses.House) -> object:
+    """Have virtio's drivers in place of those that its system came with, and start it with them."""
+    box = await _box(house)
+    changed = lambda one: resources.bumped(one, definition.change(one, requests.VMPatch(drivers="virtio")))  # noqa: E731
+    await house.resources.change(vm.VM, "default", box.uid, changed)
+    return await house.ask("vm.start", await _box(house))
+
+
 def plugged_in() -> list[ground.HostUsb]:
     """What is plugged into a host: a keyboard of QEMU's own will stand for it (`keyboard`)."""
     node = home.Home.from_environment().path / "device"
@@ -281,6 +333,14 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "forget-running": _forget,
     "adapt": _adapt,
     "hold": _hold,
+    "rescue": _rescue,
+    "rescue-end": _ask("vm.kill"),
+    "burn": _burn,
+    "burn-running": _burn,
+    "rule": _rule,
+    "fence": _fence,
+    "seal": _seal,
+    "drive": _drive,
     "usb-attach": _usb(lambda one: definition.attach_usb(one, requests.UsbRequest(id="0529:0001"))),
     "usb-detach": _usb(lambda one: definition.detach_usb(one, "usb0")),
     "flatten": _ask("vm.flatten"),

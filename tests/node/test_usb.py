@@ -22,7 +22,7 @@ from bocage.store import resources
 from tests.node import crash
 from tests.node.house import BLANK, House
 from tests.node.test_adapting import carried_out
-from tests.node.test_crash import EVERY, Case, box, lived
+from tests.node.test_crash import Case, at_points, box
 from tests.node.test_saved import done
 
 DONGLE = "0529:0001"
@@ -96,8 +96,11 @@ async def test_a_device_comes_when_it_is_plugged_in_goes_when_it_is_pulled_and_i
     second = bus.plug("1-4")  # another port, another number
     await stands(house, made, second)
     assert await in_qemu(house, made) == ["usb0"]
-    told = [one for one in await house.events() if one.startswith("vm-usb")]
-    assert told == ["vm-usb-came", "vm-usb-went", "vm-usb-came"]
+
+    async def told() -> list[str]:
+        return [one for one in await house.events() if one.startswith("vm-usb")]
+
+    await house.until(told, lambda types: types == ["vm-usb-came", "vm-usb-went", "vm-usb-came"])
 
     await house.close()  # a daemon that is back knows what its machines have
     opened = await House(house.homes).open()
@@ -166,7 +169,4 @@ async def test_killed_at_any_point_of_it_a_device_is_the_guests_or_the_hosts(
         return built.usb == found.spec.usb and await in_qemu(house, found) == [one.name for one in found.spec.usb]
 
     case = Case(running, as_defined, is_a_task=False)
-    points = await lived(homes, deed, 0, case)
-    assert points
-    for point in range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), 2)):
-        await lived(homes, deed, point, case)
+    await at_points(homes, deed, case, dice)
