@@ -2,6 +2,7 @@ import io
 import json
 import pathlib
 import stat
+from typing import Any
 
 import pytest
 
@@ -254,3 +255,40 @@ class _Terminal(io.StringIO):
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
     monkeypatch.setattr("sys.stdin", _Terminal(answers))
     monkeypatch.setattr("bocage.cli.output.interactive", lambda: True)
+
+
+URL, SUM = "https://example.org/virtio-win-0.1.iso", "ab" * 32
+
+
+def with_a_drive() -> dict[str, Any]:
+    erp = vm("web1", state="stopped")
+    erp["spec"]["cds"] = [{"name": "cd0", "bus": "sata", "unit": 0, "image": None}]
+    erp["spec"]["disks"] = [{"name": "disk0", "bus": "sata", "volume": "x", "serial": "y"}]
+    return erp
+
+
+def test_a_driver_cd_is_put_in_with_a_disk_to_install_it_for_and_the_guest_is_waited_for(api: FakeApi, bocage: Bocage):
+    api.on("GET", WEB1, with_a_drive())
+    api.on("GET", "/projects/default/images", {"items": [], "revision": 1, "next": None})
+    for method, path in (
+        ("POST", "/projects/default/images"),
+        ("PUT", f"{WEB1}/cds/cd0"),
+        ("POST", f"{WEB1}/disks"),
+    ):
+        api.on(method, path, fake_api.Reply(task("vm.any", "done"), 202))
+    api.on("PATCH", WEB1, with_a_drive())
+    line = ("vm", "set", "web1", "--drivers", "virtio", "--driver-cd", URL)
+    assert "--sha256" in bocage(*line).err
+    assert "nobody is there to agree" in bocage(*line, "--sha256", SUM).err
+    assert not api.asked_for("POST")
+    said = bocage(*line, "--sha256", SUM, "--yes")
+    assert said.code == 0, said.err
+    assert [one.document for one in api.asked_for("POST")] == [
+        {"name": "virtio-win-0-1", "url": URL, "sha256": SUM, "file_name": "virtio-win-0.1.iso"},
+        {"size": "16M", "bus": "virtio"},
+    ]
+    assert api.asked_for("PUT")[0].document == {"image": "virtio-win-0-1"}
+    assert api.asked_for("PATCH")[0].document == {"drivers": "virtio-when-driven"}
+    assert bocage("vm", "set", "web1", "--drivers", "virtio", "--driver-cd", "virtio-win", "--now").code == 0
+    assert api.asked_for("PATCH")[1].document == {"drivers": "virtio"}
+    assert bocage("vm", "set", "web1", "--driver-cd", "virtio-win").code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bocage.model import requests, vm
+from bocage.node.rounds import switching
 from bocage.planner import definition
 from tests.node.house import House
 from tests.node.test_disks import done
@@ -36,6 +37,16 @@ async def test_a_guest_that_has_virtios_drivers_goes_over_to_them_and_back(tiny_
     done(await house.ask("vm.stop", made))
     done(await house.ask("vm.start", made))
     assert "disks=sda:" in await house.says(made, "^tiny: ready")
+    await switch(house, made, "virtio-when-driven")
+    looks = switching.Switching(house.node.shop, house.node.crew)
+    await looks.look()
+    assert (await house.read(made)).spec.disks[0].bus is vm.Bus.IDE, "it has no virtio disk yet"
+    done(await house.attach(made, size="16M", bus="virtio"))
+    await house.says(made, "^seen vda", send="until [ -b /dev/vda ]; do sleep 1; done; echo seen vda")
+    await looks.look()
+    over = await house.read(made)
+    assert [disk.bus for disk in over.spec.disks] == [vm.Bus.VIRTIO, vm.Bus.VIRTIO]
+    assert not over.spec.virtio_when_driven
 
 
 async def switch(house: House, made: vm.VM, kind: str) -> vm.VM:

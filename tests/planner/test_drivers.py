@@ -87,6 +87,16 @@ def test_there_and_back_again_changes_nothing_but_places(board: str, disks: int,
         hardware.check(vm.VMSpec.model_validate(spec.model_dump()))
 
 
+def test_a_vm_that_waits_for_its_guest_is_as_it_was_until_it_is_switched_or_called_back():
+    before = windows("windows on q35")
+    waits = before.model_copy(update={"spec": drivers.wait(before)})
+    assert waits.spec == before.spec.model_copy(update={"virtio_when_driven": True})
+    assert drivers.switch(waits, "virtio") == drivers.switch(before, "virtio")
+    assert drivers.switch(waits, "inbox") == before.spec
+    with pytest.raises(drivers.Already):
+        drivers.wait(before.model_copy(update={"spec": drivers.switch(before, "virtio")}))
+
+
 def test_a_disk_that_a_person_put_elsewhere_stays_and_isa_knows_no_virtio():
     before = windows("windows on pc")
     scsi = {**_BOARDS["windows on pc"], "scsi": "lsi", "devices": {"video": "pci.0/02.0", "scsi": "pci.0/03.0"}}

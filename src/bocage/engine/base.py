@@ -346,6 +346,10 @@ class Machine(Protocol):
         """Give it the DIMM of this number, from 0 on; whether the guest has said that it took it."""
         ...
 
+    async def drives_virtio(self, disk: str) -> bool | None:
+        """Whether the guest's system, not its firmware, drives a virtio disk; None when that cannot be seen."""
+        ...
+
     async def order_boot(self, spec: model.VMSpec) -> None:
         """Boot as a machine's spec has it, from the guest's next restart on."""
         ...

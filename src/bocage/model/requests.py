@@ -250,8 +250,11 @@ class VMPatch(Part):
     stop: vm.StopPolicy | None = None
     snapshots: SnapshotSchedule | Literal["off"] | None = None
     share: SharePatch | None = None
-    drivers: Literal["virtio", "inbox"] | None = None
-    """Have disks and NICs driven by virtio's drivers, or back by those that its system came with."""
+    drivers: Literal["virtio", "inbox", "virtio-when-driven"] | None = None
+    """Have disks and NICs driven by virtio's drivers, or back by those that its system came with.
+
+    `virtio-when-driven`: once its guest is seen to drive a virtio disk that it has.
+    """
 
 
 class Stop(Part):

@@ -268,6 +268,8 @@ class VMSpec(Part):
     """When snapshots are taken by themselves; None: never."""
     share: shares.Share = shares.Share()
     """What it may use of its host."""
+    virtio_when_driven: bool = False
+    """Its disks and NICs go over to virtio once its guest is seen to drive a virtio disk."""
     rescue: Uid | None = None
     """The CD that it is rescued with: while there is one, its disks are with that and not with its own system."""
     hardware: Hardware

@@ -31,6 +31,28 @@ class TpmLost(Note):
     name: str
 
 
+class GoesToVirtio(Note):
+    type = "vm-goes-to-virtio"
+    text = N_("the guest of {name} drives its virtio disk {disk}: all of it is on virtio from the next cold start on")
+    hint = N_("should it not start then, 'bocage vm set {name} --drivers inbox' is the way back")
+    name: str
+    disk: str
+
+
+class VirtioUnseen(Note):
+    type = "vm-virtio-unseen"
+    text = N_("this QEMU does not tell whether the guest of {name} has virtio's drivers: it takes a person's word")
+    hint = N_("'bocage vm set {name} --drivers virtio' when they are installed")
+    name: str
+
+
+class VirtioRefused(Note):
+    type = "vm-virtio-refused"
+    text = N_("{name} cannot go over to virtio's drivers: {reason}")
+    name: str
+    reason: str
+
+
 class PortMended(Note):
     type = "vm-port-mended"
     text = N_("what serves the port {port} of {name} ended ({reason}) and was started again")

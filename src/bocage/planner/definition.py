@@ -248,7 +248,8 @@ def change(
     driven = given.pop("drivers", None)
     changed = _with_spec(vm, **given) if given else vm
     if driven:
-        changed = changed.model_copy(update={"spec": drivers.switch(changed, driven)})
+        wanted = drivers.wait(changed) if driven == "virtio-when-driven" else drivers.switch(changed, driven)
+        changed = changed.model_copy(update={"spec": wanted})
     if fittings:
         hardware.check(changed.spec)
     limits.check(changed.spec, host, present=vm.spec)

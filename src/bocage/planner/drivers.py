@@ -30,6 +30,12 @@ class NoVirtio(Error, errors.Invalid):
     machine: str
 
 
+def wait(vm: model.VM) -> model.VMSpec:
+    """The VM as one that goes over to virtio once its guest drives that. Raises what `switch` does."""
+    switch(vm, "virtio")
+    return vm.spec.model_copy(update={"virtio_when_driven": True})
+
+
 def switch(vm: model.VM, kind: Kind) -> model.VMSpec:
     """The VM with its disks and NICs on virtio, or back on what its board says that its system drives.
 
@@ -43,11 +49,14 @@ def switch(vm: model.VM, kind: Kind) -> model.VMSpec:
     card = model.NicModel.VIRTIO if kind == "virtio" else board.nic_model
     disks = [disk for disk in vm.spec.disks if _moves(disk, bus, board)]
     nics = [nic for nic in vm.spec.nics if nic.model is not card]
+    spec = vm.spec.model_copy(update={"virtio_when_driven": False})
     if not disks and not nics:
+        if spec != vm.spec:
+            return spec
         raise Already(name=vm.name, kind=kind)
     if kind == "virtio":
         board = hardware.refit(vm.spec, {}, paravirtual=True)
-    spec = vm.spec.model_copy(update={"hardware": board})
+    spec = spec.model_copy(update={"hardware": board})
     for disk in disks:
         spec = _with(spec, disks=_placed(spec, disk, bus))
     for nic in nics:

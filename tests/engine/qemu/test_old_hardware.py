@@ -198,6 +198,15 @@ async def test_a_serial_port_leads_to_one_of_the_host(line: tuple[str, int], vms
         await says(plan, "heard the modem")
 
 
+@pytest.mark.guest
+async def test_firmware_that_boots_from_a_virtio_disk_does_not_pass_for_the_guests_driver(vms: Vms) -> None:
+    plan = booting(vms, "virtio", bootsector.Sector().say("no driver here").finish())
+    vm = await vms.start(plan)
+    await says(plan, "no driver here")
+    assert await vm.drives_virtio("disk0") is False
+    assert await vm.drives_virtio("disk9") is False
+
+
 def wound_up_once(model_: str) -> bytes:
     """Starts a watchdog with the shortest time that it has, and never looks at it again."""
     sector = bootsector.Sector().say("winding")

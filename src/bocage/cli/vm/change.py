@@ -35,6 +35,15 @@ def set_(
     drivers: Annotated[
         str | None, typer.Option(metavar="virtio|inbox", help="What drives its disks and NICs in the guest.")
     ] = None,
+    driver_cd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE|URL", help="With --drivers virtio: put this in, and wait for the guest to have them."
+        ),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="With a URL: what its publisher prints.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="With --driver-cd: do not wait, they are installed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With a URL: download it without asking.")] = False,
     boot_once: Annotated[str | None, typer.Option(metavar="DEVICE", help="The next start only.")] = None,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
     notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
@@ -86,6 +95,7 @@ def set_(
       bocage vm set web1 --autostart --restart always
       bocage vm set web1 --cpu-cap 0.5 --cpu-weight 300 --disk-iops 500
       bocage vm set nt4 --board sound=sb16,video=cirrus
+      bocage vm set erp --drivers virtio --driver-cd virtio-win
     """
     whole = rest.given(
         cpus=read.cpus(cpus) if cpus is not None else None,
@@ -124,8 +134,15 @@ def set_(
     parts = {key: value for key, value in parts.items() if value}
     if not whole and not parts:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--memory 1G, --cpus 2, …")
+    if driver_cd is not None and drivers != "virtio":
+        raise failure.Usage(option="--driver-cd", wrong="it goes with --drivers virtio")
     with session.connect(project) as api:
         etag = None
+        if driver_cd is not None:
+            from bocage.cli.vm import driving
+
+            tell = output.complain if json else output.line
+            whole["drivers"] = driving.prepare(api, name, driver_cd, sha256=sha256, yes=yes, now=now, tell=tell)
         if parts:
             vm = api.vms.get(name)
             etag = vm["metadata"]["revision"]

@@ -255,6 +255,7 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
         ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
         ("board", _board(hardware)),
+        ("drivers", "virtio's once its guest drives its virtio disk" if spec.get("virtio_when_driven") else ""),
         ("boot", ", ".join(boot.get("order") or ()) + once),
         ("restart", f"{restart['policy']}, {restart['limit']} tries in a row"),
         ("with host", f"starts, order {autostart['order']}" if autostart["enabled"] else ""),

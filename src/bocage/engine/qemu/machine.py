@@ -29,6 +29,7 @@ from bocage.engine.qemu import (
     comports,
     confinement,
     dimms,
+    driven,
     ending,
     holding,
     hotplug,
@@ -298,6 +299,9 @@ class QemuMachine:
 
     async def plug_dimm(self, number: int, size: int) -> bool:
         return await dimms.plug(self.link, number, size)
+
+    async def drives_virtio(self, disk: str) -> bool | None:
+        return await driven.by_guest(self.link, disk)
 
     async def order_boot(self, spec: model.VMSpec) -> None:
         await booting.order(self.link, spec)

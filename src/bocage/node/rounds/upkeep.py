@@ -18,7 +18,7 @@ from bocage.node.carrying import burned
 from bocage.node.jobs import storages
 from bocage.node.life.actor import Actor
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import alarming, forgetting, scheduling
+from bocage.node.rounds import alarming, forgetting, scheduling, switching
 from bocage.node.shop import Shop
 from bocage.planner import alarms
 from bocage.store import resources
@@ -43,6 +43,7 @@ class Upkeep:
         self._new_events = 0
         self._alarming = alarming.Alarming(shop, crew)
         self._measuring = storages.Measuring(shop, crew)
+        self._switching = switching.Switching(shop, crew)
         self._scheduling = scheduling.Scheduling(shop, crew)
 
     def see(self, kind: str, part: str) -> None:
@@ -67,6 +68,7 @@ class Upkeep:
             self.find_addresses,
             self._alarming.look,
             self._scheduling.look,
+            self._switching.look,
         ]
         if self._rounds % _BEAT == 0:
             due.append(self.beat)
