@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bocage import errors
-from bocage.network import base, kernel, nics, uplink
+from bocage.network import base, bonds, kernel, nics, uplink, watching
 from tests.network.machines import Machine, eventually, run
 
 Connect = Callable[..., Machine]
@@ -137,7 +137,7 @@ async def test_a_watcher_that_is_killed_is_started_again_and_does_what_the_first
     record = await uplink.begin(path, UID, "up0")
     (first,) = watchers(path)
     os.kill(first, signal.SIGKILL)
-    await eventually(lambda: not uplink.watched(path))
+    await eventually(lambda: not watching.watched(path))
     uplink._write(path, dataclasses.replace(record, until=0.0))  # its minute passes, and nobody is there
     await uplink.ensure(path)
     await eventually(lambda: read(path).state == "undone")
@@ -149,7 +149,7 @@ async def test_without_a_watcher_nothing_is_moved(
     lan: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, before = tmp_path / "record.json", ways()
-    monkeypatch.setattr(uplink, "_started", lambda _: subprocess.Popen(["false"]))
+    monkeypatch.setattr(watching, "started", lambda *_: subprocess.Popen(["false"]))
     with pytest.raises(uplink.NotWatched):
         await uplink.begin(path, UID, "up0")
     assert ways() == before
@@ -246,6 +246,30 @@ def read(path: pathlib.Path) -> uplink.Record:
     found = uplink.read(path)
     assert found
     return found
+
+
+@pytest.mark.fault
+async def test_nics_become_one_or_all_is_as_it_was_where_the_kernel_cannot(
+    lan: Machine, connect: Connect, tmp_path: pathlib.Path
+) -> None:
+    connect("", port="up1")
+    path, before = tmp_path / "record.json", ways()
+    run("ip", "address", "add", "192.0.2.77/24", "dev", "up1")
+    with pytest.raises(bonds.Numbered):
+        await uplink.begin(path, UID, "up0,up1")
+    run("ip", "address", "flush", "dev", "up1")
+    try:
+        await uplink.begin(path, UID, "up0,up1")
+    except base.KernelLacks:
+        assert read(path).state == "undone"
+    else:
+        assert {one.name for one in await kernel.links("master", bonds.interface_of(UID))} == {"up0", "up1"}
+        await eventually(reached, within=30)
+        await uplink.remove(path)
+    assert ways() == before
+    assert not kernel.present(uplink.interface_of(UID))
+    assert not kernel.present(bonds.interface_of(UID))
+    await eventually(reached, within=30)
 
 
 def watchers(path: pathlib.Path) -> list[int]:

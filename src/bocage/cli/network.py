@@ -70,6 +70,7 @@ def show(name: NetworkName, project: options.Project = options.DEFAULT, json: op
                 ("subnet", status.get("subnet") or spec.get("subnet")),
                 ("dhcp", people.yes(spec["dhcp"]) if spec["kind"] in ("nat", "isolated") else ""),
                 ("NIC", " ".join(one for one in (spec.get("nic"), status.get("nic")) if one)),
+                ("bond", spec.get("bond_mode") or ("active-backup" if "," in (spec.get("nic") or "") else "")),
                 ("goes back", people.ago(status["confirm_by"]) if status.get("confirm_by") else ""),
                 ("IPv6", "yes" if spec.get("ipv6") else ""),
                 ("VLANs", "yes" if spec.get("vlans") else ""),
@@ -90,7 +91,11 @@ def create(
     subnet: Annotated[str | None, typer.Option(metavar="CIDR", help="10.80.1.0/24; chosen when not given.")] = None,
     dhcp: Annotated[bool, typer.Option("--dhcp/--no-dhcp", help="Give addresses.")] = True,
     nic: Annotated[
-        str | None, typer.Option(metavar="NIC", help="For kind bridge: the host's NIC, by name or MAC.")
+        str | None,
+        typer.Option(metavar="NIC[,NIC]", help="For kind bridge: the host's NIC, by name or MAC; or several."),
+    ] = None,
+    bond_mode: Annotated[
+        str | None, typer.Option(metavar="active-backup|balance-xor|802.3ad", help="How several NICs are one.")
     ] = None,
     ipv6: Annotated[bool, typer.Option("--ipv6", help="Advertise an IPv6 prefix of its own.")] = False,
     vlans: Annotated[bool, typer.Option("--vlans", help="NICs can be on VLANs of it.")] = False,
@@ -105,8 +110,10 @@ def create(
       bocage network create lan --kind nat
       bocage network create lab --kind isolated --subnet 10.80.7.0/24
       bocage network create office --kind bridge --nic eth0
+      bocage network create office --kind bridge --nic eno1,eno2 --bond-mode 802.3ad
     """
     request = rest.given(name=name, kind=kind, subnet=subnet, dhcp=None if dhcp else False, nic=nic, mtu=mtu)
+    request |= rest.given(bond_mode=bond_mode)
     request |= {field: True for field, asked in (("vlans", vlans), ("ipv6", ipv6)) if asked}
     said = f"network {name} is ready"
     if kind == "bridge":

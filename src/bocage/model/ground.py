@@ -265,8 +265,12 @@ class NetworkSpec(Part):
     """Whether it gives addresses (`nat`, `isolated`)."""
     ipv6: bool = False
     """Whether it advertises an IPv6 prefix of its own (`nat`, `isolated`)."""
-    nic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@-]{1,32}$")] | None = None
-    """For `bridge`: the host's NIC that becomes its port, by name or by MAC."""
+    nic: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@-]{1,32}(,[A-Za-z0-9_.:@-]{1,32}){0,7}$")] | None = (
+        None
+    )
+    """For `bridge`: the host's NIC that becomes its port, by name or by MAC; several, with commas, become a bond."""
+    bond_mode: Literal["active-backup", "balance-xor", "802.3ad"] | None = None
+    """How several NICs are one; None: `active-backup`, which asks nothing of the switch."""
     vlans: bool = False
     """Whether its NICs can be on VLANs of it (`vlan`, `trunk`)."""
     mtu: Annotated[int, Field(ge=1280, le=9216)] | None = None
@@ -276,6 +280,8 @@ class NetworkSpec(Part):
     def _of_its_kind(self) -> NetworkSpec:
         if (self.nic is None) == (self.kind == "bridge"):
             raise ValueError("nic: a network of kind 'bridge' needs one, and no other kind has one")
+        if self.bond_mode and "," not in (self.nic or ""):
+            raise ValueError("bond_mode: that takes several NICs, with commas between")
         if self.ipv6 and self.kind not in ("nat", "isolated"):
             raise ValueError(f"ipv6: a network of kind '{self.kind}' has what is behind it")
         if self.kind == "user" and self.vlans:

@@ -148,10 +148,21 @@ async def set_vlans(port: str, wanted: Vlans, *, itself: bool = False) -> None:
         first, _, last = str(some).partition("-")
         stay |= set(range(int(first), int(last or first) + 1))
     end = f"dev {port}{' self' if itself else ''}"
-    steps = [f"vlan delete vid {one} {end}" for one in sorted(present - stay)]
+    steps = [f"vlan delete vid {one} {end}" for one in _ranges(present - stay)]
     steps += [f"vlan add vid {one} {end}" for one in wanted.tagged if one != wanted.untagged]
     steps.append(f"vlan add vid {wanted.untagged} pvid untagged {end}")
     await base.run("bridge", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
+
+
+def _ranges(numbers: set[int]) -> list[str]:
+    """As few as there can be: `3-5` for three of them."""
+    found: list[list[int]] = []
+    for one in sorted(numbers):
+        if found and found[-1][1] == one - 1:
+            found[-1][1] = one
+        else:
+            found.append([one, one])
+    return [str(first) if first == last else f"{first}-{last}" for first, last in found]
 
 
 def has_ipv6() -> bool:

@@ -13,16 +13,14 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Literal, TextIO
+from typing import Literal
 
 from bocage import errors, files
-from bocage.network import base, kernel, nics
+from bocage.network import base, bonds, kernel, nics, watching
 from bocage.words import N_
 
 CONFIRM_WITHIN = 60.0  # seconds
@@ -79,6 +77,14 @@ class Record:
     state: State
     boot_id: str
     until: float  # by the boot clock of that boot
+    ports: tuple[str, ...] = ()  # the NICs of a bond of ours, by name, `nic` among them; and their MACs
+    macs: tuple[str, ...] = ()
+    mode: bonds.Mode = "active-backup"
+
+    @property
+    def port(self) -> str:
+        """What is the bridge's port."""
+        return bonds.interface_of(self.uid) if self.ports else self.nic
 
     @property
     def interface(self) -> str:
@@ -97,7 +103,9 @@ def read(path: pathlib.Path) -> Record | None:
     except FileNotFoundError:
         return None
     lists = {field.name: tuple(held.pop(field.name, ())) for field in dataclasses.fields(nics.Ways)}
-    record = Record(**{"kind": None, "mtu": None, "ipv6": True, **held, "ways": nics.Ways(**lists)})
+    lists |= {name: tuple(held.pop(name, ())) for name in ("ports", "macs")}
+    ways = nics.Ways(**{field.name: lists.pop(field.name) for field in dataclasses.fields(nics.Ways)})
+    record = Record(**{"kind": None, "mtu": None, "ipv6": True, **held, **lists, "ways": ways})
     if record.state == "trial" and record.boot_id != _boot_id():
         return dataclasses.replace(record, state="undone")
     return record
@@ -107,23 +115,26 @@ async def stands(record: Record) -> bool:
     """Whether its bridge is there to the last step, and the NIC is its port."""
     links = {one.name: one for one in await kernel.links()}
     return _is_whole(record, links.get(record.interface)) and any(
-        one.name == record.nic and one.master == record.interface for one in links.values()
+        one.name == record.port and one.master == record.interface for one in links.values()
     )
 
 
-def watched(path: pathlib.Path) -> bool:
-    """Whether a watcher looks after it."""
-    with contextlib.suppress(FileNotFoundError), open(_watch_of(path)) as file:
-        return not _lock(file)
-    return False
-
-
-async def begin(path: pathlib.Path, uid: str, nic: str, *, mtu: int | None = None, vlans: bool = False) -> Record:
+async def begin(
+    path: pathlib.Path,
+    uid: str,
+    nic: str,
+    *,
+    mtu: int | None = None,
+    vlans: bool = False,
+    mode: bonds.Mode = "active-backup",
+) -> Record:
     """Move a NIC, named by name or MAC, under the network's bridge; the watcher puts it back unless `confirm` comes.
 
-    Raises nics.NoSuchNic, nics.NicTaken, NotWatched, base.Refused; then all is as before.
+    Several, with commas between, become a bond of this mode. Raises nics.NoSuchNic, nics.NicTaken, bonds.Numbered,
+    NotWatched, base.KernelLacks, base.Refused; then all is as before.
     """
-    found = await nics.find(nic)
+    found, *others = await bonds.found(nic)
+    bonded = (found, *others) if others else ()
     record = Record(
         uid=uid,
         mac=found.mac,
@@ -135,6 +146,9 @@ async def begin(path: pathlib.Path, uid: str, nic: str, *, mtu: int | None = Non
         state="trial",
         boot_id=_boot_id(),
         until=_in(_START_WITHIN + CONFIRM_WITHIN),
+        ports=tuple(one.name for one in bonded),
+        macs=tuple(one.mac for one in bonded),
+        mode=mode,
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write(path, record)
@@ -164,24 +178,41 @@ async def ensure(path: pathlib.Path, *, mtu: int | None = None, vlans: bool = Fa
         return record
     if await stands(record):
         return record
-    called = record.nic if nics.by_name(record.kind) else record.mac
-    found = await nics.find(called, kind=record.kind, of=record.interface)
-    record = dataclasses.replace(record, nic=found.name, mac=found.mac)
-    _write(path, record)
     if _is_whole(record, await kernel.link(record.interface)):  # and the NIC came out of it, or was plugged in anew
-        await kernel.change([f"link set {found.name} up", f"link set {found.name} master {record.interface}"])
+        record = await _named(path, record)
+        if record.ports and not kernel.present(record.port):
+            await bonds.make(record.port, record.mode, record.mac, record.ports)
+        await kernel.change([f"link set {record.port} up", f"link set {record.port} master {record.interface}"])
         await _open_to_vlans(record, vlans=vlans)
         return record
-    now = await nics.ways(found.name)
-    if kernel.present(record.interface):  # half of it, by one that was ended in the middle
-        now |= await nics.ways(record.interface)
-        await kernel.change([f"link delete {record.interface}"])
+    now = nics.Ways()
+    for half in filter(kernel.present, {record.interface, *([record.port] if record.ports else [])}):
+        now |= await nics.ways(half)  # of one that was ended in the middle
+        await kernel.change([f"link delete {half}"])
+    record = await _named(path, record)
+    now = await nics.ways(record.nic) | now
     try:
         await _move(record, nics.settled(record.ways, now), mtu, vlans=vlans)
     except errors.Problem:
         await _put_back(dataclasses.replace(record, ways=now))
         raise
     return record
+
+
+async def _named(path: pathlib.Path, record: Record) -> Record:
+    """The record, with what its NICs are called now; written down. Raises nics.NoSuchNic, nics.NicTaken."""
+    if record.macs and kernel.present(record.port):
+        return record
+    if record.macs:
+        ports = tuple(one.name for one in await bonds.again(record.macs))
+        now = dataclasses.replace(record, nic=ports[0], ports=ports)
+    else:
+        called = record.nic if nics.by_name(record.kind) else record.mac
+        found = await nics.find(called, kind=record.kind, of=record.interface)
+        now = dataclasses.replace(record, nic=found.name, mac=found.mac)
+    if now != record:
+        _write(path, now)
+    return now
 
 
 def confirm(path: pathlib.Path) -> bool:
@@ -208,17 +239,20 @@ async def neighbours(interface: str) -> set[str]:
 
 
 async def _move(record: Record, wanted: nics.Ways, mtu: int | None, *, vlans: bool) -> None:
-    name, nic = record.interface, record.nic
-    size = [f"link set {nic} mtu {mtu}"] if mtu else []
+    name, nic, port = record.interface, record.nic, record.port
     await kernel.change([f"link add {name} address {record.mac} type bridge {kernel.bridge_options(vlans=vlans)}"])
     heed = kernel.sysctl(f"ipv6/conf/{nic}/accept_ra")
     for key, value in (("disable_ipv6", "0" if record.ipv6 else "1"), ("accept_ra", heed)):
         if value and kernel.sysctl(f"ipv6/conf/{name}/{key}"):
             kernel.set_sysctl(f"ipv6/conf/{name}/{key}", value)
-    await kernel.change([*size, f"link set {nic} up", f"link set {name} up", f"address flush dev {nic} scope global"])
+    await kernel.change([f"address flush dev {nic} scope global"])
+    if record.ports:
+        await bonds.make(port, record.mode, record.mac, record.ports)
+    size = [f"link set {port} mtu {mtu}"] if mtu else []
+    await kernel.change([*size, f"link set {port} up", f"link set {name} up"])
     if record.ipv6:  # what it learned of routers is for its bridge to learn
-        kernel.set_sysctl(f"ipv6/conf/{nic}/disable_ipv6", "1")
-    await kernel.change([f"link set {nic} master {name}", *_addressed(wanted, name)])
+        kernel.set_sysctl(f"ipv6/conf/{port}/disable_ipv6", "1")
+    await kernel.change([f"link set {port} master {name}", *_addressed(wanted, name)])
     await _open_to_vlans(record, vlans=vlans)
     await kernel.change([f'link set {name} alias "{_ALIAS}{record.uid}"'])  # last: now it is whole
 
@@ -227,13 +261,14 @@ async def _open_to_vlans(record: Record, *, vlans: bool) -> None:
     """Have all VLANs pass by the NIC, and the host be on the one without a tag."""
     if vlans:
         await kernel.set_vlans(record.interface, kernel.Vlans(), itself=True)
-        await kernel.set_vlans(record.nic, kernel.Vlans(tagged=("2-4094",)))
+        await kernel.set_vlans(record.port, kernel.Vlans(tagged=("2-4094",)))
 
 
 async def _put_back(record: Record) -> None:
     """As it was. Each step may find that it was done: the others are tried all the same."""
     size = [f"link set {record.nic} mtu {record.mtu}"] if record.mtu else []
-    steps = [f"link delete {record.interface}", *size, f"link set {record.nic} up"]
+    bond = bonds.apart(record.port, record.ports) if record.ports else ()
+    steps = [f"link delete {record.interface}", *bond, *size, f"link set {record.nic} up"]
     for _ in range(_TRIES):
         try:
             await _forced(steps)
@@ -262,7 +297,7 @@ def _addressed(wanted: nics.Ways, name: str) -> Iterator[str]:
 async def _present(record: Record) -> Record:
     """The record with what the bridge has by now, and the NIC's present name."""
     ports = await kernel.links("master", record.interface)
-    nic = next((one.name for one in ports if one.mac == record.mac), record.nic)
+    nic = next((one.name for one in ports if one.mac == record.mac and not record.ports), record.nic)
     ways = await nics.ways(record.interface)
     if not _is_whole(record, await kernel.link(record.interface)):
         ways = record.ways | await nics.ways(nic) | ways
@@ -275,29 +310,23 @@ def _is_whole(record: Record, found: kernel.Link | None) -> bool:
 
 async def _watch(path: pathlib.Path, record: Record) -> None:
     """Have a watcher be there, which no end of ours takes with it. Raises NotWatched."""
-    if watched(path):
+    if watching.watched(path):
         return
-    watcher = _started(path)
+    watcher = watching.started(__name__, path)
     due = _in(_START_WITHIN)
-    while not watched(path):
+    while not watching.watched(path):
         if watcher.poll() is not None or _in(0) > due:
-            if watched(path) or read(path) != record:  # by another that came first, which may be done
+            if watching.watched(path) or read(path) != record:  # by another that came first, which may be done
                 return
             watcher.kill()
             raise NotWatched(nic=record.nic)
         await asyncio.sleep(0.02)
 
 
-def _started(path: pathlib.Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "bocage.network.uplink", os.fspath(path)]
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
-
-
 def watch(path: pathlib.Path) -> None:
     """What the watcher does, unless there is one: at the time that the record names, put back what is on trial."""
-    with open(_watch_of(path), "a") as file:
-        if _lock(file):
+    with watching.at_work(path) as alone:
+        if alone:
             asyncio.run(_put_back_in_time(path))
 
 
@@ -328,22 +357,8 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
 
 
 def _forget(path: pathlib.Path) -> None:
-    for one in (path, path.with_suffix(".lock"), _watch_of(path)):
+    for one in (path, path.with_suffix(".lock"), watching.lock_of(path)):
         one.unlink(missing_ok=True)
-
-
-def _watch_of(path: pathlib.Path) -> pathlib.Path:
-    """What a watcher holds a lock on while it lives."""
-    return path.with_suffix(".watch")
-
-
-def _lock(file: TextIO) -> bool:
-    """Take it if nobody has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _in(seconds: float) -> float:

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from bocage import errors
 from bocage.model import base, ground
-from bocage.network import addresses, bridge, fences, kernel, rules, tap, uplink, user
+from bocage.network import addresses, bridge, fences, kernel, rules, tap, uplink, user, watching
 from bocage.network import base as network
 from bocage.network import machine as surroundings
 from bocage.node import clock, notes
@@ -73,7 +73,8 @@ class Networks:
         assert wanted.spec.nic
         async with self._locks[wanted.uid]:
             if uplink.read(self._record(wanted.uid)) is None:
-                await uplink.begin(self._record(wanted.uid), wanted.uid, wanted.spec.nic, **_made_so(wanted))
+                path, mode = self._record(wanted.uid), wanted.spec.bond_mode or "active-backup"
+                await uplink.begin(path, wanted.uid, wanted.spec.nic, mode=mode, **_made_so(wanted))
 
     async def confirm(self, wanted: ground.Network) -> None:
         """Let it stay on its NIC. Raises uplink.NotConfirmed when that was too late, uplink.NothingToConfirm."""
@@ -153,7 +154,7 @@ class Networks:
             record = uplink.read(path)
             if record is None or (net.status.state == "unconfirmed") != (record.state == "trial"):
                 return False
-            return await uplink.stands(record) and (record.state == "confirmed" or uplink.watched(path))
+            return await uplink.stands(record) and (record.state == "confirmed" or watching.watched(path))
         made = self._bridge(net)
         return bridge.stands(made) and {made.table, *self._ports_table(net)} <= tables
 
