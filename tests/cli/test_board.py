@@ -13,7 +13,10 @@ def test_parts_of_the_board_are_read_by_their_keys():
         "rtc": {"base": "localtime", "drift": "slew"},
         "secure_boot": True,
     }
-    assert read.board(["limit-cpus=2,limit-memory=512M", "hyperv=relaxed+vapic", "watchdog=ib700:pause"]) == {
+    assert read.board(
+        ["limit-cpus=2,limit-memory=512M,added-memory=dimm", "hyperv=relaxed+vapic", "watchdog=ib700:pause"]
+    ) == {
+        "added_memory": "dimm",
         "limits": {"cpus": 2, "memory": "512M"},
         "hyperv": ["relaxed", "vapic"],
         "watchdog": {"model": "ib700", "action": "pause"},

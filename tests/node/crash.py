@@ -211,6 +211,15 @@ async def _adapt(house: houses.House) -> object:
     return await house.adapted(box)
 
 
+async def _fix(house: houses.House) -> object:
+    """Memory that follows what its guest needs becomes fixed, and more than the machine began with."""
+    box, more = await _box(house), {"memory": Size(384 << 20), "dynamic_memory": None}
+    await house.resources.change(
+        vm.VM, "default", box.uid, lambda present: resources.bumped(present, resources.with_spec(present, **more))
+    )
+    return await house.adapted(box)
+
+
 async def _hold(house: houses.House) -> object:
     """Another share of the host for a running VM."""
     box = await _box(house)
@@ -332,6 +341,7 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "forget": _forget,
     "forget-running": _forget,
     "adapt": _adapt,
+    "fix": _fix,
     "hold": _hold,
     "rescue": _rescue,
     "rescue-end": _ask("vm.kill"),

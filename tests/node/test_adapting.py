@@ -68,10 +68,11 @@ async def test_vcpus_and_memory_come_while_it_runs_memory_goes_and_all_of_it_is_
 
 @pytest.mark.slow
 async def test_where_memory_comes_as_dimms_they_stay_whatever_becomes_of_guest_and_daemon(tiny_house: House):
-    made = await up(tiny_house, max_cpus=1, board={"added_memory": "dimm"})
+    made = await up(tiny_house, max_cpus=1, machine="pc", board={"added_memory": "dimm"})
     await sees(tiny_house, made, cpus=1, memory=128 * _MIB)
     await change(tiny_house, made, memory=Size(200 * _MIB))
-    assert (await carried_out(tiny_house, made))["memory"].how == "pending"
+    became = (await carried_out(tiny_house, made))["memory"]
+    assert (became.how, became.saying.type) == ("pending", "memory-dimms-are-whole")
     for size in (256, 512):
         await change(tiny_house, made, memory=Size(size * _MIB))
         became = (await carried_out(tiny_house, made))["memory"]

@@ -464,6 +464,42 @@ async def test_a_running_machine_is_changed_wholly_or_not_at_all(
         await lived(homes, "adapt", point, case)
 
 
+@pytest.mark.guest
+async def test_dynamic_memory_becomes_fixed_and_more_wholly_or_not_at_all(
+    homes: home.Home, dice: random.Random, tiny_image: pathlib.Path
+):
+    async def booted(house: House) -> None:
+        if not (await house.facts()).images:
+            await house.add_image(tiny_image)
+        memory = {"startup": "128M", "minimum": "80M", "maximum": "256M"}
+        roomy = {"memory": memory, "max_memory": "512M", "board": {"added_memory": "dimm"}, "nics": []}
+        made = await house.create("box", start=True, image="tiny", disk="64M", **roomy)
+        await house.says(made, "^tiny: ready")
+
+    async def as_defined(house: House) -> bool:
+        found = await box(house)
+        assert found is not None
+        found = await house.adapted(found)
+        assert all(one.how == "done" for one in found.status.outcomes), found.status.outcomes
+        built = started.read_whole(house.homes.vm_runtime(found.uid))
+        actor = house.node.crew.of(found.uid)
+        assert built
+        if actor is None or actor.standing.machine is None:
+            return False  # it was not looked at yet
+        line = await house.says(found, "^MemAvailable:", send="grep MemAvailable /proc/meminfo")
+        return (
+            (built.spec.memory, built.spec.dynamic_memory, built.first.dimms) == (384 << 20, None, (128 << 20,))
+            and await actor.standing.machine.balloon.size() == 384 << 20
+            and int(line.split()[1]) << 10 > 200 << 20
+        )
+
+    case = Case(booted, as_defined, is_a_task=False)
+    points = await lived(homes, "fix", 0, case)
+    assert points
+    for point in range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), 2)):
+        await lived(homes, "fix", point, case)
+
+
 async def lived(homes: home.Home, deed: str, point: int, case: Case) -> int | None:
     """Make what is before, do the deed and die at the point, and see that the next daemon carries on to the end."""
     print(f"{deed} killed at {point}")

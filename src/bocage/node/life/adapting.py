@@ -279,9 +279,7 @@ def _left(built: Built, machine: vm.VM, told: set[str]) -> Iterator[vm.Outcome]:
     paths = dict.fromkeys(edits.device_of(one["path"]) for one in edits.pending(built.spec, machine))
     for path in paths:
         if path not in told:
-            fixed = path == "dynamic_memory" and built.spec.dynamic_memory is None
-            why = outcomes.FixedUntilColdStart if fixed else outcomes.WaitsForColdStart
-            yield _outcome(path, "pending", why(name=machine.name))
+            yield _outcome(path, "pending", resizing.why_it_waits(path, built, machine))
 
 
 def _outcome(path: str, how: str, said: words.Message) -> vm.Outcome:

@@ -80,6 +80,17 @@ class DimmThere(Note):
     dimm: int
 
 
+class DimmsAreWhole(Note):
+    type = "memory-dimms-are-whole"
+    text = N_(
+        "it takes effect at the next cold start; before, memory comes in {left} DIMMs of multiples of {block:size}"
+    )
+    hint = N_("'bocage vm reboot {name}'")
+    name: str
+    left: int
+    block: int
+
+
 class DimmNotTaken(Note):
     type = "memory-dimm-not-taken"
     text = N_("a DIMM of {size:size} is there, and the guest has not said that it took it")

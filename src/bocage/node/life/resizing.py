@@ -13,7 +13,7 @@ from bocage.model.units import Size
 from bocage.node import started
 from bocage.node.life import outcomes
 from bocage.node.place import saved
-from bocage.planner.adaptation import Built, ResizeMemory
+from bocage.planner.adaptation import DIMM_BLOCK, Built, ResizeMemory
 
 
 async def resize(
@@ -42,6 +42,16 @@ async def resize(
     elif change.dimm:
         said = outcomes.DimmThere(size=present, dimm=change.added)
     return present, how, said
+
+
+def why_it_waits(path: str, built: Built, machine: vm.VM) -> words.Message:
+    """Why a change that was not tried waits for a cold start."""
+    first, wanted, name = built.first, machine.spec, machine.name
+    if path == "dynamic_memory" and built.spec.dynamic_memory is None:
+        return outcomes.FixedUntilColdStart(name=name)
+    if path == "memory" and first.slots and first.whole < wanted.memory <= (built.spec.hardware.max_memory or 0):
+        return outcomes.DimmsAreWhole(name=name, left=first.slots - len(first.dimms), block=DIMM_BLOCK)
+    return outcomes.WaitsForColdStart(name=name)
 
 
 async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
