@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from bocage import errors
@@ -217,14 +217,36 @@ async def _goes_on(at: link.Link, disk: str, name: str) -> bool:
 async def _see_through(
     at: link.Link, disk: str, name: str, begin: Callable[[], Awaitable[None]], report: Report
 ) -> None:
-    if await _job(at, name) is None:
-        await begin()
     pause = _LOOK
-    while (job := await _job(at, name)) is not None and job["status"] != "concluded":
-        report(int(job.get("current-progress", 0)), int(job.get("total-progress", 0)))
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_LOOK)
+    async with _told_of_end(at, name) as told:
+        if await _job(at, name) is None:
+            await begin()
+        while (job := await _job(at, name)) is not None and job["status"] != "concluded":
+            report(int(job.get("current-progress", 0)), int(job.get("total-progress", 0)))
+            if told.done():  # the connection was another one then
+                await asyncio.sleep(pause)
+            await asyncio.wait([told], timeout=pause)
+            pause = min(pause * 2, _LONGEST_LOOK)
     await _settle(at, disk, name)
+
+
+@contextlib.asynccontextmanager
+async def _told_of_end(at: link.Link, name: str) -> AsyncIterator[asyncio.Task[None]]:
+    """Done when QEMU says that a job has ended, or can say nothing any more."""
+
+    async def heard(events: AsyncIterator[qmp.Event]) -> None:
+        with contextlib.suppress(qmp.Disconnected):
+            async for event in events:
+                if (event.data.get("id"), event.data.get("status")) == (name, "concluded"):
+                    return
+
+    with at.events("JOB_STATUS_CHANGE") as events:
+        told = asyncio.create_task(heard(events))
+        try:
+            yield told
+        finally:
+            told.cancel()
+            await asyncio.wait([told])
 
 
 async def _settle(at: link.Link, disk: str, name: str) -> None:
