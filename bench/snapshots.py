@@ -15,7 +15,8 @@ from bench import bare, gaps, libvirt, measure, ours, session
 
 _FILL = 512  # MiB
 _MEMORY = "768M"
-_WRITTEN = 512  # MiB, since the snapshot that goes
+_WRITTEN = 2048  # MiB, since the snapshot that goes: as much that its throughput shows
+_PIECE = 512  # MiB that qemu-io writes at a time
 _READY = b"tiny: ready"
 
 
@@ -92,7 +93,7 @@ def _commits(bench: session.Session, home: ours.Ours) -> measure.Row:
     place = bench.place("snapshots-commit")
 
     def mine() -> float:
-        machine = home.make("merged", nics=[], disks=[{"size": "2G"}])
+        machine = home.make("merged", nics=[], disks=[{"size": "4G"}])
         path = home.disk(machine).with_name("disk1.qcow2")
         _write(path, 11)
         home.done(home.api.vms.keep("merged", {"name": "base"}))
@@ -109,7 +110,7 @@ def _commits(bench: session.Session, home: ours.Ours) -> measure.Row:
     def peer() -> float:
         base, top = place / "base.qcow2", place / "top.qcow2"
         for line in (
-            ["create", "-q", "-f", "qcow2", str(base), "2G"],
+            ["create", "-q", "-f", "qcow2", str(base), "4G"],
             ["create", "-q", "-f", "qcow2", "-b", base.name, "-F", "qcow2", str(top)],
         ):
             subprocess.run(["qemu-img", *line], check=True)
@@ -126,12 +127,13 @@ def _commits(bench: session.Session, home: ours.Ours) -> measure.Row:
     theirs = measure.median(found["peer"])
     return measure.Row(
         figure="snapshots", what="deletion of a snapshot while the VM runs", unit="MiB/s",
-        ours=measure.median(found["ours"]), peer=theirs, peer_is="qemu-img commit, without a sync",
+        ours=measure.median(found["ours"]), peer=theirs, peer_is="qemu-img commit",
         must=f"≥ 0.8 {measure.TIMES}", limit=0.8 * theirs, at_least=True, runs=found,
     )  # fmt: skip
 
 
 def _write(path: pathlib.Path, pattern: int) -> None:
-    line = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 0 {_WRITTEN}M", str(path)]
+    written = [f"write -P {pattern} {at}M {_PIECE}M" for at in range(0, _WRITTEN, _PIECE)]
+    line = ["qemu-io", "-f", "qcow2", *(word for one in written for word in ("-c", one)), str(path)]
     subprocess.run(line, check=True, capture_output=True)
     subprocess.run(["sync", "-f", str(path)], check=True)
