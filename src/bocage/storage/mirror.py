@@ -5,7 +5,7 @@ An array bears the uid of its storage, and is found by it whatever the disks are
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import os
 import pathlib
 import uuid
@@ -41,23 +41,23 @@ class Whole(storage.Error, errors.Conflict):
 
 async def make(uid: str, disks: Sequence[str]) -> str:
     """The path of an array of the disks; one that was made before and was cut off is taken."""
-    array = _array(uid)
-    if not await asyncio.to_thread(os.path.exists, array):
-        await process.run(
-            "mdadm", "--create", array, "--run", "--level=1", f"--raid-devices={len(disks)}", "--metadata=1.2",
-            "--bitmap=internal", f"--uuid={_words(uid)}", *disks, within=_BOUND,
-        )  # fmt: skip
+    if there := await _found(uid):
+        return there.device
+    array = _name(uid)
+    await process.run(
+        "mdadm", "--create", array, "--run", "--level=1", f"--raid-devices={len(disks)}", "--metadata=1.2",
+        "--bitmap=internal", f"--uuid={_words(uid)}", *disks, within=_BOUND,
+    )  # fmt: skip
     return array
 
 
 async def assemble(uid: str) -> None:
     """Have the array of a storage be there, with those of its disks that are. Raises process.Failed."""
-    known = (await process.run("mdadm", "--detail", "--scan", within=_BOUND)).decode()
-    for kind, device, *told in (line.split() for line in known.splitlines() if line):
-        if kind == "INACTIVE-ARRAY" and f"UUID={_words(uid)}" in told:  # the system waits for a disk that is missing
-            await process.run("mdadm", "--run", device, within=_BOUND)
-            return
-    await process.run("mdadm", "--assemble", _array(uid), f"--uuid={_words(uid)}", "--run", within=_BOUND)
+    there = await _found(uid)
+    if there and not there.runs:  # the system waits for a disk that is missing
+        await process.run("mdadm", "--run", there.device, within=_BOUND)
+    elif not there:
+        await process.run("mdadm", "--assemble", _name(uid), f"--uuid={_words(uid)}", "--run", within=_BOUND)
 
 
 def look(root: pathlib.Path, sysfs: pathlib.Path = _SYSFS) -> ground.Mirror | None:
@@ -99,7 +99,8 @@ async def put_in(uid: str, disk: str) -> None:
     One that was part of it before takes up where it was left; any other must be empty. Raises devices.NotEmpty,
     devices.NotADisk, process.Failed.
     """
-    array = _array(uid)
+    there = await _found(uid)
+    array = there.device if there else _name(uid)
     for gone in ("failed", "detached"):
         await process.run("mdadm", "--manage", array, "--remove", gone, within=_BOUND)
     if not await _was_part_of(uid, disk):
@@ -116,7 +117,23 @@ async def _was_part_of(uid: str, disk: str) -> bool:
     return f"MD_UUID={_words(uid)}" in said.decode().splitlines()
 
 
-def _array(uid: str) -> str:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _There:
+    device: str
+    runs: bool
+
+
+async def _found(uid: str) -> _There | None:
+    """The array where the kernel has it; what the system put together as it booted, it called as it likes."""
+    known = (await process.run("mdadm", "--detail", "--scan", within=_BOUND)).decode()
+    for kind, device, *told in (line.split() for line in known.splitlines() if line):
+        if f"UUID={_words(uid)}" in told:
+            return _There(device, runs=kind != "INACTIVE-ARRAY")
+    return None
+
+
+def _name(uid: str) -> str:
+    """What we call one that we make or put together."""
     return f"/dev/md/bocage-{uid[:8]}"
 
 
