@@ -1,7 +1,7 @@
 """A whole server inside a guest: Debian with systemd as PID 1 and all that Bocage's package stands on.
 
 It is booted once, saved, and restored by each later run of the tests; the package goes in by a CD. What runs inside it
-is emulated twice: one VM, and that a small one, is what it carries.
+is emulated twice: one VM, and that a small one, is what it carries. Its board has a watchdog and USB ports.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import base64
 import contextlib
 import fcntl
+import gzip
 import inspect
 import os
 import pathlib
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -37,6 +37,8 @@ TOP = pathlib.Path(__file__).parents[2]
 NAME = "server"
 COMMAND_BOUND = 300.0  # seconds for one command inside
 _PACKAGES = TOP / "script" / "packages"
+_KERNEL = "linux-image-amd64"
+"""That for clouds drives neither USB nor watchdogs."""
 _SETTLE = """\
 systemctl stop apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
 systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
@@ -66,17 +68,19 @@ class Server:
         """Get a shell of root's that says nothing of its own."""
         await debian.log_in(self.house, self.machine, within=COMMAND_BOUND)
         await self._types("exec sudo -n -i")
-        await self._types("stty cols 4000 -echo; PS1=; PS2=; bind 'set enable-bracketed-paste off'; cd /")
+        # The kernel's own messages would tear the lines that are waited for.
+        await self._types("stty cols 4000 -echo; PS1=; PS2=; bind 'set enable-bracketed-paste off'; cd /; dmesg -n 1")
 
     async def run(self, command: str, *, within: float = COMMAND_BOUND, fails: bool = False) -> str:
         """What a command prints on both outputs, when it ends as it should."""
         self._commands += 1
         mark = f"ran{self._commands}"
-        shown = f'said=$({{ {command}; }} 2>&1 </dev/null); echo "{mark} $? $(printf %s "$said" | base64 -w 0)"'
+        packed = '$(printf %s "$said" | gzip | base64 -w 0)'  # a line that is waited for has a bound
+        shown = f'said=$({{ {command}; }} 2>&1 </dev/null); echo "{mark} $? {packed} whole"'
         line = await self.console.expect(pattern=rf"^{mark} \d+ ", within=within, send=shown)
-        found = re.search(rf"{mark} (\d+) (\S*)", line)
+        found = re.search(rf"{mark} (\d+) (\S*) whole$", line)
         assert found, line
-        said = base64.b64decode(found[2]).decode(errors="replace")
+        said = gzip.decompress(base64.b64decode(found[2])).decode(errors="replace")
         assert (found[1] != "0") == fails, f"{command}: exit code {found[1]}\n{said}"
         return said
 
@@ -97,8 +101,8 @@ class Server:
         before = set((await self.run("lsblk -dno PATH")).split())
         attached = await self.house.attach(self.machine, size=size)
         assert attached.status.state is work.TaskState.DONE, attached.status
-        shown = "for try in $(seq 60); do lsblk -dno PATH; sleep 1; done | awk '!seen[$0]++'"
-        (device,) = set((await self.run(shown)).split()) - before
+        there = f"until [ $(lsblk -dno PATH | wc -l) -gt {len(before)} ]; do sleep 1; done; lsblk -dno PATH"
+        (device,) = set((await self.run(there)).split()) - before
         return str(attached.spec.params["disk"]), device
 
     async def take_disk(self, name: str) -> None:
@@ -164,7 +168,7 @@ async def change(house: House, machine: vm.VM, cds: tuple[vm.Cd, ...]) -> None:
 def _image(packages: pathlib.Path) -> pathlib.Path:
     code = map(inspect.getfile, (builder, gpt, gptdisk, sources, tools))
     made_of = debian._contents([*code, *debian._files(builder._HERE)])
-    wanted = wanted_packages()
+    wanted = [*wanted_packages(), _KERNEL]
     image = CACHE / f"server-{debian.RELEASE}-{debian._digest([*made_of, *(one.encode() for one in wanted)])}.qcow2"
     if not image.exists():
         beside = CACHE / f"server-building-{os.getpid()}" / image.name
@@ -173,7 +177,9 @@ def _image(packages: pathlib.Path) -> pathlib.Path:
             building = builder.build(
                 beside, release=debian.RELEASE, cache=packages, report=lambda step, fraction: None, more=wanted
             )
-            asyncio.run(building)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(builder, "_PACKAGES", [one for one in builder._PACKAGES if "linux-image" not in one])
+                asyncio.run(building)
             beside.rename(image)
         finally:
             shutil.rmtree(beside.parent)
@@ -207,6 +213,7 @@ async def _booted_and_saved(homes: home.Home, image: pathlib.Path) -> None:
             disk="10G",
             cds=["empty"],
             nics=[],
+            board={"watchdog": {"action": "reset"}},
             seed={"user": debian.USER, "password": debian.PASSWORD},
         )
         disc = (await house.facts()).images["empty"]
@@ -231,27 +238,3 @@ def _forget_others(*present: pathlib.Path) -> None:
     for path in CACHE.glob("server-*"):
         if path not in present and path.stat().st_mtime < time.time() - debian._KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def package(into: pathlib.Path, *, version: str | None = None) -> pathlib.Path:
-    """Bocage's Debian package; with `version` as a later release, whose code differs in that alone."""
-    if not list(into.glob("*.deb")):
-        subprocess.run([TOP / "script" / "package", "--into", into], check=True, capture_output=True, timeout=600)
-    built = next(path for path in into.glob("*.deb") if "_later" not in path.name)
-    return _later(built, version) if version else built
-
-
-def _later(deb: pathlib.Path, version: str) -> pathlib.Path:
-    made = deb.with_name(f"bocage_{version}-1_later.deb")
-    tree = deb.parent / "tree"
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
-    for path, old, new in (
-        (tree / "DEBIAN" / "control", r"^Version: .*$", f"Version: {version}-1"),
-        (next(tree.glob("usr/lib/bocage/lib/*/site-packages/bocage/__init__.py")), r'"[\d.]+"', f'"{version}"'),
-    ):
-        path.write_text(re.sub(old, new, path.read_text(), count=1, flags=re.MULTILINE))
-    for stale in tree.glob("usr/lib/bocage/lib/*/site-packages/bocage/__pycache__/__init__.*"):
-        stale.unlink()
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "--build", tree, made], check=True)
-    shutil.rmtree(tree)
-    return made

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from bocage import home, systemd
+from bocage import __version__, home, systemd
 from tests.node import debian
 from tests.node.conftest import new_home
-from tests.server import bed
+from tests.releases import older
+from tests.server import bed, debs
 
 pytestmark = [
     pytest.mark.guest,
@@ -24,15 +26,14 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 GUEST_BOUND = 900  # seconds for a guest whose CPU is emulated by one that is emulated
-LATER = "0.1.999"
 PAIR = "/var/lib/bocage/storage/pair"
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathlib.Path]:
-    """The package of this checkout, and one of a later release."""
-    into = tmp_path_factory.mktemp("packages")
-    return bed.package(into), bed.package(into, version=LATER)
+    """The package of the release before, and that of this checkout."""
+    present = debs.present(tmp_path_factory.mktemp("packages"))
+    return debs.before(present, max(older.COMMITS)), present
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,33 @@ async def events(server: bed.Server) -> list[Any]:
     return [one["spec"]["said"] for one in json.loads(await server.run("bocage events --json"))["items"]]
 
 
+async def plug(server: bed.Server, name: str, *, serial: str, port: int) -> None:
+    """Plug a USB device (a serial line with an FTDI chip) into the server."""
+    monitor = monitor_of(server)
+    await monitor.execute("chardev-add", {"id": name, "backend": {"type": "null", "data": {}}})
+    device = {"driver": "usb-serial", "chardev": name, "serial": serial, "bus": "board.usb.0", "port": str(port)}
+    await monitor.execute("device_add", {"id": name, "always-plugged": True, **device})
+
+
+async def unplug(server: bed.Server, name: str) -> None:
+    """Pull it out."""
+    monitor = monitor_of(server)
+    with monitor.events("DEVICE_DELETED") as gone:
+        await monitor.execute("device_del", {"id": name})
+        async for event in gone:
+            if event.data.get("device") == name:
+                break
+    await monitor.execute("chardev-remove", {"id": name})
+
+
+def monitor_of(server: bed.Server) -> Any:
+    """The monitor of the server's own QEMU, past the engine's door."""
+    actor = server.house.node.crew.of(server.machine.uid)
+    assert actor
+    running: Any = actor.standing.machine
+    return running.link
+
+
 async def runs(server: bed.Server) -> None:
     """The inner VM runs by now."""
     await server.run("until bocage vm list | grep 'inner *running'; do sleep 1; done", within=GUEST_BOUND)
@@ -86,30 +114,46 @@ async def goes_on(server: bed.Server) -> None:
     assert said.strip() == "left-here"
 
 
-async def test_the_package_installs_and_its_service_starts(server: bed.Server, packages: tuple[pathlib.Path, ...]):
-    await server.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/{packages[0].name}", within=900)
+async def serves(server: bed.Server) -> None:
+    """The service runs, and would after a reboot."""
     for unit in (systemd.SERVICE, systemd.VMS):
         assert (await server.run(f"systemctl is-active {unit}; systemctl is-enabled {unit}")).split() == [
             "active",
             "enabled",
         ]
-    assert (await server.run("stat -fc %T /sys/fs/cgroup")).strip() == "cgroup2fs"
     assert json.loads(await server.run("bocage daemon status --json"))["answers"] is True
     assert "bocage" not in await server.run("systemctl --failed --no-legend")
     assert "at home in /var/lib/bocage" in await server.run("bocage daemon log -n 20")
 
 
-async def test_a_vm_is_a_scope_in_the_slice_and_its_limits_are_ours_to_set(
-    server: bed.Server, tiny_image: pathlib.Path
+async def test_the_release_before_serves_and_starts_a_vm(
+    server: bed.Server, packages: tuple[pathlib.Path, ...], tiny_image: pathlib.Path
 ):
+    assert (await server.run("stat -fc %T /sys/fs/cgroup")).strip() == "cgroup2fs"
+    await server.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/{packages[0].name}", within=900)
+    await serves(server)
     await server.run(f"bocage image add /mnt/{tiny_image.name} --name tiny", within=600)
-    await server.run("bocage vm create inner --image tiny --memory 96M --network default --autostart")
-    await server.run("bocage vm set inner --stop-within 900")  # it is slower than any real one
-    await server.run("bocage vm start inner")
+    await server.run("bocage vm create inner --image tiny --memory 96M --network default --autostart --start")
     await server.run(
         f"bocage vm console inner --expect '^tiny: ready' --timeout {GUEST_BOUND}", within=GUEST_BOUND + 60
     )
     await server.run("bocage vm console inner --send 'echo left-here >/tmp/mark; sync; echo do''ne' --expect '^done'")
+    assert json.loads(await server.run("bocage version --json"))["daemon"]["version"] == debs.BEFORE
+
+
+async def test_an_upgrade_touches_no_vm_that_the_release_before_started(
+    server: bed.Server, packages: tuple[pathlib.Path, ...]
+):
+    before = await process_of(server)
+    await server.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/{packages[1].name}", within=900)
+    await serves(server)
+    assert json.loads(await server.run("bocage version --json"))["daemon"]["version"] == __version__
+    assert await process_of(server) == before
+    await goes_on(server)
+
+
+async def test_a_vm_is_a_scope_in_the_slice_and_its_limits_are_ours_to_set(server: bed.Server):
+    await server.run("bocage vm set inner --stop-within 900")  # it is slower than any real one
     pid, _ = await process_of(server)
     group = (await server.run(f"cat /proc/{pid}/cgroup")).strip()
     uid = (await shown(server))["metadata"]["uid"]
@@ -144,14 +188,6 @@ async def test_a_daemon_that_is_killed_is_started_again_by_itself(server: bed.Se
     await server.run(f"kill -9 {daemon}")
     await server.run("for i in $(seq 200); do bocage daemon status --json && break; sleep 1; done", within=600)
     assert await process_of(server) == before
-
-
-async def test_an_upgrade_of_the_package_touches_no_vm(server: bed.Server, packages: tuple[pathlib.Path, ...]):
-    before = await process_of(server)
-    await server.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/{packages[1].name}", within=900)
-    assert json.loads(await server.run("bocage version --json"))["daemon"]["version"] == LATER
-    assert await process_of(server) == before
-    await goes_on(server)
 
 
 async def test_a_mirror_lives_on_when_a_disk_is_pulled_and_that_is_told(server: bed.Server):
@@ -204,23 +240,99 @@ async def test_a_mirror_that_lacks_a_disk_is_there_after_the_reboot_and_gets_ano
     assert third in json.loads(await server.run("bocage storage show pair --json"))["spec"]["disks"]
 
 
-async def test_nics_are_on_the_vlans_that_their_definition_says_also_while_they_run(server: bed.Server):
-    async def vlans() -> dict[int, list[str]]:
-        """Of the only tap that is on other VLANs than 1: each with its flags."""
-        ports = json.loads(await server.run("bridge -json vlan show"))
-        found = [{one["vlan"]: one.get("flags", []) for one in port["vlans"]} for port in ports]
-        pairs = zip(ports, found, strict=True)
-        (of_tap,) = [one for port, one in pairs if port["ifname"].startswith("bt") and 1 not in one]
-        return of_tap
+async def port_on(server: bed.Server, bridge: str, name: str, *vlans: int) -> None:
+    """A neighbour in a namespace: on one VLAN untagged, on more each tagged; .9 of 10.9.VLAN.0/24."""
+    inside = f"ip -n {name}"
+    one = len(vlans) == 1
+    steps = [
+        f"ip netns add {name}",
+        f"ip link add {name} type veth peer name eth0 netns {name}",
+        f"ip link set {name} master {bridge} up",
+        f"bridge vlan delete vid 1 dev {name}",
+        f"{inside} link set eth0 up",
+    ]
+    for vlan in vlans:
+        steps.append(f"bridge vlan add vid {vlan} dev {name} {'pvid untagged' if one else ''}")
+        end = "eth0" if one else f"tagged{vlan}"
+        if not one:
+            steps.append(f"{inside} link add link eth0 name {end} type vlan id {vlan}")
+        steps += [f"{inside} address add 10.9.{vlan}.9/24 dev {end}", f"{inside} link set {end} up"]
+    await server.run(" && ".join(steps))
 
+
+async def inside(server: bed.Server, *commands: str) -> None:
+    """Have the inner VM's guest do something, once it did."""
+    done = "&& echo all-do''ne"
+    await server.run(
+        f"bocage vm console inner --send {shlex.quote(' && '.join(commands) + done)} --expect '^all-done' "
+        f"--timeout {GUEST_BOUND}",
+        within=GUEST_BOUND + 60,
+    )
+
+
+async def test_packets_of_vlans_reach_who_is_on_them_and_nobody_else(server: bed.Server):
     await server.run("bocage network create office --kind isolated --vlans", within=600)
-    nic = "--network office,vlan=10,trunk=20+30"
-    await server.run(f"bocage vm create tagged --disk 1M --memory 32M {nic} --start", within=600)
-    own = ["PVID", "Egress Untagged"]
-    assert await vlans() == {10: own, 20: [], 30: []}
-    await server.run("bocage vm nic set tagged nic0 --vlan 11 --trunk ''", within=600)
-    assert await vlans() == {11: own}
-    await server.run("bocage vm delete tagged --force --purge && bocage network delete office", within=600)
+    fence = "--vlan 10 --trunk 20,30 --allow 10.9.0.0/16"
+    await server.run(f"bocage vm nic attach inner --network office {fence}", within=600)
+    bridge = json.loads(await server.run("bocage network show office --json"))["status"]["bridge"]
+    await port_on(server, bridge, "desk", 10)
+    await port_on(server, bridge, "vault", 40)
+    await port_on(server, bridge, "router", 10, 20)
+    modules = "for one in llc stp mrp garp 8021q; do insmod /usr/lib/modules/$one.ko; done; [ -d /sys/module/8021q ]"
+
+    def by_hand(nic: str) -> str:
+        """End its DHCP client, which would take the address away again."""
+        held = f"/run/tiny/dhcp.{nic}"
+        return f"until [ -s {held} ]; do sleep 1; done; kill $(cat {held})"
+
+    tagged = [
+        f"ip link add link eth1 name eth1.{vlan} type vlan id {vlan} && {by_hand(f'eth1.{vlan}')} && "
+        f"ip addr add 10.9.{vlan}.2/24 dev eth1.{vlan}"
+        for vlan in (20, 40)
+    ]
+    await inside(server, by_hand("eth1"), "ip addr add 10.9.10.2/24 dev eth1", modules)
+    await inside(server, *tagged)
+
+    def reaches(whom: str) -> str:
+        return f"until ping -c 1 -W 5 {whom} >/dev/null; do :; done"
+
+    async def heard(who: str) -> bool:
+        return "10.9." in await server.run(f"ip -n {who} neigh")
+
+    # Untagged in the guest, untagged here and tagged there; tagged in the guest, tagged there.
+    await server.run(f"ip netns exec desk sh -c '{reaches('10.9.10.2')}'", within=GUEST_BOUND)
+    await server.run(f"ip netns exec router sh -c '{reaches('10.9.10.2')}'", within=GUEST_BOUND)
+    await server.run(f"ip netns exec router sh -c '{reaches('10.9.20.2')}'", within=GUEST_BOUND)
+    # 40 is not among its VLANs; once it is, the same packets arrive.
+    await inside(server, "! ping -c 3 -W 2 10.9.40.9 >/dev/null")
+    assert not await heard("vault")
+    await server.run("bocage vm nic set inner nic1 --trunk 20,40", within=600)
+    await inside(server, reaches("10.9.40.9"))
+    assert await heard("vault")
+    # On another VLAN, and a trunk no more: nobody of the old ones hears it.
+    await server.run("bocage vm nic set inner nic1 --vlan 11 --trunk ''", within=600)
+    for one in ("desk", "vault", "router"):
+        await server.run(f"ip -n {one} neigh flush all")
+    await inside(server, *(f"! ping -c 2 -W 2 10.9.{vlan}.9 >/dev/null" for vlan in (10, 20, 40)))
+    assert not [one for one in ("desk", "vault", "router") if await heard(one)]
+    await server.run("bocage vm nic detach inner nic1", within=600)
+    await server.run("for one in desk vault router; do ip netns delete $one; done; bocage network delete office")
+
+
+async def test_a_usb_device_is_listed_and_gone_when_it_is_pulled_out(server: bed.Server):
+    listed = "bocage host usb | grep '0403:6001 .* DONGLE-7 '"
+    await plug(server, "dongle", serial="DONGLE-7", port=3)
+    await server.run(f"until {listed}; do sleep 1; done")
+    await unplug(server, "dongle")
+    await server.run(f"while {listed}; do sleep 1; done")
+
+
+async def test_the_watchdog_of_the_board_is_there_for_whoever_winds_it_up(server: bed.Server):
+    found = await server.run("grep -l i6300ESB /sys/class/watchdog/*/identity")  # the chipset has one, too
+    at = found.strip().removesuffix("/identity")
+    assert (await server.run(f"cat {at}/state")).strip() == "inactive"
+    held = f"exec 3>/dev/{at.split('/')[-1]}; printf . >&3; cat {at}/state; printf V >&3; exec 3>&-; cat {at}/state"
+    assert (await server.run(f"sh -c '{held}'")).split() == ["active", "inactive"]
 
 
 async def test_nics_become_one_that_goes_on_while_a_cable_is_out(server: bed.Server):
@@ -285,7 +397,7 @@ async def test_a_checkout_installs_itself_takes_the_vm_over_and_goes_again(
 ):
     bocage = "/opt/bocage/usr/lib/bocage/bin/bocage"
     await server.run("mountpoint -q /mnt || mount -o ro /dev/sr0 /mnt")
-    await server.run(f"dpkg-deb -x /mnt/{packages[0].name} /opt/bocage", within=600)
+    await server.run(f"dpkg-deb -x /mnt/{packages[1].name} /opt/bocage", within=600)
     await server.run(f"sed -i '1s|.*|#!{bocage.replace('/bocage/bin/bocage', '/bocage/bin/python3')} -I|' {bocage}")
     (pid,) = (await server.run("pgrep -f '^qemu-system-x86_64 -name guest=inner'")).split()
     await server.run(f"{bocage} install", within=600)

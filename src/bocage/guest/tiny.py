@@ -33,7 +33,7 @@ _DRIVERS = (
     "virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "virtio_console", "virtio_balloon", "virtio_mem",
     "virtio_rng", "virtio_input", "sd_mod", "sr_mod", "ata_piix", "ahci", "nvme", "e1000", "e1000e",
 )  # fmt: skip
-_ALWAYS = ("button", "evdev", "isofs")
+_ALWAYS = ("button", "evdev", "isofs", "8021q")
 
 # Hot-added memory goes where it can be given back. The self-tests of the kernel's ciphers and what guards
 # against hostile programs in the guest cost half a second of each boot. An emulated CPU that waits for its turn
