@@ -41,7 +41,7 @@ def attach(
             option="VENDOR:PRODUCT", wrong="it does not say which device", right="0529:0001, or --port 1-2"
         )
     if device is not None and not _ID.fullmatch(device):
-        raise failure.Usage(option="VENDOR:PRODUCT", wrong=f"{device!r} is not", right="0529:0001")
+        raise failure.Usage(option="VENDOR:PRODUCT", wrong=f"{device!r} names no device", right="0529:0001")
     with session.connect(project) as api:
         request = rest.given(id=device.lower() if device else None, serial=serial, port=port)
         made = api.vms.attach_usb(name, request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from bocage.node.carrying import shelving
 from bocage.node.jobs import images
 from bocage.node.shop import Shop
 from bocage.planner import templates
-from bocage.storage import half_made, volumes
+from bocage.storage import half_made, image_record, volumes
 from bocage.storage import images as library
 from bocage.store import resources
 
@@ -79,6 +80,29 @@ async def _seal(
     done: dict[str, Any] = dict(run.remembered.get("sealed", {}))
     if disk.name in done:
         return template.TemplateDisk.model_validate(done[disk.name])
+    project, shelf = machine.metadata.project or "default", shop.ground.library(storage)
+    uid = str(uuid.uuid5(uuid.UUID(run.uid), disk.name))  # the same at each attempt, so that its image is known again
+    taken = next((one for one in await shelf.images() if one.names.get(f"{project}/{label}") == uid), None)
+    if taken is None:
+        names = {f"{project}/{label}": uid}
+        taken = await _take_in(shop, run, storage, machine, disk, top, label, names)
+    await shelving.register(shop.ground, project, label, taken, storage.uid, f"template:{label}")
+    sealed = template.TemplateDisk(disk=disk.name, sha256=taken.digest, size=Size(taken.virtual_size))
+    await run.remember(sealed={**done, disk.name: sealed.model_dump(mode="json")})
+    return sealed
+
+
+async def _take_in(
+    shop: Shop,
+    run: tasks.Run,
+    storage: ground.Storage,
+    machine: vm.VM,
+    disk: vm.Disk,
+    top: str | None,
+    label: str,
+    names: dict[str, str],
+) -> image_record.Image:
+    """What a disk holds, as an image of the library that the store does not know yet."""
     project = machine.metadata.project or "default"
     volume = await shop.ground.resources.get(ground.Volume, project, disk.volume)
     run.report(notes.Copying(what=disk.name))
@@ -90,19 +114,11 @@ async def _seal(
         layers = await shop.preparation.disks.layers(volume, disk.name, top=top)
         await volumes.convert(layers, path, image_format="qcow2", limit=limit, progress=told)
         wanted = library.Wanted(
-            file_name=path.name,
-            origin=f"template:{label}",
-            format="qcow2",
-            limit=limit,
-            names={f"{project}/{label}": base.new_uid()},
+            file_name=path.name, origin=f"template:{label}", format="qcow2", limit=limit, names=names
         )
-        taken = await shop.ground.library(storage).add(path, wanted, told)
+        return await shop.ground.library(storage).add(path, wanted, told)
     finally:
         await asyncio.to_thread(files.remove_tree, scratch)
-    await shelving.register(shop.ground, project, label, taken, storage.uid, wanted.origin)
-    sealed = template.TemplateDisk(disk=disk.name, sha256=taken.digest, size=Size(taken.virtual_size))
-    await run.remember(sealed={**done, disk.name: sealed.model_dump(mode="json")})
-    return sealed
 
 
 async def _enter(
