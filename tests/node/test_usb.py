@@ -147,6 +147,7 @@ async def test_what_is_no_device_of_the_host_is_refused_by_qemu_and_that_is_said
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", ["usb-attach", "usb-detach"])
 async def test_killed_at_any_point_of_it_a_device_is_the_guests_or_the_hosts(
     deed: str, homes: home.Home, dice: random.Random, bus: Bus, monkeypatch: pytest.MonkeyPatch
