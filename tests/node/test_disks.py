@@ -56,6 +56,12 @@ async def test_a_running_guest_gets_a_disk_sees_it_grow_and_lets_it_go_as_a_volu
     house = tiny_house
     made = await house.create(start=True, **SMALL)
     await house.says(made, "^tiny: ready")
+    random = "head -c 16 /dev/hwrng"
+    source = "/sys/class/misc/hw_random/rng_current"
+    differ = f'[ "$({random} | md5sum)" != "$({random} | md5sum)" ] && echo differ'
+    await house.says(
+        made, "^random 16 differ virtio_rng", send=f"echo random $({random} | wc -c) $({differ}) $(cat {source})"
+    )
     done(await house.attach(made, size="8M"))
     await sees(house, made, {"vda": 64 << 20, "vdb": 8 << 20})
     await house.says(made, "^kept", send="echo heron | dd of=/dev/vdb conv=fsync 2>/dev/null; echo kept")

@@ -161,6 +161,33 @@ def test_what_was_taken_is_not_asked_for_again(now, wanted, most, sockets):
         assert change.cpus.board(first.hardware.max_cpus).count == board.count  # the same machine, more of it used
 
 
+@given(some.integers(1, 8), some.integers(1, 8), some.integers(1, 8), some.integers(1, 4))
+def test_vcpus_that_came_later_go_again_under_kvm_alone_and_the_board_stays(began, now, wanted, sockets):
+    first = spec(cpus={"sockets": sockets, "cores": began}, max_cpus=8 * sockets)
+    runs, then = (
+        first.model_copy(update={"cpus": model.Cpus(sockets=sockets, cores=cores)}) for cores in (now, wanted)
+    )
+    grown = Built(runs, First.of(first))
+    less = wanted < now
+    assert not less or not list(adaptation.changes(grown, then))
+    found = list(adaptation.changes(grown, then, kvm=True))
+    most = runs.hardware.max_cpus
+    if less and wanted >= began and then.cpus.board(most) == runs.cpus.board(most):
+        assert found == [adaptation.UnplugCpus(then.cpus)]
+        assert not list(adaptation.changes(dataclasses.replace(grown, spec=then), then, kvm=True))
+    elif less:
+        assert not found
+
+
+def test_vcpus_that_it_began_with_stay_under_kvm_too():
+    first = spec(cpus={"cores": 2}, max_cpus=4)
+    grown = Built(first.model_copy(update={"cpus": model.Cpus(cores=4)}), First.of(first))
+    for cores, path in ((3, ["cpus"]), (2, ["cpus"]), (1, [])):
+        then = first.model_copy(update={"cpus": model.Cpus(cores=cores)})
+        assert [one.path for one in adaptation.changes(grown, then, kvm=True)] == path
+        assert not list(adaptation.changes(grown, then))
+
+
 @given(some.integers(1, 64), some.integers(1, 64), some.integers(1, 8), some.integers(1, 255))
 def test_a_board_holds_its_vcpus_whatever_room_it_was_given(sockets, cores, threads, most):
     if sockets * cores * threads > 64:

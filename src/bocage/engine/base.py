@@ -331,6 +331,10 @@ class Machine(Protocol):
         """Give it so many vCPUs in all; how many it has then that the guest has said it took."""
         ...
 
+    async def unplug_cpus(self, count: int) -> None:
+        """Take vCPUs away that came later, until there are so many; only under KVM. Raises when the guest keeps one."""
+        ...
+
     async def resize_memory(self, added: int) -> int:
         """Ask the guest to have so many bytes beside those it was started with; how many it has when it stands still.
 

@@ -70,6 +70,17 @@ class PlugCpus:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UnplugCpus:
+    """Have fewer vCPUs, down to those that it began with."""
+
+    cpus: model.Cpus
+
+    @property
+    def path(self) -> str:
+        return "cpus"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ResizeMemory:
     """Have more memory beside that which it started with, or less; also less than it started with, or dynamic."""
 
@@ -187,7 +198,8 @@ class OrderBoot:
 _AFTER_NICS = (shares.HoldNics, shares.HoldNic)
 _OfNics = UnplugNic | PlugNic | RewireNic | FenceNic | SetLink
 _OfDisks = UnplugDisk | PlugDisk
-Change = PlugCpus | ResizeMemory | _OfDisks | _OfNics | ChangeMedium | UnplugUsb | PlugUsb | OrderBoot | shares.Hold
+_OfCpus = PlugCpus | UnplugCpus
+Change = _OfCpus | ResizeMemory | _OfDisks | _OfNics | ChangeMedium | UnplugUsb | PlugUsb | OrderBoot | shares.Hold
 
 
 def bare(spec: model.VMSpec) -> model.VMSpec:
@@ -195,16 +207,19 @@ def bare(spec: model.VMSpec) -> model.VMSpec:
     return shares.without(spec).model_copy(update={"usb": ()})
 
 
-def changes(built: Built, wanted: model.VMSpec, *, again: bool = False) -> Iterator[Change]:
+def changes(built: Built, wanted: model.VMSpec, *, again: bool = False, kvm: bool = False) -> Iterator[Change]:
     """The changes that can be tried while it runs, in the order in which they are.
 
-    `again`: all that it is held to is told once more, since nobody was there to see that it stayed so.
+    `again`: all that it is held to is told once more, since nobody was there to see that it stayed so. `kvm`: its
+    vCPUs are real ones, which can be taken away.
     """
     now = built.spec
     holds = list(shares.changes(now, wanted, again=again))
     yield from (hold for hold in holds if not isinstance(hold, _AFTER_NICS))
     if _more_of_the_same(now.cpus, wanted.cpus) and wanted.cpus.count <= now.cpus.board(now.hardware.max_cpus).count:
         yield PlugCpus(wanted.cpus)
+    elif kvm and _less_of_the_same(built, wanted.cpus):
+        yield UnplugCpus(wanted.cpus)
     yield from _memory(built, wanted)
     yield from _disks(now, wanted)
     yield from _media(now, wanted)
@@ -324,6 +339,12 @@ def _card(nic: model.Nic) -> tuple[object, ...]:
 
 def _fence(nic: model.Nic) -> tuple[object, ...]:
     return nic.ip, nic.allowed, nic.vlan, nic.trunk, nic.spoofing, nic.firewall
+
+
+def _less_of_the_same(built: Built, wanted: model.Cpus) -> bool:
+    """Whether only vCPUs that came later are to go, from a board that stays as it is."""
+    now, most = built.spec.cpus, built.spec.hardware.max_cpus
+    return built.first.cpus.count <= wanted.count < now.count and wanted.board(most) == now.board(most)
 
 
 def _more_of_the_same(now: model.Cpus, wanted: model.Cpus) -> bool:

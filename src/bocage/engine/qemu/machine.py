@@ -286,6 +286,9 @@ class QemuMachine:
     async def plug_cpus(self, count: int) -> int:
         return await vcpus.plug(self.link, count)
 
+    async def unplug_cpus(self, count: int) -> None:
+        await vcpus.unplug(self.link, count)
+
     async def resize_memory(self, added: int) -> int:
         try:
             return await added_memory.resize(self.link, added)

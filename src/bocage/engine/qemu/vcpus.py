@@ -1,4 +1,4 @@
-"""vCPUs that are added while the VM runs. They are not taken away: under TCG QEMU may crash at that."""
+"""vCPUs that come and go while the VM runs. They go under KVM alone: under TCG QEMU may crash at that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from bocage.engine.qemu import link
+from bocage.engine.qemu import hotplug, link
 from bocage.model import vm as model
 
 _TAKEN_BOUND = 5.0  # seconds in which a guest says that it took one (ACPI _OST)
@@ -50,3 +50,9 @@ async def plug(at: link.Link, count: int) -> int:
                             taken += int(info.get("status") == 0)
                             break
     return taken
+
+
+async def unplug(at: link.Link, count: int) -> None:
+    """Have no more than so many, the last that came going first. Raises hotplug.GuestHolds, qmp.CommandFailed."""
+    for number in reversed(range(count, len(await at.execute("query-cpus-fast")))):
+        await hotplug.unplug(at, _NAME.format(number))

@@ -50,7 +50,7 @@ async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -
     built = await resizing.with_dimms(runtime, built, running)
     became: list[vm.Outcome] = []
     again = not standing.held
-    for change in list(adaptation.changes(built, machine.spec, again=again)):
+    for change in list(adaptation.changes(built, machine.spec, again=again, kvm=running.accelerator == "kvm")):
         if isinstance(change, shares.HoldNic) and not _is_there(built, change.nic):
             continue  # it waits for a cold start, and so does its rate
         if _is_done_elsewhere(change, standing):
@@ -102,6 +102,9 @@ async def _try(
                 return _outcome(change.path, "done", outcomes.CpusAre(count=taken)), {"cpus": cpus}
             few = outcomes.CpusNotTaken(name=machine.name, count=cpus.count, taken=taken)
             return _outcome(change.path, "partly", few), {"cpus": cpus}
+        case adaptation.UnplugCpus(cpus):
+            await running.unplug_cpus(cpus.count)
+            return _outcome(change.path, "done", outcomes.CpusAre(count=cpus.count)), {"cpus": cpus}
         case adaptation.ResizeMemory(memory):
             standing.resizes = True
             present, how, told = await resizing.resize(change, built, running, machine)
