@@ -100,7 +100,7 @@ def ruleset(
         nft.verdicts("coming", {one.tap: f"goto comes_{one.tap}" for one in fenced}),
         guards.routers(),
         nft.hooked("left", "prerouting", "iifname vmap @leaving", guards.HEARD_OF_ROUTERS),
-        nft.hooked("came", "postrouting", "oifname vmap @coming"),
+        *([nft.hooked("came", "postrouting", "oifname vmap @coming")] if fenced else []),  # it costs each packet
         *guards.claims(everybody),
         *passages.shared((name for one in fenced for name in one.groups or ()), groups),
     ]
