@@ -1,7 +1,8 @@
 """What a guest feels of a snapshot, and how fast one goes again; beside virsh and qemu-img.
 
 The pause is the longest time without a new byte on the serial line, on which the guest counts. With memory, 512 MiB
-of a guest of 768 MiB are in use; `virsh snapshot-create` keeps them in the disk's file, with the guest stopped.
+of a guest of 768 MiB are in use; `virsh snapshot-create` keeps them in the disk's file, with the guest stopped. Where
+ours were all written behind the guest, three tenths of that are the bound.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def _pauses(bench: session.Session, home: ours.Ours, peer: libvirt.Libvirt | str
     bare.line_that_says(home.serial(machine), _READY)
     fill = _FILL if memory else 0
     gaps.count_ours(home, name, fill=fill)
-    sides = {"ours": lambda: {"ours": _ours(home, machine, memory=memory)}}
+    behind: list[bool] = []
+    sides = {"ours": lambda: {"ours": _ours(home, machine, behind, memory=memory)}}
     if isinstance(peer, libvirt.Libvirt):
         disk = bare.overlay(bench.tiny, bench.place(f"snapshots-{name}"))
         peer.define(name, machine=machine, disk=disk)
@@ -57,18 +59,22 @@ def _pauses(bench: session.Session, home: ours.Ours, peer: libvirt.Libvirt | str
         peer.virsh("destroy", name)
     theirs = measure.median(found["peer"]) if "peer" in found else None
     words = f"with memory, {_FILL} MiB in use" if memory else "of disks"
+    times = 0.3 if memory and all(behind) else 1
+    if memory:
+        words += ", written behind it" if times < 1 else ", written ahead"
     return measure.Row(
         figure="snapshots", what=f"guest's pause for a snapshot {words}", unit="ms",
         ours=measure.median(found["ours"]), peer=theirs,
         peer_is="virsh snapshot-create" + ("" if memory else " --disk-only"),
-        must=f"≤ 1 {measure.TIMES}", limit=theirs, runs=found,
+        must=f"≤ {times} {measure.TIMES}", limit=theirs and times * theirs, runs=found,
     )  # fmt: skip
 
 
-def _ours(home: ours.Ours, machine: ours.Document, *, memory: bool) -> float:
+def _ours(home: ours.Ours, machine: ours.Document, behind: list[bool], *, memory: bool) -> float:
     name = machine["metadata"]["name"]
     with gaps.watched(home.serial(machine)) as gap:
-        home.done(home.api.vms.keep(name, {"name": "now", "memory": memory}))
+        task = home.done(home.api.vms.keep(name, {"name": "now", "memory": memory}))
+    behind.append(bool(task["status"]["result"].get("background")))
     home.done(home.api.vms.forget(name, "now"))
     return gap.longest
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from bocage import files, home
 from bocage.engine import usb as host_usb
-from bocage.engine.qemu import devices, link
+from bocage.engine.qemu import devices, link, saved
 from bocage.model import base, firewall, ground, requests, share, vm
 from bocage.model.units import Size
 from bocage.network import fences
@@ -111,6 +111,7 @@ def _watch(counter: Counter) -> None:
         (half_made, "finish"),
         (launching, "forget_saved"),
         (fences, "apply"),
+        (saved, "_until"),  # while QEMU writes memory
     ):
         original = getattr(module, name)
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bocage import home
+from bocage.engine import base
 from bocage.engine.qemu import cgroup, processes, throttling
 from bocage.model import firewall, ground, template, vm, work
 from bocage.model.units import Size
@@ -23,7 +24,7 @@ from bocage.node import started
 from bocage.node.place import directory, edits
 from bocage.planner import layers
 from bocage.store import resources
-from tests.node import crash
+from tests.node import behind, crash
 from tests.node.house import BLANK, House
 from tests.node.test_wires import make_network, network_named
 
@@ -404,6 +405,26 @@ async def at_points(homes: home.Home, deed: str, case: Case, dice: random.Random
     assert points, "a deed without a point is none"
     for point in range(1, points + 1) if EVERY else sorted(dice.sample(range(1, points + 1), min(FEW, points))):
         await lived(homes, deed, point, case)
+
+
+@behind.root_only
+async def test_memory_that_is_written_behind_a_machine_is_whole_or_gone_and_the_machine_goes_on(
+    homes: home.Home, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+):
+    behind.allowed(monkeypatch)
+
+    async def kept_and_goes_on(house: House) -> bool:
+        found = await box(house)
+        assert found is not None
+        actor = house.node.crew.of(found.uid)
+        machine = actor.standing.machine if actor else None
+        return machine is not None and await machine.look() is base.Run.RUNNING and await kept_now(house)
+
+    case = Case(running, kept_and_goes_on, may_fail=True)
+    points = await lived(homes, "keep-memory", 0, case)
+    assert points
+    for point in range(1, points + 1) if EVERY else sorted(dice.sample(range(points // 2, points + 1), FEW)):
+        await lived(homes, "keep-memory", point, case)
 
 
 @pytest.mark.guest

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from bocage import words
 from bocage.model import base, vm, work
-from bocage.node import http
+from bocage.node import doctor, http
 from bocage.store import resources
 from tests.node.house import BLANK, House
 
@@ -278,6 +278,20 @@ async def test_the_doctor_looks_for_every_package_that_the_project_names(
     needed = {name for name, _, *purpose in lines if purpose in for_us}
     assert lacking.keys() == needed - {"python3", "python3-venv"}
     assert (lacking["qemu-utils"], lacking["mmdebstrap"]) == ("error", "warning")
+
+
+async def test_the_doctor_says_how_memory_is_written_and_what_would_spare_the_guest_that(
+    interface: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+):
+    async def said() -> list[str]:
+        checks = (await interface.get("/doctor")).json()["checks"]
+        return [check["type"] for check in checks if check["type"].startswith("doctor-memory")]
+
+    monkeypatch.setattr(doctor, "_HOLDS_BACK", tmp_path / "knob")
+    assert await said() == ["doctor-memory-ahead-always"]
+    for value, expected in (("0", "doctor-memory-ahead"), ("1", "doctor-memory-behind")):
+        (tmp_path / "knob").write_text(f"{value}\n")
+        assert await said() == [expected]
 
 
 async def test_the_doctor_says_which_published_port_somebody_else_has(house: House, interface: httpx.AsyncClient):

@@ -303,8 +303,11 @@ class Machine(Protocol):
         to: pathlib.Path,
         *,
         report: Callable[[int, int], None],
-    ) -> None:
-        """As `layers.go_on_in`, and write the memory of that same instant to a file, durably; the guest goes on."""
+    ) -> bool:
+        """As `layers.go_on_in`, and write the memory of that same instant to a file, durably; the guest goes on.
+
+        Whether it was written behind the guest, which stood for the instant alone.
+        """
         ...
 
     async def log_in(self, directory: pathlib.Path) -> None:

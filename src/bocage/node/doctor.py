@@ -20,6 +20,7 @@ from bocage.node.shop import Shop
 from bocage.storage import space
 from bocage.words import N_
 
+_HOLDS_BACK = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")  # 1: each process may hold back its own writes
 _EARLIEST = 1_735_689_600  # 2025-01-01: no clock of a machine that runs this is right before it
 _LOW = 2 << 30  # bytes
 
@@ -109,6 +110,24 @@ class NoGroups(Finding):
     hint = N_("run as root, or let systemd delegate a group to this user")
 
 
+class MemoryBehind(Finding):
+    type = "doctor-memory-behind"
+    text = N_("snapshots with memory: written behind the guest, which goes on at once")
+
+
+class MemoryAhead(Finding):
+    type = "doctor-memory-ahead"
+    text = N_(
+        "snapshots with memory: the guest stands while the last of it is written; "
+        "'sysctl vm.unprivileged_userfaultfd=1' would spare it that"
+    )
+
+
+class MemoryAheadAlways(Finding):
+    type = "doctor-memory-ahead-always"
+    text = N_("snapshots with memory: the guest stands while the last of it is written, for want of userfaultfd")
+
+
 class ClockWrong(Finding):
     type = "doctor-clock"
     text = N_("the clock says {said}, which cannot be")
@@ -194,10 +213,19 @@ def _machine(shop: Shop) -> Iterator[Graded]:
     else:
         yield "warning", Slow(reason=words.say(why) if why else "", advice=words.advise(why) if why else "")
     yield ("ok", Fine(what="control groups", detail="used")) if shop.ground.cgroups else ("warning", NoGroups())
+    yield "ok", _memory()
     now = time.time()
     said = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     yield ("ok", Fine(what="clock", detail=said)) if now > _EARLIEST else ("error", ClockWrong(said=said))
     yield "ok", Fine(what="home", detail=str(shop.ground.home.path))
+
+
+def _memory() -> Finding:
+    """How QEMU can write the memory of a VM that runs; it itself is asked each time."""
+    try:
+        return MemoryBehind() if int(_HOLDS_BACK.read_text()) else MemoryAhead()
+    except (OSError, ValueError):
+        return MemoryAheadAlways()
 
 
 async def _storages(shop: Shop) -> list[Graded]:

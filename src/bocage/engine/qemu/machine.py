@@ -238,12 +238,16 @@ class QemuMachine:
         to: pathlib.Path,
         *,
         report: Callable[[int, int], None],
-    ) -> None:
+    ) -> bool:
         async def instant() -> None:
             await self.layers.go_on_in(disks, overlays)
 
         async with self.plugs.none():
-            await saved.write_running(self.link, to, instant=instant, report=report)
+            try:
+                return await saved.write_running(self.link, to, instant=instant, report=report)
+            except saved.WentDown:
+                await self.kill()
+                raise
 
     async def log_in(self, directory: pathlib.Path) -> None:
         old, new = self._paths, paths.Paths(directory, self._paths.runtime)

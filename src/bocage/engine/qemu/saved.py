@@ -20,6 +20,7 @@ _UNBOUNDED = 1 << 40  # bytes a second: QEMU's own limit is a tenth of a disk's 
 _UNDER_WAY = ("active", "setup", "cancelling", "device", "pre-switchover")
 _STILL = 120.0  # seconds without a byte after which a save is given up
 
+_BESIDE_MEMORY = 64 << 20  # bytes: video memory, firmware, devices
 _ROUNDS = 2  # times its memory that a running guest is written at most before it is held
 
 Report = Callable[[int, int], None]
@@ -36,6 +37,13 @@ class SaveFailed(Error, errors.Unavailable):
     type = "vm-save-failed"
     text = N_("the VM's state could not be saved: {reason}")
     reason: str
+
+
+class WentDown(Error, errors.Unavailable):
+    """Its QEMU may not end by itself."""
+
+    type = "vm-save-went-down"
+    text = N_("the VM went off while its memory was being written")
 
 
 async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
@@ -63,11 +71,12 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
         undo.pop_all()
 
 
-async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, report: Report) -> None:
+async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, report: Report) -> bool:
     """Write a machine to `to` while it runs. On failure it runs on, and nothing is left of the file.
 
-    At the end its vCPUs stand for a moment: `instant` is done then, at the very state that is written; it runs on
-    afterwards. Raises SaveFailed, and what `instant` raises.
+    Its vCPUs stand for a moment: `instant` is done then, at the very state that is written; it runs on afterwards.
+    Where QEMU may hold back the guest's writes (userfaultfd), that is at the beginning, and the memory is written
+    behind it: then it gives True. Else it is at the end. Raises SaveFailed, and what `instant` raises.
     """
     beside = to.with_name(f"{to.name}.part")
     await _forget_earlier(at)
@@ -75,13 +84,12 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
         undo.push_async_callback(_suppressed, at, "cont")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            undo.push_async_callback(_cancel, at)
-            await _begin(at, descriptor, stands=True)
-            await _until(at, "pre-switchover", descriptor, report, stop=True)
-            await instant()
-            await at.execute("migrate-continue", {"state": "pre-switchover"})
-            await _until(at, "completed", descriptor, report)
-            await at.execute("cont")
+            behind = await _may_be_behind(at) and await _has_room(at, descriptor)
+            if behind:
+                await _write_behind(at, descriptor, instant, report)
+            else:
+                undo.push_async_callback(_cancel, at)
+                await _write_ahead(at, descriptor, instant, report)
             await asyncio.to_thread(_finish, descriptor, beside, to)
         except OSError as error:
             raise SaveFailed(reason=error.strerror or str(error)) from error
@@ -91,12 +99,70 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
             os.close(descriptor)
             beside.unlink(missing_ok=True)
         undo.pop_all()
+    return behind
+
+
+async def _write_ahead(at: link.Link, descriptor: int, instant: Instant, report: Report) -> None:
+    await _begin(at, descriptor, stands=True)
+    await _until(at, "pre-switchover", descriptor, report, stop=True)
+    await instant()
+    await at.execute("migrate-continue", {"state": "pre-switchover"})
+    await _until(at, "completed", descriptor, report)
+    await at.execute("cont")
+
+
+async def _write_behind(at: link.Link, descriptor: int, instant: Instant, report: Report) -> None:
+    """QEMU 7.2 unprotects the memory only when all of it is written: it is neither cancelled nor given up."""
+    await at.execute("stop")
+    await instant()
+    await _begin(at, descriptor, behind=True)  # QEMU lets the vCPUs go on by itself
+    while True:
+        try:
+            await _until(at, "completed", descriptor, report)
+        except errors.TimedOut as error:  # QEMU itself may wait for a page that the guest's device writes
+            if at.shutdown:
+                raise WentDown from error
+        else:
+            return
+
+
+async def _may_be_behind(at: link.Link) -> bool:
+    """Whether QEMU takes it: the kernel lets it, and this machine's memory is of a kind that can be held back."""
+    try:
+        await _choose(at, behind=True)
+    except qmp.CommandFailed:
+        return False
+    return True
+
+
+async def _has_room(at: link.Link, descriptor: int) -> bool:
+    """Take the room for all that could be written: a write that failed would leave the guest waiting for good."""
+    memory = await at.execute("query-memory-size-summary")
+    most = int(memory["base-memory"]) + int(memory.get("plugged-memory", 0))
+    try:
+        await asyncio.to_thread(os.posix_fallocate, descriptor, 0, most + most // 100 + _BESIDE_MEMORY)
+    except OSError:
+        os.ftruncate(descriptor, 0)
+        return False
+    return True
 
 
 async def break_off(at: link.Link) -> None:
-    """End a save that was begun by somebody who is gone: its vCPUs may stand in the midst of it."""
-    if (await at.execute("query-migrate")).get("status") in _UNDER_WAY:
+    """End a save that was begun by somebody who is gone: its vCPUs may stand in the midst of it.
+
+    One that is written behind its guest is waited for: see `_write_behind`.
+    """
+    if (await at.execute("query-migrate")).get("status") not in _UNDER_WAY:
+        return
+    chosen = await at.execute("query-migrate-capabilities")
+    if not any(one["state"] for one in chosen if one["capability"] == "background-snapshot"):
         await _cancel(at)
+        return
+    status: object = "active"
+    while status in _UNDER_WAY:
+        with contextlib.suppress(errors.TimedOut):
+            status = (await at.execute("query-migrate")).get("status")
+        await asyncio.sleep(_PAUSE)
 
 
 async def _forget_earlier(at: link.Link) -> None:
@@ -124,13 +190,21 @@ async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:
         await asyncio.sleep(_PAUSE / 10)
 
 
-async def _begin(at: link.Link, descriptor: int, *, stands: bool = False) -> None:
-    """With `stands` it waits, before its last part, to be told to go on. A daemon that died may have left that so."""
-    capability = {"capability": "pause-before-switchover", "state": stands}
-    await at.execute("migrate-set-capabilities", {"capabilities": [capability]})
+async def _begin(at: link.Link, descriptor: int, *, stands: bool = False, behind: bool = False) -> None:
+    await _choose(at, stands=stands, behind=behind)
     await at.execute("migrate-set-parameters", {"max-bandwidth": _UNBOUNDED})
     await at.name_descriptor(descriptor, _NAME)
     await at.execute("migrate", {"uri": f"fd:{_NAME}"})
+
+
+async def _choose(at: link.Link, *, stands: bool = False, behind: bool = False) -> None:
+    """Whether the next save waits, before its last part, to be told to go on, or is written behind the guest.
+
+    All is said each time: a daemon that died may have left another answer.
+    """
+    wanted = {"pause-before-switchover": stands, "background-snapshot": behind}
+    chosen = [{"capability": name, "state": state} for name, state in wanted.items()]
+    await at.execute("migrate-set-capabilities", {"capabilities": chosen})
 
 
 async def _until(at: link.Link, status: str, descriptor: int, report: Report, *, stop: bool = False) -> None:
@@ -162,6 +236,7 @@ def _why(descriptor: int) -> str:
 
 
 def _finish(descriptor: int, beside: pathlib.Path, to: pathlib.Path) -> None:
+    os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))  # QEMU's descriptor stands where ours does
     os.fsync(descriptor)
     files.rename_durably(beside, to)
 

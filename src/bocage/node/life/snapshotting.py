@@ -76,7 +76,9 @@ async def create(standing: Standing, preparation: Preparation, machine: vm.VM, r
             await standing.tell(machine, note, base.Severity.WARNING)
             raise
     consistency = made.status.consistency.value if made.status.consistency else ""
-    return {"snapshot": made.name, "uid": made.uid, "consistency": consistency}
+    result = {"snapshot": made.name, "uid": made.uid, "consistency": consistency}
+    background = run.remembered.get("background")  # None: no memory of a running machine was written
+    return result if background is None else {**result, "background": background}
 
 
 async def _create(
@@ -200,7 +202,8 @@ async def _take(
         await asyncio.to_thread(saved.note, built, now, running.started_generation)
         await run.remember(ran=True)
         told = lambda done, total: run.progress(done, total)  # noqa: E731
-        await running.remember(machine.spec.disks, overlays, memory, report=told)
+        behind = await running.remember(machine.spec.disks, overlays, memory, report=told)
+        await run.remember(background=behind)
         return snapshot.Consistency.MEMORY, None
     if set(gone_on) == set(overlays):
         await running.thaw()
@@ -350,7 +353,7 @@ async def _size(preparation: Preparation, machine: vm.VM, made: snapshot.Snapsho
 
 async def _forget_files(preparation: Preparation, machine: vm.VM, made: snapshot.Snapshot) -> None:
     place = await preparation.place(machine)
-    for path in (*place.memory_of(made.uid), *place.kept_of(made.uid).values()):
+    for path in await asyncio.to_thread(lambda: list(place.snapshots.glob(f"{made.uid}.*"))):
         await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
