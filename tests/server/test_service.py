@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 GUEST_BOUND = 900  # seconds for a guest whose CPU is emulated by one that is emulated
+DONGLE = "DONGLE-7"
 PAIR = "/var/lib/bocage/storage/pair"
 
 
@@ -73,23 +74,29 @@ async def events(server: bed.Server) -> list[Any]:
     return [one["spec"]["said"] for one in json.loads(await server.run("bocage events --json"))["items"]]
 
 
-async def plug(server: bed.Server, name: str, *, serial: str, port: int) -> None:
+async def plug(server: bed.Server, serial: str, *, port: int) -> None:
     """Plug a USB device (a serial line with an FTDI chip) into the server."""
     monitor = monitor_of(server)
-    await monitor.execute("chardev-add", {"id": name, "backend": {"type": "null", "data": {}}})
-    device = {"driver": "usb-serial", "chardev": name, "serial": serial, "bus": "board.usb.0", "port": str(port)}
-    await monitor.execute("device_add", {"id": name, "always-plugged": True, **device})
+    await monitor.execute("chardev-add", {"id": serial, "backend": {"type": "null", "data": {}}})
+    device = {"driver": "usb-serial", "chardev": serial, "serial": serial, "bus": "board.usb.0", "port": str(port)}
+    await monitor.execute("device_add", {"id": serial, "always-plugged": True, **device})
 
 
-async def unplug(server: bed.Server, name: str) -> None:
+async def unplug(server: bed.Server, serial: str) -> None:
     """Pull it out."""
     monitor = monitor_of(server)
     with monitor.events("DEVICE_DELETED") as gone:
-        await monitor.execute("device_del", {"id": name})
+        await monitor.execute("device_del", {"id": serial})
         async for event in gone:
-            if event.data.get("device") == name:
+            if event.data.get("device") == serial:
                 break
-    await monitor.execute("chardev-remove", {"id": name})
+    await monitor.execute("chardev-remove", {"id": serial})
+
+
+async def usb_device(server: bed.Server) -> str:
+    """The device that the inner VM has; empty while it waits for it."""
+    (one,) = (await shown(server))["status"]["usb"]
+    return str(one["node"])
 
 
 def monitor_of(server: bed.Server) -> Any:
@@ -203,6 +210,9 @@ async def test_a_mirror_lives_on_when_a_disk_is_pulled_and_that_is_told(server: 
 
 
 async def test_a_reboot_stops_the_vm_in_order_and_brings_it_back(server: bed.Server):
+    await plug(server, DONGLE, port=3)
+    await server.run(f"until bocage host usb | grep '0403:6001 .* {DONGLE} '; do sleep 1; done")
+    await server.run(f"bocage vm usb attach inner 0403:6001 --serial {DONGLE}")
     old = (await server.run("cat /proc/sys/kernel/random/boot_id")).strip()
     uid = (await shown(server))["metadata"]["uid"]
     begin = server.console.end
@@ -319,12 +329,23 @@ async def test_packets_of_vlans_reach_who_is_on_them_and_nobody_else(server: bed
     await server.run("for one in desk vault router; do ip netns delete $one; done; bocage network delete office")
 
 
-async def test_a_usb_device_is_listed_and_gone_when_it_is_pulled_out(server: bed.Server):
-    listed = "bocage host usb | grep '0403:6001 .* DONGLE-7 '"
-    await plug(server, "dongle", serial="DONGLE-7", port=3)
-    await server.run(f"until {listed}; do sleep 1; done")
-    await unplug(server, "dongle")
-    await server.run(f"while {listed}; do sleep 1; done")
+async def test_a_usb_device_is_found_after_a_reboot_and_wherever_it_is_plugged_in(server: bed.Server):
+    assert await usb_device(server) in await server.run("ls /dev/bus/usb/001/*")  # as it was given before the reboot
+    await unplug(server, DONGLE)
+    await server.run("until bocage vm show inner | grep 'waits'; do sleep 1; done")
+    assert await usb_device(server) == ""
+    await plug(server, "OTHER", port=3)
+    await server.run("until bocage host usb | grep OTHER; do sleep 1; done")
+    await plug(server, DONGLE, port=4)
+    await server.run(f"until bocage host usb | grep {DONGLE}; do sleep 1; done")
+    await server.run("until bocage vm show inner | grep 'usb0.*/dev/bus/usb'; do sleep 1; done")
+    pid, _ = await process_of(server)
+    held = await server.run(f"readlink /proc/{pid}/fd/* | grep /dev/bus/usb | sort -u")
+    assert held.strip() == await usb_device(server)
+    number = await server.run(
+        f"grep -l {DONGLE} /sys/bus/usb/devices/*/serial | xargs dirname | xargs -I @ cat @/devnum"
+    )
+    assert int(held.strip().rpartition("/")[2]) == int(number)
 
 
 async def test_the_watchdog_of_the_board_is_there_for_whoever_winds_it_up(server: bed.Server):
