@@ -151,6 +151,7 @@ def answers() -> dict[str, Any]:
         "Plan": {
             "zone": "Europe/Paris",
             "take": True,
+            "memory": False,
             "due": "2026-01-31T12:00:00Z",
             "next": "2026-01-31T13:00:00Z",
             "keep": [{"name": "auto-20260131t110000z", "taken": "2026-01-31T11:00:00Z", "periods": ["hourly"]}],
