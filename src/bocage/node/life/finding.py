@@ -16,12 +16,15 @@ _TOLD_TO_END = ("vm.stop", "vm.kill", "vm.save", "vm.delete")
 async def find(standing: Standing, preparation: Preparation) -> None:
     """Take charge of a process that lives, and note the end of one that does not. Can be done twice."""
     machine = await standing.read()
+    place = await preparation.place(machine)
+    if not machine.status.ready and not place.exists():
+        return  # nothing of it was ever made: to look at all processes of the host would only hold it up
     ground = standing.ground
     runtime = ground.home.vm_runtime(machine.uid)
     found = await ground.engine.find(
         machine.uid,
         machine.name,
-        (await preparation.place(machine)).path,
+        place.path,
         runtime,
         listener=standing.heard,
         cgroup=ground.cgroup_of(machine.uid),
