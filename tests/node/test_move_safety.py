@@ -18,6 +18,7 @@ import pytest
 from bocage import errors, home
 from bocage.engine.qemu import carrying, processes, qmp
 from bocage.model import ground, vm, work
+from bocage.node.jobs import storages
 from bocage.node.life import filling
 from bocage.node.place import directory
 from bocage.storage import reach
@@ -265,32 +266,54 @@ def slow(tmp_path: pathlib.Path, homes: home.Home) -> Iterator[Hanging]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["vm.kill", "vm.stop", "between"])
 async def test_a_vm_is_stopped_and_started_whatever_the_storage_does_that_it_was_to_be_moved_to(
-    house: House, slow: Hanging, monkeypatch: pytest.MonkeyPatch
+    house: House, slow: Hanging, monkeypatch: pytest.MonkeyPatch, way: str
 ):
-    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("slow", slow.at / "s")
+    root = slow.at / "s"
+    local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("slow", root)
     made = await house.create(start=True, **BLANK)
-    monkeypatch.setattr(reach, "PATIENCE", 3.0)
-    monkeypatch.setattr(carrying, "_STAY_BOUND", 1.0)
-    for way in ("vm.kill", "vm.stop"):
-        with monkeypatch.context() as patch:
+    for module, name, seconds in (
+        (reach, "PATIENCE", 3.0),
+        (carrying, "_STAY_BOUND", 1.0),
+        (carrying, "_OVER_BOUND", 2.0),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    with monkeypatch.context() as patch:
+        if way == "between":
+            moving = await hung_between(house, slow, made, other, patch)
+        else:
             patch.setattr(house.node.preparation.disks, "is_read", lambda _: True)
             moving = await begun(house, made, other)
             slow.hang()
             await wrote((await monitor_of(house, made)).execute, "aio_write -P 5 0 64k")  # which never comes back
-            done(
-                await house.ask(
-                    way, await house.read(made), **({"within": 1.0, "kill": True} if way == "vm.stop" else {})
-                )
-            )
-        assert problem(await house.ended(moving)) == "storage-hangs"
-        started = await house.ask("vm.start", await house.read(made))
-        done(started)
-        there = await house.read(made)
-        assert (there.spec.storage, there.status.state) == (local.uid, vm.State.RUNNING)
-        slow.go_on()
-        await house.until(
-            lambda: asyncio.to_thread(lambda: list((slow.at / "s" / "vms").iterdir())), lambda left: left == []
-        )
+        bound: dict[str, Any] = {"within": 1.0, "kill": True} if way == "vm.stop" else {}
+        done(await house.ask("vm.stop" if way == "vm.stop" else "vm.kill", await house.read(made), **bound))
+    await storages.measure(house.node.shop, await house.resources.get(ground.Storage, None, other.uid))
+    seen = (await house.resources.get(ground.Storage, None, other.uid)).status
+    assert seen.reason
+    assert (seen.state, seen.reason.type) == ("unavailable", "storage-hangs")
+    done(await house.ask("vm.start", await house.read(made)))
+    assert problem(await house.ended(moving)) == "storage-hangs"
+    there = await house.read(made)
+    assert (there.spec.storage, there.status.state) == (local.uid, vm.State.RUNNING)
+    slow.go_on()
+    await house.until(lambda: asyncio.to_thread(lambda: list((root / "vms").iterdir())), lambda left: left == [])
     done(await move(house, made, "slow"))
     await lies_wholly_in(house, made, other, local)
+
+
+async def hung_between(house: House, slow: Hanging, made: vm.VM, to: ground.Storage, patch: pytest.MonkeyPatch) -> str:
+    """A move whose storage hangs while the vCPUs stand."""
+    go_over = carrying.Carrying.go_over
+
+    async def hangs(*arguments: Any) -> None:
+        await wrote((await monitor_of(house, made)).execute, "write -P 5 0 64k")  # which is not flushed there
+        slow.hang()
+        await go_over(*arguments)
+
+    patch.setattr(carrying.Carrying, "go_over", hangs)
+    task = work.task("vm.move", subject=made.ref, host=house.node.ground.uid, storage=to.uid)
+    await house.resources.create(task)
+    await house.until(house.events, lambda types: "move-stands-between" in types)
+    return task.uid

@@ -14,7 +14,7 @@ from bocage.node import tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import layers, usage
-from bocage.storage import directory, filesystems, mirror
+from bocage.storage import directory, filesystems, mirror, reach
 from bocage.store import resources
 from bocage.words import N_
 
@@ -180,9 +180,10 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
     What its files take is found by walking through all of them, with `whole`; else as it was found last.
     """
     root, before = pathlib.Path(storage.spec.path), storage.status
+    way = reach.Way(root)  # one that hangs holds up no other
     try:
-        place = await asyncio.to_thread(directory.open, root, storage.uid)
-        known = await asyncio.to_thread(os.statvfs, root)
+        place = await way.call(directory.open, root, storage.uid)
+        known = await way.call(os.statvfs, root)
         mirrored = await asyncio.to_thread(mirror.look, root) if len(storage.spec.disks) > 1 else None
         allocated, provisioned = before.allocated_bytes, before.provisioned_bytes
         if whole:

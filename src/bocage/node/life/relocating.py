@@ -64,6 +64,15 @@ class LeftBehind(notes.Note):
     reason: str
 
 
+class StandsBetween(notes.Note):
+    type = "move-stands-between"
+    text = N_("{name} stands still: its QEMU waits for the storage that it was to go over to")
+    hint = N_(
+        "it goes on when that storage answers; or 'bocage vm kill {name}', and 'bocage vm start {name}' as it was"
+    )
+    name: str
+
+
 def is_between(run: tasks.Run) -> bool:
     """Whether it was cut off in the moment in which the vCPUs stand: nothing but the move's end lets them go on."""
     return bool(run.remembered.get("between"))
@@ -146,8 +155,18 @@ async def settle(standing: Standing, preparation: Preparation, run: tasks.Run) -
             return await _settle_running(standing, preparation, standing.machine, run)
         except (engine.NotRunning, ConnectionError, errors.TimedOut) as error:
             if not await standing.ends():
+                await _say_that_it_stands(standing, run)
                 raise overlaying.Later from error
     return await settle_off(standing, preparation, run)
+
+
+async def _say_that_it_stands(standing: Standing, run: tasks.Run) -> None:
+    if is_between(run) and run.uid not in standing.left_behind:
+        standing.left_behind.add(run.uid)
+        machine = await standing.read()
+        note = StandsBetween(name=machine.name)
+        run.report(note)
+        await standing.tell(machine, note, base.Severity.ERROR)
 
 
 async def settle_off(standing: Standing, preparation: Preparation, run: tasks.Run) -> None:

@@ -60,7 +60,7 @@ class Standing:
     usb: tuple[board.UsbDevice, ...] | None = None  # what it is to have of the host's; None: nobody has looked yet
     resizes: bool = False  # its memory is being changed: nobody else asks its balloon for anything
     gives: bool = False  # the guest was asked for more memory than it has given yet
-    left_behind: set[str] = dataclasses.field(default_factory=set)  # directories of moves that were told of
+    left_behind: set[str] = dataclasses.field(default_factory=set)  # what was told already of moves
     told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)

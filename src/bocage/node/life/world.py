@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from bocage.engine import base as engine
 from bocage.model import vm
 from bocage.node import clock, tasks
 from bocage.node.life.standing import Standing
+from bocage.node.place import directory
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Process
+from bocage.storage import reach
 
 _PROCESS = {
     engine.Run.RUNNING: Process.RUNNING,
@@ -27,7 +31,10 @@ def process_of(standing: Standing) -> Process:
 
 
 async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> lifecycle.World:
-    """Look at its directory and its process. Raises storage's Gone when nothing can be said of what does not run."""
+    """Look at its directory and its process. Raises storage's Gone when nothing can be said of what does not run.
+
+    What runs is not looked at on its storage, which may hang: its plug can be pulled all the same.
+    """
     status, process = machine.status, process_of(standing)
     if process is not Process.SILENT:
         standing.silent = None
@@ -35,7 +42,9 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         standing.silent = clock.boottime()
     if process is Process.NONE and status.ready:
         await preparation.check_storage(machine)
-    place = await preparation.place(machine)
+    saved = trashed = False
+    if process is Process.NONE:
+        saved, trashed = await _lies(await preparation.place(machine), await preparation.trash(machine))
     failed = standing.failed
     if failed is None and status.state is vm.State.CRASHED:
         failed = clock.since(status.since)
@@ -44,10 +53,10 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         power=machine.spec.power,
         now=clock.boottime(),
         process=process,
-        saved=place.saved.exists(),
+        saved=saved,
         ready=status.ready,
         deleted=machine.metadata.deleted is not None,
-        trashed=not place.exists() and (await preparation.trash(machine)).exists(),
+        trashed=trashed,
         purge=standing.expired or any(run.params.get("purge") for run in standing.asked("vm.delete")),
         kill=bool(standing.asked("vm.kill", "vm.snapshot-revert")),
         asked_to_start=bool(standing.asked("vm.start")),
@@ -71,6 +80,15 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         rescue=machine.spec.rescue is not None,
         adapts=standing.adapts(machine),
     )
+
+
+async def _lies(place: directory.Directory, bin_: pathlib.Path) -> tuple[bool, bool]:
+    """Whether its memory is saved, and whether it lies in the trash."""
+
+    def found() -> tuple[bool, bool]:
+        return place.saved.exists(), not place.exists() and bin_.exists()
+
+    return await reach.Way(bin_.parent.parent).call(found)
 
 
 def _is_replaced(standing: Standing, reboots: list[tasks.Run]) -> bool:

@@ -260,11 +260,8 @@ class Disks:
         if anywhere:
             known = await self._ground.resources.list(ground.Storage)
             roots += [pathlib.Path(one.spec.path) for one in known.items if one.spec.host == self._ground.uid]
-        for root in roots:
-            for suffix in ("qcow2", "raw", "iso"):
-                if (path := root / "images" / f"{digest}.{suffix}").is_file():
-                    return path
-        return None
+        there = [root / "images" / f"{digest}.{suffix}" for root in roots for suffix in ("qcow2", "raw", "iso")]
+        return await asyncio.to_thread(lambda: next((path for path in there if path.is_file()), None))
 
     async def free(self, volume: ground.Volume) -> None:
         """Give the file of a VM's volume the name too that it has when it lies by itself; it stays the same file."""

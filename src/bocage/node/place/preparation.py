@@ -24,7 +24,7 @@ from bocage.node.place import admission, directory, disks, rooms, saved, trash, 
 from bocage.node.wires import wiring
 from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
-from bocage.storage import space
+from bocage.storage import reach, space
 from bocage.store import resources
 from bocage.words import N_
 
@@ -61,16 +61,19 @@ class Preparation:
         return directory.Directory(root / "vms" / machine.uid)
 
     async def check_storage(self, machine: vm.VM) -> None:
-        """Raise storage's Gone unless the VM's storage is there, so that nothing is taken for missing or made anew."""
+        """Raise storage's Gone or Hangs unless the VM's storage is there.
+
+        So nothing is taken for missing or made anew.
+        """
         root = await self._ground.storage_root(machine.spec.storage)
-        if not (root / storage_directory.MARKER).exists():
+        if not await reach.Way(root).call((root / storage_directory.MARKER).exists):
             raise storage_directory.Gone(path=str(root))
 
     async def has_saved(self, machine: vm.VM) -> bool:
         """Whether its memory lies in a file; while its storage is away, as it was last known."""
         try:
             await self.check_storage(machine)
-        except storage_directory.Gone:
+        except (storage_directory.Gone, reach.Hangs):
             return machine.status.state is vm.State.SAVED or machine.spec.power is vm.Power.SAVED
         return (await self.place(machine)).saved.exists()
 

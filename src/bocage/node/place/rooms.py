@@ -13,6 +13,7 @@ from bocage import errors, files, words
 from bocage.model import ground
 from bocage.node.ground import Ground
 from bocage.planner import capacity
+from bocage.storage import reach
 from bocage.words import N_
 
 
@@ -85,7 +86,7 @@ class Rooms:
 
     async def _room(self, uid: str, *, besides: str = "") -> tuple[capacity.Room, ground.Storage]:
         storage = await self._ground.resources.get(ground.Storage, None, uid)
-        known = await asyncio.to_thread(os.statvfs, storage.spec.path)
+        known = await reach.Way(pathlib.Path(storage.spec.path)).call(os.statvfs, storage.spec.path)
         total = known.f_blocks * known.f_frsize
         promised = sum(
             extent.growth()

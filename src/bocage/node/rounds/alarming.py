@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import pathlib
 import time
 from typing import Any
@@ -14,6 +14,7 @@ from bocage.node.life.crew import Crew
 from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import alarms
+from bocage.storage import reach
 from bocage.store import resources
 from bocage.words import N_
 
@@ -108,10 +109,12 @@ class Alarming:
             if storage.spec.host == self._shop.ground.uid
         }
 
-        def count() -> dict[str, int]:
-            return {uid: len(unknown) for uid, root in roots.items() if (unknown := directory.unknown(root, known))}
-
-        return await asyncio.to_thread(count)
+        found = {}
+        for uid, root in roots.items():
+            with contextlib.suppress(reach.Hangs, OSError):
+                if unknown := await reach.Way(root).call(directory.unknown, root, known):
+                    found[uid] = len(unknown)
+        return found
 
     async def _raise(self, raised: alarms.Raised) -> None:
         project = raised.subject.project if raised.subject and raised.subject.project else "default"
