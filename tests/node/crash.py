@@ -19,11 +19,11 @@ from typing import Any
 from bocage import files, home
 from bocage.engine import usb as host_usb
 from bocage.engine.qemu import devices, link, saved
-from bocage.model import base, firewall, ground, requests, share, vm
+from bocage.model import base, device_requests, firewall, ground, requests, share, vm
 from bocage.model.units import Size
 from bocage.network import fences
 from bocage.node.life import launching
-from bocage.planner import definition
+from bocage.planner import definition, equipment
 from bocage.storage import half_made
 from bocage.store import resources, sqlite
 from tests.node import house as houses
@@ -200,13 +200,13 @@ async def _forget(house: houses.House) -> object:
 async def _adapt(house: houses.House) -> object:
     """More vCPUs, more memory, and another NIC in place of the first, in one change of a running VM."""
     box, facts = await _box(house), await house.facts()
-    nic = requests.NicRequest(network="cell")
+    nic = device_requests.NicRequest(network="cell")
 
     def changed(present: vm.VM) -> vm.VM:
         grown = resources.with_spec(present, cpus=vm.Cpus(cores=2), memory=Size(256 << 20))
-        without = definition.detach_nic(grown, "nic0")
+        without = equipment.detach_nic(grown, "nic0")
         storage = facts.storage["local"]
-        return resources.bumped(present, definition.attach_nic(without, nic, facts, storage=storage))
+        return resources.bumped(present, equipment.attach_nic(without, nic, facts, storage=storage))
 
     await house.resources.change(vm.VM, "default", box.uid, changed)
     return await house.adapted(box)
@@ -263,8 +263,8 @@ async def _rule(house: houses.House) -> object:
 async def _fence(house: houses.House) -> object:
     """Another group for a NIC of a running VM."""
     box, facts = await _box(house), await house.facts()
-    patch = requests.NicPatch(firewall=("ssh",))
-    changed = lambda one: resources.bumped(one, definition.change_nic(one, "nic0", patch, facts))  # noqa: E731
+    patch = device_requests.NicPatch(firewall=("ssh",))
+    changed = lambda one: resources.bumped(one, equipment.change_nic(one, "nic0", patch, facts))  # noqa: E731
     await house.resources.change(vm.VM, "default", box.uid, changed)
     return await house.adapted(box)
 
@@ -352,8 +352,8 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "fence": _fence,
     "seal": _seal,
     "drive": _drive,
-    "usb-attach": _usb(lambda one: definition.attach_usb(one, requests.UsbRequest(id="0529:0001"))),
-    "usb-detach": _usb(lambda one: definition.detach_usb(one, "usb0")),
+    "usb-attach": _usb(lambda one: equipment.attach_usb(one, device_requests.UsbRequest(id="0529:0001"))),
+    "usb-detach": _usb(lambda one: equipment.detach_usb(one, "usb0")),
     "flatten": _ask("vm.flatten"),
     "flatten-running": _ask("vm.flatten"),
 }

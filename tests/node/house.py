@@ -14,12 +14,12 @@ from bocage.cluster import leader
 from bocage.engine.qemu import console
 from bocage.engine.qemu import record as records
 from bocage.guest import password
-from bocage.model import base, firewall, ground, requests, snapshot, work
+from bocage.model import base, device_requests, firewall, ground, requests, snapshot, work
 from bocage.model import vm as vm
 from bocage.node import agent, clock, host
 from bocage.node.carrying import export
 from bocage.node.place import directory
-from bocage.planner import definition, parts, reverting
+from bocage.planner import definition, equipment, parts, reverting
 from bocage.store import resources, sqlite
 
 T = TypeVar("T")
@@ -210,8 +210,8 @@ class House:
     async def attach(self, which: vm.VM, **request: Any) -> work.Task:
         """One disk more."""
         present, facts = await self.read(which), await self.facts()
-        asked = requests.DiskRequest.model_validate(request)
-        made = definition.attach(present, asked, facts, storage=facts.storage["local"])
+        asked = device_requests.DiskRequest.model_validate(request)
+        made = equipment.attach(present, asked, facts, storage=facts.storage["local"])
         disk = made.vm.spec.disks[-1]
         task = work.task(
             "vm.disk-attach", subject=present.ref, host=self.node.ground.uid, disk=disk.name, volume=disk.volume

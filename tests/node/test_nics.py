@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from bocage.model import vm
-from bocage.model.requests import NicPatch, NicRequest
-from bocage.planner import definition
+from bocage.model.device_requests import NicPatch, NicRequest
+from bocage.planner import equipment
 from bocage.store import resources
 from tests.node.house import House
 from tests.node.test_adapting import carried_out
@@ -33,17 +33,17 @@ async def attach(house: House, which: vm.VM, **request: object) -> dict[str, vm.
     facts = await house.facts()
     asked = NicRequest.model_validate(request)
     storage = facts.storage["local"]
-    return await _change(house, which, lambda one: definition.attach_nic(one, asked, facts, storage=storage))
+    return await _change(house, which, lambda one: equipment.attach_nic(one, asked, facts, storage=storage))
 
 
 async def alter(house: House, which: vm.VM, nic: str, **patch: object) -> dict[str, vm.Outcome]:
     facts = await house.facts()
     asked = NicPatch.model_validate(patch)
-    return await _change(house, which, lambda one: definition.change_nic(one, nic, asked, facts))
+    return await _change(house, which, lambda one: equipment.change_nic(one, nic, asked, facts))
 
 
 async def detach(house: House, which: vm.VM, nic: str) -> dict[str, vm.Outcome]:
-    return await _change(house, which, lambda one: definition.detach_nic(one, nic))
+    return await _change(house, which, lambda one: equipment.detach_nic(one, nic))
 
 
 async def _change(house: House, which: vm.VM, how: Callable[[vm.VM], vm.VM]) -> dict[str, vm.Outcome]:

@@ -14,10 +14,10 @@ import pytest
 from bocage import home
 from bocage.engine import usb as host_usb
 from bocage.engine.qemu import devices
-from bocage.model import ground, requests, vm
+from bocage.model import device_requests, ground, vm
 from bocage.node import started
 from bocage.node.rounds import plugging
-from bocage.planner import definition
+from bocage.planner import equipment
 from bocage.store import resources
 from tests.node import crash
 from tests.node.house import BLANK, House
@@ -54,8 +54,8 @@ def bus(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
 
 
 async def attach(house: House, which: vm.VM, **request: str) -> None:
-    asked = requests.UsbRequest.model_validate(request)
-    await change(house, which, lambda one: definition.attach_usb(one, asked))
+    asked = device_requests.UsbRequest.model_validate(request)
+    await change(house, which, lambda one: equipment.attach_usb(one, asked))
 
 
 async def change(house: House, which: vm.VM, how: Any) -> None:
@@ -123,7 +123,7 @@ async def test_a_device_comes_when_it_is_plugged_in_goes_when_it_is_pulled_and_i
         done(await opened.ask("vm.kill", other))  # what it had is free
         await stands(opened, made, third)
 
-        await change(opened, made, lambda one: definition.detach_usb(one, DONGLE))
+        await change(opened, made, lambda one: equipment.detach_usb(one, DONGLE))
         became = (await carried_out(opened, made))["usb[usb0]"]
         assert (became.how, became.saying.type) == ("done", "usb-gone")
         await stands(opened, made)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bocage import errors
-from bocage.model import base, ground, requests, vm
-from bocage.planner import definition, hardware, parts, references
+from bocage.model import base, device_requests, ground, requests, vm
+from bocage.planner import definition, equipment, hardware, parts, references
 
 DIGEST = "ab" * 32
 HOST = ground.Host(
@@ -217,12 +217,12 @@ def test_a_password_goes_in_as_its_hash_alone():
 
 def test_a_disk_that_is_added_moves_none_that_is_there():
     machine = define(image="tiny", cds=["drivers"]).vm
-    more = definition.attach(machine, requests.DiskRequest.model_validate({"size": "1G"}), FACTS, storage=LOCAL)
+    more = equipment.attach(machine, device_requests.DiskRequest.model_validate({"size": "1G"}), FACTS, storage=LOCAL)
     assert more.vm.spec.disks[0] == machine.spec.disks[0]
     assert more.vm.spec.nics == machine.spec.nics
     assert more.vm.spec.disks[1].name == "disk1"
     assert [volume.spec.name for volume in more.volumes] == ["disk1"]
-    kept = definition.attach(machine, requests.DiskRequest(volume="data"), FACTS, storage=LOCAL)
+    kept = equipment.attach(machine, device_requests.DiskRequest(volume="data"), FACTS, storage=LOCAL)
     assert kept.volumes == ()
 
 
@@ -300,12 +300,12 @@ def test_a_clone_takes_no_mac_address_that_another_has():
 
 def test_what_is_in_a_cd_drive_is_changed_and_taken_out():
     machine = define(image="tiny", cds=["drivers"]).vm
-    assert definition.change_cd(machine, "cd0", WINDOWS).spec.cds[0].image == WINDOWS.uid
-    assert definition.change_cd(machine, "cd0", None).spec.cds[0].image is None
+    assert equipment.change_cd(machine, "cd0", WINDOWS).spec.cds[0].image == WINDOWS.uid
+    assert equipment.change_cd(machine, "cd0", None).spec.cds[0].image is None
     with pytest.raises(parts.NoSuchDevice):
-        definition.change_cd(machine, "cd1", None)
+        equipment.change_cd(machine, "cd1", None)
     with pytest.raises(parts.NotACd):
-        definition.change_cd(machine, "cd0", TINY)
+        equipment.change_cd(machine, "cd0", TINY)
 
 
 def test_references_of_a_document_are_checked_all_at_once():
@@ -352,6 +352,6 @@ def test_what_a_network_cannot_give_is_refused_for_a_new_nic_and_for_one_that_is
         define(image="tiny", nics=[{"network": "default", "firewall": ["web"]}])
     machine = define(image="tiny").vm
     with pytest.raises(parts.NoFences):
-        definition.change_nic(machine, "nic0", requests.NicPatch(allowed=("10.0.0.0/8",)), FACTS)
+        equipment.change_nic(machine, "nic0", device_requests.NicPatch(allowed=("10.0.0.0/8",)), FACTS)
     with pytest.raises(parts.NoSuchGroup):
-        definition.change_nic(machine, "nic0", requests.NicPatch(firewall=("web",)), FACTS)
+        equipment.change_nic(machine, "nic0", device_requests.NicPatch(firewall=("web",)), FACTS)

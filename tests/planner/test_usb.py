@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from bocage import errors
-from bocage.model import base, board, ground, requests
+from bocage.model import base, board, device_requests, ground
 from bocage.model import vm as model
-from bocage.planner import adaptation, definition, fitting, hardware, parts, usb
+from bocage.planner import adaptation, definition, equipment, fitting, hardware, parts, usb
 from bocage.planner.adaptation import Built, First
 
 DONGLE = "0529:0001"
@@ -80,7 +80,7 @@ def machine(alias: hardware.Alias = "q35", **fittings: object) -> model.VM:
 
 def attached(of: model.VM, *ids: str) -> model.VM:
     for one in ids:
-        of = definition.attach_usb(of, requests.UsbRequest(id=one))
+        of = equipment.attach_usb(of, device_requests.UsbRequest(id=one))
     return of
 
 
@@ -89,7 +89,7 @@ def test_a_device_gets_a_port_of_the_guest_that_pointer_and_keyboard_leave_free(
     assert [(one.name, one.unit) for one in made.spec.usb] == [("usb0", 3), ("usb1", 4)]
     with pytest.raises(fitting.NoUsbPort):
         attached(made, "0403:6015")
-    again = attached(definition.detach_usb(made, "usb0"), "0403:6015")
+    again = attached(equipment.detach_usb(made, "usb0"), "0403:6015")
     assert [(one.name, one.unit) for one in again.spec.usb] == [("usb1", 4), ("usb0", 3)]
     assert [one.unit for one in attached(machine("pc", pointer="ps2"), DONGLE).spec.usb] == [1]
     with pytest.raises(fitting.NoUsbPort):
@@ -100,17 +100,17 @@ def test_a_device_gets_a_port_of_the_guest_that_pointer_and_keyboard_leave_free(
 
 def test_it_is_taken_away_by_its_name_or_by_what_it_is_when_that_is_one_alone():
     made = attached(machine(), DONGLE, "0403:6001")
-    assert [one.id for one in definition.detach_usb(made, DONGLE).spec.usb] == ["0403:6001"]
+    assert [one.id for one in equipment.detach_usb(made, DONGLE).spec.usb] == ["0403:6001"]
     with pytest.raises(parts.NoSuchDevice):
-        definition.detach_usb(attached(machine(), DONGLE, DONGLE), DONGLE)
+        equipment.detach_usb(attached(machine(), DONGLE, DONGLE), DONGLE)
     with pytest.raises(parts.NoSuchDevice):
-        definition.detach_usb(made, "nic0")
+        equipment.detach_usb(made, "nic0")
 
 
 @pytest.mark.parametrize("request_", [{}, {"serial": "A1", "port": "1-2"}, {"id": "529:1"}, {"port": "usb1"}], ids=str)
 def test_what_finds_no_device_is_refused(request_: dict[str, str]):
     with pytest.raises((errors.InvalidFields, ValueError)):
-        definition.attach_usb(machine(), requests.UsbRequest.model_validate(request_))
+        equipment.attach_usb(machine(), device_requests.UsbRequest.model_validate(request_))
 
 
 def test_a_running_machine_takes_and_gives_devices_and_a_copy_has_none():

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from bocage.api import answers, calls, etags, facts, machines, routing, volumes
-from bocage.model import base, ground, requests, vm
+from bocage.model import base, device_requests, ground, requests, vm
 from bocage.model.work import Task
-from bocage.planner import definition, parts
+from bocage.planner import equipment, parts
 from bocage.store import resources
 
 router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
@@ -41,7 +41,9 @@ class Insert(base.Part):
 
 
 @router.post("/disks", name="attach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)
-async def attach(project: calls.Project, name: calls.Name, request: requests.DiskRequest, call: Changing) -> Response:
+async def attach(
+    project: calls.Project, name: calls.Name, request: device_requests.DiskRequest, call: Changing
+) -> Response:
     """Add a disk; a running VM gets it at once."""
     async with call.api.index.claim if request.volume is not None else contextlib.nullcontext():
         machine = await machines.find(call, project, name)
@@ -50,7 +52,7 @@ async def attach(project: calls.Project, name: calls.Name, request: requests.Dis
 
         async def once(present: vm.VM) -> Response:
             machines.check_not_in_trash(present)
-            made = definition.attach(present, request, known, storage=next(iter(known.storage.values())))
+            made = equipment.attach(present, request, known, storage=next(iter(known.storage.values())))
             transaction = machines.update(present, disks=made.vm.spec.disks)
             for volume in made.volumes:
                 transaction.create(volume)
@@ -75,7 +77,7 @@ async def change(
     project: calls.Project,
     name: calls.Name,
     disk: Device,
-    patch: requests.DiskPatch,
+    patch: device_requests.DiskPatch,
     call: Changing,
     if_match: etags.IfMatch = None,
 ) -> Response:
@@ -84,7 +86,7 @@ async def change(
 
     def wanted(present: vm.VM) -> vm.VM:
         machines.check_not_in_trash(present)
-        return definition.change_disk(present, disk, patch)
+        return equipment.change_disk(present, disk, patch)
 
     expected = etags.expected(if_match)
     changed = await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
@@ -129,7 +131,7 @@ async def change_cd(project: calls.Project, name: calls.Name, cd: Device, reques
 
     def wanted(machine: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(machine)
-        return machines.update(machine, cds=definition.change_cd(machine, cd, image).spec.cds)
+        return machines.update(machine, cds=equipment.change_cd(machine, cd, image).spec.cds)
 
     machine = await machines.find(call, project, name)
     image_uid = image.uid if image else None
@@ -139,7 +141,7 @@ async def change_cd(project: calls.Project, name: calls.Name, cd: Device, reques
 async def _insert_upload(call: calls.Call, project: str, name: str, cd: str, request: Insert) -> Response:
     machine = await machines.find(call, project, name)
     machines.check_not_in_trash(machine)
-    definition.change_cd(machine, cd, None)  # there is such a drive
+    equipment.change_cd(machine, cd, None)  # there is such a drive
     storage = await facts.storage_named(call, request.storage)
     task = call.task(
         "vm.cd-change",

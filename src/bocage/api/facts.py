@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from bocage import words
 from bocage.api import calls, index, systems
-from bocage.model import base, ground, requests, vm
+from bocage.model import base, device_requests, ground, requests, vm
 from bocage.model.firewall import FirewallGroup
 from bocage.planner import definition, forewarned, parts, profiles
 from bocage.store import resources
@@ -40,7 +40,7 @@ async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> 
     return known, [said] if said else []
 
 
-async def for_disk(call: calls.Call, machine: vm.VM, request: requests.DiskRequest) -> parts.Facts:
+async def for_disk(call: calls.Call, machine: vm.VM, request: device_requests.DiskRequest) -> parts.Facts:
     """For one more disk."""
     storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
     held = await call.api.index.fresh()
@@ -115,7 +115,9 @@ def _standing(held: index.Index, cls: type[R], project: str | None, names: Itera
     return {name: one for name, one in found.items() if one is not None}
 
 
-async def _volumes(call: calls.Call, project: str, disks: Iterable[requests.DiskRequest]) -> dict[str, ground.Volume]:
+async def _volumes(
+    call: calls.Call, project: str, disks: Iterable[device_requests.DiskRequest]
+) -> dict[str, ground.Volume]:
     return await _named(call, ground.Volume, project, (disk.volume for disk in disks if disk.volume is not None))
 
 

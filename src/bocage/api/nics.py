@@ -9,8 +9,8 @@ from fastapi import Path
 from starlette.responses import Response
 
 from bocage.api import answers, calls, etags, facts, machines, routing
-from bocage.model import ground, requests, vm
-from bocage.planner import definition
+from bocage.model import device_requests, ground, vm
+from bocage.planner import equipment
 
 router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}/nics")
 
@@ -23,7 +23,7 @@ _PROBLEMS = routing.problem_responses(404, 409, 412)
 async def attach(
     project: calls.Project,
     name: calls.Name,
-    request: requests.NicRequest,
+    request: device_requests.NicRequest,
     call: Changing,
     if_match: etags.IfMatch = None,
 ) -> Response:
@@ -33,7 +33,7 @@ async def attach(
         known = await facts.for_nic(call, machine, request.network, request.firewall)
         storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
         return await _change(
-            call, machine, lambda one: definition.attach_nic(one, request, known, storage=storage), if_match
+            call, machine, lambda one: equipment.attach_nic(one, request, known, storage=storage), if_match
         )
 
 
@@ -42,7 +42,7 @@ async def change(
     project: calls.Project,
     name: calls.Name,
     nic: Device,
-    patch: requests.NicPatch,
+    patch: device_requests.NicPatch,
     call: Changing,
     if_match: etags.IfMatch = None,
 ) -> Response:
@@ -51,7 +51,7 @@ async def change(
         machine = await machines.find(call, project, name)
         here = next((one.network for one in machine.spec.nics if one.name == nic), None)
         known = await facts.for_nic(call, machine, patch.network or here, patch.firewall or ())
-        return await _change(call, machine, lambda one: definition.change_nic(one, nic, patch, known), if_match)
+        return await _change(call, machine, lambda one: equipment.change_nic(one, nic, patch, known), if_match)
 
 
 @router.delete("/{nic}", name="detach_nic", response_model=vm.VM, responses=_PROBLEMS)
@@ -60,7 +60,7 @@ async def detach(
 ) -> Response:
     """Take a NIC out of it."""
     machine = await machines.find(call, project, name)
-    return await _change(call, machine, lambda one: definition.detach_nic(one, nic), if_match)
+    return await _change(call, machine, lambda one: equipment.detach_nic(one, nic), if_match)
 
 
 async def _change(call: calls.Call, machine: vm.VM, how: Callable[[vm.VM], vm.VM], if_match: str | None) -> Response:

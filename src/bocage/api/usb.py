@@ -9,8 +9,8 @@ from fastapi import Path
 from starlette.responses import Response
 
 from bocage.api import answers, calls, etags, machines, routing
-from bocage.model import requests, vm
-from bocage.planner import definition
+from bocage.model import device_requests, vm
+from bocage.planner import equipment
 
 router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}/usb")
 
@@ -23,12 +23,12 @@ _PROBLEMS = routing.problem_responses(404, 409, 412)
 async def attach(
     project: calls.Project,
     name: calls.Name,
-    request: requests.UsbRequest,
+    request: device_requests.UsbRequest,
     call: Changing,
     if_match: etags.IfMatch = None,
 ) -> Response:
     """Give it a USB device of its host, whenever that is plugged in there. `status.usb` says whether it is."""
-    return await _change(call, project, name, lambda one: definition.attach_usb(one, request), if_match)
+    return await _change(call, project, name, lambda one: equipment.attach_usb(one, request), if_match)
 
 
 @router.delete("/{device}", name="detach_usb", response_model=vm.VM, responses=_PROBLEMS)
@@ -36,7 +36,7 @@ async def detach(
     project: calls.Project, name: calls.Name, device: Device, call: Changing, if_match: etags.IfMatch = None
 ) -> Response:
     """Take a USB device out of it."""
-    return await _change(call, project, name, lambda one: definition.detach_usb(one, device), if_match)
+    return await _change(call, project, name, lambda one: equipment.detach_usb(one, device), if_match)
 
 
 async def _change(

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from bocage.model import board as boards
+from bocage.model import device_requests, vm
 from bocage.model import memory as memories
 from bocage.model import share as shares
-from bocage.model import vm
 from bocage.model.base import Line, Name, Part, Tag
-from bocage.model.firewall import FirewallGroupSpec, FirewallRule, IPv4, Peer
+from bocage.model.firewall import FirewallGroupSpec, FirewallRule
 from bocage.model.ground import AbsolutePath, NetworkSpec, Overcommit, Sha256, VolumeFormat
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import Size
@@ -20,106 +20,6 @@ SshKey = Annotated[str, StringConstraints(max_length=16_384, pattern=r"^[a-z0-9@
 
 
 CpuModel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class DiskRequest(Part):
-    """A disk: blank of `size`, or a volume that is there already."""
-
-    size: Size | None = None
-    volume: Name | None = None
-    bus: vm.Bus | None = None
-    cache: vm.Cache = vm.Cache.WRITEBACK
-    format: VolumeFormat = VolumeFormat.QCOW2
-    preallocated: bool = False
-    serial: vm.Serial | None = None
-    limits: shares.Io = shares.Io()
-
-    @model_validator(mode="after")
-    def _one_of(self) -> DiskRequest:
-        if (self.size is None) == (self.volume is None):
-            raise ValueError("give either the size of a new disk or the name of a volume")
-        return self
-
-
-class IoPatch(Part):
-    """Changes of limits (RFC 7396: what is left out stays, null takes a limit away)."""
-
-    iops: shares.Count | None = None
-    rate: Size | None = None
-    burst_iops: shares.Count | None = None
-    burst_rate: Size | None = None
-    burst_seconds: int | None = None
-
-
-class RatePatch(Part):
-    inward: Size | None = None
-    outward: Size | None = None
-
-
-class DiskPatch(Part):
-    """Changes of a disk."""
-
-    limits: IoPatch = IoPatch()
-
-
-class CpuPatch(Part):
-    weight: int | None = None
-    cap: float | None = None
-    pin: shares.CpuSet | None = None
-    node: int | None = None
-    reserve: float | None = None
-
-
-class SharePatch(Part):
-    """Changes of a VM's share (RFC 7396: what is left out stays, null gives back what is usual)."""
-
-    cpu: CpuPatch | None = None
-    memory_overhead: Size | None = None
-    disks: IoPatch | None = None
-    nics: RatePatch | None = None
-
-
-class NicRequest(Part):
-    network: Name = "default"
-    model: vm.NicModel | None = None
-    """None: what the VM's hardware says."""
-    mac: vm.Mac | None = None
-    publish: tuple[vm.Publish, ...] = ()
-    connected: bool = True
-    rate: shares.NetRate | None = None
-    """None: that of every NIC of the VM."""
-    ip: IPv4 | None = None
-    """The address that the network's DHCP keeps for it; None: one is chosen."""
-    allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] = ()
-    vlan: vm.Vlan | None = None
-    trunk: Annotated[tuple[vm.Vlan, ...], Field(max_length=256)] = ()
-    spoofing: Literal["deny", "allow"] = "deny"
-    firewall: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
-
-
-class NicPatch(Part):
-    """Changes of a NIC (RFC 7396: what is left out stays)."""
-
-    network: Name | None = None
-    publish: tuple[vm.Publish, ...] | None = None
-    connected: bool | None = None
-    rate: RatePatch | None = None
-    """Null gives back that of every NIC of the VM."""
-    ip: IPv4 | Literal["any"] | None = None
-    """`any`: the network chooses."""
-    allowed: Annotated[tuple[Peer, ...], Field(max_length=64)] | None = None
-    vlan: vm.Vlan | Literal["none"] | None = None
-    trunk: Annotated[tuple[vm.Vlan, ...], Field(max_length=256)] | None = None
-    spoofing: Literal["deny", "allow"] | None = None
-    firewall: Annotated[tuple[Name, ...], Field(max_length=16)] | None = None
-
-
-class UsbRequest(Part):
-    """A USB device of the host, by what it is or by where it is plugged in."""
-
-    id: boards.UsbId | None = None
-    serial: str | None = None
-    port: str | None = None
 
 
 class FirewallGroupCreate(FirewallGroupSpec):
@@ -188,15 +88,15 @@ class VMCreate(Part):
     cpus: vm.Cpus = vm.Cpus()
     memory: memories.SizeOrRange = memories.USUAL
     """A size; a range, when it is to follow what the guest needs (dynamic memory)."""
-    disk: Size | DiskRequest | None = None
+    disk: Size | device_requests.DiskRequest | None = None
     """The system disk, by its size or in full; None: of the image's own size, or 20G for a blank one."""
-    disks: Annotated[tuple[DiskRequest, ...], Field(max_length=31)] = ()
+    disks: Annotated[tuple[device_requests.DiskRequest, ...], Field(max_length=31)] = ()
     """Further disks."""
     cds: Annotated[tuple[Name, ...], Field(max_length=6)] = ()
     floppies: Annotated[tuple[Name, ...], Field(max_length=2)] = ()
     """The images of floppy disks, each in a drive of its own."""
     ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] = ()
-    nics: Annotated[tuple[NicRequest, ...], Field(max_length=16)] = (NicRequest(),)
+    nics: Annotated[tuple[device_requests.NicRequest, ...], Field(max_length=16)] = (device_requests.NicRequest(),)
     max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
     """How many vCPUs it can be given while it runs; None: four times those it starts with, as far as the host goes."""
     max_memory: Size | None = None
@@ -220,7 +120,7 @@ class VMCreate(Part):
 
     @model_validator(mode="after")
     def _one_origin(self) -> VMCreate:
-        if self.image and isinstance(self.disk, DiskRequest):
+        if self.image and isinstance(self.disk, device_requests.DiskRequest):
             if self.disk.volume:
                 raise ValueError("the system disk comes from the image or is a volume that is there, not both")
             if self.disk.preallocated:
@@ -249,7 +149,7 @@ class VMPatch(Part):
     autostart: vm.Autostart | None = None
     stop: vm.StopPolicy | None = None
     snapshots: SnapshotSchedule | Literal["off"] | None = None
-    share: SharePatch | None = None
+    share: device_requests.SharePatch | None = None
     drivers: Literal["virtio", "inbox", "virtio-when-driven"] | None = None
     """Have disks and NICs driven by virtio's drivers, or back by those that its system came with.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bocage import words
-from bocage.model import ground, requests, vm
+from bocage.model import device_requests, ground, requests, vm
 from bocage.planner import capacity
 from bocage.words import N_
 
@@ -28,7 +28,7 @@ class NothingToBoot(words.Message):
 
 def of_boot(request: requests.VMCreate, image: ground.Image | None) -> list[words.Message]:
     """Of what a VM boots from."""
-    blank = not isinstance(request.disk, requests.DiskRequest) or request.disk.volume is None
+    blank = not isinstance(request.disk, device_requests.DiskRequest) or request.disk.volume is None
     if (
         image is None
         and not request.cds

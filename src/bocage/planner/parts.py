@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from bocage import errors
-from bocage.model import base, faults, ground, osinfo, requests
+from bocage.model import base, device_requests, faults, ground, osinfo, requests
 from bocage.model import vm as model
 from bocage.model.units import Size
 from bocage.planner import hardware
@@ -204,7 +204,7 @@ class Parts:
     def system_disk(self, request: requests.VMCreate, facts: Facts) -> None:
         """The first disk: made from the image, else blank."""
         asked = request.disk or Size(1)  # of the image's size
-        disk = asked if isinstance(asked, requests.DiskRequest) else requests.DiskRequest(size=asked)
+        disk = asked if isinstance(asked, device_requests.DiskRequest) else device_requests.DiskRequest(size=asked)
         if request.image is None or disk.volume is not None:
             self.disk(disk, facts)
             return
@@ -219,7 +219,7 @@ class Parts:
         )
         self.disk(disk, facts, size=_whole_sectors(size), image=image.spec.sha256, linked=linked)
 
-    def disk(self, request: requests.DiskRequest, facts: Facts, **more: Any) -> None:
+    def disk(self, request: device_requests.DiskRequest, facts: Facts, **more: Any) -> None:
         """One disk and, unless it is a volume that is there already, the volume to make for it."""
         name = hardware.next_name("disk", self.names)
         if request.volume is not None:
@@ -262,7 +262,7 @@ class Parts:
             )
         )
 
-    def nic(self, request: requests.NicRequest, facts: Facts) -> model.Nic:
+    def nic(self, request: device_requests.NicRequest, facts: Facts) -> model.Nic:
         """One NIC, at the next address that takes its model."""
         network = named(facts.networks, "network", request.network)
         check_groups(facts, request.firewall)
@@ -294,7 +294,7 @@ class Parts:
         )
 
 
-def check_network(network: ground.Network, nic: requests.NicRequest | model.Nic) -> None:
+def check_network(network: ground.Network, nic: device_requests.NicRequest | model.Nic) -> None:
     """Raises NoVlans and NoFences when a NIC is to have what its network cannot give it."""
     if (nic.vlan or nic.trunk) and not network.spec.vlans:
         raise NoVlans(network=network.name)

@@ -32,7 +32,7 @@ from bocage.node.life import (
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
-from bocage.planner import definition, rescue
+from bocage.planner import equipment, rescue
 from bocage.store import resources
 from bocage.words import N_
 
@@ -227,7 +227,7 @@ async def _burned(standing: Standing, preparation: Preparation, machine: vm.VM, 
         present, transaction = await standing.read(), resources.Transaction()
         if not await burned.has(standing.ground.resources, image):
             transaction.create(image)
-            transaction.update(resources.bumped(present, definition.change_cd(present, run.params["cd"], image)))
+            transaction.update(resources.bumped(present, equipment.change_cd(present, run.params["cd"], image)))
         return transaction
 
     try:
