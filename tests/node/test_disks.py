@@ -72,6 +72,7 @@ async def test_a_running_guest_gets_a_disk_sees_it_grow_and_lets_it_go_as_a_volu
     with_it = now.spec.disks
     await change(house, made, disks=with_it[:1])  # as an edited definition does
     assert (await carried_out(house, made))["disks[disk1]"].saying.type == "disk-gone"
+    assert [path.name for path in house.place(made).disks.iterdir()] == ["disk0.qcow2"]
     await sees(house, made, {"vda": 64 << 20})
     await change(house, made, disks=with_it)
     assert (await carried_out(house, made))["disks[disk1]"].saying.type == "disk-there"

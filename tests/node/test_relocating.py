@@ -22,6 +22,7 @@ from tests.node.house import BLANK, House
 from tests.node.test_crash import kept_twice
 from tests.node.test_crash import reads as contents_of
 from tests.node.test_moving import move
+from tests.node.test_saved import change
 from tests.node.test_snapshots import booted, counted, counts, done, qmp, reads, writes
 from tests.node.test_wishes import problem
 
@@ -214,6 +215,19 @@ async def test_a_merge_that_ended_while_nobody_looked_is_durable_before_its_laye
         assert flushed == []
     await house.ended(task.uid)
     assert {node.partition(".")[0] for node in flushed} == {"disk0", "disk1"}
+
+
+async def test_what_the_definition_does_not_know_of_holds_up_a_move(house: House):
+    await house.storage("other")
+    made = await house.create("box", **BLANK | {"disks": [{"size": "1M"}, {"size": "1M", "bus": "sata"}]})
+    done(await house.ask("vm.start", made))
+    disks = made.spec.disks
+    await change(house, made, disks=disks[:-1])  # which a running machine keeps until its next cold start
+    assert problem(await move(house, made, "other")) == "move-disk-apart"
+    done(await house.ask("vm.kill", made))
+    assert problem(await move(house, made, "other")) == "move-volume-apart"
+    await change(house, made, disks=disks)
+    done(await move(house, made, "other"))
 
 
 async def test_firmware_variables_go_on_at_the_new_place(house: House):

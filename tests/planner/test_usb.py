@@ -69,6 +69,13 @@ def test_one_that_names_a_serial_gets_it_before_one_that_takes_any():
     assert usb.choose([any_, this], present, {}, ()) == {"a": "n0", "any": "n1"}
 
 
+def test_of_two_that_want_the_same_the_one_that_has_it_keeps_it_wherever_the_others_is_plugged_in():
+    first, second = (board.UsbDevice(name=f"usb{n}", id=DONGLE, unit=n + 1) for n in range(2))
+    used, back = (ground.HostUsb(id=DONGLE, port=f"1-{n}", node=f"n{n}") for n in range(2))
+    assert usb.choose([first, second], [used, back], {"usb1": "n0"}, ()) == {"usb0": "n1", "usb1": "n0"}
+    assert usb.choose([first, second], [used], {"usb1": "n0"}, ()) == {"usb1": "n0"}
+
+
 def machine(alias: hardware.Alias = "q35", **fittings: object) -> model.VM:
     smbios = model.Smbios(uuid=base.new_uid(), serial="s")
     machines = {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2", "isapc": "isapc"}

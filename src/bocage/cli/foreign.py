@@ -12,7 +12,7 @@ OUR_VM_VERBS = frozenset(
     word
     for line in (
         "create show list start stop kill reboot reset pause resume save delete undelete rename clone export import",
-        "migrate set edit apply diff command console log screenshot sendkey disk nic cd floppy snapshot",
+        "migrate set edit apply diff command console log screenshot sendkey disk nic usb cd floppy snapshot",
         "flatten exec cp passwd rescue",
         "top stats isolation upgrade-hardware",
     )

@@ -110,6 +110,15 @@ class NotAFloppy(Error, errors.Invalid):
     size: int
 
 
+class VolumeOfAnother(Error, errors.Conflict):
+    type = "volume-of-another"
+    text = N_(
+        "the volume {name} lies with another VM, which may still have it open though it is no disk of it any more"
+    )
+    hint = N_("give it back to that VM ('bocage vm disk attach'), then take it from there ('bocage vm disk detach')")
+    name: str
+
+
 class VolumeInUse(Error, errors.Conflict):
     type = "volume-in-use"
     text = N_("the volume {name} is a disk of {by}")
@@ -226,6 +235,8 @@ class Parts:
             volume = named(facts.volumes, "volume", request.volume)
             if by := facts.users.get(volume.uid):
                 raise VolumeInUse(name=volume.name, by=by)
+            if volume.spec.vm not in (None, self.uid):
+                raise VolumeOfAnother(name=volume.name)
         else:
             spec = {
                 "storage": self.storage.uid,

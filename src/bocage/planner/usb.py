@@ -22,9 +22,12 @@ def choose(
     chosen: dict[str, str] = {}
     for one in sorted(wanted, key=_words, reverse=True):
         free = [node for node in nodes if node not in chosen.values() and _fits(one, nodes[node])]
-        if free:
-            had = has.get(one.name, "")
-            chosen[one.name] = had if had in free else free[0]
+        if has.get(one.name, "") in free:
+            chosen[one.name] = has[one.name]
+            continue
+        kept = {has[other.name] for other in wanted if other.name in has and _words(other) >= _words(one)}
+        if free := [node for node in free if node not in kept]:
+            chosen[one.name] = free[0]
     return chosen
 
 

@@ -34,8 +34,8 @@ async def test_it_has_a_session_of_its_own_and_only_the_log_and_nothing_to_read(
     pid = process.identity.pid
     await running.eventually(lambda: _command(pid) == ["sleep", "60"])
     assert os.getsid(pid) != os.getsid(0)
-    opened = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
-    assert opened == {"0": "/dev/null", "1": str(ground / "log"), "2": str(ground / "log")}
+    opened = {"0": "/dev/null", "1": str(ground / "log"), "2": str(ground / "log")}
+    await running.eventually(lambda: _opened(pid) == opened)  # once it has loaded its libraries
 
 
 @ENCLOSED
@@ -67,8 +67,9 @@ async def test_a_signal_that_ends_it_is_told(start, ground, mounts, number):
 
 @ENCLOSED
 async def test_no_zombie_is_left_while_we_live(start, ground, mounts):
-    process = await start("true", mounts=mounts)
-    keeper = os.stat(f"/proc/{process.identity.pid}") and int(_field(process.identity.pid, "PPid"))
+    process = await start("sleep", "60", mounts=mounts)
+    keeper = int(_field(process.identity.pid, "PPid"))
+    processes.send(process.identity, signal.SIGKILL)
     await processes.wait_exit(process.pidfd, within=10)
     await running.eventually(lambda: not os.path.exists(f"/proc/{keeper}"))
 
@@ -268,6 +269,13 @@ def _command(pid):
             return file.read().rstrip("\0").split("\0")
     except OSError:
         return []
+
+
+def _opened(pid):
+    try:
+        return {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
+    except OSError:
+        return {}
 
 
 def _field(pid, name):

@@ -81,14 +81,19 @@ async def ended(identity: processes.Identity) -> None:
 
 
 def listening(path: pathlib.Path, owner: isolation.Owner | None) -> int:
-    """A socket of the VM's own that listens, as a descriptor for the program that is to answer there."""
-    path.unlink(missing_ok=True)
+    """A socket of the VM's own that listens, as a descriptor for the program that is to answer there.
+
+    The directory it lies in is the VM's: what has a name there may be another thing a moment later.
+    """
+    beside = path.parent.with_name(f"{path.name}.part")  # where nobody but we can make anything
+    beside.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
-        made.bind(os.fspath(path))
-        path.chmod(0o600)
+        made.bind(os.fspath(beside))
+        beside.chmod(0o600)
         if owner:
-            os.chown(path, owner.uid, owner.gid)
+            os.chown(beside, owner.uid, owner.gid)
         made.listen(1)
+        beside.rename(path)
         return fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, LOWEST)
 
 

@@ -198,8 +198,10 @@ def serve(guest: socket.socket, listening: socket.socket) -> None:
         else:
             session.from_guest.clear()
         reads = [guest] if len(session.from_guest) < _MOST else []
-        if max(len(session.to_guest), len(session.out)) < _MOST:
-            reads.append(client or listening)
+        if client is None:
+            reads.append(listening)
+        elif max(len(session.to_guest), len(session.out)) < _MOST:
+            reads.append(client)
         writes = [guest] if session.to_guest else []
         if client and session.out:
             writes.append(client)
@@ -215,9 +217,10 @@ def serve(guest: socket.socket, listening: socket.socket) -> None:
         if client and not _served(client, session, readable, writable):
             client.close()
             client = None
-        elif client is None and listening in readable and (client := _accepted(listening)):
             rest, session = session.to_guest, Session(line)
-            session.to_guest += rest  # of the one before
+            session.to_guest += rest
+        elif client is None and listening in readable:
+            client = _accepted(listening)
 
 
 def _accepted(listening: socket.socket) -> socket.socket | None:

@@ -61,7 +61,7 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
             undo.push_async_callback(_cancel, at)
             await _begin(at, descriptor)
             await _until(at, "completed", descriptor, report)
-            await asyncio.to_thread(_finish, descriptor, beside, to)
+            await asyncio.to_thread(_finish, os.dup(descriptor), beside, to)
         except OSError as error:
             raise SaveFailed(reason=error.strerror or str(error)) from error
         except qmp.CommandFailed as error:
@@ -90,7 +90,7 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
             else:
                 undo.push_async_callback(_cancel, at)
                 await _write_ahead(at, descriptor, instant, report)
-            await asyncio.to_thread(_finish, descriptor, beside, to)
+            await asyncio.to_thread(_finish, os.dup(descriptor), beside, to)
         except OSError as error:
             raise SaveFailed(reason=error.strerror or str(error)) from error
         except qmp.CommandFailed as error:
@@ -140,11 +140,19 @@ async def _has_room(at: link.Link, descriptor: int) -> bool:
     memory = await at.execute("query-memory-size-summary")
     most = int(memory["base-memory"]) + int(memory.get("plugged-memory", 0))
     try:
-        await asyncio.to_thread(os.posix_fallocate, descriptor, 0, most + most // 100 + _BESIDE_MEMORY)
+        await asyncio.to_thread(_take, os.dup(descriptor), most + most // 100 + _BESIDE_MEMORY)
     except OSError:
         os.ftruncate(descriptor, 0)
         return False
     return True
+
+
+def _take(descriptor: int, size: int) -> None:
+    """By a descriptor of its own: nobody who gives up waiting closes it, and has another file's number taken for it."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 async def break_off(at: link.Link) -> None:
@@ -236,8 +244,12 @@ def _why(descriptor: int) -> str:
 
 
 def _finish(descriptor: int, beside: pathlib.Path, to: pathlib.Path) -> None:
-    os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))  # QEMU's descriptor stands where ours does
-    os.fsync(descriptor)
+    """Takes the descriptor, as `_take` does."""
+    try:
+        os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))  # QEMU's descriptor stands where ours does
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     files.rename_durably(beside, to)
 
 

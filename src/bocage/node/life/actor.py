@@ -37,6 +37,7 @@ _FOR = {  # the tasks that a long step is done for: it is broken off when one of
     Do.START_PAUSED: launching.STARTS,
     Do.SAVE: ("vm.save",),
 }
+_UNTIL_KILLED = (Do.ADAPT, Do.RESUME)  # may wait for a guest, or for a storage that hangs
 _BEFORE = (*goals.POWER, "vm.kill", "vm.reboot", "vm.snapshot-revert")
 """The tasks that come before what gives way."""
 _WISHES = {
@@ -261,6 +262,8 @@ class Actor:
     async def _do(self, do: Do, machine: vm.VM) -> bool:
         """Do a step. A long one is broken off, and False returned, when nobody wants it any more."""
         doing = steps.DOERS[do](self.standing, self._preparation, machine)
+        if do in _UNTIL_KILLED:
+            return await self._unless(doing, self._is_killed)
         if do not in _FOR:
             await doing
             return True
@@ -277,6 +280,9 @@ class Actor:
 
         self.standing.concluding = False
         return await self._unless(doing, unwanted)
+
+    async def _is_killed(self) -> bool:
+        return bool(self.standing.asked("vm.kill"))
 
     async def _unless(self, doing: Awaitable[object], unwanted: Callable[[], Awaitable[bool]]) -> bool:
         """Wait for what is being done; when something happens ask whether it is still wanted. False: broken off."""

@@ -15,10 +15,11 @@ from bocage.model import memory as memories
 from bocage.node import started, tasks
 from bocage.node.life import outcomes, plugging, resizing, sharing
 from bocage.node.life.standing import Standing
-from bocage.node.place import edits, usb
+from bocage.node.place import disks, edits, usb
 from bocage.node.place.preparation import Preparation
 from bocage.planner import adaptation, shares
 from bocage.planner.adaptation import Built, Change
+from bocage.store import resources
 from bocage.words import N_
 
 
@@ -112,9 +113,9 @@ async def _try(
             dynamic = memories.within(change.dynamic, present)
             return _outcome(change.path, how, told), {"memory": present, "dynamic_memory": dynamic}
         case adaptation.UnplugDisk(disk):
-            await require_in_no_snapshot(disk, machine, preparation)
+            volume = await _volume_to_free(disk, machine, preparation, standing)
             await running.disks.detach(disk.name)
-            volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+            await _free(volume, machine, preparation, standing)
             gone = outcomes.DiskGone(disk=disk.name, volume=volume.name)
             return _outcome(change.path, "done", gone), {"disks": _disks_without(built, disk)}
         case adaptation.PlugDisk(disk):
@@ -161,6 +162,29 @@ async def require_in_no_snapshot(disk: vm.Disk, machine: vm.VM, preparation: Pre
     for one in await preparation.snapshots(machine):
         if any(held.volume == disk.volume for held in one.status.disks):
             raise InSnapshot(name=machine.name, disk=disk.name, snapshot=one.name)
+
+
+async def _volume_to_free(disk: vm.Disk, machine: vm.VM, preparation: Preparation, standing: Standing) -> ground.Volume:
+    """The volume of a disk that goes. Raises InSnapshot and BeingMerged."""
+    await require_in_no_snapshot(disk, machine, preparation)
+    volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+    if volume.spec.layers:
+        raise disks.BeingMerged(name=machine.name)
+    return volume
+
+
+async def _free(volume: ground.Volume, machine: vm.VM, preparation: Preparation, standing: Standing) -> None:
+    """Have a volume that is no disk any more lie by itself. Can be cut off anywhere and done again."""
+    old = (await preparation.place(machine)).disks / volume.spec.file_name
+    if volume.spec.vm == machine.uid:
+        await preparation.disks.free(volume)
+        await standing.ground.resources.change(
+            ground.Volume,
+            standing.project,
+            volume.uid,
+            lambda one: resources.bumped(one, resources.with_spec(one, vm=None)),
+        )
+    await preparation.disks.leave(standing.project, volume.uid, old)
 
 
 async def plug_disk(disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:

@@ -30,6 +30,7 @@ async def move(standing: Standing, preparation: Preparation, machine: vm.VM, run
     await relocating.settle(standing, preparation, run)
     machine = await standing.read()
     if target.uid != machine.spec.storage:
+        await relocating.check_whole(standing, machine)
         if standing.machine:
             await relocating.carry(standing, preparation, machine, target, run)
         elif _starts_soon(machine):

@@ -17,7 +17,7 @@ from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.engine import block
 from bocage.model import base, board, ground, vm
-from bocage.node import notes, tasks
+from bocage.node import notes, started, tasks
 from bocage.node.life import filling, overlaying
 from bocage.node.life.standing import Standing
 from bocage.node.place import disks
@@ -45,6 +45,22 @@ class NotNow(Error, errors.Conflict):
     hint = N_("'bocage why {name}' says what it waits for")
     name: str
     state: str
+
+
+class DiskApart(Error, errors.Conflict):
+    type = "move-disk-apart"
+    text = N_("{disk} of {name} comes or goes with its next cold start, and would be lost on the way")
+    hint = N_("'bocage vm diff {name}' shows what waits; 'bocage vm reboot {name}', or stop it, then try again")
+    name: str
+    disk: str
+
+
+class VolumeApart(Error, errors.Conflict):
+    type = "move-volume-apart"
+    text = N_("the volume {volume} lies with {name} and is no disk of it: it would be lost on the way")
+    hint = N_("'bocage vm disk attach {name} --volume {volume}' and then 'vm disk detach' sets it free")
+    name: str
+    volume: str
 
 
 class EndedMeanwhile(Error, errors.Unavailable):
@@ -278,6 +294,24 @@ async def _is_over(preparation: Preparation, machine: vm.VM, running: engine.Mac
         await running.kill()
         raise engine.NotRunning(name=machine.name)
     return over
+
+
+async def check_whole(standing: Standing, machine: vm.VM) -> None:
+    """Refuse a VM with which something lies, or that has something open, of which its definition does not know.
+
+    Raises DiskApart, VolumeApart.
+    """
+    disks_ = {disk.volume: disk.name for disk in machine.spec.disks}
+    if standing.machine:
+        built = await asyncio.to_thread(started.read, standing.ground.home.vm_runtime(machine.uid))
+        there = {disk.volume: disk.name for disk in built.disks} if built else disks_
+        if apart := sorted(
+            name for volume, name in (disks_ | there).items() if (volume in disks_) != (volume in there)
+        ):
+            raise DiskApart(name=machine.name, disk=apart[0])
+    for volume in (await standing.ground.resources.list(ground.Volume, standing.project)).items:
+        if volume.spec.vm == machine.uid and volume.uid not in disks_:
+            raise VolumeApart(name=machine.name, volume=volume.name)
 
 
 def _check(machine: vm.VM, running: engine.Machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
 
@@ -23,6 +24,8 @@ async def resize(
     first, added, taken, how = built.first, 0, True, "done"
     whole = first.whole + (change.added if change.dimm else 0)
     if change.dimm:
+        with contextlib.suppress(engine.NoBalloon):  # a guest needs free memory to take more
+            await running.balloon.settle(first.whole)
         taken = await running.plug_dimm(len(first.dimms), change.added)
     elif built.spec.memory > first.whole or change.added:
         added = await running.resize_memory(change.added)

@@ -38,6 +38,8 @@ class Usb:
     """Who has which of a host's USB devices."""
 
     def __init__(self) -> None:
+        self.known = False
+        """Whether it is known what each VM has; until then nobody is given anything that may be another's."""
         self._held: dict[str, str] = {}  # VMs by node
         self._refused: dict[tuple[str, str], tuple[str, float, words.Message]] = {}  # by VM and name: node, when, why
         self._one_at_a_time: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)  # by VM
@@ -67,6 +69,8 @@ class Usb:
         """
         present = await asyncio.to_thread(host_usb.look) if wanted else []
         has = await self.know(uid, running)
+        if not self.known:
+            present = [one for one in present if one.node in has.values()]
         taken = [node for node, by in self._held.items() if by != uid]
         chosen = usb.choose(wanted, present, has, taken)
         self._hold(uid, (*chosen.values(), *has.values()))  # before anything is waited for

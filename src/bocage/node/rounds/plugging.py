@@ -33,6 +33,7 @@ class Rounds:
         """Go round until cancelled."""
         while True:
             await self._each(self._recall)
+            self._shop.preparation.usb.known = True
             await self._each(self._settle)
             await asyncio.sleep(EVERY)
 
