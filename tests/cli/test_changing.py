@@ -292,3 +292,5 @@ def test_a_driver_cd_is_put_in_with_a_disk_to_install_it_for_and_the_guest_is_wa
     assert bocage("vm", "set", "web1", "--drivers", "virtio", "--driver-cd", "virtio-win", "--now").code == 0
     assert api.asked_for("PATCH")[1].document == {"drivers": "virtio"}
     assert bocage("vm", "set", "web1", "--driver-cd", "virtio-win").code == 2
+    assert bocage("vm", "set", "web1", "--drivers", "virtio", "--now").code == 2
+    assert bocage(*line[:-1], "virtio-win", "--sha256", "a" * 64).code == 2  # nobody would compare it

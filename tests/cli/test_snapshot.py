@@ -29,3 +29,9 @@ def test_a_trial_of_a_schedule_is_of_the_one_that_was_given_memory_and_all(api: 
     bocage(*trial, "--memory")
     assert api.asked_for("PATCH")[0].document == {"snapshots": {"keep": {"hourly": 24}, "memory": True}}
     assert "?" not in api.asked[-1].path, "what is shown is what counts now"
+
+
+def test_how_a_schedule_is_to_be_without_what_it_keeps_is_not_taken_for_one(bocage: Bocage):
+    for how in (("--memory",), ("--at", "03:00"), ("--zone", "Europe/Paris")):
+        ended = bocage("vm", "snapshot", "schedule", "web1", *how)
+        assert (ended.code, "hourly=24,daily=7" in ended.err) == (2, True)

@@ -284,3 +284,7 @@ def watchers(path: pathlib.Path) -> list[int]:
             if line.endswith(os.fsencode(path) + b"\0"):
                 found.append(int(entry.name))
     return found
+
+
+async def test_what_never_came_to_be_can_be_forgotten(tmp_path: pathlib.Path):
+    await uplink.remove(tmp_path / "uplinks" / "one.json")

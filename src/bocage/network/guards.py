@@ -88,7 +88,7 @@ def claims(everybody: Iterable[Prefix]) -> list[str]:
         nft.chain(
             "pieces_ip6",
             [  # neighbour discovery is never in pieces (RFC 6980), nor a header in another than the first (RFC 7112)
-                "ip6 saddr { ::, fe80::/10 } drop",
+                "ip6 saddr :: drop",
                 "icmpv6 type { 133-137 } drop",
                 "frag nexthdr { 0, 43, 44, 51, 60, 135 } drop",
             ],

@@ -351,6 +351,7 @@ def _write(path: pathlib.Path, record: Record) -> None:
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
     """One at a time of the daemon and the watcher."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

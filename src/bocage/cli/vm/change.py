@@ -134,6 +134,8 @@ def set_(
     parts = {key: value for key, value in parts.items() if value}
     if not whole and not parts:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--memory 1G, --cpus 2, …")
+    if driver_cd is None and (sha256 or now):
+        raise failure.Usage(option="--sha256" if sha256 else "--now", wrong="it goes with --driver-cd")
     if driver_cd is not None and drivers != "virtio":
         raise failure.Usage(option="--driver-cd", wrong="it goes with --drivers virtio")
     with session.connect(project) as api:

@@ -146,7 +146,7 @@ def create(
         typer.Option(metavar="SIZE", help="Memory that it can have while it runs.", rich_help_panel=_BOARD),
     ] = None,
     cpu_model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="QEMU's name; 'host'.", rich_help_panel=_BOARD)
+        str | None, typer.Option(metavar="MODEL", help="QEMU's name; 'host'; 'baseline'.", rich_help_panel=_BOARD)
     ] = None,
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="UEFI that boots what is signed.", rich_help_panel=_BOARD)

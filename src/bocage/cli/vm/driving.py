@@ -23,8 +23,10 @@ def prepare(
     drives = [one["name"] for one in vm["spec"]["cds"] if one["bus"] != "floppy"]
     if not drives:
         raise failure.Usage(option="--driver-cd", wrong=f"{name} has no CD drive")
+    if sha256 and not _is_address(cd):
+        raise failure.Usage(option="--sha256", wrong=f"{cd} is an image: its checksum was looked at when it came")
     called = cd
-    if re.match(r"https?://", cd, re.IGNORECASE):
+    if _is_address(cd):
         called = _there(api, cd, sha256) or _downloaded(api, name, cd, str(sha256), drives[0], yes=yes, tell=tell)
     _done(api, api.vms.change_cd(name, drives[0], called))
     tell(f"{called} is in {drives[0]} of {name}")
@@ -35,6 +37,10 @@ def prepare(
         return "virtio"
     tell(f"{name} goes over to virtio when its guest is seen to drive such a disk: install what is on the CD")
     return WHEN_DRIVEN
+
+
+def _is_address(cd: str) -> bool:
+    return re.match(r"https?://", cd, re.IGNORECASE) is not None
 
 
 def _there(api: rest.Client, url: str, sha256: str | None) -> str | None:

@@ -19,7 +19,11 @@ Ip = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", metavar="CIDR", help="A further address or subnet that it may use; '' for none."),
+    typer.Option(
+        "--allow",
+        metavar="CIDR",
+        help="A further address or subnet that it may use; '' for none. Without DHCP of ours: each that it uses.",
+    ),
 ]
 Vlan = Annotated[
     str | None, typer.Option(metavar="ID", help="The VLAN of its untagged packets; 'none' for the network's own.")

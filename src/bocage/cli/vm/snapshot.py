@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import describe, lazy, options, output, people, read, session, table, waiting
+from bocage.cli import describe, failure, lazy, options, output, people, read, session, table, waiting
 from bocage.client import rest
 
 Label = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="The snapshot, as 'bocage vm snapshot list' calls it.")]
@@ -243,6 +243,8 @@ def schedule(
       bocage vm snapshot schedule web1 hourly=24,daily=7 --dry-run
       bocage vm snapshot schedule web1 off
     """
+    if keep is None and not dry_run and (at or zone or memory):
+        raise failure.Usage(option="KEEP", wrong="it is missing: how many of each period", right="hourly=24,daily=7")
     with session.connect(project) as api:
         if keep is not None and not dry_run:
             wanted: Any = keep if keep == "off" else _schedule(keep, at, zone, memory)

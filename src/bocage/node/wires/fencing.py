@@ -32,7 +32,8 @@ class Fencing:
         plugged = [card for card in self._ledger.cards(net.uid) if card.tap]
         leases = await bridge.leases(made) if made else {}
         given = {card.mac: self._given(net, card, leases.get(card.mac)) for card in plugged}
-        known = {one for some in given.values() for one in some}
+        # What is allowed to one as a whole subnet is not taken from all others.
+        known = {one for some in given.values() for one in some if one.prefixlen == one.max_prefixlen}
         known |= {ipaddress.ip_network(host.address) for host in self._ledger.hosts(net.uid).values()}
         routers = {str(made.gateway)} if made else await uplink.neighbours(uplink.interface_of(net.uid))
         known |= {ipaddress.ip_network(one) for one in routers}
