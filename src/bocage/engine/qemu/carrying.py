@@ -147,9 +147,13 @@ def append_rest(old: pathlib.Path, new: pathlib.Path) -> None:
 
 
 def has_open(pid: int, log: pathlib.Path) -> bool:
-    """Whether a process has this very file open for writing."""
+    """Whether a process has this very file open for writing; one that has ended has none."""
     wanted = log.stat()
-    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        opened = list(pathlib.Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    for entry in opened:
         with contextlib.suppress(OSError):
             found = entry.stat()
             if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
