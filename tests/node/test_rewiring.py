@@ -19,7 +19,7 @@ from tests.network.machines import run
 from tests.node.house import House
 from tests.node.test_adoption import adopt, carried, discard, files_of, why
 from tests.node.test_wires import SMALL as TINY
-from tests.node.test_wires import addressed, asks, greets, links, make_network, network_named, up
+from tests.node.test_wires import addressed, gets, greets, links, make_network, network_named, up
 from tests.node.test_wishes import problem
 
 BLANK: dict[str, Any] = {"memory": "32M", "disk": "1M"}
@@ -77,7 +77,7 @@ async def test_with_the_database_lost_a_running_guest_stays_in_its_isolated_netw
         assert (await house.ask("vm.start", await house.read(second))).status.state is work.TaskState.DONE
         await house.says(second, "^tiny: ready")
         await addressed(house, second)
-        assert await asks(house, second, address) == "first"
+        assert await gets(house, second, address) == "first"
         await house.node.wires.sweep()
         assert collections.Counter(masters().values()) == {cell.status.bridge: 2, lab.status.bridge: 1}
 

@@ -94,8 +94,9 @@ async def asks(house: House, guest: vm.VM, where: str) -> str:
     return await house.says(guest, "^[a-z]+$", send=ask) if address else "none"
 
 
-async def gets(house: House, guest: vm.VM, address: str) -> str:
+async def gets(house: House, guest: vm.VM, where: str) -> str:
     """What a web server answers the guest, asked again until it does."""
+    address = where if where[0].isdigit() else await house.until(lambda: resolves(house, guest, where), bool)
     ask = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | grep -x [a-z]*"
     return await house.says(guest, "^[a-z]+$", send=f"until {ask}; do usleep 100000; done")
 
@@ -154,7 +155,7 @@ async def test_guests_of_a_nat_network_know_and_reach_each_other_and_leave_nothi
     await greets(wired, beta, "hello")
     assert await reads(port) == "hello"
     for name in (address, "beta", "beta.lan.internal"):
-        assert await asks(wired, alpha, name) == "hello"
+        assert await gets(wired, alpha, name) == "hello"
     await wired.ask("vm.kill", alpha)
     assert (await wired.read(alpha)).status.nics[0].addresses == ()
     for guest in (alpha, beta):
@@ -201,7 +202,7 @@ async def test_an_isolated_network_leads_neither_to_the_host_nor_out(
     await addressed(wired, alpha)
     await addressed(wired, open_)
     await greets(wired, beta, "within")
-    assert await asks(wired, alpha, "beta") == "within"
+    assert await gets(wired, alpha, "beta") == "within"
 
     async def knocks(guest: vm.VM, where: str) -> str:
         knock = f"nc -w 2 {where} 80 </dev/null | grep HELLO || echo silence"
@@ -371,7 +372,7 @@ async def test_a_daemon_that_comes_back_knows_what_its_networks_gave(wired: Hous
         await greets(house, second, "second")
         assert await addressed(house, second) != address
         assert [await reads(port) for port in ports] == ["first", "second"]
-        assert await asks(house, second, "first") == "first"
+        assert await gets(house, second, "first") == "first"
         taken = await house.create("third", nics=[{"network": "default", "publish": [publish(ports[0])]}], **BLANK)
         assert failed(await house.ask("vm.start", taken)) == "port-published-already"
         await house.ask("vm.kill", first)
@@ -395,7 +396,7 @@ async def test_a_network_that_is_gone_is_made_again_and_running_guests_are_plugg
         server = dnsmasq.processes(house.homes.runtime / "networks" / (await network_named(house, "default")).uid)
         os.kill(server[0].pid, signal.SIGKILL)
         await house.until(house.events, lambda types: types.count("network-mended") == 2)
-        assert await asks(house, guest, "guest") == "hello"
+        assert await gets(house, guest, "guest") == "hello"
 
 
 @pytest.mark.fault
@@ -426,7 +427,7 @@ async def test_a_new_name_is_known_and_the_old_one_is_not(wired: House) -> None:
     state = wired.homes.runtime / "networks" / (await network_named(wired, "default")).uid
     await eventually(lambda: "heron" in (state / "hosts").read_text())
     await greets(wired, guest, "hello")
-    assert await asks(wired, guest, "heron") == "hello"
+    assert await gets(wired, guest, "heron") == "hello"
     assert await asks(wired, guest, "guest") == "none"
     assert await addressed(wired, guest) == address
 

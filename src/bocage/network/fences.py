@@ -8,15 +8,19 @@ those sets stay, and so do connections.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from bocage.model.firewall import FirewallRule, Prefix
 from bocage.network import base, guards, nft, passages
 from bocage.network.guards import Port, link_local, made_of
 
-__all__ = ["Port", "apply", "link_local", "made_of", "remove", "ruleset", "table_of", "tables"]
+__all__ = ["Names", "Port", "apply", "link_local", "made_of", "remove", "ruleset", "table_of", "tables"]
+
+Names = frozenset[tuple[str, str]]
+"""What a table has: kind and name of each."""
 
 _NAMED = re.compile(r"^\s*(chain|set|map) (\S+) \{$", re.MULTILINE)
 
@@ -33,14 +37,23 @@ async def apply(
     groups: Mapping[str, Sequence[FirewallRule]],
     *,
     others: bool = False,
-) -> None:
-    """Have these ports held to their rules. What was in force before stays when it is refused.
+    present: Names | None = None,
+) -> Names:
+    """Have these ports held to their rules; what the table has then. What was in force stays when it is refused.
 
     `known` are the addresses that the network knows to be somebody's. `others`: there are ports beside these, whose
-    rules stay as they are. Raises base.Refused.
+    rules stay as they are. `present`: what the table has by now, as far as is known. Raises base.Refused.
     """
-    text, present = ruleset(uid, ports, known, groups), await _present(uid)
+    text = ruleset(uid, ports, known, groups)
+    if present is not None:
+        with contextlib.suppress(base.Refused):  # somebody else may have changed it
+            return await _replace(uid, present, text, others=others)
+    return await _replace(uid, await _present(uid), text, others=others)
+
+
+async def _replace(uid: str, present: Names, text: str, *, others: bool) -> Names:
     await base.run("nft", "-f", "-", stdin=_beside(uid, present, text) if others else _over(uid, present, text))
+    return frozenset(_NAMED.findall(text)) | (present if others else frozenset())
 
 
 async def remove(uid: str) -> None:
@@ -55,17 +68,16 @@ async def tables() -> set[str]:
     return {line.split()[-1] for line in listed.decode().splitlines() if line.startswith("table ")}
 
 
-async def _present(uid: str) -> list[tuple[str, str]]:
-    """What the table has by now: kind and name."""
+async def _present(uid: str) -> Names:
     if table_of(uid) not in await tables():
-        return []
+        return frozenset()
     listed = await base.run("nft", "--terse", "list", "table", "bridge", table_of(uid))
-    return [(kind, name) for kind, name in _NAMED.findall(listed.decode())]
+    return frozenset(_NAMED.findall(listed.decode()))
 
 
-def _over(uid: str, present: Iterable[tuple[str, str]], text: str) -> str:
+def _over(uid: str, present: Names, text: str) -> str:
     """The transaction from what is there to `text`: all goes, but for the sets of connections that stay wanted."""
-    name, present = table_of(uid), list(present)
+    name = table_of(uid)
     stays = {found for kind, found in _NAMED.findall(text) if kind == "set"}
     chains = [found for kind, found in present if kind == "chain"]
     maps = [found for kind, found in present if kind == "map"]
@@ -77,7 +89,7 @@ def _over(uid: str, present: Iterable[tuple[str, str]], text: str) -> str:
     return "".join(f"{line}\n" for line in lines) + text
 
 
-def _beside(uid: str, present: Iterable[tuple[str, str]], text: str) -> str:
+def _beside(uid: str, present: Names, text: str) -> str:
     """The transaction that adds `text` to what is there: a chain of the same name is another now, all else stays."""
     name, wanted = table_of(uid), set(_NAMED.findall(text))
     lines = [f"table bridge {name}"]

@@ -58,11 +58,13 @@ async def ensure(
         down = True
     if found is None or found.master != bridge or found.port_isolated != apart:
         steps.append(f"link set {name} type bridge_slave isolated {'on' if apart else 'off'}")
+    up = [f"link set {name} up"] if down else []
+    if vlans is None:
+        await kernel.change([*steps, *up])
+        return
     await kernel.change(steps)
-    if vlans is not None:
-        await kernel.set_vlans(name, vlans)
-    if down:
-        await kernel.change([f"link set {name} up"])
+    await kernel.set_vlans(name, vlans)
+    await kernel.change(up)
 
 
 async def remove(name: str) -> None:

@@ -21,6 +21,8 @@ class Fencing:
 
     def __init__(self, ground: Ground, kept: ledger.Ledger) -> None:
         self._ground, self._ledger = ground, kept
+        self._has: dict[str, fences.Names] = {}
+        """What each network's table has; of those whose taps are all known."""
         self.refused: set[str] = set()
         """Networks whose newest rules are not in force: those before them are."""
 
@@ -53,15 +55,24 @@ class Fencing:
             for card in plugged
         ]
         groups = await self._groups(net, {name for card in plugged for name in card.groups})
-        # A VM that nobody knows yet, since the database was lost, keeps the rules that it has.
-        there = await kernel.carrying(cards.interface(net), tap.ALIAS)
-        others = not there <= {card.tap for card in plugged}
+        # A VM that nobody knows yet, since the database was lost, keeps the rules that it has. It is from before.
+        others, present = False, self._has.get(net.uid)
+        if present is None:
+            there = await kernel.carrying(cards.interface(net), tap.ALIAS)
+            others = not there <= {card.tap for card in plugged}
         try:
-            await fences.apply(net.uid, ports, known, groups, others=others)
+            has = await fences.apply(net.uid, ports, known, groups, others=others, present=present)
         except network.Refused:
             self.refused.add(net.uid)
             raise
         self.refused.discard(net.uid)
+        if not others:
+            self._has[net.uid] = has
+
+    async def remove(self, uid: str) -> None:
+        """Take a network's rules away."""
+        self._has.pop(uid, None)
+        await fences.remove(uid)
 
     async def renew(self, net: ground.Network, made: network.Bridge | None) -> None:
         """The same, for NICs that are there already: what is refused is told, and tried again."""

@@ -93,7 +93,7 @@ class Networks:
                     await tap.remove(left)
                 if unwanted.spec.kind == "bridge":
                     await uplink.remove(self._record(unwanted.uid))
-                    await fences.remove(unwanted.uid)
+                    await self._fencing.remove(unwanted.uid)
                 else:
                     await self._take_down(unwanted.uid)
                 self._unconfirmed.discard(unwanted.uid)
@@ -258,7 +258,7 @@ class Networks:
 
     async def _take_down(self, uid: str) -> None:
         await bridge.remove(uid, self._state(uid))
-        await fences.remove(uid)
+        await self._fencing.remove(uid)
 
     def _ports_table(self, net: ground.Network) -> set[str]:
         return {rules.ports_name(net.uid)} if self._ledger.forwards(net.uid) else set()
