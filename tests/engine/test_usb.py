@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 from bocage.engine import usb
 
 
@@ -26,6 +28,18 @@ def test_devices_are_told_by_what_they_are_and_where_they_are(tmp_path: pathlib.
     ]
     assert found[0].maker == "Prolific"
     assert found[1].model == "HASP[31m 2.17", "a device moves no cursor"
+
+
+@pytest.mark.parametrize("by", ["mounted", "swap", "holders", "nobody"])
+def test_a_stick_that_the_host_uses_is_in_use(tmp_path: pathlib.Path, by: str, monkeypatch: pytest.MonkeyPatch):
+    device(tmp_path, "1-2", idVendor="0781", idProduct="5567", bDeviceClass="00")
+    part = tmp_path / "1-2" / "1-2:1.0" / "host4" / "target4:0:0" / "4:0:0:0" / "block" / "sdz" / "sdz1"
+    (part / "holders" / ("md0" if by == "holders" else "")).mkdir(parents=True)
+    (part / "partition").write_text("1\n")
+    mounted = usb._mounted()
+    (part / "dev").write_text((mounted.pop() if by == "mounted" else "259:99") + "\n")
+    monkeypatch.setattr(usb, "_swapped", lambda: {"sdz1"} if by == "swap" else set())
+    assert [one.in_use for one in usb.look(tmp_path)] == [by != "nobody"]
 
 
 def test_a_host_without_usb_has_none(tmp_path: pathlib.Path):

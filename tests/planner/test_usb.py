@@ -69,6 +69,11 @@ def test_one_that_names_a_serial_gets_it_before_one_that_takes_any():
     assert usb.choose([any_, this], present, {}, ()) == {"a": "n0", "any": "n1"}
 
 
+def test_what_the_host_itself_uses_is_nobodys():
+    stick = ground.HostUsb(id=DONGLE, port="1-1", node="n0", in_use=True)
+    assert usb.choose([board.UsbDevice(name="usb0", id=DONGLE, unit=1)], [stick], {}, ()) == {}
+
+
 def test_of_two_that_want_the_same_the_one_that_has_it_keeps_it_wherever_the_others_is_plugged_in():
     first, second = (board.UsbDevice(name=f"usb{n}", id=DONGLE, unit=n + 1) for n in range(2))
     used, back = (ground.HostUsb(id=DONGLE, port=f"1-{n}", node=f"n{n}") for n in range(2))

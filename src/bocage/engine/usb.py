@@ -10,6 +10,7 @@ from bocage.model import ground
 _BUS = pathlib.Path("/sys/bus/usb/devices")
 _PORT = re.compile(r"\d+-\d+(\.\d+)*")  # not `usb1`, a bus's own hub, and not `1-2:1.0`, an interface
 _HUB = "09"
+_DISKS = "*:*/host*/target*/*:*:*:*/block/*"  # of a device that stores
 _MOST = 256  # characters of what a device says of itself
 
 
@@ -33,7 +34,26 @@ def _read(path: pathlib.Path) -> ground.HostUsb | None:
         maker=told["manufacturer"],
         model=told["product"],
         node=_node(told["busnum"], told["devnum"]),
+        in_use=_is_in_use(path),
     )
+
+
+def _is_in_use(path: pathlib.Path) -> bool:
+    """Whether the host mounts, swaps to, or builds on what it stores (md, device-mapper)."""
+    for disk in path.glob(_DISKS):
+        for one in (disk, *(part.parent for part in disk.glob("*/partition"))):
+            if any((one / "holders").glob("*")) or _said(one / "dev") in _mounted() or one.name in _swapped():
+                return True
+    return False
+
+
+def _mounted() -> set[str]:
+    """The numbers of the devices that are mounted, `8:1`."""
+    return {line.split()[2] for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def _swapped() -> set[str]:
+    return {pathlib.PurePath(line.split()[0]).name for line in pathlib.Path("/proc/swaps").read_text().splitlines()[1:]}
 
 
 def _node(bus: str, number: str) -> str:

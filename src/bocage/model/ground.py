@@ -95,6 +95,8 @@ class HostUsb(Part):
     model: str = ""
     node: str = ""
     """The file by which it is opened, another each time it is plugged in: `/dev/bus/usb/001/004`."""
+    in_use: bool = False
+    """The host itself has a file system of it mounted, swaps to it, or builds on it: no VM gets it."""
 
 
 class HostDisk(Part):

@@ -16,9 +16,13 @@ def choose(
     """By name, the node of the device that each is to have; who is left out waits.
 
     `has` is what it has now, also by name and node, and stays as long as it fits; `taken` are nodes that others have.
-    Who says more of what it wants chooses first.
+    Nobody gets what the host itself uses. Who says more of what it wants chooses first.
     """
-    nodes = {one.node: one for one in present if one.node and one.node not in taken}
+    nodes = {
+        one.node: one
+        for one in present
+        if one.node and one.node not in taken and (not one.in_use or one.node in has.values())
+    }
     chosen: dict[str, str] = {}
     for one in sorted(wanted, key=_words, reverse=True):
         free = [node for node in nodes if node not in chosen.values() and _fits(one, nodes[node])]

@@ -21,7 +21,7 @@ _TRY_AGAIN = 30.0  # seconds before a device that could not be handed over is tr
 class UsbWaits(Note):
     type = "usb-waits"
     text = N_("no USB device {device} is free on this host; it gets it as soon as there is one")
-    hint = N_("'bocage host usb' lists what is plugged in")
+    hint = N_("'bocage host usb' lists what is plugged in; one whose disk the host has mounted is not free")
     device: str
 
 
