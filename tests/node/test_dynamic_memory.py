@@ -181,7 +181,7 @@ async def test_what_was_started_with_dynamic_memory_becomes_fixed_and_dynamic_ag
     }
     await sees(tiny_house, made, "MemAvailable", 200, 300)
     assert await given(tiny_house) == 320 * MiB
-    assert await dynamic(tiny_house, made) is None
+    await tiny_house.until(lambda: dynamic(tiny_house, made), lambda found: found is None)
     await change(tiny_house, made, dynamic_memory=begun)
     became = await carried_out(tiny_house, made)
     assert (became["dynamic_memory"].how, became["dynamic_memory"].saying.type) == ("done", "memory-follows")
