@@ -12,6 +12,7 @@ import pytest
 
 from bocage import home
 from bocage.model import ground, vm, work
+from tests.network.conftest import namespace  # noqa: F401 - a fixture
 from tests.node.house import House
 from tests.releases import make
 
@@ -32,8 +33,8 @@ def unpacked(request: pytest.FixtureRequest) -> Iterator[home.Home]:
 
 
 @pytest.fixture
-async def old(unpacked: home.Home) -> AsyncIterator[House]:
-    """The same, opened by this release."""
+async def old(namespace: None, unpacked: home.Home) -> AsyncIterator[House]:  # noqa: F811 - the fixture
+    """The same, opened by this release. Its VMs are on a bridge, which goes with the namespace."""
     house = await House(unpacked).open()
     try:
         yield house
