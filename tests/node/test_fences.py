@@ -10,6 +10,7 @@ import pytest
 
 from bocage.model import base, firewall, vm, work
 from bocage.network import fences
+from bocage.node.wires import fencing
 from bocage.planner import firewall as planner
 from bocage.store import resources
 from tests.network.machines import eventually, run
@@ -213,3 +214,8 @@ async def test_rules_follow_a_vm_over_the_end_of_its_daemon_and_the_loss_of_the_
 
 def rules_of(uid: str) -> str:
     return run("nft", "list", "table", "bridge", fences.table_of(uid), expect=None)
+
+
+def test_a_subnet_that_one_may_use_is_not_taken_from_its_neighbours():
+    own, subnet = ipaddress.ip_network("10.9.0.5/32"), ipaddress.ip_network("10.9.0.0/24")
+    assert fencing._somebodys([[own], [subnet]]) == {own}

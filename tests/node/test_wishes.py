@@ -9,12 +9,13 @@ import signal
 
 import pytest
 
+from bocage.engine.qemu import growing
 from bocage.model import base, ground, vm, work
 from bocage.node.life import actor, goals
 from bocage.planner import lifecycle
 from bocage.storage import volumes
 from bocage.store import contract, resources, sqlite
-from tests.node.house import BLANK, House
+from tests.node.house import BLANK, BOUND, House
 
 pytestmark = pytest.mark.fault
 
@@ -254,6 +255,23 @@ async def test_nobody_waits_for_ever_for_a_monitor_that_hangs(house: House, monk
     finally:
         os.kill(pid, signal.SIGCONT)
     await house.becomes(made, vm.State.RUNNING)
+
+
+async def test_the_plug_is_pulled_while_a_change_waits_for_the_guest(house: House, monkeypatch: pytest.MonkeyPatch):
+    made = await house.create(start=True, **BLANK)
+    begun = asyncio.Event()
+
+    async def hangs(*_: object) -> int:
+        begun.set()
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(growing.Growing, "plug_cpus", hangs)
+    two = vm.Cpus(cores=2)
+    await house.resources.change(
+        vm.VM, "default", made.uid, lambda one: resources.bumped(one, resources.with_spec(one, cpus=two))
+    )
+    await asyncio.wait_for(begun.wait(), BOUND)
+    assert (await house.ask("vm.kill", made)).status.state is work.TaskState.DONE
 
 
 async def test_a_vm_that_no_host_takes_leaves_nobody_waiting(house: House, monkeypatch: pytest.MonkeyPatch):

@@ -83,14 +83,9 @@ async def change(
 ) -> Response:
     """Limit it (RFC 7396). A running VM is held to that at once: `status.outcomes` says what became of it."""
     machine = await machines.find(call, project, name)
-
-    def wanted(present: vm.VM) -> vm.VM:
-        machines.check_not_in_trash(present)
-        return equipment.change_disk(present, disk, patch)
-
-    expected = etags.expected(if_match)
-    changed = await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
-    return answers.one(changed)
+    return answers.one(
+        await machines.change(call, machine, lambda one: equipment.change_disk(one, disk, patch), if_match)
+    )
 
 
 @router.delete("/disks/{disk}", name="detach_disk", status_code=202, response_model=Task, responses=_PROBLEMS)

@@ -197,6 +197,17 @@ def check_not_in_trash(machine: vm.VM) -> None:
         raise InTrash(name=machine.name)
 
 
+async def change(call: calls.Call, machine: vm.VM, how: Callable[[vm.VM], vm.VM], if_match: str | None) -> vm.VM:
+    """Write what `how` makes of it. Raises InTrash, resources.Changed, and what `how` raises."""
+
+    def wanted(present: vm.VM) -> vm.VM:
+        check_not_in_trash(present)
+        return how(present)
+
+    expected = etags.expected(if_match)
+    return await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
+
+
 async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *, expected: int | None) -> vm.VM:
     """Write what a document says. Raises errors.InvalidFields, resources.Changed and the planner's errors."""
     check_not_in_trash(machine)

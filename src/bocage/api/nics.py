@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Path
@@ -32,9 +31,10 @@ async def attach(
         machine = await machines.find(call, project, name)
         known = await facts.for_nic(call, machine, request.network, request.firewall)
         storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
-        return await _change(
+        made = await machines.change(
             call, machine, lambda one: equipment.attach_nic(one, request, known, storage=storage), if_match
         )
+        return answers.one(made)
 
 
 @router.patch("/{nic}", name="change_nic", response_model=vm.VM, responses=_PROBLEMS)
@@ -51,7 +51,9 @@ async def change(
         machine = await machines.find(call, project, name)
         here = next((one.network for one in machine.spec.nics if one.name == nic), None)
         known = await facts.for_nic(call, machine, patch.network or here, patch.firewall or ())
-        return await _change(call, machine, lambda one: equipment.change_nic(one, nic, patch, known), if_match)
+        return answers.one(
+            await machines.change(call, machine, lambda one: equipment.change_nic(one, nic, patch, known), if_match)
+        )
 
 
 @router.delete("/{nic}", name="detach_nic", response_model=vm.VM, responses=_PROBLEMS)
@@ -60,14 +62,4 @@ async def detach(
 ) -> Response:
     """Take a NIC out of it."""
     machine = await machines.find(call, project, name)
-    return await _change(call, machine, lambda one: equipment.detach_nic(one, nic), if_match)
-
-
-async def _change(call: calls.Call, machine: vm.VM, how: Callable[[vm.VM], vm.VM], if_match: str | None) -> Response:
-    def wanted(present: vm.VM) -> vm.VM:
-        machines.check_not_in_trash(present)
-        return how(present)
-
-    expected = etags.expected(if_match)
-    changed = await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
-    return answers.one(changed)
+    return answers.one(await machines.change(call, machine, lambda one: equipment.detach_nic(one, nic), if_match))

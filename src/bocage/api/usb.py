@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Path
@@ -28,7 +27,8 @@ async def attach(
     if_match: etags.IfMatch = None,
 ) -> Response:
     """Give it a USB device of its host, whenever that is plugged in there. `status.usb` says whether it is."""
-    return await _change(call, project, name, lambda one: equipment.attach_usb(one, request), if_match)
+    machine = await machines.find(call, project, name)
+    return answers.one(await machines.change(call, machine, lambda one: equipment.attach_usb(one, request), if_match))
 
 
 @router.delete("/{device}", name="detach_usb", response_model=vm.VM, responses=_PROBLEMS)
@@ -36,18 +36,5 @@ async def detach(
     project: calls.Project, name: calls.Name, device: Device, call: Changing, if_match: etags.IfMatch = None
 ) -> Response:
     """Take a USB device out of it."""
-    return await _change(call, project, name, lambda one: equipment.detach_usb(one, device), if_match)
-
-
-async def _change(
-    call: calls.Call, project: str, name: str, how: Callable[[vm.VM], vm.VM], if_match: str | None
-) -> Response:
     machine = await machines.find(call, project, name)
-
-    def wanted(present: vm.VM) -> vm.VM:
-        machines.check_not_in_trash(present)
-        return how(present)
-
-    expected = etags.expected(if_match)
-    changed = await call.resources.change(vm.VM, machine.metadata.project, machine.uid, wanted, expected=expected)
-    return answers.one(changed)
+    return answers.one(await machines.change(call, machine, lambda one: equipment.detach_usb(one, device), if_match))

@@ -245,6 +245,8 @@ class Machine(Protocol):
     @property
     def balloon(self) -> uses.Balloon: ...
     @property
+    def growing(self) -> uses.Growing: ...
+    @property
     def disks(self) -> block.Disks: ...
     @property
     def layers(self) -> block.Layers: ...
@@ -328,29 +330,6 @@ class Machine(Protocol):
 
     async def set_clock(self) -> words.Message | None:
         """Have the guest's clock say what this host's says. Why not, when it does not."""
-        ...
-
-    async def plug_cpus(self, count: int) -> int:
-        """Give it so many vCPUs in all; how many it has then that the guest has said it took."""
-        ...
-
-    async def unplug_cpus(self, count: int) -> None:
-        """Take vCPUs away that came later, until there are so many; only under KVM. Raises when the guest keeps one."""
-        ...
-
-    async def resize_memory(self, added: int) -> int:
-        """Ask the guest to have so many bytes beside those it was started with; how many it has when it stands still.
-
-        Raises NoRoom.
-        """
-        ...
-
-    async def dimms(self) -> tuple[int, ...]:
-        """Bytes of each DIMM that it was given since its cold start."""
-        ...
-
-    async def plug_dimm(self, number: int, size: int) -> bool:
-        """Give it the DIMM of this number, from 0 on; whether the guest has said that it took it."""
         ...
 
     async def drives_virtio(self, disk: str) -> bool | None:

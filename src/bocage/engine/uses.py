@@ -66,6 +66,33 @@ class Balloon(Protocol):
         ...
 
 
+class Growing(Protocol):
+    """vCPUs and memory that come while it runs, within the room that was laid out for them, and go."""
+
+    async def plug_cpus(self, count: int) -> int:
+        """Give it so many vCPUs in all; how many it has then that the guest has said it took."""
+        ...
+
+    async def unplug_cpus(self, count: int) -> None:
+        """Take vCPUs away that came later, until there are so many; only under KVM. Raises when the guest keeps one."""
+        ...
+
+    async def resize_memory(self, added: int) -> int:
+        """Ask the guest to have so many bytes beside those it was started with; how many it has when it stands still.
+
+        Raises NoRoom.
+        """
+        ...
+
+    async def dimms(self) -> tuple[int, ...]:
+        """Bytes of each DIMM that it was given since its cold start."""
+        ...
+
+    async def plug_dimm(self, number: int, size: int) -> bool:
+        """Give it the DIMM of this number, from 0 on; whether the guest has said that it took it."""
+        ...
+
+
 class Holding(Protocol):
     """What holds one VM's process to its share. Each call can be made again; each raises CannotHold."""
 

@@ -25,6 +25,16 @@ def out(api: rest.Client, vm: rest.Document) -> rest.Document:
     return vm
 
 
+def told(api: rest.Client, vm: rest.Document, said: str, *, json: bool) -> None:
+    """Wait, and tell of it: `said`, and what became of each change; or the VM as JSON."""
+    vm = out(api, vm)
+    if json:
+        output.document(vm)
+    else:
+        output.line(said)
+        tell(vm)
+
+
 def tell(vm: rest.Document) -> None:
     """Say of each change what became of it."""
     if vm["status"]["state"] not in look.BUILT:

@@ -150,16 +150,7 @@ def set_(
             etag = vm["metadata"]["revision"]
             whole |= {key: {**vm["spec"][key], **value} for key, value in parts.items()}
         changed = api.vms.change(name, whole, etag=etag)
-        _tell_changed(api, changed, json=json)
-
-
-def _tell_changed(api: rest.Client, vm: rest.Document, *, json: bool) -> None:
-    vm = carried.out(api, vm)
-    if json:
-        output.document(vm)
-        return
-    output.line(f"{output.named(vm)} is changed")
-    carried.tell(vm)
+        carried.told(api, changed, f"{output.named(changed)} is changed", json=json)
 
 
 def upgrade_hardware(
@@ -209,7 +200,7 @@ def edit(name: options.VMName, project: options.Project = options.DEFAULT, json:
         if changed is None:
             output.complain("nothing was changed")
         else:
-            _tell_changed(api, changed, json=json)
+            carried.told(api, changed, f"{output.named(changed)} is changed", json=json)
 
 
 def apply(
@@ -236,7 +227,8 @@ def apply(
         raise failure.Usage(option="NAME, -f FILE", wrong="one of them is needed, and not both")
     with session.connect(project) as api:
         if name is not None:
-            _tell_changed(api, api.vms.take_edit(name), json=json)
+            taken = api.vms.take_edit(name)
+            carried.told(api, taken, f"{output.named(taken)} is changed", json=json)
             return
         from bocage.cli import documents
 
@@ -307,7 +299,7 @@ def _tell_taken(api: rest.Client, present: rest.Document, changed: rest.Document
     if changed["metadata"]["revision"] == present["metadata"]["revision"] and not json:
         output.line(f"{output.named(changed)} is as the file says")
     else:
-        _tell_changed(api, changed, json=json)
+        carried.told(api, changed, f"{output.named(changed)} is changed", json=json)
 
 
 def diff(name: options.VMName, project: options.Project = options.DEFAULT, json: options.Json = False) -> None:

@@ -119,12 +119,8 @@ def set_(
     if not limits:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--iops 500, --rate 50M")
     with session.connect(project) as api:
-        vm = carried.out(api, api.vms.change_disk(name, disk, {"limits": limits}))
-        if json:
-            output.document(vm)
-        else:
-            output.line(f"{disk} of {name} is changed")
-            carried.tell(vm)
+        changed = api.vms.change_disk(name, disk, {"limits": limits})
+        carried.told(api, changed, f"{disk} of {name} is changed", json=json)
 
 
 def insert(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import complete, failure, lazy, options, output, read, session
+from bocage.cli import complete, failure, lazy, options, read, session
 from bocage.cli.vm import carried, share
 from bocage.client import rest
 
@@ -77,7 +77,7 @@ def attach(
     with session.connect(project) as api:
         made = api.vms.attach_nic(name, request)
         nic = made["spec"]["nics"][-1]
-        _tell(api, made, f"{name} has {nic['name']} ({nic['model']}, {nic['mac']})", json=json)
+        carried.told(api, made, f"{name} has {nic['name']} ({nic['model']}, {nic['mac']})", json=json)
 
 
 def detach(
@@ -89,7 +89,7 @@ def detach(
       bocage vm nic detach web1 nic1
     """
     with session.connect(project) as api:
-        _tell(api, api.vms.detach_nic(name, nic), f"{name} no longer has {nic}", json=json)
+        carried.told(api, api.vms.detach_nic(name, nic), f"{name} no longer has {nic}", json=json)
 
 
 def set_(
@@ -135,7 +135,7 @@ def set_(
     if not patch:
         raise failure.Usage(option="OPTIONS", wrong="nothing to change was given", right="--network lab, --link down")
     with session.connect(project) as api:
-        _tell(api, api.vms.change_nic(name, nic, patch), f"{nic} of {name} is changed", json=json)
+        carried.told(api, api.vms.change_nic(name, nic, patch), f"{nic} of {name} is changed", json=json)
 
 
 def _fence(ip: str | None, allow: list[str] | None, spoofing: str | None, firewall: str | None) -> dict[str, Any]:
@@ -153,15 +153,6 @@ def _vlans(vlan: str | None, trunk: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise failure.Usage(option="--vlan", wrong="a VLAN is a number", right="--vlan 10, --trunk 10,20") from error
     return {"vlan": own, "trunk": tagged}
-
-
-def _tell(api: rest.Client, vm: rest.Document, said: str, *, json: bool) -> None:
-    vm = carried.out(api, vm)
-    if json:
-        output.document(vm)
-    else:
-        output.line(said)
-        carried.tell(vm)
 
 
 NIC = lazy.Group(

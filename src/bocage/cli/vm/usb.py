@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import failure, lazy, options, output, session
+from bocage.cli import failure, lazy, options, session
 from bocage.cli.vm import carried
 from bocage.client import rest
 
@@ -46,7 +46,7 @@ def attach(
         request = rest.given(id=device.lower() if device else None, serial=serial, port=port)
         made = api.vms.attach_usb(name, request)
         one = made["spec"]["usb"][-1]
-        _tell(api, made, f"{name} has {one['name']} ({one.get('id') or one['port']})", json=json)
+        carried.told(api, made, f"{name} has {one['name']} ({one.get('id') or one['port']})", json=json)
 
 
 def detach(
@@ -64,16 +64,7 @@ def detach(
       bocage vm usb detach till 0529:0001
     """
     with session.connect(project) as api:
-        _tell(api, api.vms.detach_usb(name, device.lower()), f"{name} no longer has {device}", json=json)
-
-
-def _tell(api: rest.Client, vm: rest.Document, said: str, *, json: bool) -> None:
-    vm = carried.out(api, vm)
-    if json:
-        output.document(vm)
-    else:
-        output.line(said)
-        carried.tell(vm)
+        carried.told(api, api.vms.detach_usb(name, device.lower()), f"{name} no longer has {device}", json=json)
 
 
 USB = lazy.Group(

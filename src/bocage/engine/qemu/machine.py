@@ -19,7 +19,6 @@ from bocage import errors, words
 from bocage.engine import base, uses
 from bocage.engine import inside as insides
 from bocage.engine.qemu import (
-    added_memory,
     agent,
     booting,
     boundedlog,
@@ -28,9 +27,9 @@ from bocage.engine.qemu import (
     cgroup,
     comports,
     confinement,
-    dimms,
     driven,
     ending,
+    growing,
     holding,
     hotplug,
     inside,
@@ -44,7 +43,6 @@ from bocage.engine.qemu import (
     qmp,
     saved,
     using,
-    vcpus,
 )
 from bocage.engine.qemu import balloon as ballooning
 from bocage.engine.qemu import record as records
@@ -97,6 +95,7 @@ class QemuMachine:
             self._paths.qmp, name=record.name, ended=self._gone, heard=self._heard, changed=self._changed
         )
         self.balloon = ballooning.Balloon(self.link)
+        self.growing: uses.Growing = growing.Growing(record.name, self.link)
         self.disks = hotplug.Disks(self.link)
         self.layers = layering.Layers(self.link)
         self.carrying = carrying.Carrying(self.link)
@@ -286,26 +285,6 @@ class QemuMachine:
         except agent.Error as error:
             return error
         return None
-
-    async def plug_cpus(self, count: int) -> int:
-        return await vcpus.plug(self.link, count)
-
-    async def unplug_cpus(self, count: int) -> None:
-        await vcpus.unplug(self.link, count)
-
-    async def resize_memory(self, added: int) -> int:
-        try:
-            return await added_memory.resize(self.link, added)
-        except qmp.CommandFailed as error:
-            if error.kind == "DeviceNotFound":
-                raise base.NoRoom(name=self._record.name) from error
-            raise
-
-    async def dimms(self) -> tuple[int, ...]:
-        return await dimms.present(self.link)
-
-    async def plug_dimm(self, number: int, size: int) -> bool:
-        return await dimms.plug(self.link, number, size)
 
     async def drives_virtio(self, disk: str) -> bool | None:
         return await driven.by_guest(self.link, disk)

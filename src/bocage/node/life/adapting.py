@@ -10,28 +10,15 @@ from collections.abc import Iterator, Mapping
 
 from bocage import errors, words
 from bocage.engine import base as engine
-from bocage.model import base, ground, vm
+from bocage.model import base, vm
 from bocage.model import memory as memories
 from bocage.node import started, tasks
-from bocage.node.life import outcomes, plugging, resizing, sharing
+from bocage.node.life import attaching, outcomes, plugging, resizing, sharing
 from bocage.node.life.standing import Standing
-from bocage.node.place import disks, edits, usb
+from bocage.node.place import edits, usb
 from bocage.node.place.preparation import Preparation
 from bocage.planner import adaptation, shares
 from bocage.planner.adaptation import Built, Change
-from bocage.store import resources
-from bocage.words import N_
-
-
-class InSnapshot(errors.Conflict):
-    """A disk cannot be taken out."""
-
-    type = "disk-in-snapshot"
-    text = N_("{disk} of {name} is part of the snapshot {snapshot}")
-    hint = N_("delete the snapshots that it is part of first: 'bocage vm snapshot list {name}'")
-    name: str
-    disk: str
-    snapshot: str
 
 
 async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
@@ -98,13 +85,13 @@ async def _try(
         await preparation.admission.claim(machine, _grown(built.spec, change))
     match change:
         case adaptation.PlugCpus(cpus):
-            taken = await running.plug_cpus(cpus.count)
+            taken = await running.growing.plug_cpus(cpus.count)
             if taken == cpus.count:
                 return _outcome(change.path, "done", outcomes.CpusAre(count=taken)), {"cpus": cpus}
             few = outcomes.CpusNotTaken(name=machine.name, count=cpus.count, taken=taken)
             return _outcome(change.path, "partly", few), {"cpus": cpus}
         case adaptation.UnplugCpus(cpus):
-            await running.unplug_cpus(cpus.count)
+            await running.growing.unplug_cpus(cpus.count)
             return _outcome(change.path, "done", outcomes.CpusAre(count=cpus.count)), {"cpus": cpus}
         case adaptation.ResizeMemory(memory):
             standing.resizes = True
@@ -113,13 +100,11 @@ async def _try(
             dynamic = memories.within(change.dynamic, present)
             return _outcome(change.path, how, told), {"memory": present, "dynamic_memory": dynamic}
         case adaptation.UnplugDisk(disk):
-            volume = await _volume_to_free(disk, machine, preparation, standing)
-            await running.disks.detach(disk.name)
-            await _free(volume, machine, preparation, standing)
-            gone = outcomes.DiskGone(disk=disk.name, volume=volume.name)
+            freed = await attaching.unplug(disk, running, machine, preparation, standing)
+            gone = outcomes.DiskGone(disk=disk.name, volume=freed)
             return _outcome(change.path, "done", gone), {"disks": _disks_without(built, disk)}
         case adaptation.PlugDisk(disk):
-            await plug_disk(disk, running, machine, preparation)
+            await attaching.plug(disk, running, machine, preparation)
             plugged = outcomes.DiskThere(disk=disk.name)
             return _outcome(change.path, "done", plugged), {"disks": (*_disks_without(built, disk), disk)}
         case adaptation.UnplugNic(nic):
@@ -155,45 +140,6 @@ async def _try(
         case _:
             held = await sharing.hold(change, built, running, machine, preparation)
             return _outcome(change.path, "done", held), shares.held(built.spec, change)
-
-
-async def require_in_no_snapshot(disk: vm.Disk, machine: vm.VM, preparation: Preparation) -> None:
-    """Raises InSnapshot."""
-    for one in await preparation.snapshots(machine):
-        if any(held.volume == disk.volume for held in one.status.disks):
-            raise InSnapshot(name=machine.name, disk=disk.name, snapshot=one.name)
-
-
-async def _volume_to_free(disk: vm.Disk, machine: vm.VM, preparation: Preparation, standing: Standing) -> ground.Volume:
-    """The volume of a disk that goes. Raises InSnapshot and BeingMerged."""
-    await require_in_no_snapshot(disk, machine, preparation)
-    volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
-    if volume.spec.layers:
-        raise disks.BeingMerged(name=machine.name)
-    return volume
-
-
-async def _free(volume: ground.Volume, machine: vm.VM, preparation: Preparation, standing: Standing) -> None:
-    """Have a volume that is no disk any more lie by itself. Can be cut off anywhere and done again."""
-    old = (await preparation.place(machine)).disks / volume.spec.file_name
-    if volume.spec.vm == machine.uid:
-        await preparation.disks.free(volume)
-        await standing.ground.resources.change(
-            ground.Volume,
-            standing.project,
-            volume.uid,
-            lambda one: resources.bumped(one, resources.with_spec(one, vm=None)),
-        )
-    await preparation.disks.leave(standing.project, volume.uid, old)
-
-
-async def plug_disk(disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
-    """Give a running machine a disk that the spec has, within its limits."""
-    await preparation.make_what_waits(machine)
-    await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
-    if not (disk.limits.none and machine.spec.share.disks.none):
-        await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
-    await preparation.note_running(machine)
 
 
 async def _usb(

@@ -20,6 +20,7 @@ from bocage.node import clock, notes, started, tasks
 from bocage.node.carrying import burned
 from bocage.node.life import (
     adapting,
+    attaching,
     flattening,
     merging,
     moving,
@@ -95,7 +96,7 @@ async def attach_disk(
     disk = _disk(machine, name)
     try:
         if standing.machine:
-            await adapting.plug_disk(disk, standing.machine, machine, preparation)
+            await attaching.plug(disk, standing.machine, machine, preparation)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
         else:
             await preparation.make_what_waits(machine)
@@ -115,7 +116,7 @@ async def detach_disk(
     if disk is None and "path" not in run.remembered:
         raise resources.Missing(kind="disk", name=name)
     if disk is not None:
-        await adapting.require_in_no_snapshot(disk, machine, preparation)
+        await attaching.require_in_no_snapshot(disk, machine, preparation)
         if standing.machine:
             await standing.machine.disks.detach(name)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)

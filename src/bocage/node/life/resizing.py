@@ -26,9 +26,9 @@ async def resize(
     if change.dimm:
         with contextlib.suppress(engine.NoBalloon):  # a guest needs free memory to take more
             await running.balloon.settle(first.whole)
-        taken = await running.plug_dimm(len(first.dimms), change.added)
+        taken = await running.growing.plug_dimm(len(first.dimms), change.added)
     elif built.spec.memory > first.whole or change.added:
-        added = await running.resize_memory(change.added)
+        added = await running.growing.resize_memory(change.added)
     if change.dynamic is not None:  # its balloon follows what it needs
         present = Size(min(whole, change.memory) + added)
     elif change.balloon:
@@ -61,14 +61,14 @@ async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machin
     """What a running machine is made of, with what it was given and nobody came to note: saved memory fits no other."""
     built = await asyncio.to_thread(saved.built, runtime, machine)
     found = await with_dimms(runtime, built, running)
-    if await running.plug_cpus(0) == machine.spec.cpus.count != built.spec.cpus.count:
+    if await running.growing.plug_cpus(0) == machine.spec.cpus.count != built.spec.cpus.count:
         found = dataclasses.replace(found, spec=built.spec.model_copy(update={"cpus": machine.spec.cpus}))
     return found
 
 
 async def with_dimms(runtime: pathlib.Path, built: Built, running: engine.Machine) -> Built:
     """What a running machine is made of, with the DIMMs that it really has."""
-    if not built.first.slots or (dimms := await running.dimms()) == built.first.dimms:
+    if not built.first.slots or (dimms := await running.growing.dimms()) == built.first.dimms:
         return built
     found = dataclasses.replace(built, first=dataclasses.replace(built.first, dimms=dimms))
     await asyncio.to_thread(started.note, runtime, found)

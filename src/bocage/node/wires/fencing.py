@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Iterable
 
 from bocage import errors
 from bocage.model import firewall, ground
@@ -34,8 +35,7 @@ class Fencing:
         plugged = [card for card in self._ledger.cards(net.uid) if card.tap]
         leases = await bridge.leases(made) if made else {}
         given = {card.mac: self._given(net, card, leases.get(card.mac)) for card in plugged}
-        # What is allowed to one as a whole subnet is not taken from all others.
-        known = {one for some in given.values() for one in some if one.prefixlen == one.max_prefixlen}
+        known = _somebodys(given.values())
         known |= {ipaddress.ip_network(host.address) for host in self._ledger.hosts(net.uid).values()}
         routers = {str(made.gateway)} if made else await uplink.neighbours(uplink.interface_of(net.uid))
         known |= {ipaddress.ip_network(one) for one in routers}
@@ -98,3 +98,8 @@ class Fencing:
                 continue  # what is not there lets nothing through
             found[name] = group.spec.rules
         return found
+
+
+def _somebodys(given: Iterable[Iterable[firewall.Prefix]]) -> set[firewall.Prefix]:
+    """What no other may use: what is allowed to one as a whole subnet is not taken from all others."""
+    return {one for some in given for one in some if one.prefixlen == one.max_prefixlen}

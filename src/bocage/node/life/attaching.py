@@ -1,0 +1,69 @@
+"""Disks that come to a running VM and go: by somebody's word, or as its definition names them."""
+
+from __future__ import annotations
+
+from bocage import errors
+from bocage.engine import base as engine
+from bocage.model import ground, vm
+from bocage.node.life.standing import Standing
+from bocage.node.place import disks
+from bocage.node.place.preparation import Preparation
+from bocage.store import resources
+from bocage.words import N_
+
+
+class InSnapshot(errors.Conflict):
+    """A disk cannot be taken out."""
+
+    type = "disk-in-snapshot"
+    text = N_("{disk} of {name} is part of the snapshot {snapshot}")
+    hint = N_("delete the snapshots that it is part of first: 'bocage vm snapshot list {name}'")
+    name: str
+    disk: str
+    snapshot: str
+
+
+async def require_in_no_snapshot(disk: vm.Disk, machine: vm.VM, preparation: Preparation) -> None:
+    """Raises InSnapshot."""
+    for one in await preparation.snapshots(machine):
+        if any(held.volume == disk.volume for held in one.status.disks):
+            raise InSnapshot(name=machine.name, disk=disk.name, snapshot=one.name)
+
+
+async def _free(volume: ground.Volume, machine: vm.VM, preparation: Preparation, standing: Standing) -> None:
+    """Have a volume that is no disk any more lie by itself. Can be cut off anywhere and done again."""
+    old = (await preparation.place(machine)).disks / volume.spec.file_name
+    if volume.spec.vm == machine.uid:
+        await preparation.disks.free(volume)
+        await standing.ground.resources.change(
+            ground.Volume,
+            standing.project,
+            volume.uid,
+            lambda one: resources.bumped(one, resources.with_spec(one, vm=None)),
+        )
+    await preparation.disks.leave(standing.project, volume.uid, old)
+
+
+async def plug(disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
+    """Give a running machine a disk that the spec has, within its limits."""
+    await preparation.make_what_waits(machine)
+    await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
+    if not (disk.limits.none and machine.spec.share.disks.none):
+        await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
+    await preparation.note_running(machine)
+
+
+async def unplug(
+    disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparation: Preparation, standing: Standing
+) -> str:
+    """Take a disk from a running machine whose spec has it no more; the name of its volume, which lies by itself then.
+
+    Raises InSnapshot, BeingMerged, and what the engine raises of a guest that holds it.
+    """
+    await require_in_no_snapshot(disk, machine, preparation)
+    volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+    if volume.spec.layers:
+        raise disks.BeingMerged(name=machine.name)
+    await running.disks.detach(disk.name)
+    await _free(volume, machine, preparation, standing)
+    return volume.name
