@@ -38,6 +38,22 @@ async def test_a_tap_is_up_on_its_bridge_and_its_owners(bridge: str) -> None:
     assert not found.port_isolated
 
 
+async def test_a_tap_can_be_made_before_it_is_plugged_in(bridge: str) -> None:
+    assert await tap.make("bt0", owner=OWNER) is None
+    found = await kernel.link("bt0")
+    assert found
+    assert (found.master, found.owner, found.up) == ("", OWNER, False)
+    assert not kernel.is_up("bt0")
+    assert await tap.make("bt0", owner=OWNER) == found
+    await tap.ensure("bt0", bridge=bridge, owner=OWNER, guest_mac=MAC, new=True)
+    assert kernel.is_up("bt0")
+    made = await kernel.link("bt0")
+    await tap.remove("bt0")
+    await tap.ensure("bt0", bridge=bridge, owner=OWNER, guest_mac=MAC)
+    assert await kernel.link("bt0") == made
+    assert not kernel.is_up("bt1")
+
+
 async def test_qemu_takes_a_tap_by_descriptor_though_its_user_may_open_nothing(bridge: str) -> None:
     await tap.ensure("bt0", bridge=bridge, owner=OWNER, guest_mac=MAC)
     descriptor = tap.open_queue("bt0")

@@ -11,14 +11,15 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from bocage import home
-from bocage.engine.qemu import processes
+from bocage.engine.qemu import engine, machine, processes
 from bocage.model import base, ground, vm, work
 from bocage.network import base as network
-from bocage.network import dnsmasq
+from bocage.network import dnsmasq, kernel, tap
 from tests.network.machines import Machine, eventually, run
 from tests.node.house import House
 
@@ -468,6 +469,60 @@ async def test_what_a_start_that_was_cut_off_left_is_swept_away(wired: House) ->
     assert {living, net.status.bridge, "lo"} == links()
     await wired.ask("vm.kill", guest)
     assert {net.status.bridge, "lo"} == links()
+
+
+async def test_a_nic_is_plugged_in_while_qemu_comes_up_and_before_a_vcpu_runs(
+    wired: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await wired.create("box", nics=[{"network": "default"}], **BLANK)
+    order: list[str] = []
+    stands = asyncio.Event()
+    ensure, start, resume = tap.ensure, engine.QemuEngine.start, machine.QemuMachine.resume
+
+    async def plugs_in(*arguments: Any, **options: Any) -> None:
+        await stands.wait()
+        await ensure(*arguments, **options)
+        order.append("plugged in")
+
+    async def starts(*arguments: Any, **options: Any) -> machine.QemuMachine:
+        started = await start(*arguments, **options)
+        order.append("stands")
+        stands.set()
+        return started
+
+    async def runs(self: machine.QemuMachine) -> None:
+        order.append("runs")
+        await resume(self)
+
+    monkeypatch.setattr(tap, "ensure", plugs_in)
+    monkeypatch.setattr(engine.QemuEngine, "start", starts)
+    monkeypatch.setattr(machine.QemuMachine, "resume", runs)
+    assert (await wired.ask("vm.start", box)).status.state is work.TaskState.DONE
+    assert order == ["stands", "plugged in", "runs"]
+
+
+async def test_what_a_start_left_that_was_cut_off_is_finished_before_it_runs_or_goes(wired: House) -> None:
+    box = await wired.create("box", start=True, nics=[{"network": "default"}], **BLANK)
+    bridge = (await network_named(wired, "default")).status.bridge
+    assert bridge
+    await wired.ask("vm.pause", box)
+    name = tap.name_for(box.uid, box.spec.nics[0].name)
+    await wired.close()
+    run("ip", "link", "set", name, "nomaster", "down")
+    await wired._open_store()
+    await wired.resources.change_status(
+        vm.VM, "default", box.uid, lambda one: one.status.model_copy(update={"pid": None})
+    )
+    async with again(wired) as house:
+        await house.ask("vm.resume", box)
+        found = await kernel.link(name)
+        assert found
+        assert (found.master, found.up) == (bridge, True)
+        await house.ask("vm.kill", box)
+    assert name not in links()
+    await tap.make(name, owner=os.geteuid())
+    async with again(wired):
+        await eventually(lambda: name not in links())
 
 
 def test_the_tests_have_what_they_need() -> None:

@@ -7,17 +7,20 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import ipaddress
 import json
 import pathlib
 import pwd
 import socket
+import struct
 from collections.abc import Iterable
 from typing import Any
 
 from bocage.network import base
 
 _SYSCTL = pathlib.Path("/proc/sys/net")
+_SIOCGIFFLAGS, _IFF_UP = 0x8913, 0x1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,7 +58,12 @@ async def link(name: str) -> Link | None:
     """The interface `name`, if it is there."""
     if not present(name):
         return None
-    return next((found for found in await links() if found.name == name), None)
+    try:
+        return next((found for found in await links("dev", name) if found.name == name), None)
+    except base.Refused:
+        if present(name):
+            raise
+        return None  # it has just gone
 
 
 async def carrying(bridge: str, alias: str) -> set[str]:
@@ -76,6 +84,16 @@ def present(name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_up(name: str) -> bool:
+    """Whether the interface of this name is there, and up (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
+        try:
+            answer = fcntl.ioctl(any_, _SIOCGIFFLAGS, struct.pack("16s24x", name.encode()))
+        except OSError:
+            return False
+    return bool(struct.unpack("16xH22x", answer)[0] & _IFF_UP)
 
 
 async def routes() -> list[Route]:

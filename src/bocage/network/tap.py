@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -12,13 +13,30 @@ from bocage.network import base, kernel, rate
 ALIAS = "bocage tap"
 PREFIX = "bt"
 """What the name of each tap begins with."""
-_TUNSETIFF = 0x400454CA
+_TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 
 
 def name_for(vm_uid: str, nic: str) -> str:
     """The tap of the card `nic` (its own name within the VM) of a VM: at most 15 characters, always the same."""
     return f"{PREFIX}{hashlib.sha256(f'{vm_uid}/{nic}'.encode()).hexdigest()[:12]}"
+
+
+async def make(name: str, *, owner: int) -> kernel.Link | None:
+    """Have the tap be there for the user id `owner` to open. None: it is new, and plugged in nowhere.
+
+    Raises base.InterfaceForeign, base.KernelLacks, base.Refused.
+    """
+    found = await _own(name)
+    if found and found.owner == owner:
+        return found
+    if found:
+        await kernel.change([f"link delete {name}"])
+    try:
+        await asyncio.to_thread(_make, name, owner)
+    except OSError as error:
+        raise base.KernelLacks(what="taps (/dev/net/tun)", said=error.strerror or str(error)) from error
+    return None
 
 
 async def ensure(
@@ -30,24 +48,20 @@ async def ensure(
     apart: bool = False,
     mtu: int | None = None,
     vlans: kernel.Vlans | None = None,
+    new: bool = False,
 ) -> None:
     """Have the tap be there, plugged into `bridge`, for the user id `owner` to open.
 
     `apart` keeps it from the other taps that are apart: only the host and the world are reached. Nothing passes before
-    it is on its `vlans` alone. Raises base.InterfaceForeign, base.Refused.
+    it is on its `vlans` alone. `new`: `make` has just made it. Raises base.InterfaceForeign, base.KernelLacks,
+    base.Refused.
     """
-    found = await _own(name)
+    found = None if new else await make(name, owner=owner)
     steps = []
-    if found and found.owner != owner:
-        steps.append(f"link delete {name}")
-        found = None
-    if found is None:
-        steps.append(f"tuntap add dev {name} mode tap user {owner}")
+    if found is None or not found.alias:
         if kernel.has_ipv6():
             steps.append(f"link set {name} addrgenmode none")  # the host itself says nothing there
-    if found is None and mtu:
-        steps.append(f"link set {name} mtu {mtu}")
-    if found is None or not found.alias:
+        steps += [f"link set {name} mtu {mtu}"] if mtu else []
         steps.append(f'link set {name} alias "{ALIAS}"')
     if found is None or found.mac != host_mac(guest_mac):
         steps.append(f"link set {name} address {host_mac(guest_mac)}")
@@ -101,6 +115,15 @@ def open_queue(name: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _make(name: str, owner: int) -> None:
+    descriptor = open_queue(name)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETOWNER, owner)
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    finally:
+        os.close(descriptor)
 
 
 def host_mac(guest_mac: str) -> str:

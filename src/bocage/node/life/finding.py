@@ -47,6 +47,7 @@ async def find(standing: Standing, preparation: Preparation) -> None:
             note = notes.HostRestarted(name=machine.name)
             end = vm.End(when=base.now(), reason=base.Saying.of(note))
             await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None, last_end=end)
+        await preparation.disconnect(machine)
         await ground.engine.forget(runtime)
 
 

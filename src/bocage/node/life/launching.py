@@ -65,7 +65,8 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     if saved:
         plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
     started.note(plan.runtime, Built(adaptation.bare(built.spec), plan.first or First.of(plan.spec)))
-    # While QEMU comes up, paused, the definition goes to the disk: only the vCPUs must wait for both.
+    # While QEMU comes up, paused, its NICs are plugged in and the definition goes to the disk: the vCPUs wait for all.
+    plugging = asyncio.create_task(preparation.plug_in(built))
     defining = asyncio.create_task(
         define(standing, preparation, machine, plan=None if saved or machine.spec.rescue else plan)
     )
@@ -74,6 +75,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
             plan, generation=built.metadata.generation, listener=standing.heard, paused=True, saved=saved
         )
         try:
+            await plugging
             await adapting.hold(standing, preparation, machine, running)
             await defining
             own = not (saved or machine.spec.rescue)
@@ -83,8 +85,9 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
             await asyncio.shield(running.kill())
             raise
     finally:
+        plugging.cancel()
         defining.cancel()
-        await asyncio.wait([defining])
+        await asyncio.gather(plugging, defining, return_exceptions=True)
     standing.watch(running)
     standing.failed = None
     going = asyncio.create_task(let_go(standing, preparation, machine, running))

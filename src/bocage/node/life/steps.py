@@ -46,6 +46,7 @@ async def resume(standing: Standing, preparation: Preparation, machine: vm.VM) -
     assert standing.machine
     full = standing.machine.run is engine.Run.STORAGE_FULL
     await launching.define(standing, preparation, machine)
+    await preparation.plug_in(machine)
     await asyncio.to_thread(launching.forget_saved, await preparation.place(machine))
     await standing.machine.resume()
     clocks.set_after_pause(standing, machine)

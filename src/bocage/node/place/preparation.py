@@ -182,7 +182,7 @@ class Preparation:
                 link.unlink(missing_ok=True)
 
     async def plan(self, machine: vm.VM, *, connect: bool = True) -> engine.Plan:
-        """All that starting it needs to know; its files and, with `connect`, its wires are there when this returns."""
+        """All that starting it needs to know; its files are there when this returns, and its taps with `connect`."""
         place = await self.place(machine)
         uid = await self._uid(machine, place)
         chains = {}
@@ -248,6 +248,10 @@ class Preparation:
             if machine.status.pid is not None and not self._ground.rebooted:
                 runtime = self._ground.home.vm_runtime(machine.uid)
                 self.admission.find(machine.uid, started.read(runtime) or machine.spec)
+
+    async def plug_in(self, machine: vm.VM) -> None:
+        """Before its vCPUs run: have its NICs be on their networks, held to their rules."""
+        await self._wires.plug_in(machine)
 
     async def note_running(self, machine: vm.VM) -> None:
         """It runs: what its disks can still grow by is promised to it, and its wires are known."""

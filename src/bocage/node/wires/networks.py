@@ -36,6 +36,7 @@ class Networks:
         self._choosing = asyncio.Lock()  # of a subnet
         self._unconfirmed: set[str] = set()  # networks whose NIC may go back
         self._fencing = fencing.Fencing(ground, self._ledger)
+        self._new: set[str] = set()  # taps of VMs that start: made, and not plugged in yet
 
     async def wire_up(self, networks: Iterable[ground.Network]) -> None:
         """Make again what a reboot took away of networks that were made before; the others wait for their first VM."""
@@ -220,14 +221,22 @@ class Networks:
         """Have its rules be in force, and the taps of VMs that run be its ports again."""
         await self._fencing.apply(net, self._made(net))
         for card in self._ledger.cards(net.uid):
-            if card.tap and kernel.present(card.tap):
+            if card.tap and card.tap not in self._new and kernel.present(card.tap):
                 await self._plug(card, net)
 
-    async def _plug(self, card: ledger.Card, net: ground.Network) -> None:
+    async def _make_tap(self, card: ledger.Card) -> None:
         # Root's own: QEMU gets a descriptor, and no other user's process may take the tap while it is free.
+        if await tap.make(card.tap, owner=os.geteuid()) is None:
+            self._new.add(card.tap)
+
+    async def _plug(self, card: ledger.Card, net: ground.Network) -> None:
         interface, mtu = cards.interface(net), net.spec.mtu
         vlans = kernel.Vlans(card.vlan or 1, card.trunk) if net.spec.vlans else None
-        await tap.ensure(card.tap, bridge=interface, owner=os.geteuid(), guest_mac=card.mac, mtu=mtu, vlans=vlans)
+        new = card.tap in self._new
+        self._new.discard(card.tap)
+        await tap.ensure(
+            card.tap, bridge=interface, owner=os.geteuid(), guest_mac=card.mac, mtu=mtu, vlans=vlans, new=new
+        )
 
     async def _known(self, uids: set[str]) -> list[ground.Network]:
         if not uids:

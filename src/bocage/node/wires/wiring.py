@@ -52,17 +52,31 @@ class Wires(networks.Networks):
                     await bridge.publish(made, self._ledger.forwards(net.uid))
 
     async def connect(self, machine: vm.VM, process_uid: int | None) -> dict[str, engine.Backend]:
-        """Make what carries each NIC; raises what keeps one from being carried. `disconnect` takes it away again."""
+        """What carries each NIC. Those on bridges have a tap then, and are plugged in by `plug_in`.
+
+        Raises what keeps one from being carried. `disconnect` takes all away again.
+        """
         nets = await self._networks(machine, machine.spec, required=True)
         plugged = [cards.card(machine, nic, nets[nic.name]) for nic in machine.spec.nics]
         self._ledger.plug(machine.uid, machine.name, plugged)
         published = [one for card in plugged for one in card.publish]
         low_ports = os.geteuid() == 0 and (any(card.tap for card in plugged) or network.find("passt") is not None)
         await asyncio.to_thread(user.check_ports, published, low_ports=low_ports)
-        for nic, card in zip(machine.spec.nics, plugged, strict=True):
+        for card in plugged:
             if card.tap:
-                await self._plug_in(machine, nic, nets[nic.name])
+                await self._make_tap(card)
         return await self._carriers_of(machine, nets, process_uid)
+
+    async def plug_in(self, machine: vm.VM) -> None:
+        """Before its vCPUs run: have its NICs be on their bridges, held to their rules; those that are stay so."""
+        down = [card.mac for card in self._ledger.plugged(machine.uid) if card.tap and not kernel.is_up(card.tap)]
+        if not down:
+            return
+        spec = self._started(machine)
+        nets = await self._networks(machine, spec)
+        for nic in spec.nics:
+            if nic.mac in down and nic.name in nets:
+                await self._plug_in(machine, nic, nets[nic.name])
 
     async def plug(self, machine: vm.VM, nic: vm.Nic, process_uid: int | None) -> engine.Backend:
         """Make what carries one NIC of a VM that runs, on the network that it is on now; what it had is free."""
@@ -158,6 +172,9 @@ class Wires(networks.Networks):
             if card.tap:
                 async with self._locks[card.network]:
                     await tap.remove(card.tap)
+        for name in (tap.name_for(machine.uid, nic.name) for nic in machine.spec.nics):
+            if kernel.present(name):  # of a start that was cut off before anybody knew of it
+                await tap.remove(name)
         await self._settle(*{card.network for card in plugged if card.tap})
 
     async def agree(self, machine: vm.VM) -> None:
