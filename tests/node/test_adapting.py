@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from bocage.model import vm
+from bocage.model import requests, vm
 from bocage.model.units import Size
 from bocage.node import started
 from bocage.node.life import adapting
+from bocage.planner import definition
+from bocage.store import resources
 from tests.node.house import BLANK, House
 from tests.node.test_saved import change, done, waiting
 
@@ -165,5 +168,36 @@ async def test_a_daemon_that_ends_in_the_midst_of_a_change_carries_it_out_when_i
         assert set(became) == {"cpus", "memory"}
         await sees(opened, made, cpus=2, memory=256 * _MIB)
         assert waiting(opened, await opened.read(made)) == []
+    finally:
+        await opened.close()
+
+
+@pytest.mark.fault
+async def test_what_it_has_counts_and_not_what_somebody_who_was_cut_off_had_noted(tiny_house: House):
+    dimms = {"machine": "pc", "board": {"added_memory": "dimm"}}
+    asked = requests.VMCreate.model_validate({"name": "box", "start": True, "cpus": 2, **ROOMY, **dimms})
+    defined = definition.define(asked, await tiny_house.facts(), project="default")
+    board = defined.vm.spec.hardware
+    kept = {name: place for name, place in board.devices.items() if name != "balloon"}
+    board = board.model_copy(update={"devices": kept})
+    made = await tiny_house.enter(dataclasses.replace(defined, vm=resources.with_spec(defined.vm, hardware=board)))
+    await tiny_house.says(made, "^tiny: ready")
+    actor = tiny_house.node.crew.of(made.uid)
+    assert actor
+    running = actor.standing.machine
+    assert running
+    await running.growing.plug_cpus(3)  # of four, one of two is gone
+    await running.growing.plug_dimm(0, 128 * _MIB)
+    await tiny_house.close()
+    started.change(tiny_house.homes.vm_runtime(made.uid), cpus=vm.Cpus(cores=4))
+    opened = await House(tiny_house.homes).open()
+    try:
+        await change(opened, made, memory=Size(256 * _MIB))
+        became = await carried_out(opened, made)
+        assert [path for path, one in became.items() if one.how != "done"] == ["cpus"]
+        assert waiting(opened, await opened.read(made)) == ["cpus.cores"]
+        done(await opened.ask("vm.save", made))
+        done(await opened.ask("vm.start", made))
+        await sees(opened, made, cpus=3, memory=256 * _MIB)
     finally:
         await opened.close()

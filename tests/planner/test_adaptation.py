@@ -255,3 +255,31 @@ def test_disks_come_and_go_where_the_bus_lets_them_and_one_that_goes_makes_place
     sata = scsi.model_copy(update={"bus": model.Bus.SATA})
     assert tried(disk, scsi) == [adaptation.PlugDisk(scsi)]
     assert tried(disk, sata) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "found"),
+    [
+        ({"cores": 4}, 3, {"cores": 3}),
+        ({"cores": 4}, 4, {"cores": 4}),
+        ({"cores": 2, "threads": 2}, 3, {"cores": 2, "threads": 2}),  # of a core one thread is there
+        ({"cores": 2, "threads": 2}, 2, {"cores": 1, "threads": 2}),
+        ({"sockets": 3, "cores": 2}, 4, {"sockets": 2, "cores": 2}),
+        ({"sockets": 2, "cores": 2}, 5, {"sockets": 3, "cores": 2}),
+    ],
+)
+def test_what_is_found_is_a_machine_of_the_same_board(shape, count, found):
+    now = built(spec(cpus=shape))
+    seen = now.as_found(count, ())
+    assert seen.spec.cpus == model.Cpus.model_validate(found)
+    assert seen.spec.cpus.board(8) == now.spec.cpus.board(8)
+
+
+def test_a_dimm_that_is_found_is_memory_where_no_balloon_may_hold_it():
+    began = built(spec(added_memory="dimm"))
+    board = began.spec.hardware
+    without = board.model_copy(update={"devices": {"agent": board.devices["agent"]}})
+    bare = Built(began.spec.model_copy(update={"hardware": without}), began.first)
+    assert bare.as_found(1, (256 * MiB,)).spec.memory == 384 * MiB
+    assert began.as_found(1, (256 * MiB,)).spec.memory == 128 * MiB  # its balloon is asked next
+    assert began.as_found(1, ()) == began

@@ -69,6 +69,10 @@ class Balloon(Protocol):
 class Growing(Protocol):
     """vCPUs and memory that come while it runs, within the room that was laid out for them, and go."""
 
+    async def cpus(self) -> int:
+        """How many vCPUs it has by now."""
+        ...
+
     async def plug_cpus(self, count: int) -> int:
         """Give it so many vCPUs in all; how many it has then that the guest has said it took."""
         ...

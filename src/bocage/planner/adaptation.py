@@ -57,6 +57,14 @@ class Built:
     spec: model.VMSpec
     first: First
 
+    def as_found(self, cpus: int, dimms: tuple[int, ...]) -> Built:
+        """The same with the vCPUs and DIMMs that it turns out to have; what is there of a core in part counts whole."""
+        first = dataclasses.replace(self.first, dimms=dimms)
+        found: dict[str, object] = {"cpus": _with_count(self.spec.cpus, cpus)}
+        if first.slots and "balloon" not in self.spec.hardware.devices:  # then its guest has all of it
+            found["memory"] = Size(first.whole)
+        return Built(self.spec.model_copy(update=found), first)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlugCpus:
@@ -339,6 +347,13 @@ def _card(nic: model.Nic) -> tuple[object, ...]:
 
 def _fence(nic: model.Nic) -> tuple[object, ...]:
     return nic.ip, nic.allowed, nic.vlan, nic.trunk, nic.spoofing, nic.firewall
+
+
+def _with_count(shape: model.Cpus, count: int) -> model.Cpus:
+    """So many vCPUs or a few more, in whole cores of one socket, or whole sockets."""
+    if shape.sockets == 1:
+        return shape.model_copy(update={"cores": -(-count // shape.threads)})
+    return shape.model_copy(update={"sockets": -(-count // (shape.cores * shape.threads))})
 
 
 def _less_of_the_same(built: Built, wanted: model.Cpus) -> bool:

@@ -12,6 +12,9 @@ class Growing:
     def __init__(self, name: str, at: link.Link) -> None:
         self._name, self._at = name, at
 
+    async def cpus(self) -> int:
+        return await vcpus.present(self._at)
+
     async def plug_cpus(self, count: int) -> int:
         return await vcpus.plug(self._at, count)
 

@@ -26,20 +26,25 @@ def devices(spec: model.VMSpec, first: int) -> list[dict[str, Any]]:
     return found
 
 
+async def present(at: link.Link) -> int:
+    """How many there are, those that it began with included."""
+    return len(await at.execute("query-cpus-fast"))
+
+
 async def plug(at: link.Link, count: int) -> int:
     """Have so many in all; how many the guest has taken, those that it began with included.
 
     Where there are no free sockets, or the guest says nothing, that is fewer. Raises qmp.CommandFailed.
     """
-    present = len(await at.execute("query-cpus-fast"))
-    if present >= count:
-        return present
+    there = await present(at)
+    if there >= count:
+        return there
     free: list[dict[str, Any]] = [one for one in await at.execute("query-hotpluggable-cpus") if "qom-path" not in one]
     free.sort(key=lambda one: [one["props"].get(key, 0) for key in ("socket-id", "die-id", "core-id", "thread-id")])
-    taken = present
-    for one in free[: count - present]:
-        name = _NAME.format(present)
-        present += 1
+    taken = there
+    for one in free[: count - there]:
+        name = _NAME.format(there)
+        there += 1
         with at.events("ACPI_DEVICE_OST") as told:
             await at.execute("device_add", {"driver": one["type"], "id": name, **one["props"]})
             with contextlib.suppress(TimeoutError):
@@ -54,5 +59,5 @@ async def plug(at: link.Link, count: int) -> int:
 
 async def unplug(at: link.Link, count: int) -> None:
     """Have no more than so many, the last that came going first. Raises hotplug.GuestHolds, qmp.CommandFailed."""
-    for number in reversed(range(count, len(await at.execute("query-cpus-fast")))):
+    for number in reversed(range(count, await present(at))):
         await hotplug.unplug(at, _NAME.format(number))

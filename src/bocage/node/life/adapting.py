@@ -31,12 +31,12 @@ async def adapt(standing: Standing, preparation: Preparation, machine: vm.VM) ->
 
 async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     runtime = standing.ground.home.vm_runtime(machine.uid)
-    built = await asyncio.to_thread(started.read_whole, runtime)
+    noted = await asyncio.to_thread(started.read_whole, runtime)
     running = standing.machine
-    if built is None or running is None:
+    if noted is None or running is None:
         return
-    built = await resizing.with_dimms(runtime, built, running)
-    became: list[vm.Outcome] = []
+    built = await resizing.as_found(runtime, machine, running)
+    became = [_outcome(path, "done", said) for path, said in resizing.came_unsaid(noted, built, machine.spec)]
     again = not standing.held
     for change in list(adaptation.changes(built, machine.spec, again=again, kvm=running.accelerator == "kvm")):
         if isinstance(change, shares.HoldNic) and not _is_there(built, change.nic):
@@ -46,8 +46,6 @@ async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -
         try:
             outcome, fields = await _try(change, built, running, machine, preparation, standing)
             built = await _noted(runtime, built, fields)
-            if isinstance(change, adaptation.ResizeMemory) and change.dimm:
-                built = await resizing.with_dimms(runtime, built, running)
         except engine.NotRunning:
             raise
         except engine.CannotHold as error:  # no cold start would change that, so nothing waits for one
@@ -59,6 +57,7 @@ async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -
                 change.path, "pending", error if isinstance(error, errors.Problem) else tasks.from_os(error)
             )
         became.append(outcome)
+    built = await resizing.as_found(runtime, machine, running)
     became += _left(built, machine, {one.path for one in became})
     preparation.admission.note(machine.uid, built.spec)  # whatever the guest gave way to
     await sharing.settle(running, built)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 from bocage import words
 from bocage.engine import base as engine
@@ -57,19 +57,24 @@ def why_it_waits(path: str, built: Built, machine: vm.VM) -> words.Message:
     return outcomes.WaitsForColdStart(name=name)
 
 
+def came_unsaid(noted: Built, found: Built, wanted: vm.VMSpec) -> Iterator[tuple[str, words.Message]]:
+    """What was wanted and somebody did who was cut off before it was said."""
+    if noted.spec.cpus != found.spec.cpus == wanted.cpus:
+        yield "cpus", outcomes.CpusAre(count=wanted.cpus.count)
+    if noted.spec.memory != found.spec.memory == wanted.memory:
+        yield "memory", outcomes.MemoryIs(size=wanted.memory)
+
+
 async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
-    """What a running machine is made of, with what it was given and nobody came to note: saved memory fits no other."""
+    """What a running machine is made of by its own word, and noted so: who changed it last may not have come to that.
+
+    Saved memory fits no other.
+    """
     built = await asyncio.to_thread(saved.built, runtime, machine)
-    found = await with_dimms(runtime, built, running)
-    if await running.growing.plug_cpus(0) == machine.spec.cpus.count != built.spec.cpus.count:
-        found = dataclasses.replace(found, spec=built.spec.model_copy(update={"cpus": machine.spec.cpus}))
-    return found
-
-
-async def with_dimms(runtime: pathlib.Path, built: Built, running: engine.Machine) -> Built:
-    """What a running machine is made of, with the DIMMs that it really has."""
-    if not built.first.slots or (dimms := await running.growing.dimms()) == built.first.dimms:
-        return built
-    found = dataclasses.replace(built, first=dataclasses.replace(built.first, dimms=dimms))
-    await asyncio.to_thread(started.note, runtime, found)
+    cpus = await running.growing.cpus()
+    found = built.as_found(cpus, await running.growing.dimms() if built.first.slots else ())
+    if found.spec.cpus.count != cpus:  # a core of which a thread is missing can be neither noted nor saved
+        await running.growing.plug_cpus(found.spec.cpus.count)
+    if found != built:
+        await asyncio.to_thread(started.note, runtime, found)
     return found
