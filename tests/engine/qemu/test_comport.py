@@ -91,6 +91,15 @@ def test_the_state_of_the_lines_is_told_at_once_and_where_the_mask_lets_it():
     assert bytes(made.out) == answers(comport.SET_MODEMSTATE_MASK, b"\0")
 
 
+def test_who_asks_for_something_without_a_word_on_the_option_is_told_the_state_of_the_lines_too():
+    made = comport.Session(comport.Line())
+    made.received(BINARY)
+    made.out.clear()
+    made.received(asks(comport.SET_DATASIZE, b"\7"))
+    told = answers(comport.NOTIFY_MODEMSTATE, bytes([comport.LINES_UP]))
+    assert bytes(made.out) == told + answers(comport.SET_DATASIZE, b"\7")
+
+
 def test_an_option_that_nobody_knows_is_refused_and_an_answer_is_not_answered():
     made = session()
     made.received(IAC + bytes([comport.DO, 31]) + IAC + bytes([comport.WILL, 24]))

@@ -148,6 +148,9 @@ class Session:
         """A subnegotiation: RFC 2217, section 3."""
         if len(said) < 2 or said[0] != COM_PORT:
             return
+        if (DO, COM_PORT) not in self._on:  # pyserial may take our offer for an answer, and then gives none
+            self._on.add((DO, COM_PORT))
+            self._notify()
         command, value = said[1], said[2:]
         answer = self._line.set(command, value)
         if command == SIGNATURE and not value:
