@@ -90,6 +90,29 @@ async def test_one_volume_is_the_disk_of_one_vm(client, world):
     problem(await client.delete("/projects/default/volumes/data"), 409, "volume-in-use")
 
 
+async def test_a_volume_that_is_taken_out_of_a_vm_is_nobody_elses_until_that_lets_go_of_it(client, world):
+    await create(client, "web1", disks=[{"size": "1G"}])
+    await create(client, "web2")
+    machine = await world.kept.find(vm.VM, "default", "web1")
+    last = machine.spec.disks[-1]
+    volume = await world.kept.get(ground.Volume, "default", last.volume)
+    await world.kept.change(
+        vm.VM, "default", machine.uid, lambda one: resources.with_spec(one, disks=machine.spec.disks[:-1])
+    )
+    taken = await client.post(f"{VMS}/web2/disks", json={"volume": volume.name})
+    assert problem(taken, 409, "volume-kept")["vm"] == "web1"
+    problem(await client.delete(f"/projects/default/volumes/{volume.name}"), 409, "volume-kept")
+    problem(await client.post(f"/projects/default/volumes/{volume.name}/grow", json={"size": "2G"}), 409, "volume-kept")
+    other = (await client.get(f"{VMS}/web2")).json()
+    del other["status"]
+    other["spec"]["disks"].append({**last.model_dump(mode="json"), "bus": "sata", "address": None, "unit": 5})
+    said = problem(await client.put(f"{VMS}/web2", json=other), 422, "invalid-fields")
+    assert {fault["path"] for fault in said["faults"]} == {"spec.disks.1.volume"}
+    new = await client.post(f"{VMS}/web1/disks", json={"size": "1G"})
+    assert new.json()["spec"]["params"]["disk"] == "disk2", "the files of disk1 are still there"
+    assert (await client.post(f"{VMS}/web1/disks", json={"volume": volume.name})).status_code == 202
+
+
 async def test_a_password_is_kept_only_as_its_hash(client, world):
     await create(client, seed={"user": "admin", "password": "hunter2"})
     machine = await world.kept.find(vm.VM, "default", "web1")

@@ -159,6 +159,18 @@ async def _detach(house: houses.House) -> object:
     return await house.ask("vm.disk-detach", await _box(house), disk=disk.name, volume=disk.volume)
 
 
+async def _take_out(house: houses.House) -> object:
+    """End a machine from which a disk was to go that it could not let go of while it ran."""
+    box = await _box(house)
+    disks = {one.volume for one in box.spec.disks}
+    await house.ask("vm.kill", box)
+
+    def free(known: dict[str, ground.Volume]) -> bool:
+        return all(one.spec.vm is None for one in known.values() if one.uid not in disks)
+
+    return await house.until(house.volumes, free)
+
+
 async def _peak(house: houses.House) -> object:
     """Its guest needs much more memory of a sudden, and gets it."""
     which = await _box(house)
@@ -329,6 +341,7 @@ DEEDS: dict[str, Callable[[houses.House], Awaitable[object]]] = {
     "attach": _attach,
     "plug": _attach,
     "detach": _detach,
+    "take-out": _take_out,
     "grow-running": _ask("vm.disk-grow", disk="disk0", size="2M"),
     "grow": _ask("vm.disk-grow", disk="disk0", size="2M"),
     "peak": _peak,

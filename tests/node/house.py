@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from bocage.model import vm as vm
 from bocage.node import agent, clock, host
 from bocage.node.carrying import export
 from bocage.node.place import directory
-from bocage.planner import definition, equipment, parts, reverting
+from bocage.planner import definition, equipment, layers, parts, reverting
 from bocage.store import resources, sqlite
 
 T = TypeVar("T")
@@ -210,6 +211,8 @@ class House:
     async def attach(self, which: vm.VM, **request: Any) -> work.Task:
         """One disk more."""
         present, facts = await self.read(which), await self.facts()
+        lie_with = [one for one in facts.volumes.values() if one.spec.vm == which.uid]
+        facts = dataclasses.replace(facts, files=set().union(*(layers.disks_of(one.spec) for one in lie_with)))
         asked = device_requests.DiskRequest.model_validate(request)
         made = equipment.attach(present, asked, facts, storage=facts.storage["local"])
         disk = made.vm.spec.disks[-1]

@@ -19,7 +19,8 @@ from bocage.node import started
 from tests.network.machines import run
 from tests.node import crash
 from tests.node.house import BLANK, House
-from tests.node.test_crash import Case, at_points, box, defined
+from tests.node.test_crash import Case, at_points, box, defined, one_disk_and_a_volume
+from tests.node.test_saved import change
 from tests.node.test_wires import make_network, network_named
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -127,7 +128,13 @@ async def driven_by_virtio(house: House) -> bool:
     return built is not None and built.disks == found.spec.disks and built.disks[0].bus is vm.Bus.VIRTIO
 
 
+async def with_a_disk_that_goes(house: House) -> None:
+    made = await house.create("box", disks=[{"size": "1M", "bus": "sata"}], start=True, **BLANK)
+    await change(house, made, disks=made.spec.disks[:1])
+
+
 CASES = {
+    "take-out": Case(with_a_disk_that_goes, one_disk_and_a_volume),
     "rescue": Case(beside_a_medium, is_rescued_or_off, is_a_task=False),
     "rescue-end": Case(in_rescue, is_off_and_itself),
     "burn": Case(with_an_upload, has_what_was_burned),

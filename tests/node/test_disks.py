@@ -17,6 +17,7 @@ from bocage.model.units import Size
 from bocage.node import started
 from bocage.node.jobs import storages
 from bocage.node.place import edits
+from bocage.planner import usage
 from bocage.store import resources
 from tests.engine.qemu import bootsector
 from tests.node.house import BLANK, BOUND, House
@@ -116,6 +117,95 @@ async def test_a_stopped_vm_gets_a_disk_and_starts_with_it_however_soon(house: H
     done(await house.ask("vm.start", made))
     sizes = sorted(int(one.spec.size) for one in (await house.volumes()).values())
     assert sizes == [1 << 20, 3 << 20]
+
+
+async def disks_are(house: House, made: vm.VM, *disks: vm.Disk) -> None:
+    """As an edited definition does. SATA disks stay in a machine that runs until its next cold start."""
+    await house.resources.change(vm.VM, "default", made.uid, lambda one: resources.with_spec(one, disks=disks))
+
+
+async def lies_by_itself(house: House, volume: str) -> ground.Volume:
+    """A volume once it is nobody's, and its file has one name, its own."""
+
+    async def look() -> ground.Volume:
+        return await house.resources.get(ground.Volume, "default", volume)
+
+    free = await house.until(look, lambda one: one.spec.vm is None)
+    path = await house.node.preparation.disks.path(free)
+    await house.until(lambda: asyncio.to_thread(lambda: path.stat().st_nlink), lambda links: links == 1)
+    assert path.is_relative_to(house.homes.local_storage / "volumes")
+    return free
+
+
+async def test_a_disk_that_is_taken_out_at_a_cold_start_is_free_from_then_on_and_not_before(house: House):
+    made = await house.create(disks=[{"size": "1M"}, {"size": "1M", "bus": "sata"}], start=True, **BLANK)
+    last = made.spec.disks[-1]
+    volume = await house.resources.get(ground.Volume, "default", last.volume)
+    await disks_are(house, made, *made.spec.disks[:-1])
+    assert (await carried_out(house, made))["disks[disk2]"].how == "pending"
+    assert problem(await house.ask("volume.delete", volume)) == "disk-still-plugged"
+    assert problem(await house.ask("volume.grow", volume, size="2M")) == "disk-still-plugged"
+    second = await house.create("second", **BLANK)
+    with pytest.raises(usage.VolumeKept):
+        await house.attach(second, volume=volume.name)
+    done(await house.ask("vm.kill", made))
+    done(await house.ask("vm.start", made))  # at once: nobody waits for what is freed
+    await lies_by_itself(house, volume.uid)
+    done(await house.attach(second, volume=volume.name))
+    done(await house.ask("vm.start", second))
+    assert sorted(path.name for path in house.place(made).disks.iterdir()) == ["disk0.qcow2", "disk1.qcow2"]
+
+
+async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house: House):
+    made, second = await house.create(**BLANK), await house.create("second", **BLANK)
+    done(await house.attach(made, size="1M", bus="sata"))
+    done(await house.ask("vm.disk-detach", made, disk="disk1"))
+    volume = next(one for one in (await house.volumes()).values() if one.spec.vm is None)
+    done(await house.attach(made, volume=volume.name, bus="sata"))
+    done(await house.ask("vm.start", made))
+    await disks_are(house, made, *made.spec.disks[:1])
+    assert (await carried_out(house, made))["disks[disk1]"].how == "pending"
+    assert problem(await house.ask("volume.delete", volume)) == "disk-still-plugged"
+    done(await house.attach(second, volume=volume.name))
+    assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
+    await house.close()
+    await house.open()  # the next daemon knows it, too
+    assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
+    done(await house.ask("vm.kill", made))
+    done(await house.ask("vm.start", second))
+
+
+async def test_a_disk_that_a_snapshot_has_is_free_when_that_is_gone_and_another_does_not_take_its_files(house: House):
+    made = await house.create(disks=[{"size": "1M"}], **BLANK)
+    done(await house.keep(made, "first"))
+    volume = (await house.read(made)).spec.disks[1].volume
+    await disks_are(house, made, *(await house.read(made)).spec.disks[:1])
+    done(await house.attach(made, size="2M"))
+    assert [disk.name for disk in (await house.read(made)).spec.disks] == ["disk0", "disk2"]
+    refused = await house.ask("volume.delete", await house.resources.get(ground.Volume, "default", volume))
+    assert problem(refused) == "volume-kept"
+    done(await house.forget(made, "first"))
+    free = await lies_by_itself(house, volume)
+    assert free.spec.layers == {}
+    assert sorted(path.name for path in house.place(made).disks.iterdir()) == ["disk0.qcow2", "disk2.qcow2"]
+    done(await house.ask("volume.delete", free))
+
+
+async def test_what_is_taken_out_of_a_vm_stays_when_that_is_deleted_and_its_past_goes_with_it(house: House):
+    made = await house.create(disks=[{"size": "1M"}, {"size": "1M", "bus": "sata"}], start=True, **BLANK)
+    kept, taken = made.spec.disks[1:]
+    done(await house.keep(made, "first"))
+    with_all = (await house.read(made)).spec.disks
+    done(await house.attach(made, size="1M", bus="scsi"))
+    done(await house.ask("vm.kill", made))
+    last = (await house.read(made)).spec.disks[-1]
+    await disks_are(house, made, with_all[0])
+    await lies_by_itself(house, last.volume)
+    assert {one.spec.vm for one in (await house.volumes()).values() if one.uid in (kept.volume, taken.volume)} == {
+        made.uid
+    }
+    done(await house.ask("vm.delete", made, purge=True))
+    assert [one.uid for one in (await house.volumes()).values()] == [last.volume]
 
 
 @pytest.mark.fault

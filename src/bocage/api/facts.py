@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from bocage import words
 from bocage.api import calls, index, systems
 from bocage.model import base, device_requests, ground, requests, vm
 from bocage.model.firewall import FirewallGroup
-from bocage.planner import definition, forewarned, parts, profiles
+from bocage.planner import definition, forewarned, layers, parts, profiles
 from bocage.store import resources
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
@@ -32,7 +32,8 @@ async def for_vm(call: calls.Call, project: str, request: requests.VMCreate) -> 
         images=_standing(held, ground.Image, project, images),
         networks=_standing(held, ground.Network, project, (nic.network for nic in request.nics)),
         groups=_groups(held, project, (name for nic in request.nics for name in nic.firewall)),
-        volumes=await _volumes(call, project, request.disks),
+        volumes=(volumes := await _volumes(call, project, request.disks)),
+        keepers=_keepers(held, volumes),
         macs=held.macs,
         smbios_uuids=held.smbios_uuids,
         users=held.users,
@@ -44,10 +45,13 @@ async def for_disk(call: calls.Call, machine: vm.VM, request: device_requests.Di
     """For one more disk."""
     storage = await call.resources.get(ground.Storage, None, machine.spec.storage)
     held = await call.api.index.fresh()
+    own = (await call.resources.list(ground.Volume, machine.metadata.project, holding=machine.uid)).items
     return parts.Facts(
         host=await host_of(call, storage),
         storage={storage.name: storage},
-        volumes=await _volumes(call, machine.metadata.project or "", [request]),
+        files=set().union(*(layers.disks_of(one.spec) for one in own if one.spec.vm == machine.uid)),
+        volumes=(volumes := await _volumes(call, machine.metadata.project or "", [request])),
+        keepers=_keepers(held, volumes),
         users=held.users,
     )
 
@@ -113,6 +117,10 @@ def _groups(held: index.Index, project: str | None, names: Iterable[str]) -> set
 def _standing(held: index.Index, cls: type[R], project: str | None, names: Iterable[str]) -> dict[str, R]:
     found = {name: held.ground.named(cls, project, name) or held.ground.get(cls, project, name) for name in names}
     return {name: one for name, one in found.items() if one is not None}
+
+
+def _keepers(held: index.Index, volumes: Mapping[str, ground.Volume]) -> dict[str, str]:
+    return {one.uid: keeper for one in volumes.values() if (keeper := held.keeper(one.uid))}
 
 
 async def _volumes(

@@ -81,6 +81,11 @@ class Index:
             await self._watch.aclose()
             self._watch = None
 
+    def keeper(self, volume: str) -> str | None:
+        """The VM that a volume lies with, be it a disk of it or not, by name."""
+        held = self.volumes.get(volume)
+        return self.vms[held.vm].name if held and held.vm in self.vms else None
+
     def users_of_image(self, image: ground.Image) -> list[str]:
         """The VMs, and the volumes without one, that are linked to an image or have it in a CD drive."""
         linked = (

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from bocage import errors, words
 from bocage.api import calls, etags, problems
+from bocage.api import index as indexes
 from bocage.model import base, ground, keys, requests, vm, work
 from bocage.model.firewall import FirewallGroup
 from bocage.planner import definition, references, why
@@ -251,9 +252,19 @@ async def _known(call: calls.Call, machine: vm.VM, spec: vm.VMSpec) -> reference
         networks={uid for uid in networks if await _there(call, ground.Network, project, uid)},
         groups={name for nic in spec.nics for name in nic.firewall if index.ground.named(FirewallGroup, project, name)},
         macs=references.of_others(index.macs, (nic.mac for nic in machine.spec.nics)),
-        users=references.of_others(index.users, (disk.volume for disk in machine.spec.disks)),
+        users=_others_volumes(index, machine, spec),
         smbios_uuids=references.of_others(index.smbios_uuids, [machine.spec.hardware.smbios.uuid]),
     )
+
+
+def _others_volumes(index: indexes.Index, machine: vm.VM, spec: vm.VMSpec) -> dict[str, str]:
+    """The volumes that other VMs have, or that lie with them still."""
+    taken = references.of_others(index.users, (disk.volume for disk in machine.spec.disks))
+    for disk in spec.disks:
+        held = index.volumes.get(disk.volume)
+        if held and held.vm != machine.uid and (keeper := index.keeper(disk.volume)):
+            taken.setdefault(disk.volume, keeper)
+    return taken
 
 
 async def _there(call: calls.Call, cls: type[R], project: str | None, uid: str) -> R | None:

@@ -7,11 +7,11 @@ from typing import Annotated
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, describing, etags, facts, paging, problems, routing
+from bocage.api import answers, calls, describing, etags, facts, index, paging, problems, routing
 from bocage.model import base, ground, requests
 from bocage.model.units import Size
 from bocage.model.work import Task
-from bocage.planner import parts
+from bocage.planner import parts, usage
 from bocage.store import resources
 from bocage.words import N_
 
@@ -94,8 +94,10 @@ async def delete(
     """Delete a volume that is no VM's disk, with what is on it."""
     volume = await call.resources.find(ground.Volume, project, name)
     etags.check(if_match, volume)
-    if by := (await call.api.index.fresh()).users.get(volume.uid):
+    held = await call.api.index.fresh()
+    if by := held.users.get(volume.uid):
         raise parts.VolumeInUse(name=volume.name, by=by)
+    _check_kept_by_none(held, volume)
     return await call.accept(call.task("volume.delete", subject=volume.ref, host=await _host(call, volume)))
 
 
@@ -110,8 +112,10 @@ async def grow(
 ) -> Response:
     """Make a volume larger that is no VM's disk."""
     volume = await call.resources.find(ground.Volume, project, name)
-    if by := (await call.api.index.fresh()).users.get(volume.uid):
+    held = await call.api.index.fresh()
+    if by := held.users.get(volume.uid):
         raise DiskOf(name=volume.name, vm=by)
+    _check_kept_by_none(held, volume)
     size = larger(volume, request.size)
     host = await _host(call, volume)
     return await call.accept(call.task("volume.grow", subject=volume.ref, host=host, size=str(size)))
@@ -122,6 +126,11 @@ def larger(volume: ground.Volume, size: Size) -> Size:
     if size <= volume.spec.size:
         raise OnlyGrows(name=volume.name, present=volume.spec.size, asked=size)
     return parts.validated(ground.VolumeSpec, {**dict(volume.spec), "size": size}, "").size
+
+
+def _check_kept_by_none(held: index.Index, volume: ground.Volume) -> None:
+    if keeper := held.keeper(volume.uid):
+        raise usage.VolumeKept(name=volume.name, vm=keeper)
 
 
 async def _host(call: calls.Call, volume: ground.Volume) -> str:

@@ -31,7 +31,7 @@ from bocage.node import asking, conversation, doctor, inside, started, streaming
 from bocage.node.carrying import adoption, export
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
-from bocage.node.place import directory, edits, saved
+from bocage.node.place import directory, edits
 from bocage.node.rounds.sampling import Sampling
 from bocage.node.shop import Shop
 from bocage.storage import devices
@@ -240,13 +240,12 @@ class Interface:
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
         """Where the machine that runs, or is saved, differs from the spec."""
-        place = await self._shop.preparation.place(machine)
         actor = self._crew.of(machine.uid)
         built: vm.VMSpec | None = None
         if actor is not None and actor.standing.machine is not None:
             built = await asyncio.to_thread(started.read, self._shop.ground.home.vm_runtime(machine.uid))
         elif await self._shop.preparation.has_saved(machine):
-            built = (await asyncio.to_thread(saved.as_it_was, place, machine)).spec
+            built = (await self._shop.preparation.as_it_was(machine)).spec
         return edits.pending(built, machine) if built else []
 
     async def _storage(self, request: Request) -> ground.Storage:

@@ -113,6 +113,11 @@ def file_of(disk: str, mark: str) -> str:
     return f"{disk}-{mark}"
 
 
+def disks_of(spec: ground.VolumeSpec) -> set[str]:
+    """The names of the disks that a volume has been, as its files tell."""
+    return {_MARK.sub("", file).partition(".")[0] for file in every(spec)}
+
+
 def is_overlay(file: str) -> bool:
     """Whether a file bears a name of `file_of`."""
     return _MARK.search(file) is not None

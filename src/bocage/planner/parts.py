@@ -12,7 +12,7 @@ from bocage import errors
 from bocage.model import base, device_requests, faults, ground, osinfo, requests
 from bocage.model import vm as model
 from bocage.model.units import Size
-from bocage.planner import hardware
+from bocage.planner import hardware, usage
 from bocage.words import N_
 
 M = TypeVar("M", bound=pydantic.BaseModel)
@@ -110,15 +110,6 @@ class NotAFloppy(Error, errors.Invalid):
     size: int
 
 
-class VolumeOfAnother(Error, errors.Conflict):
-    type = "volume-of-another"
-    text = N_(
-        "the volume {name} lies with another VM, which may still have it open though it is no disk of it any more"
-    )
-    hint = N_("give it back to that VM ('bocage vm disk attach'), then take it from there ('bocage vm disk detach')")
-    name: str
-
-
 class VolumeInUse(Error, errors.Conflict):
     type = "volume-in-use"
     text = N_("the volume {name} is a disk of {by}")
@@ -178,7 +169,8 @@ class StorageUnavailable(Error, errors.Unavailable):
 class Facts:
     """What the world looks like for one request; what is named in it by its name.
 
-    `macs`, `smbios_uuids` and `users` have the name of the VM that has the address, has the uuid, uses the volume.
+    `macs`, `smbios_uuids` and `users` have the name of the VM that has the address, has the uuid, uses the volume;
+    `keepers` that of the VM whose directory the volume lies in, be it a disk of it or not.
     """
 
     host: ground.Host
@@ -190,7 +182,9 @@ class Facts:
     macs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     smbios_uuids: Mapping[str, str] = dataclasses.field(default_factory=dict)
     users: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keepers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     groups: Collection[str] = ()  # of firewall rules
+    files: Collection[str] = ()  # names that files of the VM's disks bear, though it may have no such disk any more
     system: osinfo.System | None = None  # that the VM is to run
 
 
@@ -230,13 +224,13 @@ class Parts:
 
     def disk(self, request: device_requests.DiskRequest, facts: Facts, **more: Any) -> None:
         """One disk and, unless it is a volume that is there already, the volume to make for it."""
-        name = hardware.next_name("disk", self.names)
+        name = hardware.next_name("disk", {*self.names, *facts.files})
         if request.volume is not None:
             volume = named(facts.volumes, "volume", request.volume)
             if by := facts.users.get(volume.uid):
                 raise VolumeInUse(name=volume.name, by=by)
             if volume.spec.vm not in (None, self.uid):
-                raise VolumeOfAnother(name=volume.name)
+                raise usage.VolumeKept(name=volume.name, vm=facts.keepers.get(volume.uid, volume.spec.vm or ""))
         else:
             spec = {
                 "storage": self.storage.uid,

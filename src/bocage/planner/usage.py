@@ -39,6 +39,16 @@ class GroupInUse(Error, errors.Conflict):
     users: list[str]
 
 
+class VolumeKept(Error, errors.Conflict):
+    type = "volume-kept"
+    text = N_("the volume {name} is no disk of {vm} any more, but its machine, its saved memory or a snapshot has it")
+    hint = N_(
+        "it is free when the guest lets go of it, at the latest when {vm} is off (not saved), and no snapshot has it"
+    )
+    name: str
+    vm: str
+
+
 class StorageInUse(Error, errors.Conflict):
     type = "storage-in-use"
     text = N_("the storage {name} holds {users}")

@@ -93,6 +93,12 @@ class Transaction:
         """Write metadata and spec of a resource that was read at `metadata.revision`."""
         self._spec(resource, expected=resource.metadata.revision)
 
+    def expect(self, resource: base.Resource[Any, Any]) -> None:
+        """Write nothing unless metadata and spec of a resource are as they were read."""
+        key = keys.spec(*_place(resource))
+        self.about[key] = resource
+        self.compare[key] = resource.metadata.revision
+
     def set_status(self, resource: base.Resource[Any, Any], status: base.Part) -> None:
         """Write the status of a resource that was read at `metadata.status_revision`."""
         key = keys.status(*_place(resource))

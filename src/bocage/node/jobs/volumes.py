@@ -10,7 +10,9 @@ from typing import Any
 from bocage import errors
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
+from bocage.node.place import disks
 from bocage.node.shop import Shop
+from bocage.planner import usage
 from bocage.store import resources
 from bocage.words import N_
 
@@ -52,8 +54,7 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
     except resources.Missing:
         pass  # an earlier attempt ended before the file was gone
     else:
-        if user := await _user(shop, volume):
-            raise Attached(name=volume.name, vm=user[0], disk=user[1])
+        await _check_free(shop, volume)
         path = await shop.preparation.disks.path(volume)
         await run.remember(path=str(path))
         await shop.ground.resources.delete(
@@ -83,8 +84,7 @@ def _remove(path: pathlib.Path) -> None:
 async def grow(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Make a volume larger that no VM has."""
     volume = await _subject(shop, run)
-    if user := await _user(shop, volume):
-        raise Attached(name=volume.name, vm=user[0], disk=user[1])
+    await _check_free(shop, volume)
     size = requests.Grow.model_validate({"size": run.params["size"]}).size
     await shop.preparation.disks.grow(volume, size)
     return {"volume": volume.name, "size": str(size)}
@@ -96,10 +96,15 @@ async def _subject(shop: Shop, run: tasks.Run) -> ground.Volume:
     return await shop.ground.resources.get(ground.Volume, subject.project, subject.uid)
 
 
-async def _user(shop: Shop, volume: ground.Volume) -> tuple[str, str] | None:
+async def _check_free(shop: Shop, volume: ground.Volume) -> None:
+    """Raises Attached, disks.StillPlugged and usage.VolumeKept."""
     machines = await shop.ground.resources.list(vm.VM, volume.metadata.project, trash=True)
     for machine in machines.items:
         for disk in machine.spec.disks:
             if disk.volume == volume.uid:
-                return machine.name, disk.name
-    return None
+                raise Attached(name=volume.name, vm=machine.name, disk=disk.name)
+    if by := shop.preparation.disks.plugged_in(volume.uid):
+        raise disks.StillPlugged(disk=volume.name, vm=by)
+    for machine in machines.items:
+        if machine.uid == volume.spec.vm:
+            raise usage.VolumeKept(name=volume.name, vm=machine.name)

@@ -17,7 +17,7 @@ from bocage.engine import base as engine
 from bocage.model import base, vm, work
 from bocage.node import clock, notes, tasks
 from bocage.node.ground import Ground
-from bocage.node.life import finding, goals, launching, operations, relocating, showing, steps, world
+from bocage.node.life import finding, freeing, goals, launching, operations, relocating, showing, steps, world
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
@@ -228,6 +228,7 @@ class Actor:
             return step.again or 0
         if seen.ready and not seen.trashed and not seen.deleted:
             await launching.define(standing, preparation, machine)
+            await freeing.settle(standing, preparation, machine)
         if await self._operate(machine):
             return 0
         rests = [max(run.rests - clock.boottime(), 0.0) for run in standing.runs if run.rests]
@@ -401,6 +402,7 @@ class Actor:
         if not await self._unless(carrying, unwanted) and isinstance(run.unwanted, tasks.Cancelled):
             await operations.undo(self.standing, self._preparation, await self.standing.read(), run)
         self.standing.defined = None  # what an operation changes of volumes stands in vm.yaml too
+        self.standing.freed = None
         self.standing.pending = None
         if run.state.ended:
             self.standing.runs.remove(run)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import ground, vm
+from bocage.node.life import freeing
 from bocage.node.life.standing import Standing
 from bocage.node.place import disks
 from bocage.node.place.preparation import Preparation
-from bocage.store import resources
 from bocage.words import N_
 
 
@@ -30,23 +30,10 @@ async def require_in_no_snapshot(disk: vm.Disk, machine: vm.VM, preparation: Pre
             raise InSnapshot(name=machine.name, disk=disk.name, snapshot=one.name)
 
 
-async def _free(volume: ground.Volume, machine: vm.VM, preparation: Preparation, standing: Standing) -> None:
-    """Have a volume that is no disk any more lie by itself. Can be cut off anywhere and done again."""
-    old = (await preparation.place(machine)).disks / volume.spec.file_name
-    if volume.spec.vm == machine.uid:
-        await preparation.disks.free(volume)
-        await standing.ground.resources.change(
-            ground.Volume,
-            standing.project,
-            volume.uid,
-            lambda one: resources.bumped(one, resources.with_spec(one, vm=None)),
-        )
-    await preparation.disks.leave(standing.project, volume.uid, old)
-
-
 async def plug(disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparation: Preparation) -> None:
     """Give a running machine a disk that the spec has, within its limits."""
     await preparation.make_what_waits(machine)
+    preparation.disks.hold(machine, disk)
     await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
     if not (disk.limits.none and machine.spec.share.disks.none):
         await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
@@ -65,5 +52,6 @@ async def unplug(
     if volume.spec.layers:
         raise disks.BeingMerged(name=machine.name)
     await running.disks.detach(disk.name)
-    await _free(volume, machine, preparation, standing)
+    preparation.disks.let_go(machine, disk)
+    await freeing.free(standing, preparation, machine, volume)
     return volume.name

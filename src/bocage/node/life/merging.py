@@ -33,17 +33,20 @@ async def tidy(
 ) -> None:
     """Bring each disk of the VM to the fewest files that hold what is needed, one step after the other.
 
-    Without `merges` only what nobody reads goes; `only` is a volume that no machine writes just now.
-    Raises Later when the machine ended meanwhile.
+    Without `merges` only what nobody reads goes; `only` is a volume that no machine writes just now, be it a disk of
+    the VM still or not. Raises Later when the machine ended meanwhile.
     """
     while True:
         machine = await standing.read()
-        known = await overlaying.volumes_of(preparation, machine)
+        if only is None:
+            known = await overlaying.volumes_of(preparation, machine)
+            named = [(disk.name, known[disk.volume]) for disk in machine.spec.disks]
+        else:
+            volume = await standing.ground.resources.get(ground.Volume, standing.project, only)
+            named = [(volume.spec.name, volume)]
         needed = await kept(preparation, machine)
         written = standing.machine is not None and only is None
-        for disk, volume, step in _steps(machine, known, needed, written=written):
-            if only is not None and volume.uid != only:
-                continue
+        for disk, volume, step in _steps(named, needed, written=written):
             if isinstance(step, layers.Drop):
                 await _write(standing, volume, layers.dropped(volume.spec, step.file))
             elif merges:
@@ -54,19 +57,23 @@ async def tidy(
         else:
             break
     await preparation.write_definition(await standing.read())
-    await sweep(preparation, machine)
+    await sweep(preparation, machine, *(volume for _, volume in named if only is not None))
 
 
-async def sweep(preparation: Preparation, machine: vm.VM) -> None:
-    """Remove the layers that no volume of the VM names. `vm.yaml` names none of them by now, either."""
-    known = await preparation.disks.of(machine)
+async def sweep(preparation: Preparation, machine: vm.VM, *apart: ground.Volume) -> None:
+    """Remove the layers that no volume of the VM names. `vm.yaml` names none of them by now, either.
+
+    `apart` are volumes that lie with it and need be no disks of it.
+    """
+    known = [*await preparation.disks.of(machine), *apart]
+    disks = {disk.name for disk in machine.spec.disks}.union(*(layers.disks_of(one.spec) for one in apart))
     named = {volume.uid: layers.every(volume.spec) for volume in known}
     places: dict[pathlib.Path, set[str]] = {}
     for volume in known:
         places.setdefault((await preparation.disks.path(volume)).parent, set()).update(named[volume.uid])
 
     def remove() -> None:
-        prefixes = tuple(f"{disk.name}-" for disk in machine.spec.disks)
+        prefixes = tuple(f"{disk}-" for disk in disks)
         for place, needed in places.items():
             for path in place.iterdir():
                 if path.name not in needed and path.name.startswith(prefixes) and layers.is_overlay(path.name):
@@ -87,10 +94,9 @@ async def kept(preparation: Preparation, machine: vm.VM) -> dict[str, set[str]]:
 
 
 def _steps(
-    machine: vm.VM, known: overlaying.Volumes, needed: dict[str, set[str]], *, written: bool
-) -> Iterator[tuple[vm.Disk, ground.Volume, layers.Drop | layers.Merge]]:
-    for disk in machine.spec.disks:
-        volume = known[disk.volume]
+    named: list[tuple[str, ground.Volume]], needed: dict[str, set[str]], *, written: bool
+) -> Iterator[tuple[str, ground.Volume, layers.Drop | layers.Merge]]:
+    for disk, volume in named:
         step = layers.superfluous(volume.spec, needed.get(volume.uid, ()), written=written)
         if step is not None:
             yield disk, volume, step
@@ -99,7 +105,7 @@ def _steps(
 async def _merge(
     standing: Standing,
     preparation: Preparation,
-    disk: vm.Disk,
+    disk: str,
     volume: ground.Volume,
     step: layers.Merge,
     run: tasks.Run | None,
@@ -110,7 +116,7 @@ async def _merge(
     path = await preparation.disks.path(volume)
     file, into = path.with_name(step.file), path.with_name(step.into)
     if run:
-        run.report(notes.MergingLayer(disk=disk.name))
+        run.report(notes.MergingLayer(disk=disk))
     if volume.spec.merging != step.file:
         await _check_room(preparation, volume, file, into)
         await _write(standing, volume, {"merging": step.file})
@@ -119,12 +125,12 @@ async def _merge(
     running, live = standing.machine, layers.chain(volume.spec)
     if running and written and step.file in live:
         try:
-            await running.layers.merge(disk.name, file, into, report=told)
+            await running.layers.merge(disk, file, into, report=told)
         except (engine.NotRunning, ConnectionError) as error:
             await standing.ends()
             raise Later from error
     elif await asyncio.to_thread(file.exists):
-        chain = await preparation.disks.layers(volume, disk.name, top=step.file)
+        chain = await preparation.disks.layers(volume, disk, top=step.file)
         await volumes.merge(chain, progress=told)
     for resting in layers.above(volume.spec, step.file):
         await _lead_past(path.with_name(resting), step)

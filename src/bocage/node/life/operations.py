@@ -31,7 +31,6 @@ from bocage.node.life import (
     upgrading,
 )
 from bocage.node.life.standing import Standing
-from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
 from bocage.planner import equipment, rescue
 from bocage.store import resources
@@ -120,8 +119,9 @@ async def detach_disk(
         if standing.machine:
             await standing.machine.disks.detach(name)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
+            preparation.disks.let_go(machine, disk)
         elif await preparation.has_saved(machine):
-            built = await asyncio.to_thread(saved.as_it_was, await preparation.place(machine), machine)
+            built = await preparation.as_it_was(machine)
             if any(one.volume == disk.volume for one in built.spec.disks):
                 raise SavedWithDisk(name=machine.name, disk=name)
         volume = await _without_layers(standing, preparation, machine, disk)

@@ -58,7 +58,9 @@ class DiskApart(Error, errors.Conflict):
 class VolumeApart(Error, errors.Conflict):
     type = "move-volume-apart"
     text = N_("the volume {volume} lies with {name} and is no disk of it: it would be lost on the way")
-    hint = N_("'bocage vm disk attach {name} --volume {volume}' and then 'vm disk detach' sets it free")
+    hint = N_(
+        "a snapshot or the saved memory has it; 'bocage vm disk attach {name} --volume {volume}' makes it a disk again"
+    )
     name: str
     volume: str
 

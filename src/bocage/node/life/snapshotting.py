@@ -14,7 +14,7 @@ from bocage import errors, files, words
 from bocage.engine import base as engine
 from bocage.model import base, snapshot, vm, work
 from bocage.node import notes, tasks
-from bocage.node.life import merging, overlaying, resizing
+from bocage.node.life import freeing, merging, overlaying, resizing
 from bocage.node.life.standing import Standing
 from bocage.node.place import saved
 from bocage.node.place.preparation import Preparation
@@ -253,6 +253,8 @@ async def delete(standing: Standing, preparation: Preparation, machine: vm.VM, r
                     await _forget_files(preparation, machine, doomed)
                     await _free_tip(standing, preparation, machine, doomed, run)
                     await merging.tidy(standing, preparation, run)
+                    for volume in await freeing.apart(standing, preparation, machine):
+                        await merging.tidy(standing, preparation, run, only=volume.uid)
             except overlaying.NO_ROOM as problem:
                 note = notes.WaitsForRoom(name=machine.name, snapshot=doomed.name)
                 await _show_reason(standing, doomed, note)

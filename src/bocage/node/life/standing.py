@@ -51,6 +51,7 @@ class Standing:
     concluding: bool = False  # what is left of the present step is to write how it went: it is not broken off
     expired: bool = False  # it has lain in the trash for its time
     defined: tuple[int, int] | None = None  # the revision and the ownership that vm.yaml says
+    freed: tuple[int, int | None] | None = None  # the revision and the process whose volumes were looked at
     scripted: tuple[int, str] | None = None  # the generation and the name that the script to start it by hand says
     pending: tuple[int, bool] | None = None  # of which generation: whether changes wait for a cold start
     bites: list[str] = dataclasses.field(default_factory=list)  # what its watchdog did, not told yet

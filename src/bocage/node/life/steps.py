@@ -9,7 +9,7 @@ from bocage import errors, files
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, tasks
-from bocage.node.life import adapting, clocks, launching, resizing, stopping
+from bocage.node.life import adapting, clocks, freeing, launching, resizing, stopping
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place import saved, trash
 from bocage.node.place.preparation import Preparation
@@ -113,6 +113,7 @@ async def nothing_to_save(standing: Standing, preparation: Preparation, machine:
 
 async def to_trash(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     await preparation.check_storage(machine)  # what cannot be seen is not taken for gone
+    await freeing.settle(standing, preparation, machine)
     place, bin_ = await preparation.place(machine), await preparation.trash(machine)
     await trash.put(place.path, bin_)
     await asyncio.to_thread(preparation.unlink, machine)

@@ -88,6 +88,11 @@ class Directory:
         return self.path / "disks"
 
     @property
+    def storage(self) -> pathlib.Path:
+        """The root of the storage that it lies on."""
+        return self.path.parent.parent
+
+    @property
     def firmware_variables(self) -> pathlib.Path:
         return self.path / "firmware-vars.fd"
 

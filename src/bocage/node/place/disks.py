@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from bocage.node import notes
 from bocage.node.ground import Ground
 from bocage.node.place import rooms
 from bocage.planner import layers
-from bocage.storage import directory, qcow2, sparse, volumes
+from bocage.storage import directory, qcow2, reach, sparse, volumes
 from bocage.store import resources
 from bocage.words import N_
 
@@ -73,13 +74,33 @@ class VolumeMissing(Error, errors.Unavailable):
     path: str
 
 
+class StillPlugged(Error, errors.Conflict):
+    type = "disk-still-plugged"
+    text = N_("{disk} is still plugged in {vm}, whose guest has not let go of it")
+    hint = N_("'bocage vm reboot {vm}' or a stop takes it from there; 'bocage vm diff {vm}' shows what waits")
+    disk: str
+    vm: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Writer:
+    """A VM with a process, and the volumes that it has open."""
+
+    name: str
+    volumes: set[str]
+
+    @classmethod
+    def of(cls, machine: vm.VM, built: vm.VMSpec) -> _Writer:
+        return cls(machine.name, {disk.volume for disk in built.disks})
+
+
 class Disks:
     """The disks of one host's VMs, and who uses them just now."""
 
     def __init__(self, ground: Ground, room: rooms.Rooms) -> None:
         self._ground = ground
         self._rooms = room
-        self._written: set[str] = set()  # VMs that have a process, or are about to
+        self._written: dict[str, _Writer] = {}  # VMs that have a process, or are about to
         self._copied: collections.Counter[str] = collections.Counter()  # VMs whose disks are read for a copy
         self._read: collections.Counter[str] = collections.Counter()  # those of whose snapshots one is read
         self._merged: set[str] = set()  # those whose layers are being rearranged
@@ -101,14 +122,40 @@ class Disks:
         ]
 
     def write(self, machine: vm.VM) -> None:
-        """A VM's process may write from now on. Raises BeingCopied."""
+        """A VM's process may write from now on. Raises BeingCopied, StillPlugged."""
         if self.is_copied(machine.uid):
             raise BeingCopied(name=machine.name)
-        self._written.add(machine.uid)
+        for disk in machine.spec.disks:
+            self._check_plugged_nowhere_else(machine, disk)
+        self._written[machine.uid] = _Writer.of(machine, machine.spec)
+
+    def found(self, machine: vm.VM, built: vm.VMSpec) -> None:
+        """A process is there that was built so; what is known of it already stays."""
+        self._written.setdefault(machine.uid, _Writer.of(machine, built))
+
+    def hold(self, machine: vm.VM, disk: vm.Disk) -> None:
+        """A running VM is about to get a disk. Raises StillPlugged."""
+        self._check_plugged_nowhere_else(machine, disk)
+        if writer := self._written.get(machine.uid):
+            writer.volumes.add(disk.volume)
+
+    def let_go(self, machine: vm.VM, disk: vm.Disk) -> None:
+        """A running VM does not have a disk any more."""
+        if writer := self._written.get(machine.uid):
+            writer.volumes.discard(disk.volume)
+
+    def plugged_in(self, volume: str) -> str | None:
+        """The VM whose process has a volume open, whatever its definition says by now."""
+        return next((one.name for one in self._written.values() if volume in one.volumes), None)
+
+    def _check_plugged_nowhere_else(self, machine: vm.VM, disk: vm.Disk) -> None:
+        for uid, writer in self._written.items():
+            if uid != machine.uid and disk.volume in writer.volumes:
+                raise StillPlugged(disk=disk.name, vm=writer.name)
 
     def rest(self, machine: vm.VM) -> None:
         """No process of the VM is there any more."""
-        self._written.discard(machine.uid)
+        self._written.pop(machine.uid, None)
 
     @contextlib.contextmanager
     def copied(self, machines: Iterable[vm.VM]) -> Iterator[None]:
@@ -266,9 +313,11 @@ class Disks:
     async def free(self, volume: ground.Volume) -> None:
         """Give the file of a VM's volume the name too that it has when it lies by itself; it stays the same file."""
         there, by_itself = await self.path(volume), await self.path(_by_itself(volume))
+        root = await self._ground.storage_root(volume.spec.storage)
 
         def link() -> None:
-            if by_itself.exists():
+            directory.uid_at(root)
+            if by_itself.exists() or (volume.status.state != "ready" and not there.exists()):
                 return
             by_itself.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             try:
@@ -279,15 +328,19 @@ class Disks:
             files.sync_directory(by_itself.parent.parent)
             own(by_itself, os.geteuid())
 
-        await asyncio.to_thread(link)
+        await reach.Way(root).call(link)
 
     async def leave(self, project: str, volume_uid: str, old: pathlib.Path) -> None:
         """Take the name away that a freed volume's file had in its VM's directory."""
         with contextlib.suppress(resources.Missing):
             volume = await self._ground.resources.get(ground.Volume, project, volume_uid)
-            path = await self.path(volume)
-            if volume.spec.vm is None and path != old and path.exists():
-                await asyncio.to_thread(old.unlink, missing_ok=True)
+            path, root = await self.path(volume), await self._ground.storage_root(volume.spec.storage)
+
+            def take_away() -> None:
+                if volume.spec.vm is None and path != old and path.exists():
+                    old.unlink(missing_ok=True)
+
+            await reach.Way(root).call(take_away)
 
     async def _check_there(self, volume: ground.Volume, path: pathlib.Path, disk: str) -> None:
         if not await asyncio.to_thread(os.path.exists, path):

@@ -77,12 +77,17 @@ class Preparation:
             return machine.status.state is vm.State.SAVED or machine.spec.power is vm.Power.SAVED
         return (await self.place(machine)).saved.exists()
 
+    async def as_it_was(self, machine: vm.VM) -> vm.VM:
+        """The machine that its saved memory fits. Raises reach.Hangs."""
+        place = await self.place(machine)
+        return await reach.Way(place.storage).call(saved.as_it_was, place, machine)
+
     async def as_saved(self, machine: vm.VM) -> vm.VM:
         """The machine that its saved memory fits, its NICs on the networks that they had, as far as these are here.
 
         Raises NoLongerIts: what was saved may come from elsewhere, and gives nobody a disk or an address of others.
         """
-        built = await asyncio.to_thread(saved.as_it_was, await self.place(machine), machine)
+        built = await self.as_it_was(machine)
         own = {disk.volume for disk in machine.spec.disks}
         for disk, volume in zip(built.spec.disks, await self.disks.of(built), strict=True):
             if volume.uid not in own and volume.spec.vm != machine.uid:
@@ -236,7 +241,8 @@ class Preparation:
     async def claim(self, machine: vm.VM) -> None:
         """It is about to run: nobody copies its disks, and what it needs of the host and its disks can grow by is its.
 
-        Raises disks.BeingCopied, admission.NotAdmitted and rooms.WouldNotFit; `disconnect` gives all back.
+        Raises disks' BeingCopied and StillPlugged, admission.NotAdmitted, rooms.WouldNotFit; `disconnect` gives all
+        back.
         """
         self.disks.write(machine)
         await self.admission.claim(machine, machine.spec)
@@ -247,7 +253,9 @@ class Preparation:
         for machine in machines:
             if machine.status.pid is not None and not self._ground.rebooted:
                 runtime = self._ground.home.vm_runtime(machine.uid)
-                self.admission.find(machine.uid, started.read(runtime) or machine.spec)
+                spec = started.read(runtime) or machine.spec
+                self.admission.find(machine.uid, spec)
+                self.disks.found(machine, spec)
 
     async def plug_in(self, machine: vm.VM) -> None:
         """Before its vCPUs run: have its NICs be on their networks, held to their rules."""
@@ -255,10 +263,10 @@ class Preparation:
 
     async def note_running(self, machine: vm.VM) -> None:
         """It runs: what its disks can still grow by is promised to it, and its wires are known."""
-        with contextlib.suppress(disks.BeingCopied):
-            self.disks.write(machine)
+        built = started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec
+        self.disks.found(machine, built)
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
-        self.admission.note(machine.uid, started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec)
+        self.admission.note(machine.uid, built)
         await self._wires.found(machine)
 
     async def carrier_of(self, machine: vm.VM, nic: vm.Nic) -> engine.Backend:

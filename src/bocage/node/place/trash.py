@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
 
 from bocage import files
@@ -67,12 +66,10 @@ async def _forget_snapshots(store: resources.Resources, machine: vm.VM) -> None:
 
 async def _forget_volumes(store: resources.Resources, machine: vm.VM) -> None:
     """Some at a time, since a transaction is bounded; the VM itself goes last, so that this is carried on."""
-    for first in range(0, len(machine.spec.disks), _TOGETHER):
+    known = (await store.list(ground.Volume, machine.metadata.project, holding=machine.uid)).items
+    doomed = [one for one in known if one.spec.vm == machine.uid]
+    for first in range(0, len(doomed), _TOGETHER):
         transaction = resources.Transaction()
-        for disk in machine.spec.disks[first : first + _TOGETHER]:
-            with contextlib.suppress(resources.Missing):
-                volume = await store.get(ground.Volume, machine.metadata.project, disk.volume)
-                if volume.spec.vm == machine.uid:
-                    transaction.delete(volume)
-        if transaction.deletes:
-            await store.commit(transaction)
+        for volume in doomed[first : first + _TOGETHER]:
+            transaction.delete(volume)
+        await store.commit(transaction)
