@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
+import uuid
 
 import pytest
 
 from bocage.model import base, ground, vm, work
 from bocage.storage import filesystems
+from bocage.store import resources
 from tests.node.house import BLANK, BOUND, House
 from tests.storage.test_devices import REAL, loop
 
@@ -52,6 +54,39 @@ async def test_a_disk_becomes_a_storage_that_is_mounted_again_and_let_go(house: 
         finally:
             await again.close()
             await filesystems.unmount(root)
+
+
+MDADM = """#!/bin/sh
+echo "$@" >>"$0.log"
+case "$*" in
+    "--detail --scan") [ ! -e "$0.runs" ] || cat "$0.runs" ;;
+    "--stop /dev/md127") if grep -q ROOT /proc/mounts; then echo "it is in use" >&2; exit 1; fi; rm "$0.runs" ;;
+    *) exit 2 ;;
+esac
+"""
+
+
+async def test_the_array_of_a_mirror_is_stopped_when_that_is_let_go(
+    house: House, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """mdadm is told to stop the one that bears the uid, when nothing lies on it any more. Real ones: tests/server."""
+    with loop(tmp_path / "disk") as disk:
+        assert (await created(house, disk)).status.state is work.TaskState.DONE
+        made = await ready(house)
+        other = uuid.uuid4().hex
+        mdadm = tmp_path / "mdadm"
+        mdadm.write_text(MDADM.replace("ROOT", made.spec.path))
+        mdadm.chmod(0o755)
+        runs, mine = tmp_path / "mdadm.runs", uuid.UUID(made.uid).hex
+        words = [":".join(one[at : at + 8] for at in range(0, 32, 8)) for one in (other, mine)]
+        runs.write_text(f"ARRAY /dev/md126 UUID={words[0]}\nARRAY /dev/md127 metadata=1.2 UUID={words[1]}\n")
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        await house.resources.change(
+            ground.Storage, None, made.uid, lambda one: resources.with_spec(one, disks=(disk, "/dev/another"))
+        )
+        assert (await house.ask("storage.delete", made)).status.state is work.TaskState.DONE
+        assert not runs.exists()
+        assert not os.path.ismount(made.spec.path)
 
 
 async def test_what_bears_a_signature_is_refused_and_no_storage_is_left(house: House, tmp_path: pathlib.Path):

@@ -248,6 +248,10 @@ async def test_a_mirror_that_lacks_a_disk_is_there_after_the_reboot_and_gets_ano
     await server.run("until bocage storage show pair | grep '2 of 2 disks'; do sleep 1; done", within=900)
     await server.run("until ! bocage alarm list | grep 'storage pair'; do sleep 1; done")
     assert third in json.loads(await server.run("bocage storage show pair --json"))["spec"]["disks"]
+    await server.run("bocage storage delete pair")
+    assert "raid1" not in await server.run("cat /proc/mdstat"), "nothing holds its disks any more"
+    said = await server.run("bocage host disks")
+    assert len(re.findall(r"^/dev/\S+ .* linux_raid_member\s*$", said, re.MULTILINE)) == 2, "what lies on them stays"
 
 
 async def port_on(server: bed.Server, bridge: str, name: str, *vlans: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import dataclasses
 
 from bocage.node.ground import Ground
@@ -16,6 +18,8 @@ class Shop:
     ground: Ground
     wires: Wires
     preparation: Preparation
+    storages: dict[str, asyncio.Lock] = dataclasses.field(default_factory=lambda: collections.defaultdict(asyncio.Lock))
+    """By uid: who mounts one does not do so while another lets go of it."""
 
     @classmethod
     def on(cls, ground: Ground) -> Shop:

@@ -51,6 +51,13 @@ async def unmount(root: pathlib.Path) -> None:
         await process.run("umount", root, within=_BOUND)
 
 
+async def let_go(root: pathlib.Path, uid: str, disks: Sequence[str]) -> None:
+    """Have nothing of a storage hold its disks; what lies on them stays. Raises process.Failed while it is used."""
+    await unmount(root)
+    if len(disks) > 1:
+        await mirror.stop(uid)
+
+
 async def _device(uid: str) -> str | None:
     """The device that bears the file system."""
     try:

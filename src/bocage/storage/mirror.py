@@ -60,6 +60,12 @@ async def assemble(uid: str) -> None:
         await process.run("mdadm", "--assemble", _name(uid), f"--uuid={_words(uid)}", "--run", within=_BOUND)
 
 
+async def stop(uid: str) -> None:
+    """Let go of the disks of an array that nobody uses; what lies on them stays. Raises process.Failed."""
+    if there := await _found(uid):
+        await process.run("mdadm", "--stop", there.device, within=_BOUND)
+
+
 def look(root: pathlib.Path, sysfs: pathlib.Path = _SYSFS) -> ground.Mirror | None:
     """How the mirror is whose file system is mounted at `root`; None for what lies on none."""
     device = os.stat(root).st_dev

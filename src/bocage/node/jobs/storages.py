@@ -127,6 +127,11 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
         storage = await _subject(shop, run)
     except resources.Missing:
         return
+    async with shop.storages[storage.uid]:
+        await _delete(shop, storage)
+
+
+async def _delete(shop: Shop, storage: ground.Storage) -> None:
     held: list[str] = []
     for kind in (vm.VM, ground.Volume, ground.Image):
         listing = await shop.ground.resources.list(kind, trash=True)
@@ -137,8 +142,8 @@ async def delete(shop: Shop, run: tasks.Run) -> None:
     if held:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     if storage.spec.disks:
-        await filesystems.unmount(pathlib.Path(storage.spec.path))
-    await shop.ground.resources.delete(storage)
+        await filesystems.let_go(pathlib.Path(storage.spec.path), storage.uid, storage.spec.disks)
+    await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
     shop.ground.roots.pop(storage.uid, None)
 
 
@@ -250,10 +255,16 @@ class Measuring:
         listing = await self._shop.ground.resources.list(ground.Storage)
         for storage in listing.items:
             if storage.spec.host == self._shop.ground.uid and storage.status.state != "pending":
-                if storage.spec.disks and not await asyncio.to_thread(os.path.ismount, storage.spec.path):
-                    await reopen(self._shop, storage)  # its disks may have come by now
-                else:
-                    await measure(self._shop, storage, whole=whole)
+                async with self._shop.storages[storage.uid]:
+                    with contextlib.suppress(resources.Missing):  # it was let go of meanwhile
+                        present = await self._shop.ground.resources.get(ground.Storage, None, storage.uid)
+                        await self._look(present, whole=whole)
+
+    async def _look(self, storage: ground.Storage, *, whole: bool) -> None:
+        if storage.spec.disks and not await asyncio.to_thread(os.path.ismount, storage.spec.path):
+            await reopen(self._shop, storage)  # its disks may have come by now
+        else:
+            await measure(self._shop, storage, whole=whole)
 
 
 async def _subject(shop: Shop, run: tasks.Run) -> ground.Storage:
