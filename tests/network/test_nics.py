@@ -13,7 +13,7 @@ ONE, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 def link(name: str, mac: str, kind: str = "", *, master: str = "", permanent: str = "") -> kernel.Link:
     return kernel.Link(
         name=name, kind=kind, alias="", mac=mac, permanent=permanent, mtu=1500, up=True, carrier=True, master=master,
-        addresses=(), owner=None, port_isolated=False,
+        on="", addresses=(), owner=None, port_isolated=False,
     )  # fmt: skip
 
 
@@ -48,6 +48,16 @@ def test_of_those_that_bear_one_mac_a_bond_is_meant(
 ) -> None:
     chosen = nics.chosen(LINKS[::-1] if turned else LINKS, asked, kind=kind)
     assert (chosen.name if chosen else None) == found
+
+
+def test_of_a_bond_those_that_came_late_are_free_and_bear_one_of_its_macs() -> None:
+    late = link("eno4", "52:54:00:00:00:04")
+    macs = (ONE, OTHER, late.mac)
+    assert nics.late(LINKS, macs) == []
+    assert nics.late([*LINKS, late], macs) == ["eno4"]
+    renamed = link("eno4", "02:00:00:00:00:01", permanent=late.mac)
+    assert nics.late([*LINKS, renamed], macs) == ["eno4"]
+    assert nics.late([*LINKS, link("eno4", late.mac, master="br0"), link("eno5.7", late.mac, "vlan")], macs) == []
 
 
 CONFIRMED = Ways(

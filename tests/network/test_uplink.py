@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,7 +56,7 @@ async def test_a_confirmed_move_stays_and_comes_again_after_a_reboot_under_anoth
     await eventually(reached, within=30)
     assert ways() == before
     assert watchers(path)
-    assert uplink.confirm(path)
+    assert await uplink.confirm(path)
     await eventually(lambda: not watchers(path))
     assert kernel.present(record.interface)
     await eventually(reached, within=30)
@@ -84,7 +85,7 @@ async def test_a_nic_that_comes_up_with_nothing_gets_what_was_confirmed_also_at_
     written = path.read_bytes()
     rebooted()
     with monkeypatch.context() as broken:
-        broken.setattr(uplink, "_addressed", lambda *_: ["address add 192.0.2.2/24 dev nothing"])
+        broken.setattr(nics, "given", lambda *_: ["address add 192.0.2.2/24 dev nothing"])
         with pytest.raises(base.Refused):
             await uplink.ensure(path)
     assert not kernel.present(uplink.interface_of(UID))
@@ -184,7 +185,7 @@ async def test_what_nobody_confirms_is_put_back_though_nobody_but_the_watcher_li
     assert not kernel.present(uplink.interface_of(UID))
     assert ways() == before
     await eventually(reached, within=30)
-    assert not uplink.confirm(path)
+    assert not await uplink.confirm(path)
     await eventually(lambda: not watchers(path))
 
 
@@ -230,10 +231,107 @@ async def test_only_a_nic_that_is_free_can_be_taken(lan: Machine, tmp_path: path
         await uplink.begin(tmp_path / "record.json", UID, "up0")
 
 
+async def test_what_stands_on_a_nic_is_not_cut_off(lan: Machine, connect: Connect, tmp_path: pathlib.Path) -> None:
+    connect("", port="up1")
+    before = ways()
+    run("ip", "link", "add", "link", "up1", "name", "on1", "type", "macvlan")
+    with pytest.raises(nics.NicCarries, match="on1 stands on up1"):
+        await uplink.begin(tmp_path / "record.json", UID, "up0,up1")
+    with pytest.raises(nics.NicCarries):
+        await uplink.begin(tmp_path / "record.json", UID, "up1", vlans=True)
+    assert ways() == before
+    assert uplink.read(tmp_path / "record.json") is None
+
+
+async def test_a_nic_of_a_bond_that_comes_late_joins_it_without_addresses(
+    lan: Machine, connect: Connect, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    await confirmed(path)
+    assert not await uplink.rejoin(path)
+    connect("", port="up1")
+    run("ip", "address", "add", "192.0.2.77/24", "dev", "up1")
+    late = await kernel.link("up1")
+    assert late
+    bond = dataclasses.replace(read(path), ports=("up0",), macs=(read(path).mac, late.mac))
+    uplink._write(path, bond)
+    run("ip", "link", "add", bond.port, "type", "bridge")  # this kernel may have no bonds
+    assert await uplink.rejoin(path)
+    joined = await kernel.link("up1")
+    assert joined
+    assert (joined.master, joined.addresses) == (bond.port, ())
+    assert read(path).ports == ("up0", "up1")
+    assert not await uplink.rejoin(path)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("numbered", ["", "192.0.2.2/24", "192.0.2.9/24"])
+async def test_a_bridge_that_somebody_took_away_leaves_the_nic_as_it_was_in_the_end(
+    lan: Machine, tmp_path: pathlib.Path, numbered: str
+) -> None:
+    path, before = tmp_path / "record.json", ways()
+    await confirmed(path)
+    run("ip", "link", "delete", uplink.interface_of(UID))
+    if numbered:
+        run("ip", "address", "add", numbered, "dev", "up0")
+        run("ip", "route", "add", "default", "via", "192.0.2.1", "dev", "up0", "metric", "100")
+    await uplink.remove(path)
+    if numbered == "192.0.2.9/24":
+        assert numbered in run("ip", "address", "show", "dev", "up0")
+        assert "192.0.2.2/24" not in run("ip", "address", "show", "dev", "up0")
+    else:
+        assert ways() == before
+    await eventually(reached, within=30)
+    assert uplink.read(path) is None
+
+
+@pytest.mark.fault
+async def test_a_nic_that_is_gone_with_its_bridge_can_be_forgotten(lan: Machine, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "record.json"
+    await confirmed(path)
+    run("ip", "link", "delete", uplink.interface_of(UID))
+    run("ip", "link", "delete", "up0")
+    await uplink.remove(path)
+    assert uplink.read(path) is None
+
+
+async def test_who_waits_for_the_watcher_holds_nobody_up(tmp_path: pathlib.Path) -> None:
+    path, lock = tmp_path / "record.json", tmp_path / "record.lock"
+    async with watching.alone(lock):
+        waiting = asyncio.create_task(uplink.remove(path))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    await waiting
+
+
+async def test_a_watcher_that_starts_while_it_is_looked_for_stays(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "record.json"
+    watching.lock_of(path).touch()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            watching.watched(path)
+
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for one in looking:
+        one.start()
+    try:
+        for _ in range(500):
+            with watching.at_work(path) as alone:
+                assert alone
+                assert watching.watched(path)
+    finally:
+        over.set()
+        for one in looking:
+            one.join()
+    assert not watching.watched(path)
+
+
 async def confirmed(path: pathlib.Path, **more: Any) -> None:
     """The NIC is the bridge's for good."""
     await uplink.begin(path, UID, "up0", **more)
-    assert uplink.confirm(path)
+    assert await uplink.confirm(path)
 
 
 def rebooted() -> None:

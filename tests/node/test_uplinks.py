@@ -56,6 +56,29 @@ async def test_a_guest_is_on_the_network_of_the_host_once_that_is_confirmed(wire
 
 
 @pytest.mark.fault
+async def test_the_host_is_on_its_nic_again_though_no_vm_is_when_that_comes_late_or_its_bridge_was_taken_away(
+    wired: House, connect: Callable[..., Machine], router: Machine
+) -> None:
+    await make_network(wired, "office", kind="bridge", nic="up0")
+    await wired.ask("network.confirm", net := await network_named(wired, "office"))
+    found = await kernel.link("up0")
+    assert found
+    bridge = uplink.interface_of(net.uid)
+    run("ip", "link", "delete", bridge)
+    await eventually(lambda: reached("192.0.2.1"), within=60)
+    await wired.close()
+    run("ip", "link", "delete", bridge)
+    run("ip", "link", "delete", "up0")
+    async with again(wired) as later:
+        assert (await network_named(later, "office")).status.state == "failed"
+        connect("", address="192.0.2.1/24", port="late0")
+        run("ip", "link", "set", "late0", "address", found.mac)
+        await later.until(lambda: network_named(later, "office"), lambda one: one.status.state == "ready")
+        await eventually(lambda: reached("192.0.2.1"), within=60)
+        await later.ask("network.delete", net)
+
+
+@pytest.mark.fault
 async def test_what_was_not_confirmed_is_put_back_and_said_also_by_a_daemon_that_was_not_there(
     wired: House, router: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

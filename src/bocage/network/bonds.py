@@ -55,12 +55,15 @@ async def make(name: str, mode: Mode, mac: str, ports: Sequence[str]) -> None:
         await kernel.change([f"link add {name} address {mac} type bond mode {mode} miimon {_LOOK}"])
     except base.Refused as refused:
         raise base.KernelLacks(what="bonds (the module 'bonding')", said=refused.output) from refused
-    await kernel.change(
-        [
-            *(step for port in ports for step in (f"link set {port} down", f"link set {port} master {name}")),
-            f"link set {name} up",
-        ]
-    )
+    await join(name, ports)
+    await kernel.change([f"link set {name} up"])
+
+
+async def join(name: str, ports: Iterable[str]) -> None:
+    """Have these NICs be of it, too; their addresses and routes are gone. Raises base.Refused."""
+    for port in ports:
+        steps = [f"address flush dev {port} scope global", f"link set {port} down", f"link set {port} master {name}"]
+        await kernel.change(steps)
 
 
 def apart(name: str, ports: Iterable[str]) -> Iterator[str]:

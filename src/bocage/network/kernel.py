@@ -36,6 +36,7 @@ class Link:
     up: bool
     carrier: bool  # a tap's: somebody has it open
     master: str
+    on: str  # what it stands on, or the other end of a pair, where that is in this namespace
     addresses: tuple[ipaddress.IPv4Interface, ...]
     owner: int | None  # uid that may open a tap
     port_isolated: bool
@@ -234,6 +235,7 @@ def _link(item: dict[str, Any]) -> Link:
         up="UP" in item.get("flags", []),
         carrier="LOWER_UP" in item.get("flags", []),
         master=item.get("master", ""),
+        on=item.get("link") or "",
         addresses=tuple(
             ipaddress.IPv4Interface(f"{entry['local']}/{entry['prefixlen']}")
             for entry in item.get("addr_info", [])

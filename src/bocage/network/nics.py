@@ -38,6 +38,14 @@ class NicTaken(base.Error, errors.Conflict):
     master: str
 
 
+class NicCarries(base.Error, errors.Conflict):
+    type = "network-nic-carries"
+    text = N_("{others} stands on {nic} and would be cut off: {nic} is to be one of several, or to carry VLANs")
+    hint = N_("take it away first ('ip link delete {others}'), or choose another NIC")
+    nic: str
+    others: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ways:
     """Addresses and routes of a NIC, but for those that the kernel makes by itself.
@@ -79,6 +87,21 @@ def chosen(links: Iterable[kernel.Link], nic: str, *, kind: str | None = None) -
     bearing = [one for one in some if nic.lower() in (one.mac, one.permanent) and one.kind not in _ON_ANOTHER]
     ranked = sorted(bearing, key=lambda one: (one.kind not in BONDS, bool(one.master), one.name))
     return next(iter([*named, *ranked]), None)
+
+
+async def refuse_carried(names: Iterable[str]) -> None:
+    """Raise NicCarries when a VLAN or the like stands on one of these NICs."""
+    links = await kernel.links()
+    for name in names:
+        if others := [one.name for one in links if one.on == name and one.kind in _ON_ANOTHER]:
+            raise NicCarries(nic=name, others=", ".join(others))
+
+
+def late(links: Iterable[kernel.Link], macs: Iterable[str]) -> list[str]:
+    """The NICs with these MACs that are nobody's port: those of a bond that came when it was made already."""
+    wanted, others = set(macs), (*_NO_NICS, *_ON_ANOTHER, *BONDS)
+    free = [one for one in links if not one.master and one.kind not in others]
+    return [one.name for one in free if wanted & {one.mac, one.permanent}]
 
 
 def by_name(kind: str | None) -> bool:
@@ -141,6 +164,14 @@ def settled(confirmed: Ways, now: Ways) -> Ways:
         for version, ours, theirs in ((4, confirmed.routes, now.routes), (6, confirmed.routes6, now.routes6))
     )
     return Ways(tuple(addresses), leased, routes, routes6)
+
+
+def given(wanted: Ways, name: str) -> Iterator[str]:
+    """The steps that give an interface these."""
+    for address in (*wanted.addresses, *wanted.leased):
+        yield f"address add {address} dev {name} nodad" if ":" in address else f"address add {address} dev {name}"
+    yield from (f"route replace {route} dev {name}" for route in wanted.routes)
+    yield from (f"route replace {route.replace('default', '::/0', 1)} dev {name}" for route in wanted.routes6)
 
 
 def _of(version: int, addresses: Iterable[str]) -> list[str]:

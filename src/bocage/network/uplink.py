@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal
 
 from bocage import errors, files
@@ -130,11 +129,13 @@ async def begin(
 ) -> Record:
     """Move a NIC, named by name or MAC, under the network's bridge; the watcher puts it back unless `confirm` comes.
 
-    Several, with commas between, become a bond of this mode. Raises nics.NoSuchNic, nics.NicTaken, bonds.Numbered,
-    NotWatched, base.KernelLacks, base.Refused; then all is as before.
+    Several, with commas between, become a bond of this mode. Raises nics.NoSuchNic, nics.NicTaken, nics.NicCarries,
+    bonds.Numbered, NotWatched, base.KernelLacks, base.Refused; then all is as before.
     """
     found, *others = await bonds.found(nic)
     bonded = (found, *others) if others else ()
+    if bonded or vlans:
+        await nics.refuse_carried([found.name, *(one.name for one in others)])
     record = Record(
         uid=uid,
         mac=found.mac,
@@ -158,7 +159,7 @@ async def begin(
         _write(path, record)
         await _move(record, record.ways, mtu, vlans=vlans)
     except errors.Problem:
-        with _locked(path):
+        async with watching.alone(path.with_suffix(".lock")):
             await _put_back(record)
             _write(path, dataclasses.replace(record, state="undone"))
         raise
@@ -215,9 +216,21 @@ async def _named(path: pathlib.Path, record: Record) -> Record:
     return now
 
 
-def confirm(path: pathlib.Path) -> bool:
+async def rejoin(path: pathlib.Path) -> bool:
+    """Have NICs of a confirmed bond be in it that came late; whether there were any. Raises base.Refused."""
+    record = read(path)
+    if record is None or record.state != "confirmed" or not record.macs:
+        return False
+    names = nics.late(await kernel.links(), record.macs)
+    if names:
+        await bonds.join(record.port, names)
+        _write(path, dataclasses.replace(record, ports=tuple(dict.fromkeys((*record.ports, *names)))))
+    return bool(names)
+
+
+async def confirm(path: pathlib.Path) -> bool:
     """Let it stay; False when it was put back already, or never begun."""
-    with _locked(path):
+    async with watching.alone(path.with_suffix(".lock")):
         record = read(path)
         if record is None or record.state == "undone":
             return False
@@ -227,9 +240,12 @@ def confirm(path: pathlib.Path) -> bool:
 
 async def remove(path: pathlib.Path) -> None:
     """Put the NIC back, and forget it. Not an error when it is gone."""
-    with _locked(path):
-        if (record := read(path)) and kernel.present(record.interface):
+    async with watching.alone(path.with_suffix(".lock")):
+        record = read(path)
+        if record and kernel.present(record.interface):
             await _put_back(await _present(record))
+        elif record and record.state != "undone":
+            await _put_back_bare(path, record)
         _forget(path)
 
 
@@ -245,14 +261,15 @@ async def _move(record: Record, wanted: nics.Ways, mtu: int | None, *, vlans: bo
     for key, value in (("disable_ipv6", "0" if record.ipv6 else "1"), ("accept_ra", heed)):
         if value and kernel.sysctl(f"ipv6/conf/{name}/{key}"):
             kernel.set_sysctl(f"ipv6/conf/{name}/{key}", value)
-    await kernel.change([f"address flush dev {nic} scope global"])
-    if record.ports:
+    if not record.ports:
+        await kernel.change([f"address flush dev {nic} scope global"])
+    else:
         await bonds.make(port, record.mode, record.mac, record.ports)
     size = [f"link set {port} mtu {mtu}"] if mtu else []
     await kernel.change([*size, f"link set {port} up", f"link set {name} up"])
     if record.ipv6:  # what it learned of routers is for its bridge to learn
         kernel.set_sysctl(f"ipv6/conf/{port}/disable_ipv6", "1")
-    await kernel.change([f"link set {port} master {name}", *_addressed(wanted, name)])
+    await kernel.change([f"link set {port} master {name}", *nics.given(wanted, name)])
     await _open_to_vlans(record, vlans=vlans)
     await kernel.change([f'link set {name} alias "{_ALIAS}{record.uid}"'])  # last: now it is whole
 
@@ -275,7 +292,7 @@ async def _put_back(record: Record) -> None:
             if record.ipv6 and kernel.sysctl(f"ipv6/conf/{record.nic}/disable_ipv6"):
                 with contextlib.suppress(base.KernelLacks):
                     kernel.set_sysctl(f"ipv6/conf/{record.nic}/disable_ipv6", "0")
-            await _forced(_addressed(record.ways, record.nic))
+            await _forced(nics.given(record.ways, record.nic))
         except errors.Problem:  # a kernel that is busy: this host is not reached by anybody else
             await asyncio.sleep(_PAUSE)
         else:
@@ -287,11 +304,14 @@ async def _forced(steps: Iterable[str]) -> None:
         await base.run("ip", "-force", "-batch", "-", stdin="".join(f"{step}\n" for step in steps))
 
 
-def _addressed(wanted: nics.Ways, name: str) -> Iterator[str]:
-    for address in (*wanted.addresses, *wanted.leased):
-        yield f"address add {address} dev {name} nodad" if ":" in address else f"address add {address} dev {name}"
-    yield from (f"route replace {route} dev {name}" for route in wanted.routes)
-    yield from (f"route replace {route.replace('default', '::/0', 1)} dev {name}" for route in wanted.routes6)
+async def _put_back_bare(path: pathlib.Path, record: Record) -> None:
+    """The same where somebody took the bridge away, who may have given the NIC something since."""
+    with contextlib.suppress(nics.NoSuchNic, nics.NicTaken):
+        record = await _named(path, record)
+        now = await nics.ways(record.nic)
+        if record.ports and kernel.present(record.port):
+            now |= await nics.ways(record.port)
+        await _put_back(dataclasses.replace(record, ways=nics.settled(record.ways, now)))
 
 
 async def _present(record: Record) -> Record:
@@ -336,7 +356,7 @@ async def _put_back_in_time(path: pathlib.Path) -> None:
         if left > 0:
             await asyncio.sleep(min(left, 1.0))
             continue
-        with _locked(path):
+        async with watching.alone(path.with_suffix(".lock")):
             record = read(path)
             if record is not None and record.state == "trial":
                 await _put_back(record)
@@ -346,15 +366,6 @@ async def _put_back_in_time(path: pathlib.Path) -> None:
 def _write(path: pathlib.Path, record: Record) -> None:
     held = dataclasses.asdict(record)
     files.write_durably(path, json.dumps({**held.pop("ways"), **held}) + "\n", mode=0o600)
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """One at a time of the daemon and the watcher."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _forget(path: pathlib.Path) -> None:

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import pathlib
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import TextIO
+
+from bocage import errors
+
+_ALONE_WITHIN = 120.0  # seconds: a watcher tries for half a minute and more
+_LOOK = 0.02  # seconds between two looks
+_LOCK = "hhqqi4x"  # struct flock (fcntl(2)): type, whence, start, length, pid
 
 
 def watched(path: pathlib.Path) -> bool:
-    """Whether a watcher looks after it."""
+    """Whether a watcher looks after it. Its lock is looked at and not taken: one that just starts would give way."""
     with contextlib.suppress(FileNotFoundError), open(lock_of(path)) as file:
-        return not _lock(file)
+        found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        return bool(struct.unpack(_LOCK, found)[0] != fcntl.F_UNLCK)
     return False
+
+
+@contextlib.asynccontextmanager
+async def alone(lock: pathlib.Path) -> AsyncIterator[None]:
+    """One at a time, of whoever started a watcher and the watcher. Raises errors.TimedOut."""
+    due = time.monotonic() + _ALONE_WITHIN
+    with _opened(lock) as file:
+        while not _lock(file):
+            if time.monotonic() > due:
+                raise errors.TimedOut(what=lock.name, bound=_ALONE_WITHIN)
+            await asyncio.sleep(_LOOK)
+        yield
 
 
 @contextlib.contextmanager
@@ -38,10 +60,15 @@ def lock_of(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".watch")
 
 
+def _opened(lock: pathlib.Path) -> TextIO:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return open(lock, "a")
+
+
 def _lock(file: TextIO) -> bool:
     """Take it if nobody has it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except BlockingIOError:
         return False
     return True

@@ -34,7 +34,7 @@ class Networks:
         self._ledger = ledger.Ledger()
         self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)  # by network
         self._choosing = asyncio.Lock()  # of a subnet
-        self._unconfirmed: set[str] = set()  # networks whose NIC may go back
+        self._onto_nics: set[str] = set()  # networks that were put onto a NIC: the host itself is on them
         self._fencing = fencing.Fencing(ground, self._ledger)
         self._new: set[str] = set()  # taps of VMs that start: made, and not plugged in yet
 
@@ -82,7 +82,7 @@ class Networks:
         path = self._record(wanted.uid)
         if wanted.spec.kind != "bridge" or uplink.read(path) is None:
             raise uplink.NothingToConfirm(network=wanted.name)
-        await asyncio.to_thread(uplink.confirm, path)
+        await uplink.confirm(path)
         await self.ensure(wanted)  # which says so when it was put back already
 
     async def remove(self, unwanted: ground.Network) -> None:
@@ -97,15 +97,17 @@ class Networks:
                     await self._fencing.remove(unwanted.uid)
                 else:
                     await self._take_down(unwanted.uid)
-                self._unconfirmed.discard(unwanted.uid)
+                self._onto_nics.discard(unwanted.uid)
         self._ledger.forget(unwanted.uid)
 
     async def look_after(self) -> None:
-        """Make again what is gone of the networks that running VMs have a NIC on."""
-        nets = await self._known(self._ledger.in_use() | self._unconfirmed)
+        """Make again what is gone of the networks that running VMs, or the host, have a NIC on."""
+        nets = await self._known(self._ledger.in_use() | self._onto_nics)
         tables, fenced = (await rules.tables(), await fences.tables()) if nets else (set(), set())
         for net in nets:
             if await self._stands(net, tables) and fences.table_of(net.uid) in fenced:
+                if await self._rejoin(net):
+                    await self._tell_mended(net)
                 if net.uid in self._fencing.refused:
                     async with self._locks[net.uid]:
                         await self._fencing.renew(net, self._made(net))
@@ -113,12 +115,11 @@ class Networks:
             try:
                 await self.ensure(net)
             except errors.Problem as problem:  # its status says so, and the others are looked after
-                log.warning("network %s: %s", net.name, problem)
+                if net.status.reason != base.Saying.of(problem):
+                    log.warning("network %s: %s", net.name, problem)
                 continue
-            if net.status.state == "unconfirmed":
-                continue
-            note = notes.NetworkMended(name=net.name)
-            await self._ground.events.record(note, severity=base.Severity.WARNING, subject=net.ref)
+            if net.status.state != "unconfirmed":
+                await self._tell_mended(net)
 
     async def sweep(self) -> None:
         """Take away what is left of networks and VMs that are no more: of a lost database, of a start cut off."""
@@ -148,6 +149,21 @@ class Networks:
                 times[uid] = (self._state(uid) / "leases").stat().st_mtime_ns
         return times
 
+    async def _tell_mended(self, net: ground.Network) -> None:
+        note = notes.NetworkMended(name=net.name)
+        await self._ground.events.record(note, severity=base.Severity.WARNING, subject=net.ref)
+
+    async def _rejoin(self, net: ground.Network) -> bool:
+        """Have NICs be of its bond that came late; whether there were any."""
+        if net.spec.kind != "bridge":
+            return False
+        try:
+            async with self._locks[net.uid]:
+                return await uplink.rejoin(self._record(net.uid))
+        except network.Refused as refused:  # it stands all the same, on the others
+            log.warning("network %s: %s", net.name, refused)
+            return False
+
     async def _stands(self, net: ground.Network, tables: set[str]) -> bool:
         """Whether it is there as it should be, at a glance."""
         if net.spec.kind == "bridge":
@@ -160,10 +176,12 @@ class Networks:
         return bridge.stands(made) and {made.table, *self._ports_table(net)} <= tables
 
     async def _make_onto_nic(self, wanted: ground.Network) -> ground.Network:
+        self._onto_nics.add(wanted.uid)
         record = await uplink.ensure(self._record(wanted.uid), **_made_so(wanted))
+        if record is None or record.state == "undone":
+            self._onto_nics.discard(wanted.uid)
         if record is None:
             raise uplink.NotBegun(network=wanted.name)
-        self._unconfirmed.discard(wanted.uid)
         not_confirmed = uplink.NotConfirmed(network=wanted.name, nic=record.nic)
         if record.state == "undone":
             raise not_confirmed
@@ -175,7 +193,6 @@ class Networks:
             raise
         status = ground.NetworkStatus(state="ready", backend="bridge", bridge=record.interface, nic=record.mac)
         if record.state == "trial":
-            self._unconfirmed.add(wanted.uid)
             left = datetime.timedelta(seconds=record.until - clock.boottime())
             status = status.model_copy(update={"state": "unconfirmed", "confirm_by": base.now() + left})
         return await self._write(wanted, status)
