@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
 from bocage.store import contract, sqlite
-from tests.store import reference
+from tests.store import members, reference
 
 
-async def _memory(_: pathlib.Path) -> contract.Store:
+async def _memory(_: pytest.FixtureRequest) -> contract.Store:
     return reference.MemoryStore()
 
 
-async def _sqlite(home: pathlib.Path) -> contract.Store:
+async def _sqlite(request: pytest.FixtureRequest) -> contract.Store:
+    home: pathlib.Path = request.getfixturevalue("tmp_path")
     return await sqlite.open(home / "bocage.db")
 
 
-ENGINES: dict[str, Callable[[pathlib.Path], Awaitable[contract.Store]]] = {
+async def _etcd(request: pytest.FixtureRequest) -> contract.Store:
+    member: members.Cluster = request.getfixturevalue("etcd")
+    root = members.new_root()
+    await members.found(member.access(), root)
+    return await members.opened(member.access(), root)
+
+
+ENGINES: dict[str, Callable[[pytest.FixtureRequest], Awaitable[contract.Store]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
+    "etcd": _etcd,
 }
 
 
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[members.Cluster]:
+    """An etcd of one member; each test has a root of its own in it."""
+    with members.cluster(1, ["--unsafe-no-fsync"]) as made:
+        yield made
+
+
 @pytest.fixture(params=ENGINES)
-async def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[contract.Store]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[contract.Store]:
     """An empty store of each engine."""
-    opened = await ENGINES[request.param](tmp_path)
+    opened = await ENGINES[request.param](request)
     yield opened
     await opened.close()
 

@@ -1,4 +1,4 @@
-"""SQLite against a plain dictionary for each revision, driven by hypothesis."""
+"""An engine against a plain dictionary for each revision, driven by hypothesis; here it is SQLite."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Comparison(stateful.RuleBasedStateMachine):
         self.oldest = 0
         self.watches: list[Watching] = []
         self.pagings: list[Paging] = []
-        self.store: sqlite.SqliteStore | None = None
+        self.store: contract.Store | None = None
 
     def run(self, doing: Coroutine[Any, Any, T]) -> T:
         async def bounded() -> T:
@@ -79,7 +79,7 @@ class Comparison(stateful.RuleBasedStateMachine):
         return self.runner.run(bounded())
 
     @property
-    def live(self) -> sqlite.SqliteStore:
+    def live(self) -> contract.Store:
         assert self.store
         return self.store
 
@@ -87,10 +87,13 @@ class Comparison(stateful.RuleBasedStateMachine):
     def newest(self) -> int:
         return len(self.states) - 1
 
+    async def opened(self) -> contract.Store:
+        return await sqlite.open(self.path, keep_revisions=self.keep)
+
     @stateful.initialize(keep=st.sampled_from([3, 9, 10_000]))
     def begin(self, keep: int) -> None:
         self.keep = keep
-        self.store = self.run(sqlite.open(self.path, keep_revisions=keep))
+        self.store = self.run(self.opened())
 
     def teardown(self) -> None:
         if self.store:
@@ -161,7 +164,7 @@ class Comparison(stateful.RuleBasedStateMachine):
             with pytest.raises(StopAsyncIteration):
                 self.run(self.following(watching))
         self.watches.clear()
-        self.store = self.run(sqlite.open(self.path, keep_revisions=self.keep))
+        self.store = self.run(self.opened())
 
     # --- reading
 

@@ -1,6 +1,7 @@
 """The store's contract: a revisioned key-value space; an engine (SQLite, etcd) stands behind it.
 
-Every acknowledged transaction is durable and has a revision of its own, one more than the one before.
+Every acknowledged transaction is durable and has a revision of its own, one more than the one before; but for
+a revision now and then that changed nothing, where an engine had to make sure of a transaction's end.
 No leases and no elections: what needs them is built on compare-and-swap.
 """
 
@@ -68,6 +69,18 @@ class Failed(Error, errors.Unavailable):
     type = "store-failed"
     text = N_("the store cannot be used: {reason}")
     hint = N_("'bocage doctor' checks the disk and the database")
+    reason: str
+
+
+class Unsettled(Error, errors.Unavailable):
+    """No answer is neither yes nor no: the transaction may have been written, or be written yet.
+
+    Only reading tells, or a later transaction of the same store: none is written behind one that it does not know.
+    """
+
+    type = "store-unsettled"
+    text = N_("the store did not say whether the change was written: {reason}")
+    hint = N_("look whether it is there before you repeat it")
     reason: str
 
 
@@ -155,7 +168,8 @@ class Store(Protocol):
         Returns the revision that all its writes got. A transaction that writes nothing (an empty one, or
         one that only deletes keys that are absent) returns the newest revision and makes no new one.
         Raises Mismatch for the first compare (by key) that does not hold, TooLarge, and ValueError for a key
-        that is empty or is both put and deleted. A caller that was cancelled does not know whether it was written.
+        that is empty or is both put and deleted; and Unsettled when nobody can tell whether it was written. A caller
+        that was cancelled does not know it either. Transactions that one store is given are done in that order.
         """
         ...
 

@@ -1,0 +1,205 @@
+"""The contract over etcd: what `open` gives to the daemon.
+
+Transactions go out one after the other, in the order in which they were given: so each is written at most once
+(`pen`), and what one client does is done in its order. Reads and watches do not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+
+from bocage.store import contract
+from bocage.store.etcd import access, feed, founding, gateway, pen, reader, records
+
+PATIENCE = 10.0  # seconds that a transaction has, from when it was given
+
+
+async def open(how: access.Access, *, client: str, root: str = records.ROOT) -> EtcdStore:  # noqa: A001 - the field's word
+    """Open the store that was founded under `root`. Two at a time must not be opened with one `client`'s name.
+
+    Raises founding.Unfounded, gateway.Silent and gateway.Refused.
+    """
+    members = gateway.Gateway(how)
+    try:
+        unknown = records.Space(root.encode(), 0, "")
+        request = records.transaction([], [records.get(unknown.founding), records.get(unknown.pen(client))])
+        answer = await members.ask(records.TXN, request, within=reader.PATIENCE)
+        record, mark = map(records.first, records.ranges(answer))
+        if record is None:
+            raise founding.Unfounded(root=root)
+        incarnation = records.value(record).decode(errors="replace")
+        space = records.Space(root.encode(), records.created(record), incarnation)
+    except BaseException:
+        await members.close()
+        raise
+    written = pen.Pen(members, space, client, mark=records.modified(mark))
+    return EtcdStore(members, space, written, newest=space.revision(records.revision(answer)))
+
+
+class EtcdStore:
+    """The contract over etcd; made by `open`."""
+
+    def __init__(self, members: gateway.Gateway, space: records.Space, writer: pen.Pen, *, newest: int) -> None:
+        self.incarnation = space.incarnation
+        self._gateway = members
+        self._space = space
+        self._pen = writer
+        self._reader = reader.Reader(members, space)
+        self._feed = feed.Feed(members, space, newest=newest)
+        self._jobs: collections.deque[_Job] = collections.deque()
+        self._wanted = asyncio.Event()
+        self._closed = False
+        self._task = asyncio.create_task(self._write_on(), name="store")
+
+    async def revision(self) -> int:
+        """See contract.Store."""
+        self._check()
+        return await self._reader.revision()
+
+    async def get(self, key: str) -> contract.Entry | None:
+        """See contract.Store."""
+        self._check()
+        return await self._reader.get(key)
+
+    async def list(
+        self, prefix: str, *, limit: int | None = None, after: str | None = None, at: int | None = None
+    ) -> contract.Page:
+        """See contract.Store."""
+        self._check()
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}")
+        while True:
+            try:
+                if at is not None and at < 0:
+                    raise gateway.OutOfRange(reason="compacted", code=0)
+                return await self._reader.list(prefix, limit=limit, after=after, at=at)
+            except gateway.OutOfRange as refused:
+                if at is not None:  # else forgotten between two of its pages: again, as of now
+                    raise await self._out_of_range(at, compacted=refused.compacted) from refused
+
+    async def apply(
+        self,
+        *,
+        compare: Mapping[str, int] = {},
+        puts: Mapping[str, bytes] = {},
+        deletes: Sequence[str] = (),
+    ) -> int:
+        """See contract.Store."""
+        contract.check(compare, puts, deletes)
+        self._check()
+        values = {key: bytes(value) for key, value in puts.items()}
+        loop = asyncio.get_running_loop()
+        job = _Job(
+            pen.Wish(dict(compare), values, frozenset(deletes)),
+            loop.create_future(),
+            given=time.clock_gettime(time.CLOCK_BOOTTIME),
+            until=loop.time() + PATIENCE,
+        )
+        self._jobs.append(job)
+        self._wanted.set()
+        return await job.answer
+
+    def watch(self, prefix: str, *, since: int) -> contract.Watch:
+        """See contract.Store."""
+        self._check()
+        return feed.Watch(self._feed, prefix, since)
+
+    async def compact(self, revision: int) -> None:
+        """See contract.Store."""
+        self._check()
+        newest = await self._reader.revision()
+        if revision > newest:
+            raise contract.FutureRevision(asked=revision, newest=newest)
+        request = {"revision": str(max(revision, 0) + self._space.base)}
+        try:
+            await self._gateway.ask(records.COMPACTION, request, within=reader.PATIENCE)
+        except gateway.OutOfRange as refused:
+            if not refused.compacted:
+                raise
+        self._feed.horizon = max(self._feed.horizon, revision)
+
+    async def close(self) -> None:
+        """See contract.Store."""
+        self._closed = True
+        self._wanted.set()
+        await asyncio.shield(self._task)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise contract.Closed
+
+    async def _out_of_range(self, asked: int, *, compacted: bool) -> contract.Error:
+        newest = await self._reader.revision()
+        if not compacted:
+            return contract.FutureRevision(asked=asked, newest=newest)
+        oldest = await feed.oldest(self._gateway, self._space)
+        return contract.Compacted(asked=asked, oldest=oldest)
+
+    async def _write_on(self) -> None:
+        try:
+            while not self._closed:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while self._jobs and not self._closed:
+                    job = self._jobs.popleft()
+                    if not job.answer.done():
+                        await self._write(job)
+        finally:
+            self._closed = True
+            for job in self._jobs:
+                job.tell(contract.Closed())
+            await self._feed.close()
+            await self._reader.close()
+            await self._gateway.close()
+
+    async def _write(self, job: _Job) -> None:
+        try:
+            written = await self._pen.write(job.wish, until=job.until)
+        except contract.Error as error:
+            job.tell(error)
+        except asyncio.CancelledError:
+            job.answer.cancel()  # nobody knows whether it was written
+            raise
+        except BaseException:  # a fault of ours: the store ends
+            job.tell(contract.Closed())
+            raise
+        else:
+            self._feed.learn(written.revision)
+            job.tell(written.revision)
+            self._refuse(job.wish, written)
+
+    def _refuse(self, wish: pen.Wish, written: pen.Written) -> None:
+        """Answer those who are next and whose first compare cannot hold behind what was just written.
+
+        They were given before it was sent, so that is their moment; of many who count at once only one goes to etcd.
+        """
+        while self._jobs and self._jobs[0].given <= written.sent:
+            compare = self._jobs[0].wish.compare
+            key = min(compare, default="")
+            found = written.revision if key in wish.puts else 0
+            if not (key in wish.puts or key in wish.deletes) or compare[key] == found:
+                return
+            self._jobs.popleft().tell(contract.Mismatch(key=key, expected=compare[key], found=found))
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Job:
+    """One caller's transaction. `given` is on CLOCK_BOOTTIME, `until` on the loop's clock."""
+
+    wish: pen.Wish
+    answer: asyncio.Future[int]
+    given: float
+    until: float
+
+    def tell(self, answer: int | contract.Error) -> None:
+        """Answer the caller, if it still waits."""
+        if self.answer.done():
+            return
+        if isinstance(answer, int):
+            self.answer.set_result(answer)
+        else:
+            self.answer.set_exception(answer)

@@ -1,0 +1,61 @@
+"""Which store this is: a record whose value, the incarnation, changes when the store is restored or recovered.
+
+Every request looks at it, so that nobody goes on with a store that is another than the one that was opened.
+The caller makes up the incarnation and keeps it first: founding twice with one is founding once.
+"""
+
+from __future__ import annotations
+
+from bocage import errors
+from bocage.store import contract
+from bocage.store.etcd import gateway as gateways
+from bocage.store.etcd import records
+from bocage.words import N_
+
+
+class Founded(contract.Error, errors.Conflict):
+    """There is a store already."""
+
+    type = "store-founded"
+    text = N_("etcd holds a store already; its incarnation is {incarnation}")
+    hint = N_("join it, or give the cluster an etcd of its own")
+    incarnation: str
+
+
+class Unfounded(contract.Error, errors.Conflict):
+    """There is no store."""
+
+    type = "store-unfounded"
+    text = N_("etcd holds no store of Bocage under {root}")
+    root: str
+
+
+class Replaced(contract.Failed):
+    """The store was restored or recovered since it was opened: another incarnation. It must be opened anew."""
+
+    type = "store-replaced"
+    text = N_("the store is another than the one that was opened: {reason}")
+    hint = ""
+
+
+async def found(gateway: gateways.Gateway, incarnation: str, *, root: str = records.ROOT, within: float = 10.0) -> None:
+    """Make an empty store. Raises Founded, Silent, Refused."""
+    name = root.encode() + b"founding"
+    request = records.transaction(
+        [records.is_absent(name)], [records.put(name, incarnation.encode())], [records.get(name)]
+    )
+    answer = await gateway.ask(records.TXN, request, within=within)
+    if not records.succeeded(answer):
+        record = records.first(records.ranges(answer)[0])
+        found = records.value(record).decode(errors="replace") if record else ""
+        if found != incarnation:
+            raise Founded(incarnation=found)
+
+
+async def renew(gateway: gateways.Gateway, incarnation: str, *, root: str = records.ROOT, within: float = 10.0) -> None:
+    """Give a store that was restored its new incarnation. Raises Unfounded, Silent, Refused."""
+    name = root.encode() + b"founding"
+    exists = {"target": "CREATE", "result": "GREATER", "key": records.text(name), "create_revision": "0"}
+    request = records.transaction([exists], [records.put(name, incarnation.encode())])
+    if not records.succeeded(await gateway.ask(records.TXN, request, within=within)):
+        raise Unfounded(root=root)
