@@ -192,8 +192,9 @@ async def test_rules_that_come_beside_those_of_a_stranger_leave_them_in_force(tw
     first, second = port("port1", ALPHA, "10.5.0.1"), port("port2", BETA, "10.5.0.2", groups=("web",))
     await held(first, second)
     both = listing()
-    for one in (first, second):
-        await fences.apply(UID, [one], {net("10.5.0.254"), *first.addresses, *second.addresses}, RULES, others=True)
+    known = {net("10.5.0.254"), *first.addresses, *second.addresses}
+    for one, other in ((first, second), (second, first)):
+        await fences.apply(UID, [one], known, RULES, others=[other.tap])
         assert pings(two[1], "10.5.0.1")
         two[0].run("ip", "address", "add", "10.5.0.9/24", "dev", "eth0")
         said = two[0].run("busybox", "ping", "-c", "1", "-W", "1", "-I", "10.5.0.9", "10.5.0.2", expect=None)
@@ -201,6 +202,25 @@ async def test_rules_that_come_beside_those_of_a_stranger_leave_them_in_force(tw
         assert "100% packet loss" in said, "what it may not send passes"
     await held(first, second)
     assert listing() == both
+
+
+async def test_what_is_let_go_beside_a_stranger_is_free_and_leaves_nothing(two: tuple[Machine, Machine]) -> None:
+    """The stranger keeps the rules that it has, also those of a group that nobody else is in."""
+    first = port("port1", ALPHA, "10.5.0.1", groups=("resolver",))
+    second = port("port2", BETA, "10.5.0.2", groups=("web",))
+    await held(first, second)
+    known = {net("10.5.0.254"), *first.addresses, *second.addresses}
+    two[0].run("ip", "address", "add", "10.5.0.9/24", "dev", "eth0")
+    reach = ("busybox", "ping", "-c", "1", "-W", "1", "-I", "10.5.0.9", "10.5.0.2")
+    assert "100% packet loss" in two[0].run(*reach, expect=None)
+    for _ in range(2):
+        await fences.apply(UID, [port("port1", ALPHA, free=True)], known, {}, others=["port2"])
+        assert " 0% packet loss" in two[0].run(*reach, expect=None), "it is still held"
+        said = run("nft", "list", "ruleset")
+        assert "port1" not in said
+        assert all(one in said for one in (": goto comes_port2", ": goto sent_port2", "chain in_web {", "dport vmap"))
+    await fences.apply(UID, [first], known, RULES)
+    assert "port2" not in run("nft", "list", "ruleset")
 
 
 async def test_a_nic_whose_addresses_nobody_knows_takes_none_that_is_somebodys(two: tuple[Machine, Machine]) -> None:

@@ -23,6 +23,7 @@ Names = frozenset[tuple[str, str]]
 """What a table has: kind and name of each."""
 
 _NAMED = re.compile(r"^\s*(chain|set|map) (\S+) \{$", re.MULTILINE)
+_REFERS = re.compile(r"(?:\b(?:goto|jump) |@)([^\s,}]+)")
 
 
 def table_of(uid: str) -> str:
@@ -36,24 +37,26 @@ async def apply(
     known: Collection[Prefix],
     groups: Mapping[str, Sequence[FirewallRule]],
     *,
-    others: bool = False,
+    others: Collection[str] = (),
     present: Names | None = None,
 ) -> Names:
     """Have these ports held to their rules; what the table has then. What was in force stays when it is refused.
 
-    `known` are the addresses that the network knows to be somebody's. `others`: there are ports beside these, whose
-    rules stay as they are. `present`: what the table has by now, as far as is known. Raises base.Refused.
+    `known` are the addresses that the network knows to be somebody's. `others`: taps beside these, whose rules stay as
+    they are. `present`: what the table has by now, as far as is known. Raises base.Refused.
     """
     text = ruleset(uid, ports, known, groups)
-    if present is not None:
+    if present is not None and not others:
         with contextlib.suppress(base.Refused):  # somebody else may have changed it
-            return await _replace(uid, present, text, others=others)
-    return await _replace(uid, await _present(uid), text, others=others)
+            return await _replace(uid, present, text)
+    listed = await _listed(uid)
+    stays, elements = _of_others(uid, listed, others)
+    return await _replace(uid, frozenset(_NAMED.findall(listed)), text + elements, stays)
 
 
-async def _replace(uid: str, present: Names, text: str, *, others: bool) -> Names:
-    await base.run("nft", "-f", "-", stdin=_beside(uid, present, text) if others else _over(uid, present, text))
-    return frozenset(_NAMED.findall(text)) | (present if others else frozenset())
+async def _replace(uid: str, present: Names, text: str, stays: Names = frozenset()) -> Names:
+    await base.run("nft", "-f", "-", stdin=_over(uid, present, text, stays))
+    return frozenset(_NAMED.findall(text)) | stays
 
 
 async def remove(uid: str) -> None:
@@ -68,33 +71,50 @@ async def tables() -> set[str]:
     return {line.split()[-1] for line in listed.decode().splitlines() if line.startswith("table ")}
 
 
-async def _present(uid: str) -> Names:
+async def _listed(uid: str) -> str:
     if table_of(uid) not in await tables():
-        return frozenset()
-    listed = await base.run("nft", "--terse", "list", "table", "bridge", table_of(uid))
-    return frozenset(_NAMED.findall(listed.decode()))
+        return ""
+    return (await base.run("nft", "--terse", "list", "table", "bridge", table_of(uid))).decode()
 
 
-def _over(uid: str, present: Names, text: str) -> str:
-    """The transaction from what is there to `text`: all goes, but for the sets of connections that stay wanted."""
-    name = table_of(uid)
-    stays = {found for kind, found in _NAMED.findall(text) if kind == "set"}
-    chains = [found for kind, found in present if kind == "chain"]
-    maps = [found for kind, found in present if kind == "map"]
+def _over(uid: str, present: Names, text: str, stays: Names) -> str:
+    """The transaction from what is there to `text`: all goes, but for what `stays` and the sets that stay wanted.
+
+    Of what stays, a chain that `text` has, too, is another now.
+    """
+    name, wanted = table_of(uid), frozenset(_NAMED.findall(text))
+    goes = present - stays
     lines = [f"table bridge {name}"]
-    lines += [f"flush chain bridge {name} {one}" for one in chains]
-    lines += [f"delete map bridge {name} {one}" for one in maps]
-    lines += [f"delete chain bridge {name} {one}" for one in chains]
-    lines += [f"delete set bridge {name} {one}" for kind, one in present if kind == "set" and one not in stays]
+    lines += [f"flush map bridge {name} {one}" for kind, one in stays if kind == "map"]
+    lines += [f"flush chain bridge {name} {one}" for kind, one in goes | (present & wanted) if kind == "chain"]
+    lines += [f"delete map bridge {name} {one}" for kind, one in goes if kind == "map"]
+    lines += [f"delete chain bridge {name} {one}" for kind, one in goes if kind == "chain"]
+    lines += [f"delete set bridge {name} {one}" for kind, one in goes - wanted if kind == "set"]
     return "".join(f"{line}\n" for line in lines) + text
 
 
-def _beside(uid: str, present: Names, text: str) -> str:
-    """The transaction that adds `text` to what is there: a chain of the same name is another now, all else stays."""
-    name, wanted = table_of(uid), set(_NAMED.findall(text))
-    lines = [f"table bridge {name}"]
-    lines += [f"flush chain bridge {name} {one}" for kind, one in present if kind == "chain" and (kind, one) in wanted]
-    return "".join(f"{line}\n" for line in lines) + text
+def _of_others(uid: str, listed: str, others: Collection[str]) -> tuple[Names, str]:
+    """Of a table as it is listed: what the rules of these taps are made of, and what leads their packets there."""
+    _, *parts = _NAMED.split(listed)
+    kinds, bodies = dict(zip(parts[1::3], parts[::3], strict=True)), dict(zip(parts[1::3], parts[2::3], strict=True))
+    led = {
+        "leaving": {tap: next((to for to in (f"sent_{tap}", f"leaves_{tap}") if to in bodies), "") for tap in others},
+        "coming": {tap: to for tap in others if (to := f"comes_{tap}") in bodies},
+    }
+    follow = [to for some in led.values() for to in some.values()] + (["left"] if others else [])
+    follow += ["came"] if led["coming"] else []
+    needed: set[str] = set()
+    while follow:
+        if (name := follow.pop()) in bodies and name not in needed:
+            needed.add(name)
+            follow += _REFERS.findall(bodies[name])
+    elements = "".join(
+        f'add element bridge {table_of(uid)} {into} {{ "{tap}" : goto {to} }}\n'
+        for into, some in led.items()
+        for tap, to in some.items()
+        if to
+    )
+    return frozenset((kinds[one], one) for one in needed), elements
 
 
 def ruleset(

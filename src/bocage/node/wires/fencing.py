@@ -56,10 +56,10 @@ class Fencing:
         ]
         groups = await self._groups(net, {name for card in plugged for name in card.groups})
         # A VM that nobody knows yet, since the database was lost, keeps the rules that it has. It is from before.
-        others, present = False, self._has.get(net.uid)
+        others, present = set[str](), self._has.get(net.uid)
         if present is None:
             there = await kernel.carrying(cards.interface(net), tap.ALIAS)
-            others = not there <= {card.tap for card in plugged}
+            others = there - {card.tap for card in plugged}
         try:
             has = await fences.apply(net.uid, ports, known, groups, others=others, present=present)
         except network.Refused:
