@@ -57,6 +57,12 @@ class Lacks(Error, errors.Unavailable):
 class Group(Protocol):
     """Where one VM's processes live together, whoever made it."""
 
+    def doors(self) -> tuple[pathlib.Path, ...]:
+        """The files by which a process of one thread goes into it by itself, writing 0; none: it has to be put in.
+
+        It is made for that. Raises OSError.
+        """
+
     async def enter(self, pid: int) -> None:
         """Put a process into it, and make it when it is not there. Raises OSError, Error."""
 
@@ -122,6 +128,13 @@ class Directories:
     name: str
     unified: pathlib.Path | None
     legacy: Mapping[str, pathlib.Path]
+
+    def doors(self) -> tuple[pathlib.Path, ...]:
+        # Whoever moves another, or one of several threads, waits for the kernel's grace period: some 10 ms.
+        if self.unified:
+            return ()  # version 2 takes whole processes alone
+        self.make()
+        return tuple(path / "tasks" for path in self._all())
 
     async def enter(self, pid: int) -> None:
         self.make()

@@ -1,10 +1,10 @@
 """Starting a process that outlives us, held at a gate until its pid is known to whoever must know it.
 
 Three programs stand in a row, and none of them stays longer than needed: the keeper (a shell that
-waits until it was put into its group and then becomes bubblewrap, or stays where there is none) writes how
-it ended to the status file even after our death; the gate (a shell inside the confinement) tells its pid and
-waits for a word of ours; on that word it becomes the program itself. If we die before, it ends
-without having run anything.
+waits until it was put into its group, or goes there by itself, and then becomes bubblewrap, or stays where
+there is none) writes how it ended to the status file even after our death; the gate (a shell inside the
+confinement) tells its pid and waits for a word of ours; on that word it becomes the program itself. If we
+die before, it ends without having run anything.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _KEEPER = """
 printf '{"keeper-pid": %d, "log-offset": %d}\\n' $$ "$1"
 read -r within || exit 124
 stay=$2; shift 2
+while [ "$1" != -- ]; do echo 0 >"$1" || exit 124; shift; done
+shift
 [ "$stay" = stay ] || exec "$@"
 exec 3<&0
 "$@" <&3 3<&- & exec 3<&- </dev/null
@@ -96,13 +98,14 @@ async def start(
         log = _open(order.log, os.O_APPEND)
         always.callback(os.close, log)
         beginning = os.fstat(log).st_size
-        keeper, gate = _spawn(order, log, beginning)
+        doors = order.group.doors() if order.group else ()
+        keeper, gate = _spawn(order, log, beginning, doors)
         undo.push_async_callback(_reaped, keeper)
         always.callback(gate.close)
         undo.callback(gate.close)  # which lets the gate end, so that the keeper does
         try:
             async with asyncio.timeout(within):
-                if order.group:
+                if order.group and not doors:
                     await order.group.enter(keeper.pid)
                 await loop.sock_sendall(gate, b"within\n")
                 pid = int(await loop.sock_recv(gate, 32))
@@ -123,7 +126,9 @@ async def start(
     return started
 
 
-def _spawn(order: Order, log: int, beginning: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn(
+    order: Order, log: int, beginning: int, doors: Sequence[pathlib.Path]
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The keeper, and our end of the socket to the gate."""
     confined = isolation.enclosed(
         ["sh", "-c", _GATE, "gate", *order.argv],
@@ -134,7 +139,7 @@ def _spawn(order: Order, log: int, beginning: int) -> tuple[subprocess.Popen[byt
         network=order.network,
     )
     stay = "become" if order.mounts else "stay"
-    keeper = ["sh", "-c", _KEEPER, "keeper", str(beginning), stay, *confined]
+    keeper = ["sh", "-c", _KEEPER, "keeper", str(beginning), stay, *map(str, doors), "--", *confined]
     status = _open(order.status, os.O_TRUNC)
     ours, theirs = socket.socketpair()
     try:
