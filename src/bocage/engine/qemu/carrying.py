@@ -11,7 +11,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bocage import errors
@@ -20,7 +20,7 @@ from bocage.engine.qemu import chain, descriptors, layering, link, qmp
 from bocage.words import N_
 
 FIRMWARE = "board.vars"  # the node of the firmware's variables
-_LOOK, _LONGEST_LOOK = 0.02, 0.1  # seconds between two looks at a job
+_LOOK = 0.1  # seconds between two looks at a job of whose end nothing was heard
 _OVER_BOUND = 30.0  # seconds for the writes that are under way
 _STAY_BOUND = 10.0  # seconds for those to the other files, whose storage may hang; others wait behind this
 _JOB = "carry-"
@@ -107,26 +107,23 @@ class Carrying:
     async def stay(self) -> None:
         """End what mirrors, and take away all nodes that no disk uses: of two chains of a disk the other one."""
         await layering.end_jobs(self._at, _JOB, within=_STAY_BOUND)
-        for disk in await _tops(self._at):
-            if disk == FIRMWARE:
-                await _forget_flashes(self._at)
-                continue
-            for node in await layering.nodes(self._at, disk):
-                with contextlib.suppress(qmp.CommandFailed):  # it is in use
-                    await self._at.execute("blockdev-del", {"node-name": node.name})
-        there = set(await layering.names(self._at))
+        told = await self._at.execute("query-blockstats")
+        tops, used = await _tops_told(self._at, told), set(_nodes_told(told))
+        there = await layering.names(self._at)
+        flashes = sorted(one for one in there if one.startswith(FIRMWARE)) if FIRMWARE in tops else []
+        spare = [node.name for disk in tops if disk != FIRMWARE for node in layering.among(there, disk)] + flashes
+        for name in spare:
+            if name not in used:
+                with contextlib.suppress(qmp.CommandFailed):  # it is in use all the same
+                    await self._at.execute("blockdev-del", {"node-name": name})
+        if not used.issuperset(spare):
+            there = await layering.names(self._at)
         # QEMU keeps a copy of each that it was given, also of a log's that is open
         await descriptors.take_back_others(self._at, lambda name: name in there)
 
     async def _suppressed(self) -> None:
         with contextlib.suppress(errors.Problem):
             await self.stay()
-
-
-async def _forget_flashes(at: link.Link) -> None:
-    for name in sorted(one for one in await layering.names(at) if one.startswith(FIRMWARE)):
-        with contextlib.suppress(qmp.CommandFailed):
-            await at.execute("blockdev-del", {"node-name": name})
 
 
 async def log_to(at: link.Link, tty: pathlib.Path, log: pathlib.Path) -> None:
@@ -190,14 +187,25 @@ async def _open_flash(at: link.Link, path: pathlib.Path, behind: str) -> str:
 
 async def _tops(at: link.Link) -> dict[str, str]:
     """The node that is used of each device that has one, and of the firmware's variables."""
+    return await _tops_told(at, await at.execute("query-blockstats"))
+
+
+async def _tops_told(at: link.Link, told: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found = {}
-    for one in await at.execute("query-blockstats"):
+    for one in told:
         node, device = str(one.get("node-name", "")), str(one.get("qdev", ""))
         if node.startswith(FIRMWARE):
             found[FIRMWARE] = node
         elif node and (name := device.removeprefix("/machine/peripheral/").split("/")[0]):
-            found[name] = await layering.top(at, name)
+            found[name] = layering.topmost(one, name) or await layering.top(at, name)
     return found
+
+
+def _nodes_told(told: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The nodes below all devices."""
+    for one in told:
+        yield str(one.get("node-name", ""))
+        yield from _nodes_told([one[below] for below in ("parent", "backing") if below in one])
 
 
 async def _jobs(at: link.Link) -> list[dict[str, Any]]:
@@ -206,17 +214,18 @@ async def _jobs(at: link.Link) -> list[dict[str, Any]]:
 
 async def _until_ready(at: link.Link, job: str, disk: str, before: int, report: Report) -> int:
     """Wait until a disk's new file holds what the old one does; how much that was, in bytes."""
-    pause = _LOOK
-    while True:
-        found = next((one for one in await _jobs(at) if one["id"] == job), None)
-        if found is None or found["status"] in ("concluded", "aborting", "null"):
-            raise CarryFailed(disk=disk, reason=str((found and found.get("error")) or "it was ended"))
-        done, total = int(found.get("current-progress", 0)), int(found.get("total-progress", 0))
-        report(before + done, before + max(total, done))
-        if found["status"] == "ready":
-            return done
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_LOOK)
+    async with layering.told_of(at, job, "ready", "aborting", "concluded") as told:
+        while True:
+            found = next((one for one in await _jobs(at) if one["id"] == job), None)
+            if found is None or found["status"] in ("concluded", "aborting", "null"):
+                raise CarryFailed(disk=disk, reason=str((found and found.get("error")) or "it was ended"))
+            done, total = int(found.get("current-progress", 0)), int(found.get("total-progress", 0))
+            report(before + done, before + max(total, done))
+            if found["status"] == "ready":
+                return done
+            if told.done():  # the connection was another one then
+                await asyncio.sleep(_LOOK)
+            await asyncio.wait([told], timeout=_LOOK)
 
 
 async def _until(at: link.Link, known: dict[str, str], status: str, failure: type[CarryFailed | Halfway]) -> None:

@@ -58,6 +58,11 @@ class Node:
 
 async def nodes(at: link.Link, disk: str) -> list[Node]:
     """The nodes of a disk or a CD, in an order in which they can be taken away."""
+    return among(await names(at), disk)
+
+
+def among(there: Sequence[str], disk: str) -> list[Node]:
+    """Those of all nodes, the newest first, that are a disk's or a CD's."""
     own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(_[0-9a-f]{{4}})?(\.file)?")
     found = [
         Node(
@@ -66,7 +71,7 @@ async def nodes(at: link.Link, disk: str) -> list[Node]:
             file=match[3] is not None,
             plain=len(match[1]) < 8,
         )
-        for name in await names(at)
+        for name in there
         if (match := own.fullmatch(name))
     ]
     return sorted(found, key=lambda node: node.file)
@@ -91,13 +96,19 @@ async def remove(at: link.Link, node: Node) -> None:
 
 async def top(at: link.Link, disk: str) -> str:
     """The node that a running disk is written to, below any filter that stands between the device and its chain."""
-    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(_[0-9a-f]{{4}})?")
-    below = await _device(at, disk)
-    while below is not None:
-        if own.fullmatch(name := str(below.get("node-name", ""))):
-            return name
-        below = below.get("parent")
+    if found := topmost(await _device(at, disk), disk):
+        return found
     return next(node.name for node in await nodes(at, disk) if not node.file)  # its device is gone
+
+
+def topmost(told: Mapping[str, Any] | None, disk: str) -> str | None:
+    """The same, of what QEMU tells of the disk's device and the nodes below it."""
+    own = re.compile(rf"{re.escape(disk)}\.(\d{{1,4}}|[0-9a-f]{{8}})(_[0-9a-f]{{4}})?")
+    while told is not None:
+        if own.fullmatch(name := str(told.get("node-name", ""))):
+            return name
+        told = told.get("parent")
+    return None
 
 
 async def root(at: link.Link, disk: str) -> str:
@@ -218,7 +229,7 @@ async def _see_through(
     at: link.Link, disk: str, name: str, begin: Callable[[], Awaitable[None]], report: Report
 ) -> None:
     pause = _LOOK
-    async with _told_of_end(at, name) as told:
+    async with told_of(at, name, "concluded") as told:
         if await _job(at, name) is None:
             await begin()
         while (job := await _job(at, name)) is not None and job["status"] != "concluded":
@@ -231,13 +242,13 @@ async def _see_through(
 
 
 @contextlib.asynccontextmanager
-async def _told_of_end(at: link.Link, name: str) -> AsyncIterator[asyncio.Task[None]]:
-    """Done when QEMU says that a job has ended, or can say nothing any more."""
+async def told_of(at: link.Link, name: str, *statuses: str) -> AsyncIterator[asyncio.Task[None]]:
+    """Done when QEMU says that a job has come to one of these, or can say nothing any more."""
 
     async def heard(events: AsyncIterator[qmp.Event]) -> None:
         with contextlib.suppress(qmp.Disconnected):
             async for event in events:
-                if (event.data.get("id"), event.data.get("status")) == (name, "concluded"):
+                if event.data.get("id") == name and event.data.get("status") in statuses:
                     return
 
     with at.events("JOB_STATUS_CHANGE") as events:
