@@ -48,6 +48,21 @@ async def test_an_overlay_is_what_qemu_makes_and_takes_writes_anywhere(size: int
     assert await qcow2.check(path) == qcow2.Health(leaks=False, corruptions=False)
 
 
+@pytest.mark.parametrize("size", [512, (512 << 20) + 512, 10 << 30, qcow2_header.MOST])
+def test_an_empty_disk_is_what_qemu_makes_and_takes_writes_anywhere(size: int, tmp_path: pathlib.Path) -> None:
+    path, theirs = tmp_path / "ours.qcow2", tmp_path / "theirs.qcow2"
+    qcow2.write_empty(path, size)
+    samples.qemu_img("create", "-q", "-f", "qcow2", theirs, str(size))
+    told = [samples.info(one, "qcow2") for one in (path, theirs)]
+    for one in told:
+        del one["filename"], one["actual-size"]
+        one.pop("children", None)
+    assert told[0] == told[1]
+    last = size - 512
+    assert "verification failed" not in qemu_io(path, f"write -P 9 {last} 512", f"read -P 9 {last} 512")
+    samples.qemu_img("check", "-q", "-f", "qcow2", path)
+
+
 async def test_a_header_that_differs_in_any_field_from_what_is_recorded_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "disk.qcow2"
     await qcow2.create_overlay(path, backing_relative="base.qcow2", backing_format="qcow2", size=1 << 20)

@@ -85,10 +85,11 @@ async def create_overlay(path: pathlib.Path, *, backing_relative: str, backing_f
     """
     check_backing_name(backing_relative)
     async with half_made.made_whole(path) as beside:
-        await threads.run(_write_empty, beside, size, backing_relative, backing_format)
+        await threads.run(write_empty, beside, size, backing_relative, backing_format)
 
 
-def _write_empty(path: pathlib.Path, size: int, backing: str, backing_format: str) -> None:
+def write_empty(path: pathlib.Path, size: int, backing: str | None = None, backing_format: str | None = None) -> None:
+    """Write a file of `size` bytes that holds nothing, over a backing file whose name was checked. Raises OSError."""
     begins, length = qcow2_header.empty(size, backing=backing, backing_format=backing_format)
     path.write_bytes(begins)
     os.truncate(path, length)

@@ -77,18 +77,20 @@ def parse(source: reader.Reader) -> Header:
     )
 
 
-def empty(size: int, *, backing: str, backing_format: str) -> tuple[bytes, int]:
-    """How an overlay of `size` bytes begins that holds nothing yet, and how long it is; the rest is zeros.
+def empty(size: int, *, backing: str | None = None, backing_format: str | None = None) -> tuple[bytes, int]:
+    """How a disk of `size` bytes begins that holds nothing yet, and how long it is; the rest is zeros.
 
     Header, refcounts and the first level of its map, in this order. To start `qemu-img create` would take far longer.
     """
     entries = -(-size // (_CLUSTER * (_CLUSTER // 8)))
     clusters = 3 + -(-entries * 8 // _CLUSTER)
-    kind, name, length = backing_format.encode(), backing.encode(), 104
-    extensions = struct.pack(">II", _BACKING_FORMAT, len(kind)) + kind.ljust(-(-len(kind) // 8) * 8, b"\0") + bytes(8)
+    kind, name, length = (backing_format or "").encode(), (backing or "").encode(), 104
+    told = struct.pack(">II", _BACKING_FORMAT, len(kind)) + kind.ljust(-(-len(kind) // 8) * 8, b"\0") if kind else b""
+    extensions = told + bytes(8)
+    named_at = length + len(extensions) if name else 0
     header = struct.pack(
         ">4sIQIIQIIQQIIQQQQII",
-        MAGIC, 3, length + len(extensions), len(name), _CLUSTER.bit_length() - 1, size, 0, entries, 3 * _CLUSTER,
+        MAGIC, 3, named_at, len(name), _CLUSTER.bit_length() - 1, size, 0, entries, 3 * _CLUSTER,
         _CLUSTER, 1, 0, 0, 0, 0, 0, 4, length,
     )  # fmt: skip
     refcounts = struct.pack(">Q", 2 * _CLUSTER).ljust(_CLUSTER, b"\0") + struct.pack(">H", 1) * clusters

@@ -94,9 +94,11 @@ async def create(
     async with half_made.made_whole(path) as beside:
         if image_format == "raw":
             await threads.run(_make_raw, beside, size, preallocate)
+        elif preallocate:
+            what = ("-f", "qcow2", "-o", "preallocation=falloc", qcow2.plain(beside), str(size))
+            await tools.qemu_img("create", "-q", *what, within=_LONG)
         else:
-            options = ["-o", "preallocation=falloc"] if preallocate else []
-            await tools.qemu_img("create", "-q", "-f", "qcow2", *options, qcow2.plain(beside), str(size), within=_LONG)
+            await threads.run(qcow2.write_empty, beside, size)
 
 
 def _make_raw(path: pathlib.Path, size: int, preallocate: bool) -> None:
