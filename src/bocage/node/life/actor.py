@@ -220,6 +220,8 @@ class Actor:
         whole = True
         if step.do is not Do.NOTHING:
             whole = await self._do(step.do, machine)
+            if whole and step.do is Do.PREPARE and launching.starts_at_once(machine):
+                return 0  # what it is will be shown when it starts
             self._at_hand = list(standing.runs)
             machine = await standing.read()
         machine = await showing.show(standing, preparation, machine, step)

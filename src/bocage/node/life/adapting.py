@@ -187,16 +187,18 @@ async def _wire(nic: vm.Nic, running: engine.Machine, machine: vm.VM, preparatio
     await running.nics.plug(nic, backend)
 
 
-async def hold(standing: Standing, preparation: Preparation, machine: vm.VM, running: engine.Machine) -> None:
+async def hold(
+    standing: Standing, preparation: Preparation, machine: vm.VM, running: engine.Machine, built: Built
+) -> None:
     """Before its vCPUs run, hold a machine to its share. What cannot be held is said in its outcomes, later."""
-    runtime = standing.ground.home.vm_runtime(machine.uid)
-    built = await asyncio.to_thread(started.read_whole, runtime)
-    if built is None:
-        return
+    is_held = built
     for change in list(shares.changes(built.spec, shares.with_share_of(built.spec, machine.spec))):
         with contextlib.suppress(errors.Problem, OSError):
-            await sharing.hold(change, built, running, machine, preparation)
-            built = await _noted(runtime, built, shares.held(built.spec, change))
+            await sharing.hold(change, is_held, running, machine, preparation)
+            spec = is_held.spec.model_copy(update=shares.held(is_held.spec, change))
+            is_held = dataclasses.replace(is_held, spec=spec)
+    if is_held is not built:
+        await asyncio.to_thread(started.note, standing.ground.home.vm_runtime(machine.uid), is_held)
 
 
 async def _noted(runtime: pathlib.Path, built: Built, fields: Mapping[str, object]) -> Built:

@@ -26,6 +26,11 @@ STARTS = ("vm.create", "vm.clone", "vm.start")
 """The tasks that end when it runs."""
 
 
+def starts_at_once(machine: vm.VM) -> bool:
+    """Whether it runs as soon as it is made: then its definition is written while QEMU comes up."""
+    return machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
+
+
 async def start(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     """Start it; a failure of a start that a person asked for takes the wish back, others are tried again."""
     by_person = bool(standing.asked("vm.start"))
@@ -64,7 +69,8 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
         plan = await preparation.rescue(machine, plan)
     if saved:
         plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
-    started.note(plan.runtime, Built(adaptation.bare(built.spec), plan.first or First.of(plan.spec)))
+    made = Built(adaptation.bare(built.spec), plan.first or First.of(plan.spec))
+    started.note(plan.runtime, made)
     # While QEMU comes up, paused, its NICs are plugged in and the definition goes to the disk: the vCPUs wait for all.
     plugging = asyncio.create_task(preparation.plug_in(built))
     defining = asyncio.create_task(
@@ -76,7 +82,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
         )
         try:
             await plugging
-            await adapting.hold(standing, preparation, machine, running)
+            await adapting.hold(standing, preparation, machine, running, made)
             await defining
             own = not (saved or machine.spec.rescue)
             if machine.spec.boot.once and own:  # the process has it on its command line

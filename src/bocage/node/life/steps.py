@@ -26,7 +26,8 @@ async def prepare(standing: Standing, preparation: Preparation, machine: vm.VM) 
             run.progress(done, total)
 
     await preparation.make(machine, report=lambda step: standing.report(step, "vm.create", "vm.clone"), progress=told)
-    await launching.define(standing, preparation, machine)
+    if not launching.starts_at_once(machine):
+        await launching.define(standing, preparation, machine)
     note = notes.Created(name=machine.name)
     await standing.turn(machine, machine.status.state, note, ready=True, reason=None, problem=None)
 

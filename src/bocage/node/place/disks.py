@@ -234,8 +234,12 @@ class Disks:
             said = base.Saying.of(error) if isinstance(error, errors.Problem) else None
             await self._show(volume, ground.VolumeStatus(state="failed", problem=said))
             raise
-        await asyncio.to_thread(own, path, owner)
-        allocated = await asyncio.to_thread(files.allocated, path)
+
+        def give() -> int:
+            own(path, owner)
+            return files.allocated(path)
+
+        allocated = await asyncio.to_thread(give)
         await self._show(volume, ground.VolumeStatus(state="ready", path=str(path), allocated_bytes=allocated))
 
     async def make_file(
@@ -246,9 +250,14 @@ class Disks:
         Raises storage's Gone, Full and Exists, rooms.WouldNotFit, ImageMissing, CopyWhileRunning.
         """
         spec = volume.spec
-        await asyncio.to_thread(directory.uid_at, await self._ground.storage_root(spec.storage))
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True, mode=0o711)
-        if not await asyncio.to_thread(os.path.lexists, path):
+        root = await self._ground.storage_root(spec.storage)
+
+        def is_there() -> bool:
+            directory.uid_at(root)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+            return os.path.lexists(path)
+
+        if not await asyncio.to_thread(is_there):
             await self._rooms.check_growth(spec.storage, now=spec.size if spec.preallocated else 0)
             if spec.source and spec.source_file:
                 await self._copy_layer(volume, spec.source, spec.source_file, path, progress)

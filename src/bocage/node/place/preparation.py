@@ -113,7 +113,7 @@ class Preparation:
     async def make(
         self, machine: vm.VM, *, report: disks.Report | None = None, progress: disks.Progress | None = None
     ) -> None:
-        """Make all that is missing, and say that its volumes are ready."""
+        """Make all that is missing but its definition, and say that its volumes are ready."""
         await self.check_storage(machine)
         place = await self.place(machine)
         await asyncio.to_thread(place.make)
@@ -127,13 +127,12 @@ class Preparation:
             await asyncio.to_thread(files.write_durably, place.seed, image, mode=0o444)
         if machine.spec.hardware.firmware is vm.Firmware.UEFI:
             await self._firmware_variables(machine, place)
-        await self.write_definition(machine)
-        await self.link(machine)
 
     async def make_what_waits(self, machine: vm.VM) -> None:
         """Make the disks that were added to a VM which is made."""
         if any(volume.status.state != "ready" for volume in await self.disks.of(machine)):
             await self.make(machine)
+            await self.write_definition(machine)
 
     async def write_definition(self, machine: vm.VM) -> bool:
         """Make `vm.yaml` say what the store says; False when it did."""
