@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench import measure
+from bocage.model import vm as model
 
 _BOUND = 90.0  # seconds until its daemon answers; at the first start it tries every QEMU that is installed
 _UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -190,16 +191,19 @@ def domain(name: str, machine: dict[str, Any], *, disk: pathlib.Path, accelerato
     """The definition of a domain equal to one of our VMs, on a disk of its own; without NIC where that has none."""
     spec = machine["spec"]
     hardware, nic = spec["hardware"], next(iter(spec["nics"]), None)
+    cpus = model.Cpus.model_validate(spec["cpus"])
+    board = cpus.board(hardware["max_cpus"])  # a place for a vCPU takes memory of the guest's
     mac = f"<mac address='{nic['mac']}'/>" if nic else ""
     card = f"<interface type='user'>{mac}<model type='virtio'/></interface>" if nic else ""
     ports = "".join(f"<controller type='pci' model='pcie-root-port' index='{n}'/>" for n in range(1, 17))
     return f"""<domain type='{"kvm" if accelerator == "kvm" else "qemu"}'>
   <name>{name}</name>
   <memory unit='MiB'>{spec["memory"].removesuffix("M")}</memory>
-  <vcpu>{spec["cpus"]["sockets"] * spec["cpus"]["cores"] * spec["cpus"]["threads"]}</vcpu>
+  <vcpu current='{cpus.count}'>{board.count}</vcpu>
   <os><type arch='x86_64' machine='{hardware["machine"]}'>hvm</type></os>
   <features><acpi/><apic/></features>
-  <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>Westmere</model></cpu>
+  <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>Westmere</model>
+    <topology sockets='{board.sockets}' dies='1' cores='{board.cores}' threads='{board.threads}'/></cpu>
   <pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
