@@ -60,7 +60,7 @@ class OutOfRange(Refused):
 
 
 class Full(Refused):
-    """etcd's space is used up (its NOSPACE alarm is raised): it can be read, and takes no writes."""
+    """etcd's space is used up (its NOSPACE alarm is raised): it can be read, and takes deletes alone."""
 
     type = "store-full"
     text = N_("etcd's space is used up: {reason}")
