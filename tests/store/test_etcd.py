@@ -195,7 +195,9 @@ async def test_a_full_etcd_says_so_can_be_read_and_takes_writes_when_it_has_room
         await store.compact(count + 1)
         async with httpx.AsyncClient(base_url=small.members[0].client, timeout=60, trust_env=False) as plain:
             await plain.post("/v3/maintenance/defragment", json={})
-            await plain.post("/v3/maintenance/alarm", json={"action": "DEACTIVATE", "alarm": "NOSPACE"})
+            raised = (await plain.post("/v3/maintenance/alarm", json={"action": "GET"})).json()["alarms"]
+            for alarm in raised:
+                await plain.post("/v3/maintenance/alarm", json={"action": "DEACTIVATE", **alarm})
         assert await put(store, a="1") == count + 2
         await store.close()
 
