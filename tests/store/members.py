@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import httpx
 
@@ -24,11 +25,17 @@ BOUND = 60.0  # seconds until members agree
 class Member:
     """One member: its addresses and its process."""
 
-    def __init__(self, name: str, home: pathlib.Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, home: pathlib.Path, options: Sequence[str], papers: access.Certificates | None
+    ) -> None:
         self.name = name
         self.home = home
         self.options = [*access.SERVER_OPTIONS, "--pre-vote", "--logger", "zap", "--log-level", "warn", *options]
-        self.client, self.peer = (f"http://127.0.0.1:{port}" for port in _free_ports(2))
+        self.client, self.peer = (f"{'https' if papers else 'http'}://127.0.0.1:{port}" for port in _free_ports(2))
+        for side in ("", "peer-") if papers else ():
+            assert papers
+            self.options += [f"--{side}cert-file", str(papers.certificate), f"--{side}key-file", str(papers.key)]
+            self.options += [f"--{side}client-cert-auth", f"--{side}trusted-ca-file", str(papers.authority)]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, cluster: str) -> None:
@@ -54,25 +61,31 @@ class Member:
 class Cluster:
     """Members that know each other."""
 
-    def __init__(self, home: pathlib.Path, count: int, options: Sequence[str] = ()) -> None:
-        self.members = [Member(f"m{n}", home, options) for n in range(count)]
+    def __init__(
+        self, home: pathlib.Path, count: int, options: Sequence[str], papers: access.Certificates | None
+    ) -> None:
+        self.papers = papers
+        self.members = [Member(f"m{n}", home, options, papers) for n in range(count)]
         self.names = ",".join(f"{member.name}={member.peer}" for member in self.members)
 
     def start(self, member: Member) -> None:
         member.start(self.names)
 
-    def access(self, first: int = 0) -> access.Access:
+    def access(self, first: int = 0, **how: Any) -> access.Access:
         """How to reach all, the one at place `first` before the others."""
-        return access.Access(tuple(member.client for member in self.members[first:] + self.members[:first]))
+        return access.Access(tuple(member.client for member in self.members[first:] + self.members[:first]), **how)
 
     def wait(self) -> None:
         """Until each member answers with all that was written; its log when it does not."""
         deadline = time.monotonic() + BOUND
+        trusted = self.papers.context() if self.papers else False
         for member in self.members:
             while True:
                 with contextlib.suppress(httpx.TransportError):
-                    said = httpx.post(f"{member.client}/v3/kv/range", json={"key": "YQ=="}, timeout=5, trust_env=False)
-                    if said.status_code == httpx.codes.OK:
+                    said = httpx.post(
+                        f"{member.client}/v3/kv/range", json={"key": "YQ=="}, timeout=5, trust_env=False, verify=trusted
+                    )
+                    if said.status_code == httpx.codes.OK or "user name is empty" in said.text:
                         break
                 if time.monotonic() > deadline:
                     raise AssertionError((member.home / f"{member.name}.log").read_text()[-4000:])
@@ -80,11 +93,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(count: int, options: Sequence[str] = ()) -> Iterator[Cluster]:
+def cluster(count: int, options: Sequence[str] = (), *, papers: access.Certificates | None = None) -> Iterator[Cluster]:
     """A new cluster in memory (no disk's time for what is no fault of a disk); gone at the end."""
     memory = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
     home = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-etcd-", dir=memory))
-    made = Cluster(home, count, options)
+    made = Cluster(home, count, options, papers)
     try:
         for member in made.members:
             made.start(member)

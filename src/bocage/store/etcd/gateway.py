@@ -278,12 +278,12 @@ class _Unauthenticated(Denied):
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Turn httpx's errors into Lost."""
+    """Turn httpx's errors into Lost, and those of TLS that it lets through."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise Lost(str(error) or type(error).__name__, loose=False) from error
-    except httpx.TransportError as error:
+    except (httpx.TransportError, OSError) as error:
         raise Lost(str(error) or type(error).__name__, loose=True) from error
 
 
