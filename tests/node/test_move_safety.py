@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 
-from bocage import errors, home
-from bocage.engine.qemu import carrying, processes, qmp
+from bocage import errors, home, reach
+from bocage.engine.qemu import carrying, link, processes, qmp, saved
 from bocage.model import ground, vm, work
 from bocage.node.jobs import storages
 from bocage.node.life import filling
 from bocage.node.place import directory
-from bocage.storage import reach
 from tests.node import crash, hanging, test_crash
 from tests.node.house import BLANK, House
 from tests.node.test_crash import EVERY, fill
@@ -317,3 +316,32 @@ async def hung_between(house: House, slow: Hanging, made: vm.VM, to: ground.Stor
     await house.resources.create(task)
     await house.until(house.events, lambda types: "move-stands-between" in types)
     return task.uid
+
+
+@pytest.mark.slow
+async def test_a_save_onto_a_storage_that_hangs_is_given_up_and_the_daemon_waits_for_nothing(
+    house: House, slow: Hanging, monkeypatch: pytest.MonkeyPatch
+):
+    await house.storage("slow", slow.at / "s")
+    made = await house.create(start=True, storage="slow", **BLANK)
+    elsewhere = await house.create("elsewhere", **BLANK)
+    monkeypatch.setattr(reach, "PATIENCE", 3.0)
+    forget = saved._forget_earlier
+
+    async def hangs(at: link.Link) -> None:
+        await forget(at)
+        slow.hang()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "_forget_earlier", hangs)
+        saving = asyncio.create_task(house.ask("vm.save", made))
+        await house.until(lambda: house.read(made), lambda one: one.spec.power is vm.Power.SAVED)
+        done(await house.ask("vm.start", elsewhere))  # by the same loop, and the same threads
+        assert problem(await saving) == "storage-hangs"
+    running = await house.until(lambda: house.read(made), lambda one: one.spec.power is vm.Power.RUNNING)
+    slow.go_on()
+    await house.until(lambda: house.read(made), lambda one: one.status.state is vm.State.RUNNING)
+    assert (await house.read(made)).status.pid == running.status.pid
+    done(await house.ask("vm.save", made))
+    done(await house.ask("vm.start", made))
+    done(await house.ask("vm.kill", made))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 
-from bocage.storage import threads
+from bocage import threads
 
 _PIECE = 4 << 20
 _ZEROS = bytes(1 << 20)

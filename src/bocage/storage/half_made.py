@@ -8,8 +8,8 @@ import pathlib
 import secrets
 from collections.abc import AsyncIterator
 
-from bocage import errors, files, storage
-from bocage.storage import space, threads
+from bocage import errors, files, storage, threads
+from bocage.storage import space
 from bocage.words import N_
 
 SUFFIX = ".part"

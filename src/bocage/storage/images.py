@@ -16,7 +16,7 @@ import secrets
 import stat
 from collections.abc import AsyncIterator, Mapping
 
-from bocage import errors, files, process, storage
+from bocage import errors, files, process, storage, threads
 from bocage.storage import (
     digests,
     half_made,
@@ -28,7 +28,6 @@ from bocage.storage import (
     refusals,
     space,
     sparse,
-    threads,
     volumes,
 )
 from bocage.words import N_

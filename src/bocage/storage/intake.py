@@ -11,8 +11,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from bocage import errors, files, storage
-from bocage.storage import digests, half_made, space, sparse, threads
+from bocage import errors, files, storage, threads
+from bocage.storage import digests, half_made, space, sparse
 from bocage.words import N_
 
 _BATCH = 2 << 20  # bytes written at once

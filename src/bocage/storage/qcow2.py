@@ -8,8 +8,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from bocage import errors, files, process, storage
-from bocage.storage import half_made, qcow2_header, reader, space, threads, tools
+from bocage import errors, files, process, storage, threads
+from bocage.storage import half_made, qcow2_header, reader, space, tools
 from bocage.words import N_
 
 _QUICK = 60.0  # seconds for a program that only touches a header

@@ -8,7 +8,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from bocage.storage import half_made, threads
+from bocage import threads
+from bocage.storage import half_made
 
 _FICLONE = 0x40049409  # linux/fs.h; shares the blocks of another file (btrfs, xfs)
 _PIECE = 8 << 20  # bytes between two looks whether to stop

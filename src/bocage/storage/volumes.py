@@ -11,8 +11,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from bocage import errors, files, storage
-from bocage.storage import half_made, inspect, qcow2, qcow2_header, space, threads, tools
+from bocage import errors, files, storage, threads
+from bocage.storage import half_made, inspect, qcow2, qcow2_header, space, tools
 from bocage.words import N_
 
 FORMATS = ("qcow2", "raw")

@@ -31,7 +31,7 @@ async def test_a_thread_that_takes_room_never_works_on_another_file(
     monkeypatch.setattr(os, "posix_fallocate", slow)
     descriptor = os.open(tmp_path / "memory", os.O_RDWR | os.O_CREAT)
     wanted = os.fstat(descriptor).st_ino
-    taking = asyncio.create_task(saved._has_room(Monitor(), descriptor))  # type: ignore[arg-type]
+    taking = asyncio.create_task(saved._has_room(Monitor(), tmp_path, descriptor))  # type: ignore[arg-type]
     await asyncio.to_thread(begun.wait)
     taking.cancel()
     with contextlib.suppress(asyncio.CancelledError):

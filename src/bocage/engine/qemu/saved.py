@@ -7,14 +7,15 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
-from bocage import errors, files
+from bocage import errors, files, reach, threads
 from bocage.engine import base
 from bocage.engine.qemu import link, qmp
 from bocage.words import N_
 
 _NAME = "saved"  # of the descriptor
+_ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _PAUSE = 0.05  # seconds between two looks
 _UNBOUNDED = 1 << 40  # bytes a second: QEMU's own limit is a tenth of a disk's speed
 _UNDER_WAY = ("active", "setup", "cancelling", "device", "pre-switchover")
@@ -55,19 +56,19 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
         if running:
             await at.execute("stop")
             undo.push_async_callback(_suppressed, at, "cont")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        undo.callback(beside.unlink, missing_ok=True)
-        try:
-            undo.push_async_callback(_cancel, at)
-            await _begin(at, descriptor)
-            await _until(at, "completed", descriptor, report)
-            await asyncio.to_thread(_finish, os.dup(descriptor), beside, to)
-        except OSError as error:
-            raise SaveFailed(reason=error.strerror or str(error)) from error
-        except qmp.CommandFailed as error:
-            raise SaveFailed(reason=error.description) from error
-        finally:
-            os.close(descriptor)
+        undo.push_async_callback(_remove, beside)
+        with _told():
+            async with reach.opened(beside, _ANEW) as descriptor:
+                undo.push_async_callback(_cancel, at)
+                await _begin(at, descriptor)
+                await _until(at, "completed", descriptor, report)
+                await _finish(descriptor, beside)
+            try:
+                undo.push_async_callback(_remove, to)
+                await _give_name(beside, to)
+            except reach.Hangs:  # it may come to be called so later: who lets it go on removes that first
+                undo.pop_all()
+                raise
         undo.pop_all()
 
 
@@ -82,22 +83,17 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
     await _forget_earlier(at)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_suppressed, at, "cont")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            behind = await _may_be_behind(at) and await _has_room(at, descriptor)
-            if behind:
-                await _write_behind(at, descriptor, instant, report)
-            else:
-                undo.push_async_callback(_cancel, at)
-                await _write_ahead(at, descriptor, instant, report)
-            await asyncio.to_thread(_finish, os.dup(descriptor), beside, to)
-        except OSError as error:
-            raise SaveFailed(reason=error.strerror or str(error)) from error
-        except qmp.CommandFailed as error:
-            raise SaveFailed(reason=error.description) from error
-        finally:
-            os.close(descriptor)
-            beside.unlink(missing_ok=True)
+        undo.push_async_callback(_remove, beside)
+        with _told():
+            async with reach.opened(beside, _ANEW) as descriptor:
+                behind = await _may_be_behind(at) and await _has_room(at, beside, descriptor)
+                if behind:
+                    await _write_behind(at, descriptor, instant, report)
+                else:
+                    undo.push_async_callback(_cancel, at)
+                    await _write_ahead(at, descriptor, instant, report)
+                await _finish(descriptor, beside)
+            await _give_name(beside, to)
         undo.pop_all()
     return behind
 
@@ -135,24 +131,24 @@ async def _may_be_behind(at: link.Link) -> bool:
     return True
 
 
-async def _has_room(at: link.Link, descriptor: int) -> bool:
+async def _has_room(at: link.Link, path: pathlib.Path, descriptor: int) -> bool:
     """Take the room for all that could be written: a write that failed would leave the guest waiting for good."""
     memory = await at.execute("query-memory-size-summary")
     most = int(memory["base-memory"]) + int(memory.get("plugged-memory", 0))
-    try:
-        await asyncio.to_thread(_take, os.dup(descriptor), most + most // 100 + _BESIDE_MEMORY)
-    except OSError:
-        os.ftruncate(descriptor, 0)
-        return False
-    return True
+    own, size = os.dup(descriptor), most + most // 100 + _BESIDE_MEMORY
 
+    def take(_: threads.Job) -> bool:
+        """By a descriptor of its own: nobody who gives up waiting closes it, and has another's number taken for it."""
+        try:
+            os.posix_fallocate(own, 0, size)
+        except OSError:
+            os.ftruncate(own, 0)
+            return False
+        finally:
+            os.close(own)
+        return True
 
-def _take(descriptor: int, size: int) -> None:
-    """By a descriptor of its own: nobody who gives up waiting closes it, and has another file's number taken for it."""
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    finally:
-        os.close(descriptor)
+    return await reach.way_to(path).job(take, None)
 
 
 async def break_off(at: link.Link) -> None:
@@ -183,13 +179,10 @@ async def _forget_earlier(at: link.Link) -> None:
 async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:
     """Read a machine into a QEMU that was started with `-incoming defer`. A QEMU that cannot ends itself.
 
-    Raises OSError, base.NotRunning, qmp.CommandFailed, errors.TimedOut.
+    Raises OSError, reach.Hangs, base.NotRunning, qmp.CommandFailed, errors.TimedOut.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    async with reach.opened(path, os.O_RDONLY) as descriptor:
         await at.name_descriptor(descriptor, _NAME)
-    finally:
-        os.close(descriptor)
     deadline = time.monotonic() + within
     await at.execute("migrate-incoming", {"uri": f"fd:{_NAME}"})
     while (await at.execute("query-migrate")).get("status") != "completed":
@@ -227,7 +220,7 @@ async def _until(at: link.Link, status: str, descriptor: int, report: Report, *,
             case reached if reached == status:
                 return
             case "failed" | "cancelled":
-                raise SaveFailed(reason=str(answer.get("error-desc") or _why(descriptor)))
+                raise SaveFailed(reason=str(answer.get("error-desc") or await _why(descriptor)))
         if not held and done > _ROUNDS * int(ram.get("total", 0)) > 0:
             await at.execute("stop")
             held = True
@@ -238,19 +231,44 @@ async def _until(at: link.Link, status: str, descriptor: int, report: Report, *,
         await asyncio.sleep(_PAUSE if status == "completed" and not stop else _PAUSE / 5)
 
 
-def _why(descriptor: int) -> str:
-    free = os.fstatvfs(descriptor)
+async def _why(descriptor: int) -> str:
+    way = reach.way_to(pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+    free = await way.call(os.fstatvfs, descriptor)
     return os.strerror(28) if free.f_bavail * free.f_frsize < 1 << 20 else "migration failed"
 
 
-def _finish(descriptor: int, beside: pathlib.Path, to: pathlib.Path) -> None:
-    """Takes the descriptor, as `_take` does."""
+async def _finish(descriptor: int, beside: pathlib.Path) -> None:
+    own = os.dup(descriptor)
+
+    def finish(_: threads.Job) -> None:
+        try:
+            os.ftruncate(own, os.lseek(own, 0, os.SEEK_CUR))  # QEMU's descriptor stands where ours does
+            os.fsync(own)
+        finally:
+            os.close(own)
+
+    await reach.way_to(beside).job(finish, None)
+
+
+async def _give_name(beside: pathlib.Path, to: pathlib.Path) -> None:
+    """Nobody is told that this was broken off before it is known what became of it, or that the storage hangs."""
+    await threads.to_its_end(asyncio.ensure_future(reach.way_to(to).call(files.rename_durably, beside, to)))
+
+
+async def _remove(path: pathlib.Path) -> None:
+    """What counts for nothing: who comes next writes it anew."""
+    with contextlib.suppress(reach.Hangs, OSError):
+        await reach.way_to(path).call(path.unlink, missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
     try:
-        os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))  # QEMU's descriptor stands where ours does
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    files.rename_durably(beside, to)
+        yield
+    except OSError as error:
+        raise SaveFailed(reason=error.strerror or str(error)) from error
+    except qmp.CommandFailed as error:
+        raise SaveFailed(reason=error.description) from error
 
 
 async def _cancel(at: link.Link) -> None:

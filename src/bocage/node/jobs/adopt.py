@@ -8,14 +8,14 @@ import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from bocage import errors, files, words
+from bocage import errors, files, threads, words
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
 from bocage.node.carrying import adoption, carried, shelving
 from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import layers
-from bocage.storage import archive, half_made, sparse, threads
+from bocage.storage import archive, half_made, sparse
 from bocage.words import N_
 
 

@@ -8,13 +8,13 @@ import os
 import pathlib
 from typing import Any
 
-from bocage import errors, files, words
+from bocage import errors, files, reach, words
 from bocage.model import base, ground, keys, vm, work
 from bocage.node import tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import layers, usage
-from bocage.storage import directory, filesystems, mirror, reach
+from bocage.storage import directory, filesystems, mirror
 from bocage.store import resources
 from bocage.words import N_
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from bocage import errors, words
+from bocage import errors, reach, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
 from bocage.node import clock, notes, tasks
@@ -22,7 +22,6 @@ from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Do
-from bocage.storage import reach
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import secrets
 
-from bocage import errors, files
+from bocage import errors, files, reach, threads
 from bocage.model import ground, vm
 from bocage.node import notes, tasks
 from bocage.node.carrying import carried, shelving
@@ -20,7 +20,7 @@ from bocage.node.place import directory, disks
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers as tree
 from bocage.storage import directory as storage_directory
-from bocage.storage import half_made, qcow2, reach, sparse, threads, volumes
+from bocage.storage import half_made, qcow2, sparse, volumes
 from bocage.store import resources
 from bocage.words import N_
 
@@ -142,11 +142,11 @@ async def _fill(
             await volumes.grow(path, image_format="raw", size=volume.spec.size)
     for name in beside:
         source = at.old.path / name
-        if await asyncio.to_thread(source.exists):
-            await asyncio.to_thread((at.making.path / name).parent.mkdir, mode=0o700, exist_ok=True)
+        if await way_to(at.old.path).call(source.exists):
+            await at.way.call((at.making.path / name).parent.mkdir, mode=0o700, exist_ok=True)
             await at.way.job(sparse.copy_now, None, source, at.making.path / name)
     await _give_away(preparation, machine, at, own)
-    await asyncio.to_thread(files.sync_tree, at.making.path)
+    await at.way.job(lambda _: files.sync_tree(at.making.path), None)
 
 
 async def commit(standing: Standing, preparation: Preparation, target: ground.Storage) -> None:
@@ -193,7 +193,7 @@ async def _check_room(
         later = sum(max(size - files.allocated(path), 0) for size, path in tips)
         return now, later if running else 0
 
-    now, later = await asyncio.to_thread(sizes)
+    now, later = await way_to(at.old.path).call(sizes)
     await preparation.rooms.check_growth(target.uid, now=now, later=later)
 
 
@@ -221,8 +221,8 @@ async def _give_away(preparation: Preparation, machine: vm.VM, at: Ways, own: li
     written = [at.making.serial_log, at.making.qemu_log, at.making.firmware_variables]
     written += [at.making.disks / name for volume in own for name in tree.every(volume.spec)]
     for path in written:
-        if await asyncio.to_thread(path.exists):
-            await asyncio.to_thread(disks.own, path, owner)
+        if await at.way.call(path.exists):
+            await at.way.call(disks.own, path, owner)
 
 
 async def _bring_image(

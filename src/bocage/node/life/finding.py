@@ -56,7 +56,7 @@ async def _if_by_hand(standing: Standing, preparation: Preparation, machine: vm.
     was_up = machine.status.state in (*_WAS_UP, vm.State.STARTING)
     if found.started_generation != 0 or was_up or standing.asked(*_TOLD_TO_END):
         return
-    launching.forget_saved(await preparation.place(machine))  # its disks have gone on without that memory
+    await launching.drop_saved(await preparation.place(machine))  # its disks have gone on without that memory
     await standing.follow(machine, vm.Power.RUNNING)
     await standing.tell(machine, notes.StartedByHand(name=machine.name, pid=found.pid), base.Severity.WARNING)
     await standing.show(problem=None, restarts=0)

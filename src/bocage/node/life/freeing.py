@@ -8,13 +8,12 @@ import logging
 import os
 import pathlib
 
-from bocage import errors
+from bocage import errors, reach
 from bocage.model import ground, vm
 from bocage.node import started
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers
-from bocage.storage import reach
 from bocage.store import resources
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 from typing import Any
 
-from bocage import errors, files, words
+from bocage import errors, files, reach, words
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, started, tasks
@@ -58,7 +58,7 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
 
 async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     place = await preparation.place(machine)
-    saved = place.saved if place.saved.exists() else None
+    saved = place.saved if await preparation.has_saved(machine) else None
     built = await preparation.as_saved(machine) if saved else machine
     await preparation.claim(built)
     await preparation.make_what_waits(built)
@@ -68,7 +68,8 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
             raise rescue.SavedFirst(name=machine.name)
         plan = await preparation.rescue(machine, plan)
     if saved:
-        plan = dataclasses.replace(plan, first=await asyncio.to_thread(memory_saved.first, place))
+        first = await reach.Way(place.storage).call(memory_saved.first, place)
+        plan = dataclasses.replace(plan, first=first)
     made = Built(adaptation.bare(built.spec), plan.first or First.of(plan.spec))
     started.note(plan.runtime, made)
     # While QEMU comes up, paused, its NICs are plugged in and the definition goes to the disk: the vCPUs wait for all.
@@ -107,13 +108,18 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
 async def let_go(standing: Standing, preparation: Preparation, machine: vm.VM, running: engine.Machine) -> None:
     """Let the vCPUs of a machine that stands ready run, unless it should be paused."""
     place = await preparation.place(machine)
-    restored = await asyncio.to_thread(forget_saved, place)
+    restored = await drop_saved(place)
     if machine.spec.power is not vm.Power.PAUSED:
         await running.resume()
     await preparation.note_running(machine)
     if restored:
         clocks.set_(standing, machine)
         await standing.tell(machine, notes.Restored(name=machine.name))
+
+
+async def drop_saved(place: directory.Directory) -> bool:
+    """As `forget_saved`. Raises reach.Hangs."""
+    return await reach.Way(place.storage).call(forget_saved, place)
 
 
 def forget_saved(place: directory.Directory) -> bool:
@@ -178,4 +184,4 @@ async def _write_by_hand(
     place = await preparation.place(machine)
     with contextlib.suppress(errors.Problem):
         script = standing.ground.engine.by_hand(plan or await preparation.plan(machine, connect=False))
-        await asyncio.to_thread(place.write_by_hand, script)
+        await reach.Way(place.storage).call(place.write_by_hand, script)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from bocage import files, words
+from bocage import files, reach, words
 from bocage.model import ground, vm
 from bocage.node import clock, tasks
 from bocage.node.life import filling, overlaying, relocating
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
-from bocage.storage import reach
 from bocage.words import N_
 
 _UNTIL_IT_RUNS = 2.0  # seconds

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Coroutine
 from typing import Any
 
-from bocage import errors, files, words
+from bocage import errors, files, reach, words
 from bocage.engine import base as engine
 from bocage.engine import block
 from bocage.model import base, board, ground, vm
@@ -23,7 +23,6 @@ from bocage.node.life.standing import Standing
 from bocage.node.place import disks
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers as tree
-from bocage.storage import reach
 from bocage.words import N_
 
 
@@ -151,8 +150,8 @@ async def _carry(
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
         await preparation.disks.unread(machine.uid)
-        for place in (at.making.path, at.old.disks):  # else the vCPUs would stand for as long as that
-            await at.way.do(asyncio.to_thread(files.sync_tree, place))
+        await at.way.job(lambda _: files.sync_tree(at.making.path), None)  # else the vCPUs would stand for as long
+        await filling.way_to(at.old.path).job(lambda _: files.sync_tree(at.old.disks), None)
         names = [one.disk.name for one in others]  # what comes into the definition meanwhile is not carried
         async with preparation.disks.taken_away(machine):
             await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)

@@ -38,7 +38,7 @@ async def revert(standing: Standing, preparation: Preparation, machine: vm.VM, r
     with preparation.disks.merged(machine):
         place = await preparation.place(machine)
         if not known or not overlaying.entered(machine, known, overlaying.mark_of(run)):
-            await asyncio.to_thread(launching.forget_saved, place)
+            await launching.drop_saved(place)
             await _enter(standing, preparation, machine, to, known, run)
         await preparation.write_definition(await standing.read())
         await _small_files(place, to)

@@ -10,7 +10,7 @@ import contextlib
 import pathlib
 from typing import Any
 
-from bocage import errors, files, words
+from bocage import errors, files, reach, words
 from bocage.engine import base as engine
 from bocage.model import base, snapshot, vm, work
 from bocage.node import notes, tasks
@@ -176,14 +176,14 @@ async def _take(
     place = await preparation.place(machine)
     memory, built = place.memory_of(made.uid)
     for present, kept in place.kept_of(made.uid).items():
-        await asyncio.to_thread(_keep, present, kept)
+        await reach.Way(place.storage).call(_keep, present, kept)
     running = standing.machine
     if running is None:
         if made.spec.memory and run.remembered.get("ran"):
             raise MemoryCutOff(name=machine.name)
         if made.spec.memory:
-            await asyncio.to_thread(saved.link, place.saved_definition, built)
-            await asyncio.to_thread(saved.link, place.saved, memory)
+            await reach.Way(place.storage).call(saved.link, place.saved_definition, built)
+            await reach.Way(place.storage).call(saved.link, place.saved, memory)
             return snapshot.Consistency.MEMORY, None
         if run.remembered.get("ran"):
             return snapshot.Consistency.CRASH, notes.CutOff()
@@ -192,14 +192,14 @@ async def _take(
         return snapshot.Consistency.STOPPED, None
     gone_on = await _asked(standing, running.layers.goes_on_in(overlays))
     if made.spec.memory:
-        whole = await asyncio.to_thread(memory.exists)
+        whole = await reach.Way(place.storage).call(memory.exists)
         if gone_on and whole:
             return snapshot.Consistency.MEMORY, None
         if gone_on:
             raise MemoryCutOff(name=machine.name)
         now = await resizing.as_found(standing.ground.home.vm_runtime(machine.uid), machine, running)
-        await asyncio.to_thread(memory.parent.mkdir, mode=0o700, exist_ok=True)
-        await asyncio.to_thread(saved.note, built, now, running.started_generation)
+        await reach.Way(place.storage).call(memory.parent.mkdir, mode=0o700, exist_ok=True)
+        await reach.Way(place.storage).call(saved.note, built, now, running.started_generation)
         await run.remember(ran=True)
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         behind = await running.remember(machine.spec.disks, overlays, memory, report=told)
@@ -355,8 +355,12 @@ async def _size(preparation: Preparation, machine: vm.VM, made: snapshot.Snapsho
 
 async def _forget_files(preparation: Preparation, machine: vm.VM, made: snapshot.Snapshot) -> None:
     place = await preparation.place(machine)
-    for path in await asyncio.to_thread(lambda: list(place.snapshots.glob(f"{made.uid}.*"))):
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    def forget() -> None:
+        for path in place.snapshots.glob(f"{made.uid}.*"):
+            path.unlink(missing_ok=True)
+
+    await reach.Way(place.storage).call(forget)
 
 
 def _keep(source: pathlib.Path, to: pathlib.Path) -> None:

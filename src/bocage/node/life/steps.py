@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from bocage import errors, files
+from bocage import errors, files, reach
 from bocage.engine import base as engine
 from bocage.model import base, vm
 from bocage.node import clock, notes, tasks
@@ -48,7 +48,7 @@ async def resume(standing: Standing, preparation: Preparation, machine: vm.VM) -
     full = standing.machine.run is engine.Run.STORAGE_FULL
     await launching.define(standing, preparation, machine)
     await preparation.plug_in(machine)
-    await asyncio.to_thread(launching.forget_saved, await preparation.place(machine))
+    await launching.drop_saved(await preparation.place(machine))
     await standing.machine.resume()
     clocks.set_after_pause(standing, machine)
     now = clock.boottime()
@@ -74,7 +74,8 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
 
     try:
         built = await resizing.as_found(standing.ground.home.vm_runtime(machine.uid), machine, running)
-        await asyncio.to_thread(saved.note, place.saved_definition, built, running.started_generation)
+        note = (place.saved_definition, built, running.started_generation)
+        await reach.Way(place.storage).call(saved.note, *note)
         await running.save(place.saved, report=told)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
@@ -92,7 +93,7 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
 
 
 async def drop_saved(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
-    await asyncio.to_thread(launching.forget_saved, await preparation.place(machine))
+    await launching.drop_saved(await preparation.place(machine))
     await standing.follow(machine, vm.Power.STOPPED)
     await stopping.is_off(standing, preparation, machine, notes.SavedDropped(name=machine.name))
 

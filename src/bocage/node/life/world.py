@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from bocage import reach
 from bocage.engine import base as engine
 from bocage.model import vm
 from bocage.node import clock, tasks
@@ -12,7 +13,6 @@ from bocage.node.place import directory
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Process
-from bocage.storage import reach
 
 _PROCESS = {
     engine.Run.RUNNING: Process.RUNNING,

@@ -13,7 +13,7 @@ import os
 import pathlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-from bocage import errors, files, words
+from bocage import errors, files, reach, words
 from bocage.engine import base as engine
 from bocage.engine import block
 from bocage.model import base, ground, vm
@@ -22,7 +22,7 @@ from bocage.node import notes
 from bocage.node.ground import Ground
 from bocage.node.place import rooms
 from bocage.planner import layers
-from bocage.storage import directory, qcow2, reach, sparse, volumes
+from bocage.storage import directory, qcow2, sparse, volumes
 from bocage.store import resources
 from bocage.words import N_
 

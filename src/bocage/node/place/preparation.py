@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from bocage import errors, files
+from bocage import errors, files, reach
 from bocage.engine import base as engine
 from bocage.engine.qemu import affinity, starting
 from bocage.guest import seed as seeds
@@ -24,7 +24,7 @@ from bocage.node.place import admission, directory, disks, rooms, saved, trash, 
 from bocage.node.wires import wiring
 from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
-from bocage.storage import reach, space
+from bocage.storage import space
 from bocage.store import resources
 from bocage.words import N_
 
@@ -75,7 +75,8 @@ class Preparation:
             await self.check_storage(machine)
         except (storage_directory.Gone, reach.Hangs):
             return machine.status.state is vm.State.SAVED or machine.spec.power is vm.Power.SAVED
-        return (await self.place(machine)).saved.exists()
+        place = await self.place(machine)
+        return await reach.Way(place.storage).call(place.saved.exists)
 
     async def as_it_was(self, machine: vm.VM) -> vm.VM:
         """The machine that its saved memory fits. Raises reach.Hangs."""
@@ -139,7 +140,7 @@ class Preparation:
         place = await self.place(machine)
         owner, _ = await self._ground.resources.owner(machine)
         held = await self.held(machine, await self.disks.of(machine), owner, await self.snapshots(machine))
-        return await asyncio.to_thread(place.write, held)
+        return await reach.Way(place.storage).call(place.write, held)
 
     async def held(
         self,

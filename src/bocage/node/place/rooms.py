@@ -9,11 +9,10 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from bocage import errors, files, words
+from bocage import errors, files, reach, words
 from bocage.model import ground
 from bocage.node.ground import Ground
 from bocage.planner import capacity
-from bocage.storage import reach
 from bocage.words import N_
 
 

@@ -7,14 +7,13 @@ import pathlib
 import time
 from typing import Any
 
-from bocage import words
+from bocage import reach, words
 from bocage.model import base, ground, keys, snapshot, vm, work
 from bocage.node import clock
 from bocage.node.life.crew import Crew
 from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import alarms
-from bocage.storage import reach
 from bocage.store import resources
 from bocage.words import N_
 

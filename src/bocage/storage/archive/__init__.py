@@ -19,7 +19,8 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from bocage import files as durable
-from bocage.storage import half_made, space, threads
+from bocage import threads
+from bocage.storage import half_made, space
 from bocage.storage.archive import bridge, manifest, members, problems, reading, writing
 
 LEVEL = 3

@@ -7,7 +7,7 @@ import concurrent.futures
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
-from bocage.storage import threads
+from bocage import threads
 
 _BATCH = 1 << 20
 _LOOK = 0.5  # seconds between two looks whether to stop

@@ -9,7 +9,8 @@ from typing import IO, Protocol, cast
 
 import zstandard
 
-from bocage.storage import digests, sparse, threads
+from bocage import threads
+from bocage.storage import digests, sparse
 from bocage.storage.archive import manifest, members, problems
 
 _PIECE = 1 << 20

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import zstandard
 
-from bocage.storage import digests, sparse, threads
+from bocage import threads
+from bocage.storage import digests, sparse
 from bocage.storage.archive import manifest, members, problems
 
 _PIECE = 1 << 20

@@ -11,14 +11,14 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from bocage import errors, files, storage
-from bocage.storage import threads
+from bocage import errors, files, threads
 from bocage.words import N_
 
 PATIENCE = 15.0  # seconds for what takes moments on a storage that answers
@@ -36,13 +36,21 @@ class _Left:
     since: float
 
 
+@dataclasses.dataclass(slots=True)
+class _Removal:
+    """Somebody who takes a name away, and then removes what bore it."""
+
+    is_there: Callable[[], bool] = lambda: True
+    renamed: bool = False
+
+
 log = logging.getLogger(__name__)
 
 _left: dict[pathlib.Path, list[_Left]] = {}  # by storage
-_removing: dict[pathlib.Path, threading.Thread] = {}  # by the name that was taken away
+_removing: dict[pathlib.Path, list[_Removal]] = {}  # by the name that was taken away
 
 
-class Hangs(storage.Error, errors.Unavailable):
+class Hangs(errors.Unavailable):
     """What was asked of it may still happen when it answers again."""
 
     type = "storage-hangs"
@@ -82,6 +90,10 @@ class Way:
         except TimeoutError as error:
             raise Hangs(path=str(self._root)) from error
 
+    def leave(self, function: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
+        """Have something done that nobody waits for."""
+        self._start(functools.partial(function, *arguments, **named)).cancel()
+
     async def job(
         self,
         function: Callable[Concatenate[threads.Job, P], R],
@@ -115,18 +127,22 @@ class Way:
 
         It is called `name` until it is gone. Nothing to do when it is not there.
         """
-        if (removing := _removing.get(path)) and removing.is_alive():
-            return
+        removals = _removals(path)
+        if any(not one.renamed for one in removals):  # what that one takes away, once it comes to it, nobody knows
+            raise Hangs(path=str(self._root))
+        removing = _Removal()
         loop, doomed = asyncio.get_running_loop(), path.with_name(name)
         away: asyncio.Future[None] = loop.create_future()
 
         def leave() -> None:
             with contextlib.suppress(FileNotFoundError):
                 files.rename_durably(path, doomed)
+            removing.renamed = True
             loop.call_soon_threadsafe(away.set_result, None)
             files.remove_tree(doomed)
 
-        gone = self._start(leave, path)
+        gone = self._start(leave, removing)
+        removals.append(removing)
         await asyncio.wait([away, gone], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and not away.done():
             await gone  # which failed
@@ -139,7 +155,7 @@ class Way:
         with contextlib.suppress(Hangs, OSError):
             await self.call(files.remove_tree, path)
 
-    def _start(self, function: Callable[[], R], removed: pathlib.Path | None = None) -> asyncio.Future[R]:
+    def _start(self, function: Callable[[], R], removing: _Removal | None = None) -> asyncio.Future[R]:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[R] = loop.create_future()
 
@@ -161,8 +177,8 @@ class Way:
                 loop.call_soon_threadsafe(tell, value, error)
 
         thread = threading.Thread(target=run, name="reach", daemon=True)
-        if removed is not None:
-            _removing[removed] = thread
+        if removing is not None:
+            removing.is_there = thread.is_alive
 
         def ended(told: asyncio.Future[R]) -> None:
             if told.cancelled() and thread.is_alive():
@@ -178,9 +194,44 @@ class Way:
 async def gone(path: pathlib.Path) -> bool:
     """Wait until a directory that was put away is removed; False when that takes too long, or failed."""
     deadline = time.monotonic() + PATIENCE
-    while (removing := _removing.get(path)) is not None and removing.is_alive():
+    while _removals(path):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(_LOOK)
-    _removing.pop(path, None)
+    del _removing[path]
     return True
+
+
+def way_to(path: pathlib.Path) -> Way:
+    """The way to the storage on which a path lies, which somebody has gone to before."""
+    return Way(next((one for one in path.parents if one in _left), path.parent))
+
+
+def _removals(path: pathlib.Path) -> list[_Removal]:
+    """Those that are under way."""
+    known = _removing.setdefault(path, [])
+    known[:] = [one for one in known if one.is_there()]
+    return known
+
+
+@contextlib.asynccontextmanager
+async def opened(path: pathlib.Path, flags: int, mode: int = 0o600) -> AsyncIterator[int]:
+    """A descriptor for as long as it is needed; nobody waits for its closing. Raises OSError, Hangs."""
+    way, guard, found, wanted = way_to(path), threading.Lock(), list[int](), True
+
+    def come() -> None:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+        with guard:
+            if wanted:
+                found.append(descriptor)
+                return
+        os.close(descriptor)
+
+    try:
+        await way.call(come)
+        yield found[0]
+    finally:
+        with guard:
+            wanted = False
+        if found:
+            way.leave(os.close, found[0])
