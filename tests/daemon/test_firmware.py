@@ -13,6 +13,10 @@ from tests.node import debian
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 GRUB_SAYS = "the signed loader runs"
+# TPM2_PCR_Extend of register 16, which is anybody's, with an empty password.
+_COMMAND = "8002 00000041 00000182 00000010 00000009 40000009 0000 00 0000 00000001 000b"
+_BYTES = "".join(f"\\{byte:03o}" for byte in bytes.fromhex(_COMMAND.replace(" ", "")))
+EXTEND = f"exec 3<>/dev/tpm0; printf '{_BYTES}{'heron' * 6}12' >&3; dd bs=64 count=1 <&3 >/dev/null 2>&1"
 
 
 def esp(path: pathlib.Path, shim: bytes, unpacked: Unpacked) -> pathlib.Path:
@@ -94,14 +98,23 @@ def test_the_guest_sees_a_tpm_2_0_that_keeps_its_measurements_apart(interface: s
     assert set(measured) != {"0"}  # the firmware has measured itself
 
 
-def test_what_a_tpm_measured_goes_on_with_saved_memory(tiny_host: Host):
+def test_what_a_tpm_measured_goes_on_with_saved_memory_on_another_storage_too(tiny_host: Host):
     made = tiny_host.run(
         "vm", "create", "box", "--image", "tiny", "--memory", "128M", "--network", "none", "--tpm", "--start"
     )
     assert made.returncode == 0, made.stderr
     says(tiny_host, "box", "^tiny: ready")
-    expect, asked = tiny_host.api.vms.expect, "echo pcr $(cat /sys/class/tpm/tpm0/pcr-sha256/0)"
-    before = expect("box", r"^pcr [0-9A-F]{64}", send=asked, timeout=60.0)
+    expect, asked = tiny_host.api.vms.expect, "echo pcr $(cat /sys/class/tpm/tpm0/pcr-sha256/16)"
+    unmeasured = expect("box", r"^pcr [0-9A-F]{64}", send=asked, timeout=60.0)
+    before = expect("box", r"^pcr [0-9A-F]{64}", send=f"{EXTEND}; {asked}", timeout=60.0)
+    assert before != unmeasured
+    other = tiny_host.path / "other"
+    assert tiny_host.run("storage", "create", "other", "--path", str(other)).returncode == 0
+    refused = tiny_host.run("vm", "migrate", "box", "--storage", "other")
+    assert "'bocage vm save box' first" in refused.stderr
     tiny_host.done(tiny_host.api.vms.act("box", "save"))
+    moved = tiny_host.run("vm", "migrate", "box", "--storage", "other")
+    assert moved.returncode == 0, moved.stderr
     tiny_host.done(tiny_host.api.vms.start("box"))
     assert expect("box", r"^pcr [0-9A-F]{64}", send=asked, timeout=60.0) == before
+    assert list(other.glob("vms/*/tpm.state"))

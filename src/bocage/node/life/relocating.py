@@ -32,8 +32,8 @@ class Error(filling.Error):
 
 class HasOpen(Error, errors.Conflict):
     type = "move-has-open"
-    text = N_("{name} can be moved only while it is off: its {device} cannot be carried over while it runs")
-    hint = N_("'bocage vm stop {name}' first")
+    text = N_("{name} cannot be moved while it runs: its {device} cannot be carried over")
+    hint = N_("'bocage vm save {name}' first, or stop it; 'bocage vm start {name}' goes on from there afterwards")
     name: str
     device: str
 
