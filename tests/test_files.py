@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 
@@ -75,3 +76,17 @@ def test_a_home_has_one_runtime_directory_whatever_the_session_says(
     without = home.Home.from_environment().runtime
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert home.Home.from_environment().runtime == without
+
+
+async def test_what_is_written_meanwhile_is_synced_until_it_is_done_with_whatever_a_sync_says() -> None:
+    twice, calls = asyncio.Event(), []
+
+    async def sync() -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            raise OSError
+        twice.set()
+
+    async with files.synced_meanwhile(sync):
+        await asyncio.wait_for(twice.wait(), 60)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

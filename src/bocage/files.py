@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pathlib
 import secrets
 import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from bocage import errors
+
+_SYNC_EVERY = 0.1  # seconds
 
 
 def write_durably(path: pathlib.Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -62,6 +68,27 @@ def sync_tree(path: pathlib.Path) -> None:
         for name in names:
             sync_file(pathlib.Path(directory) / name)
         sync_directory(pathlib.Path(directory))
+
+
+@contextlib.asynccontextmanager
+async def synced_meanwhile(sync: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Have what somebody writes inside go to the disk steadily, so that no long sync is left for the end.
+
+    That one is still needed, and tells of what could not be written.
+    """
+
+    async def go_on() -> None:
+        while True:
+            await asyncio.sleep(_SYNC_EVERY)
+            with contextlib.suppress(OSError, errors.Problem):
+                await sync()
+
+    going = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        going.cancel()
+        await asyncio.wait([going])
 
 
 def link_durably(link: pathlib.Path, target: str) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from bocage import errors
+from bocage import errors, files
 from bocage.engine import base
 from bocage.engine.qemu import chain, descriptors, link, qmp
 from bocage.model import vm as model
@@ -166,7 +166,8 @@ class Layers:
             await at.execute("block-commit", asked, within=_SWITCH_BOUND)
 
         if await _goes_on(at, disk, name) or await _is_needed(at, disk, node):
-            await _see_through(at, disk, name, begin, report)
+            async with files.synced_meanwhile(lambda: asyncio.to_thread(files.sync_file, into)):
+                await _see_through(at, disk, name, begin, report)
         await flush(at, await _below(at, disk, into))  # also what a job wrote that ended while nobody looked
         await _remove_named(at, disk, node)
 
