@@ -79,7 +79,8 @@ def test_a_home_has_one_runtime_directory_whatever_the_session_says(
 
 
 async def test_what_is_written_meanwhile_is_synced_until_it_is_done_with_whatever_a_sync_says() -> None:
-    twice, calls = asyncio.Event(), []
+    twice = asyncio.Event()
+    calls: list[None] = []
 
     async def sync() -> None:
         calls.append(None)
