@@ -232,7 +232,11 @@ async def test_who_breaks_out_of_a_guest_gets_nowhere(
         seed={"hostname": "thief"},
         board={"tpm": "crb", "sound": "hda", "watchdog": {"model": "i6300esb"}},
         nics=[{"rate": rate, "publish": [publish(free_port())]}],
-        ports=[{"name": "printer", "kind": "parallel", "number": 1, "to": "file"}],
+        ports=[
+            {"name": "printer", "kind": "parallel", "number": 1, "to": "file"},
+            {"name": "scales", "number": 2, "to": "listen", "address": f"127.0.0.1:{free_port()}"},
+            {"name": "till", "number": 3, "to": "connect", "address": f"127.0.0.1:{free_port()}"},
+        ],
         share={"cpu": {"weight": 200, "cap": 1.5}, "memory_overhead": "1G", "disks": {"iops": 1000}},
     )
     own = next((served.place(thief).path / "disks").iterdir())

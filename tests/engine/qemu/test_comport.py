@@ -1,12 +1,15 @@
 """RFC 2217 on a VM's serial port: what is said to a client, and a real guest's port through pyserial."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import pathlib
 import signal
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ import serial
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bocage.engine import base
 from bocage.engine.qemu import comport, processes, record
 from bocage.model import board as boards
 from bocage.model.units import Size
@@ -175,13 +179,24 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_a_second_client_waits_for_its_turn_and_the_end_of_qemu_is_the_end():
+@contextlib.contextmanager
+def served(peers: comport.Listening | comport.Calling, begin: Callable[[], comport.Raw]) -> Iterator[socket.socket]:
+    """QEMU's end of a port; it is closed at the end, which ends what serves it."""
     qemu, ours = socket.socketpair()
-    listening = socket.create_server(("127.0.0.1", 0))
-    serving = threading.Thread(target=comport.serve, args=(ours, listening))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    serving = threading.Thread(target=comport.serve, args=(ours, peers, begin))
     serving.start()
-    with qemu, ours, listening:
+    with ours, qemu:
         qemu.settimeout(BOUND)
+        yield qemu
+        qemu.shutdown(socket.SHUT_RDWR)
+        serving.join(BOUND)
+    assert not serving.is_alive()
+
+
+def test_a_second_client_waits_for_its_turn_and_the_end_of_qemu_is_the_end():
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, served(comport.Listening(listening), lambda: comport.Session(comport.Line())) as qemu:
         first = socket.create_connection(listening.getsockname(), timeout=BOUND)
         assert first.recv(3)
         with socket.create_connection(listening.getsockname(), timeout=BOUND) as second:
@@ -190,9 +205,78 @@ def test_a_second_client_waits_for_its_turn_and_the_end_of_qemu_is_the_end():
             assert qemu.recv(64) == b"first"
             first.close()
             assert qemu.recv(64) == b"later"
-            qemu.shutdown(socket.SHUT_RDWR)
-            serving.join(BOUND)
-    assert not serving.is_alive()
+
+
+def test_who_left_a_guest_that_reads_nothing_gives_way_and_what_they_sent_is_there_when_it_reads():
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, served(comport.Listening(listening), comport.Raw) as qemu:
+        sent, got = os.urandom(comport._MOST + 40_000), b""  # more than is taken in, and no more than the kernel holds
+        with socket.create_connection(listening.getsockname(), timeout=BOUND) as first:
+            first.sendall(sent)
+        with socket.create_connection(listening.getsockname(), timeout=BOUND) as second:
+            second.settimeout(0.2)
+            due, heard = time.monotonic() + BOUND, b""
+            while not heard:  # what was said before it came is lost
+                assert time.monotonic() < due, "nobody else is heard"
+                qemu.sendall(b"!")
+                with contextlib.suppress(TimeoutError):
+                    heard = second.recv(64)
+            second.sendall(b"and after it")
+            while len(got) < len(sent) + len(b"and after it"):
+                got += qemu.recv(65536)
+        assert got == sent + b"and after it"
+
+
+def test_a_peer_is_called_again_when_it_hangs_up_and_hears_what_the_guest_said_last():
+    with socket.create_server(("127.0.0.1", 0)) as printer:
+        printer.settimeout(BOUND)
+        with served(comport.Calling(f"127.0.0.1:{printer.getsockname()[1]}"), comport.Raw) as qemu:
+            printer.accept()[0].close()
+            paper, _ = printer.accept()
+            paper.settimeout(BOUND)
+            paper.sendall(b"ready")
+            assert qemu.recv(64) == b"ready"
+            qemu.sendall(b"x" * 100_000)
+        with paper:
+            printed = 0
+            while piece := paper.recv(65536):
+                printed += len(piece)
+        assert printed == 100_000
+
+
+@pytest.mark.parametrize("manner", [comport.TELNET, comport.CALLING])
+def test_telnet_escapes_and_knows_nothing_of_rfc_2217(manner: comport.Manner):
+    made = comport.Session(comport.Line(), manner)
+    assert COM_PORT[:2] + bytes([comport.COM_PORT]) not in bytes(made.out)
+    made.received(BINARY)
+    made.out.clear()
+    made.received(COM_PORT + asks(comport.SET_DATASIZE, b"\7") + b"a" + IAC + IAC)
+    assert bytes(made.out) == IAC + bytes([comport.DONT, comport.COM_PORT])
+    assert bytes(made.to_guest) == b"a\xff"
+    made.out.clear()
+    made.from_guest += b"b\xff"
+    made.fill()
+    assert bytes(made.out) == b"b\xff\xff"
+
+
+async def mended(vms: Vms, port: str) -> None:
+    """What served a port was killed, and is there again."""
+    told = {"port": port, "reason": "comport was killed by signal SIGKILL"}
+    await until(lambda: base.Happened("port-mended", told) in vms.happened, within=BOUND)
+    vms.happened.clear()
+
+
+async def called_again(vms: Vms, plan: base.Plan, printer: socket.socket) -> None:
+    """A peer is called by what serves the port, and by what serves it then when that was killed."""
+    paper, _ = await asyncio.to_thread(printer.accept)
+    kept = record.read(plan.runtime / "process.json")
+    assert kept
+    os.kill(kept.ports["lpt1"].process.pid, signal.SIGKILL)
+    with paper:
+        assert await asyncio.to_thread(paper.recv, 64) == b""
+    await mended(vms, "lpt1")
+    again, _ = await asyncio.to_thread(printer.accept)
+    again.close()
 
 
 @pytest.mark.guest
@@ -200,8 +284,14 @@ async def test_a_guests_port_is_reached_by_pyserial_through_restarts_of_all_but_
     number = free_port()
     lead = {"name": "com2", "number": 2, "to": "listen", "address": f"127.0.0.1:{number}", "rfc2217": True}
     sector = bootsector.Sector().until(0x2FD, 0x61).out(bootsector.COM2, *b"\xff weighs 4711").say("heard").finish()
-    plan = booting(vms, "ide", sector, ports=(boards.GuestPort.model_validate(lead),), memory=Size.parse("64M"))
-    vm = await vms.start(plan)
+    with socket.create_server(("127.0.0.1", 0)) as printer:
+        printer.settimeout(BOUND)
+        called = {"name": "lpt1", "kind": "parallel", "number": 1, "to": "connect"}
+        called["address"] = f"localhost:{printer.getsockname()[1]}"
+        ports = tuple(map(boards.GuestPort.model_validate, (lead, called)))
+        plan = booting(vms, "ide", sector, ports=ports, memory=Size.parse("64M"))
+        vm = await vms.start(plan)
+        await called_again(vms, plan, printer)
     kept = record.read(plan.runtime / "process.json")
     assert kept is not None
     assert "network-namespace" in vm.isolation.parts or "mount-namespace" not in vm.isolation.parts
@@ -217,9 +307,7 @@ async def test_a_guests_port_is_reached_by_pyserial_through_restarts_of_all_but_
         assert f"Uid:\t{plan.process_uid}\t" in status
 
     os.kill(first.pid, signal.SIGKILL)
-    await until(lambda: any(one.what == "port-mended" for one in vms.happened), within=BOUND)
-    told = next(one for one in vms.happened if one.what == "port-mended")
-    assert told.fields == {"port": "com2", "reason": "comport was killed by signal SIGKILL"}
+    await mended(vms, "com2")
     await vm.detach()
     again = await vms.find(plan)
     assert again is not None

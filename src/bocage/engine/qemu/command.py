@@ -84,8 +84,8 @@ def by_hand(plan: base.Plan) -> str:
         )
         lines.append(f"until [ -S {shlex.quote(str(at.tpm))} ]; do sleep 0.1; done")
     for port in plan.spec.ports:
-        if port.rfc2217:
-            serving = shlex.join(comports.command(f"path={at.port_socket(port.name)}", str(port.address)))
+        if port.address:
+            serving = shlex.join(comports.command(port, f"path={at.port_socket(port.name)}", comports.peers(port)))
             lines.append(f"( umask 077; exec {serving} ) &")
     for name, backend in plan.nics.items():
         socket = str(at.nic(name))
@@ -169,12 +169,8 @@ def _leads_to(port: boards.GuestPort, at: paths.Paths) -> list[str]:
             return ["file", name, f"path={escaped(at.port(port.name))}", "append=on"]
         case "device":
             return [port.kind, name, f"path={escaped(port.device)}"]
-        case _ if port.rfc2217:
+        case _:
             return ["socket", name, f"path={escaped(at.port_socket(port.name))}", "reconnect=1"]
-        case way:
-            host, _, number = str(port.address).rpartition(":")
-            where = [f"host={escaped(host.strip('[]'))}", f"port={number}", *(["telnet=on"] if port.telnet else [])]
-            return ["socket", name, *where, *(["server=on", "wait=off"] if way == "listen" else ["reconnect=2"])]
 
 
 def _first(plan: base.Plan) -> adaptation.First:

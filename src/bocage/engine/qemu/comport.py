@@ -1,6 +1,7 @@
-"""A serial port of a VM on the network, as RFC 2217 has it: a program between QEMU and one client at a time.
+"""A port of a VM on the network: a program between QEMU and one peer at a time, which comes or is called.
 
-It is run as a file, with Python's own modules alone, by `comports`; it ends with its QEMU.
+It speaks raw, telnet or RFC 2217. It is run as a file, with Python's own modules alone, by `comports`; it ends with
+its QEMU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import select
 import socket
 import struct
 import sys
+import threading
+from collections.abc import Callable
 
 IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240  # RFC 854
 BINARY, ECHO, SUPPRESS_GO_AHEAD, COM_PORT = 0, 1, 3, 44
@@ -20,19 +23,34 @@ FLOW_SUSPEND, FLOW_RESUME, SET_LINESTATE_MASK, SET_MODEMSTATE_MASK, PURGE = rang
 NOTIFY_MODEMSTATE = 7
 ANSWER = 100  # an answer's code is its request's and this
 LINES_UP = 0xB0  # carrier detect, data set ready, clear to send: the guest is there
-_OURS = frozenset({BINARY, ECHO, SUPPRESS_GO_AHEAD})
-_THEIRS = frozenset({BINARY, SUPPRESS_GO_AHEAD, COM_PORT})
 _SIGNATURE = b"Bocage"
 _CONTROLS = {0: (1, 2, 3, 17, 19), 4: (5, 6), 7: (8, 9), 10: (11, 12), 13: (14, 15, 16, 18)}
 """The values of SET-CONTROL that set something, by the one that asks for it."""
 _CHOICES = {SET_DATASIZE: range(5, 9), SET_PARITY: range(1, 6), SET_STOPSIZE: range(1, 4)}
 _MOST = 65_536  # bytes that wait in one direction
+_HELD = 1 << 20  # bytes that wait for the guest of peers that are gone; more is lost
 _PIECE = 4096
 _LONGEST = 256  # bytes of one subnegotiation; more is not listened to
 _GUEST_BOUND = 60.0  # seconds until QEMU connects: a start that was broken off leaves nothing for longer
+_CALL_BOUND = 10.0  # seconds until a call is answered
+_CALL_AGAIN = 2.0  # seconds
+_SILENT = 120_000  # milliseconds in which a peer takes nothing of what is sent: then it is gone
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
-Sockets = list[socket.socket]
+class Manner:
+    """What is agreed on of telnet: the options that we take on, those that the peer may, and what is offered first."""
+
+    def __init__(self, ours: set[int], theirs: set[int], *offers: tuple[int, int]) -> None:
+        self.ours, self.theirs, self.offers = ours, theirs, offers
+
+
+_BOTH = {BINARY, SUPPRESS_GO_AHEAD}
+RFC2217 = Manner(
+    _BOTH | {ECHO}, _BOTH | {COM_PORT}, (WILL, BINARY), (DO, BINARY), (WILL, SUPPRESS_GO_AHEAD), (DO, COM_PORT)
+)
+TELNET = Manner(_BOTH | {ECHO}, _BOTH, (WILL, ECHO), (WILL, SUPPRESS_GO_AHEAD), (WILL, BINARY), (DO, BINARY))
+CALLING = Manner(_BOTH, _BOTH | {ECHO}, (WILL, BINARY), (DO, BINARY), (DO, SUPPRESS_GO_AHEAD))
 
 
 class Line:
@@ -61,26 +79,42 @@ class Line:
         return None
 
 
-class Session:
-    """One client's connection: telnet's options, and what waits in both directions. It does no I/O itself."""
+class Raw:
+    """One peer's connection: what waits in both directions. It does no I/O itself."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self) -> None:
         self.to_guest = bytearray()
         self.from_guest = bytearray()  # as the guest sent it
-        self.out = bytearray()  # as the client gets it
+        self.out = bytearray()  # as the peer gets it
+
+    def received(self, data: bytes) -> None:
+        """Take in what the peer sent, cut anywhere."""
+        self.to_guest += data
+
+    def fill(self) -> None:
+        """Have some of what the guest sent be on its way to the peer, when nothing else is and it may."""
+        if self.from_guest and not self.out:
+            self.out += self.from_guest[:_PIECE]
+            del self.from_guest[:_PIECE]
+
+
+class Session(Raw):
+    """One that speaks telnet."""
+
+    def __init__(self, line: Line, manner: Manner = RFC2217) -> None:
+        super().__init__()
         self.suspended = False
-        self._line = line
+        self._line, self._manner = line, manner
         self._masks = {SET_LINESTATE_MASK: 0, SET_MODEMSTATE_MASK: 255}
         self._on: set[tuple[int, int]] = set()  # WILL or DO of ours, and the option
         self._offered: set[tuple[int, int]] = set()
         self._held = bytearray()  # the beginning of a command that has not come whole
         self._after_return = False
-        for word, option in ((WILL, BINARY), (DO, BINARY), (WILL, SUPPRESS_GO_AHEAD), (DO, COM_PORT)):
+        for word, option in manner.offers:
             self._offered.add((word, option))
             self.out += bytes([IAC, word, option])
 
     def received(self, data: bytes) -> None:
-        """Take in what the client sent, cut anywhere."""
         self._held += data
         while self._held:
             at = self._held.find(IAC)
@@ -93,10 +127,9 @@ class Session:
             del self._held[:length]
 
     def fill(self) -> None:
-        """Have some of what the guest sent be on its way to the client, when nothing else is and it may."""
-        if self.from_guest and not self.out and not self.suspended:
-            self.out += self.from_guest[:_PIECE].replace(b"\xff", b"\xff\xff")
-            del self.from_guest[:_PIECE]
+        if not self.suspended and not self.out:
+            super().fill()
+            self.out = self.out.replace(b"\xff", b"\xff\xff")
 
     def _typed(self, data: bytes) -> None:
         if data and (DO, BINARY) not in self._on:  # RFC 854: a carriage return alone is followed by a NUL
@@ -128,7 +161,7 @@ class Session:
                 return 2
 
     def _negotiate(self, word: int, option: int) -> None:
-        ours, known = (DO, _THEIRS) if word in (WILL, WONT) else (WILL, _OURS)
+        ours, known = (DO, self._manner.theirs) if word in (WILL, WONT) else (WILL, self._manner.ours)
         state, offered = (ours, option), (ours, option) in self._offered
         self._offered.discard(state)
         if word in (WILL, DO) and option in known:
@@ -146,7 +179,7 @@ class Session:
 
     def _asked(self, said: bytes) -> None:
         """A subnegotiation: RFC 2217, section 3."""
-        if len(said) < 2 or said[0] != COM_PORT:
+        if len(said) < 2 or said[0] != COM_PORT or COM_PORT not in self._manner.theirs:
             return
         if (DO, COM_PORT) not in self._on:  # pyserial may take our offer for an answer, and then gives none
             self._on.add((DO, COM_PORT))
@@ -189,63 +222,134 @@ def _end_of(held: bytes) -> int:
     return 0
 
 
-def serve(guest: socket.socket, listening: socket.socket) -> None:
-    """Until the guest's side ends. A client waits until the one before it has gone; what nobody hears is lost."""
-    line = Line()
-    session, client = Session(line), None
-    for one in (guest, listening):
-        one.setblocking(False)
-    while True:
-        if client:
+class Listening:
+    """Where peers come from; one waits until the one before it has gone."""
+
+    def __init__(self, at: socket.socket) -> None:
+        at.setblocking(False)
+        self._at = at
+
+    def fileno(self) -> int:
+        return self._at.fileno()
+
+    def take(self) -> socket.socket | None:
+        """The next, when there is something to be read here."""
+        try:
+            return _ours(self._at.accept()[0])
+        except OSError:
+            return None
+
+    def gone(self) -> None:
+        """The last one has gone."""
+
+
+class Calling:
+    """One peer that is called, again and again. `confine` is what the thread does first that calls."""
+
+    def __init__(self, address: str, confine: Callable[[], None] = lambda: None) -> None:
+        self._address, self._confine = _split(address), confine
+        "".encode("idna")  # a codec that looking for a name takes, which is not found behind the filter
+        self._reached, self._tell = socket.socketpair()
+        self._wanted = threading.Semaphore()
+        self._found: list[socket.socket] = []
+        threading.Thread(target=self._call, daemon=True).start()
+
+    def fileno(self) -> int:
+        return self._reached.fileno()
+
+    def take(self) -> socket.socket | None:
+        """The peer, when there is something to be read here."""
+        self._reached.recv(1)
+        return self._found.pop()
+
+    def gone(self) -> None:
+        """It is to be called again."""
+        self._wanted.release()
+
+    def _call(self) -> None:
+        self._confine()
+        pause = threading.Event()
+        while self._wanted.acquire():
+            while True:
+                try:
+                    self._found.append(_ours(socket.create_connection(self._address, timeout=_CALL_BOUND)))
+                    break
+                except OSError:
+                    pause.wait(_CALL_AGAIN)
+            self._tell.send(b"!")
+            pause.wait(_CALL_AGAIN)
+
+
+def serve(guest: socket.socket, peers: Listening | Calling, begin: Callable[[], Raw]) -> None:
+    """Until the guest's side ends. What nobody hears is lost."""
+    guest.setblocking(False)
+    session, peer, there = begin(), None, True
+    while there:
+        if peer:
             session.fill()
         else:
             session.from_guest.clear()
-        reads = [guest] if len(session.from_guest) < _MOST else []
-        if client is None:
-            reads.append(listening)
-        elif max(len(session.to_guest), len(session.out)) < _MOST:
-            reads.append(client)
-        writes = [guest] if session.to_guest else []
-        if client and session.out:
-            writes.append(client)
-        readable, writable, _ = select.select(reads, writes, [])
-        with contextlib.suppress(BlockingIOError):
-            if guest in writable:
+        takes, room = len(session.from_guest) < _MOST, max(len(session.to_guest), len(session.out)) < _MOST
+        at: list[tuple[int, bool, bool]] = [(guest.fileno(), takes, bool(session.to_guest))]
+        at.append((peer.fileno(), room, bool(session.out)) if peer else (peers.fileno(), True, False))
+        [ours, theirs] = _polled(at)
+        try:
+            if ours & select.POLLOUT:
                 del session.to_guest[: guest.send(session.to_guest[:_PIECE])]
-            if guest in readable:
+            if ours & ~select.POLLOUT:
                 said = guest.recv(_PIECE)
-                if not said:
-                    return
                 session.from_guest += said
-        if client and not _served(client, session, readable, writable):
-            client.close()
-            client = None
-            rest, session = session.to_guest, Session(line)
+                there = bool(said)
+        except BlockingIOError:
+            pass
+        if peer and not _served(peer, session, theirs):
+            peer.close()
+            peer = None
+            peers.gone()
+            rest, session = session.to_guest[:_HELD], begin()
             session.to_guest += rest
-        elif client is None and listening in readable:
-            client = _accepted(listening)
+        elif peer is None and theirs:
+            peer = peers.take()
+    if peer:
+        _rest(peer, session)
 
 
-def _accepted(listening: socket.socket) -> socket.socket | None:
-    try:
-        connection, _ = listening.accept()
-        connection.setblocking(False)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # one that was cut off keeps nobody out
-        for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        return None
+def _rest(peer: socket.socket, session: Raw) -> None:
+    """What the guest said last, as far as its connection takes it."""
+    with contextlib.suppress(OSError):
+        session.fill()
+        while session.out:
+            del session.out[: peer.send(session.out)]
+            session.fill()
+
+
+def _polled(at: list[tuple[int, bool, bool]]) -> list[int]:
+    """Wait until one of them can be read or written, as far as that is wanted, or has ended: what each can."""
+    poll = select.poll()
+    for descriptor, reads, writes in at:
+        poll.register(descriptor, select.POLLRDHUP | (reads and select.POLLIN) | (writes and select.POLLOUT))
+    found = dict(poll.poll())
+    return [found.get(descriptor, 0) for descriptor, _, _ in at]
+
+
+def _ours(connection: socket.socket) -> socket.socket:
+    """A peer's connection that ends by itself when the peer is cut off: so that it keeps nobody out."""
+    connection.setblocking(False)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST)  # all that may yet come of one that is gone
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    kept = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_USER_TIMEOUT, _SILENT))
+    for option, value in (*kept, (socket.TCP_NODELAY, 1)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
     return connection
 
 
-def _served(client: socket.socket, session: Session, readable: Sockets, writable: Sockets) -> bool:
-    """Whether the client is still there."""
+def _served(peer: socket.socket, session: Raw, can: int) -> bool:
+    """Whether the peer is still there. One that has gone is heard to its end, however little the guest reads."""
     try:
-        if client in writable:
-            del session.out[: client.send(session.out[:_PIECE])]
-        if client in readable:
-            said = client.recv(_PIECE)
+        if can & select.POLLOUT:
+            del session.out[: peer.send(session.out[:_PIECE])]
+        if can & (select.POLLIN | _GONE):
+            said = peer.recv(_PIECE)
             session.received(said)
             return bool(said)
     except BlockingIOError:
@@ -259,14 +363,16 @@ _ALLOWED = (  # x86-64: what reading, writing, waiting, memory and the end of a 
     *(0, 1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 23, 25, 28, 35, 39, 43, 44, 45, 48, 51, 52, 54, 55, 60, 72),
     *(131, 186, 202, 219, 228, 230, 231, 270, 288, 318),
 )
+_FOR_CALLS = (17, 20, 21, 41, 42, 46, 47, 49, 63, 96, 257, 262, 307, 332)  # looking for a name, and connecting
 
 
-def confine() -> None:
-    """From here on all calls but those that it needs fail: seccomp(2), on x86-64."""
+def confine(*further: int) -> None:
+    """From here on all calls of this thread but those that it needs fail: seccomp(2), on x86-64."""
     if os.uname().machine != "x86_64":
         return
+    allowed = (*_ALLOWED, *further)
     load, equal, answer = 0x20, 0x15, 0x06  # BPF: load a word, jump if equal, return
-    checks = [(equal, len(_ALLOWED) - number, 0, call) for number, call in enumerate(_ALLOWED)]
+    checks = [(equal, len(allowed) - number, 0, call) for number, call in enumerate(allowed)]
     of_this_machine = [(load, 0, 0, 4), (equal, 1, 0, 0xC000003E), (answer, 0, 0, 0x80000000)]
     rules = [*of_this_machine, (load, 0, 0, 0), *checks, (answer, 0, 0, 0x50001), (answer, 0, 0, 0x7FFF0000)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
@@ -288,19 +394,30 @@ def _listening(where: str) -> socket.socket:
         made.bind(rest)
         made.listen(1)
         return made
-    host, _, port = where.rpartition(":")
-    family = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host.strip("[]"), int(port)), family=family)
+    host, port = _split(where)
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family)
 
 
-def main(guest_at: str, clients_at: str) -> None:
-    waiting, listening = _listening(guest_at), _listening(clients_at)
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def main(guest_at: str, peers_at: str, speech: str) -> None:
+    """`peers_at` is `to=HOST:PORT` for one that is called; `speech` is `raw`, `telnet` or `rfc2217`."""
+    waiting, line, calls = _listening(guest_at), Line(), peers_at.startswith("to=")
+    if calls:  # before the filter, which lets no thread begin
+        peers: Listening | Calling = Calling(peers_at.removeprefix("to="), lambda: confine(*_FOR_CALLS))
+    else:
+        peers = Listening(_listening(peers_at))
     confine()
     waiting.settimeout(_GUEST_BOUND)
     guest, _ = waiting.accept()
     waiting.close()
+    manner = RFC2217 if speech == "rfc2217" else CALLING if calls else TELNET
     with contextlib.suppress(ConnectionError):
-        serve(guest, listening)
+        serve(guest, peers, Raw if speech == "raw" else lambda: Session(line, manner))
 
 
 if __name__ == "__main__":

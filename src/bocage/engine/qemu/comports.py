@@ -1,7 +1,7 @@
-"""Serial ports that answer as RFC 2217 has it: a `comport` beside QEMU for each, in the VM's group and as its uid.
+"""Ports of the guest that lead to TCP: a `comport` beside QEMU for each, in the VM's group and as its uid.
 
-It is handed two sockets that listen, QEMU's and the clients', and has no network beside them. QEMU tries again
-until it is answered: so one that died is started anew while the VM runs.
+It is handed the socket that listens for QEMU and, where the port listens, the one for clients: then it has no network
+beside them. QEMU has none in any case. It tries again until it is answered: so one that died is started anew.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import pathlib
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from bocage import errors, words
 from bocage.engine import base
 from bocage.engine.qemu import carriers, cgroup, comport, ending, isolation, launch, paths, processes
+from bocage.model import board as boards
 from bocage.words import N_
 
 _PROGRAM = pathlib.Path(comport.__file__).resolve()
@@ -26,6 +27,7 @@ _PYTHON = [] if sys.base_prefix.startswith("/usr/") or sys.base_prefix == "/usr"
 """What of Python lies elsewhere than programs do."""
 _FOLLOWS = 1.0  # seconds within which QEMU's end explains that of what serves its port
 _PAUSES = (0.1, 1.0, 5.0, 30.0)  # seconds before it is started anew; the last again and again
+_LAST = 2.0  # seconds
 _STEADY = 60.0  # seconds after which an end counts as the first
 
 
@@ -46,56 +48,61 @@ class NotThere(Error, errors.Unavailable):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Served:
-    """What serves one port, and where."""
+    """What serves a port."""
 
-    address: str
+    port: boards.GuestPort
     process: processes.Identity
 
 
-def command(guest: str, clients: str) -> list[str]:
-    """The line that starts it; both are as `comport` takes them."""
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", os.fspath(_PROGRAM), guest, clients]
+def command(port: boards.GuestPort, guest: str, peers: str) -> list[str]:
+    """The line that starts it; `guest` and `peers` are as `comport` takes them."""
+    speech = "rfc2217" if port.rfc2217 else "telnet" if port.telnet else "raw"
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", os.fspath(_PROGRAM), guest, peers, speech]
+
+
+def peers(port: boards.GuestPort) -> str:
+    """The other side of a port, as one finds it who was handed nothing."""
+    return f"to={port.address}" if port.to == "connect" else str(port.address)
 
 
 async def start(
-    name: str,
-    address: str,
+    port: boards.GuestPort,
     at: paths.Paths,
     *,
     mounts: bool,
     group: cgroup.Group | None,
     before: Callable[[Served], Awaitable[None]] | None = None,
 ) -> Served:
-    """Start what serves the port `name`; `before` is awaited when it has its pid.
+    """Start what serves a port; `before` is awaited when it has its pid.
 
     Raises NotThere, launch.Failed, errors.TimedOut and OSError; then none is left.
     """
-    owner = carriers.owner_of(at)
+    owner, calls = carriers.owner_of(at), port.to == "connect"
     with contextlib.ExitStack() as handed:
-        clients = await asyncio.to_thread(_listening, name, address)
-        handed.callback(os.close, clients)
-        guest = carriers.listening(at.port_socket(name), owner)
-        handed.callback(os.close, guest)
+        clients = [] if calls else [await asyncio.to_thread(_listening, port)]
+        guest = carriers.listening(at.port_socket(port.name), owner)
+        for descriptor in (guest, *clients):
+            handed.callback(os.close, descriptor)
         order = launch.Order(
-            argv=command(f"fd={guest}", f"fd={clients}"),
-            log=at.nic_log(name),
-            status=at.nic_status(name),
+            argv=command(port, f"fd={guest}", peers(port) if calls else f"fd={clients[0]}"),
+            log=at.nic_log(port.name),
+            status=at.nic_status(port.name),
             cwd=_PROGRAM.parent,
             view=isolation.View(read_only=[*_PYTHON, _PROGRAM]),
             owner=owner,
             mounts=mounts,
-            network=not mounts or await isolation.network_refused() is not None,
+            network=calls or not mounts or await isolation.network_refused() is not None,
             group=group,
-            descriptors=(guest, clients),
+            descriptors=(guest, *clients),
         )
 
         async def known(process: launch.Process) -> None:
             if before:
-                await before(Served(address, process.identity))
+                await before(Served(port, process.identity))
 
         started = await launch.start(order, before=known)
         handed.callback(os.close, started.pidfd)
-        return Served(address, started.identity)
+        return Served(port, started.identity)
 
 
 class Keeping:
@@ -143,20 +150,28 @@ class Keeping:
             async with self._noting:
                 await self._note({**self._served(), name: served})
 
-        address = self._served()[name].address
-        await start(name, address, self._at, mounts=self._mounts, group=self._group, before=note)
+        await start(self._served()[name].port, self._at, mounts=self._mounts, group=self._group, before=note)
 
 
-async def _until_ended(process: processes.Identity) -> None:
-    with contextlib.suppress(processes.Gone):
+async def _until_ended(process: processes.Identity, *, within: float | None = None) -> None:
+    with contextlib.suppress(processes.Gone, errors.TimedOut):
         pidfd = processes.open_pidfd(process)
         try:
-            await processes.wait_exit(pidfd)
+            await processes.wait_exit(pidfd, within=within)
         finally:
             os.close(pidfd)
 
 
-def _listening(name: str, address: str) -> int:
+async def ended(served: Iterable[Served]) -> None:
+    """Wait for their end after QEMU's: they pass on what the guest said last. Those that do not end are killed."""
+    served = list(served)
+    await asyncio.gather(*(_until_ended(one.process, within=_LAST) for one in served))
+    for one in served:
+        carriers.end(one.process)
+
+
+def _listening(port: boards.GuestPort) -> int:
+    address = str(port.address)
     host, _, number = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(number), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -164,4 +179,4 @@ def _listening(name: str, address: str) -> int:
         with socket.create_server(where[:2], family=family, backlog=1) as made:
             return fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, carriers.LOWEST)
     except OSError as error:
-        raise NotThere(port=name, address=address, reason=error.strerror or str(error)) from error
+        raise NotThere(port=port.name, address=address, reason=error.strerror or str(error)) from error

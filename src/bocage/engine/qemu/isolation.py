@@ -66,14 +66,6 @@ class CarriesNic(words.Message):
     hint = N_("'apt install passt', then stop and start it")
 
 
-class LeadsOut(words.Message):
-    """QEMU itself speaks TCP for a port of the guest."""
-
-    type = "isolation-port-leads-out"
-    text = N_("the port {port} leads to a TCP address, for which QEMU needs this machine's network")
-    port: str
-
-
 class NoGroup(words.Message):
     """Nowhere to make a cgroup."""
 

@@ -425,9 +425,9 @@ async def how_ended(
 async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Directories | None) -> None:
     """End what is left beside QEMU, and remove its group and sockets; the record stays, for whoever asks later."""
     if record:
-        ports = [served.process for served in record.ports.values()]
-        for helper in (*record.helpers.values(), *ports, *([record.tpm] if record.tpm else [])):
+        for helper in (*record.helpers.values(), *([record.tpm] if record.tpm else [])):
             carriers.end(helper)
+        await comports.ended(record.ports.values())
     if group:
         await asyncio.to_thread(group.kill)
         with contextlib.suppress(cgroup.Busy):

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from bocage import files
 from bocage.engine.qemu import comports, processes
+from bocage.model import board as boards
 from bocage.model import vm as model
 
 _LIMIT = 1 << 20  # bytes
@@ -45,7 +47,10 @@ def write(path: pathlib.Path, record: Record) -> None:
         "isolation": record.isolation.model_dump(mode="json"),
         "helpers": {nic: str(helper) for nic, helper in record.helpers.items()},
         "tpm": str(record.tpm) if record.tpm else None,
-        "ports": {port: {"address": one.address, "process": str(one.process)} for port, one in record.ports.items()},
+        "ports": {
+            name: {"port": one.port.model_dump(mode="json"), "process": str(one.process)}
+            for name, one in record.ports.items()
+        },
         "serial_start": record.serial_start,
         "memory_bound": record.memory_bound,
     }
@@ -69,8 +74,8 @@ def read(path: pathlib.Path) -> Record | None:
             helpers={nic: processes.Identity.parse(helper) for nic, helper in dict(held["helpers"]).items()},
             tpm=processes.Identity.parse(held["tpm"]) if held.get("tpm") else None,
             ports={
-                port: comports.Served(str(one["address"]), processes.Identity.parse(one["process"]))
-                for port, one in dict(held.get("ports") or {}).items()
+                name: comports.Served(_port(name, one), processes.Identity.parse(one["process"]))
+                for name, one in dict(held.get("ports") or {}).items()
             },
             serial_start=int(held["serial_start"]),
             accelerator=str(held["accelerator"]),
@@ -79,3 +84,9 @@ def read(path: pathlib.Path) -> Record | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _port(name: str, held: Mapping[str, Any]) -> boards.GuestPort:
+    """A port that is served; an earlier version served those of RFC 2217 alone, and kept their address."""
+    kept = {"name": name, "number": 2, "to": "listen", "address": held.get("address"), "rfc2217": True}
+    return boards.GuestPort.model_validate(held.get("port", kept))

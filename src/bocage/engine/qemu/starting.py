@@ -70,10 +70,8 @@ async def launch(
         undo.callback(carriers.end, keeps)
     served: dict[str, comports.Served] = {}
     for port in plan.spec.ports:
-        if port.rfc2217:
-            served[port.name] = await comports.start(
-                port.name, str(port.address), at, mounts=refused is None, group=group
-            )
+        if port.address:
+            served[port.name] = await comports.start(port, at, mounts=refused is None, group=group)
             undo.callback(carriers.end, served[port.name].process)
     with contextlib.ExitStack() as handed:
         taps = _open_taps(plan, handed)
@@ -205,9 +203,6 @@ def _needs_network(plan: base.Plan) -> words.Message | None:
     for backend in plan.nics.values():
         if isinstance(backend, base.UserMode) or (isinstance(backend, base.Tap) and not backend.open):
             return isolation.CarriesNic()
-    for port in plan.spec.ports:
-        if port.to in ("listen", "connect") and not port.rfc2217:
-            return isolation.LeadsOut(port=port.name)
     return None
 
 
