@@ -14,28 +14,23 @@ from collections.abc import Mapping
 from bocage import errors
 from bocage.engine import base as engine
 from bocage.model import base, firewall, ground, snapshot, vm
-from bocage.node.carrying import carried, moments, regrouping, rewiring
+from bocage.node.carrying import carried, moments, regrouping, rewiring, settling
 from bocage.node.place import directory
 from bocage.node.shop import Shop
-from bocage.planner import hardware, layers
+from bocage.planner import layers
 from bocage.store import resources
 from bocage.words import N_
 
-PROJECT = "default"  # the one that there is
 _TOGETHER = 16  # volumes that are entered in one transaction
 
 
-class Error(errors.Problem):
-    """A directory cannot be taken in."""
-
-
-class NoDefinition(Error, errors.NotFound):
+class NoDefinition(settling.Error, errors.NotFound):
     type = "adopt-no-definition"
     text = N_("{path} has no vm.yaml, so it is no VM's directory")
     path: str
 
 
-class OfAnotherHost(Error, errors.Conflict):
+class OfAnotherHost(settling.Error, errors.Conflict):
     """Its owner may still run it, and its disks would be opened twice."""
 
     type = "adopt-of-another-host"
@@ -45,7 +40,7 @@ class OfAnotherHost(Error, errors.Conflict):
     host: str
 
 
-class RunsNow(Error, errors.Conflict):
+class RunsNow(settling.Error, errors.Conflict):
     type = "adopt-running"
     text = N_("{name} is running (process {pid}): a copy of its disks would not be whole")
     hint = N_("adopt it where it lies and as it is; else stop it first")
@@ -53,7 +48,7 @@ class RunsNow(Error, errors.Conflict):
     pid: int
 
 
-class Known(Error, errors.Conflict):
+class Known(settling.Error, errors.Conflict):
     type = "adopt-known-already"
     text = N_("{name} is known already under this identity (uid {uid})")
     hint = N_("'--new-identity' makes it a VM of its own, with another uid, MAC addresses and serials")
@@ -61,14 +56,14 @@ class Known(Error, errors.Conflict):
     uid: str
 
 
-class NameTaken(Error, errors.Conflict):
+class NameTaken(settling.Error, errors.Conflict):
     type = "adopt-name-taken"
     text = N_("a VM named {name} is here already")
     hint = N_("'--name NAME' takes it in under another one; or rename the other: 'bocage vm rename {name} NAME'")
     name: str
 
 
-class Older(Error, errors.Conflict):
+class Older(settling.Error, errors.Conflict):
     """A move has ended without taking it away; the guest has gone on in the other one."""
 
     type = "adopt-older"
@@ -79,7 +74,7 @@ class Older(Error, errors.Conflict):
     newer: str
 
 
-class Twice(Error, errors.Conflict):
+class Twice(settling.Error, errors.Conflict):
     type = "adopt-twice"
     text = N_("{name} lies in {path} and in {other}, and nothing says which of the two is the newer one")
     hint = N_("look at both, and move one of them out of its storage; or '--new-identity' makes another VM of this one")
@@ -88,13 +83,13 @@ class Twice(Error, errors.Conflict):
     other: str
 
 
-class HalfMade(Error, errors.Conflict):
+class HalfMade(settling.Error, errors.Conflict):
     type = "adopt-half-made"
     text = N_("{path} is half made, or half removed: it is no VM")
     path: str
 
 
-class AddressTaken(Error, errors.Conflict):
+class AddressTaken(settling.Error, errors.Conflict):
     type = "adopt-mac-taken"
     text = N_("the MAC address {mac} of {name} is that of {other} already")
     hint = N_("'--new-identity' gives it new ones")
@@ -103,39 +98,12 @@ class AddressTaken(Error, errors.Conflict):
     other: str
 
 
-class MemoryOfAnother(Error, errors.Conflict):
-    """Its guest knows the identity that it had, and would go on under it."""
-
-    type = "adopt-saved-memory"
-    text = N_("the memory of {name} is saved, and knows it by the identity that it had")
-    hint = N_("take it in without '--new-identity'; or start and stop it where it is at home, then try again")
-    name: str
-
-
-class OwnDirectory(Error, errors.Conflict):
+class OwnDirectory(settling.Error, errors.Conflict):
     type = "adopt-own-directory"
     text = N_("{path} is the directory of the VM {name}")
     hint = N_("'bocage vm clone {name}' makes a copy of it with an identity of its own")
     path: str
     name: str
-
-
-class Inconsistent(Error, errors.Invalid):
-    type = "adopt-inconsistent"
-    text = N_("{path} names the {kind} {name}, of which it says nothing")
-    path: str
-    kind: str
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Terms:
-    """How directories are taken in. `dead`: the host that a person says is dead for good."""
-
-    dead: str | None = None
-    new_identity: bool = False
-    name: str | None = None
-    networks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by name: which one takes its place here
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,7 +121,7 @@ class Candidate:
 
 
 async def examine(
-    shop: Shop, storage: ground.Storage, path: pathlib.Path, terms: Terms, *, uid: str | None = None
+    shop: Shop, storage: ground.Storage, path: pathlib.Path, terms: settling.Terms, *, uid: str | None = None
 ) -> Candidate:
     """See whether a directory can be taken into `storage`; `uid` is the one that it gets with a new identity."""
     place = directory.Directory(path)
@@ -171,8 +139,10 @@ async def examine(
     if not terms.new_identity and not await is_known(shop, held.vm.uid):
         await _check_newest(shop, held, path)
     name = terms.name or held.vm.name
-    wiring = await rewiring.find(shop, held, PROJECT, terms.networks, name=name, stays=stays)
-    machine, volumes = await _fit(shop, storage, held, path, terms, uid or base.new_uid(), wiring, stays=stays)
+    wiring = await rewiring.find(shop, held, settling.PROJECT, terms.networks, name=name, stays=stays)
+    machine, volumes = await settling.definition(
+        shop, storage, held, path, terms, uid or base.new_uid(), wiring, stays=stays
+    )
     if not stays:
         await _check_at_rest(shop, held.vm, path)
     await _check_free(shop, machine)
@@ -197,7 +167,7 @@ async def enter(shop: Shop, found: Candidate) -> None:
     grouped: list[firewall.FirewallGroup] = []
     try:
         await rewiring.make(shop, found.networks)
-        grouped = await regrouping.make(shop, found.groups, PROJECT)
+        grouped = await regrouping.make(shop, found.groups, settling.PROJECT)
         await _enter(shop, found)
     except BaseException:
         await _forget(shop, found)
@@ -229,7 +199,7 @@ async def _enter(shop: Shop, found: Candidate) -> None:
 async def is_known(shop: Shop, uid: str) -> bool:
     """Whether a VM of this uid is in the store, be it in the trash."""
     with contextlib.suppress(resources.Missing):
-        return bool(await shop.ground.resources.get(vm.VM, PROJECT, uid))
+        return bool(await shop.ground.resources.get(vm.VM, settling.PROJECT, uid))
     return False
 
 
@@ -242,109 +212,6 @@ async def _forget(shop: Shop, found: Candidate) -> None:
     for volume in found.volumes:
         with contextlib.suppress(errors.Problem):
             await kept.delete(await kept.get(ground.Volume, volume.metadata.project, volume.uid))
-
-
-async def _fit(
-    shop: Shop,
-    storage: ground.Storage,
-    held: directory.Held,
-    path: pathlib.Path,
-    terms: Terms,
-    new_uid: str,
-    wiring: rewiring.Wiring,
-    *,
-    stays: bool,
-) -> tuple[vm.VM, list[ground.Volume]]:
-    """The definition with its references made good here, and with another identity where that is wanted."""
-    source = held.vm
-    uid = new_uid if terms.new_identity else source.uid
-    by_uid = {volume.uid: volume for volume in held.volumes}
-    volumes: list[ground.Volume] = []
-    devices: list[vm.Disk] = []
-    for disk in source.spec.disks:
-        if disk.volume not in by_uid:
-            raise Inconsistent(path=str(path), kind="volume", name=disk.volume)
-        volume = _volume(by_uid[disk.volume], storage, source.uid, uid, PROJECT, new=terms.new_identity)
-        volumes.append(volume)
-        serial = hardware.serial(volume.uid) if terms.new_identity else disk.serial
-        devices.append(disk.model_copy(update={"volume": volume.uid, "serial": serial}))
-    board = source.spec.hardware
-    if terms.new_identity:
-        identity = base.new_uid()
-        smbios = board.smbios.model_copy(update={"uuid": identity, "serial": identity})
-        board = board.model_copy(update={"smbios": smbios})
-    has_memory = await asyncio.to_thread(directory.Directory(path).saved.exists)
-    if has_memory and terms.new_identity:
-        raise MemoryOfAnother(name=source.name)
-    saved = source.spec.power is vm.Power.SAVED and has_memory
-    power = source.spec.power if stays or saved else vm.Power.STOPPED
-    spec = source.spec.model_copy(
-        update={
-            "storage": storage.uid,
-            "power": power,
-            "disks": tuple(devices),
-            "nics": await _nics(shop, held, wiring, uid, new=terms.new_identity),
-            "cds": await _cds(shop, held, PROJECT),
-            "usb": () if terms.new_identity else source.spec.usb,
-            "hardware": board,
-        }
-    )
-    metadata = source.metadata.model_copy(
-        update={
-            "uid": uid,
-            "name": terms.name or source.name,
-            "project": PROJECT,
-            "deleted": None,
-            "revision": 0,
-            "status_revision": 0,
-        }
-    )
-    if terms.new_identity:
-        board = hardware.with_generation_id(board, base.new_uid())
-        spec = spec.model_copy(update={"hardware": board})
-    state = vm.State.SAVED if saved else vm.State.STOPPED
-    return vm.VM(metadata=metadata, spec=spec, status=vm.VMStatus(ready=True, state=state)), volumes
-
-
-def _volume(
-    held: ground.Volume, storage: ground.Storage, old_vm: str, new_vm: str, project: str, *, new: bool
-) -> ground.Volume:
-    """A volume as it is here: in the VM's directory, or by itself where it lay by itself."""
-    uid = base.new_uid() if new else held.uid
-    spec = held.spec
-    if spec.vm is not None or new:
-        spec = spec.model_copy(update={"storage": storage.uid, "vm": new_vm, "source": None})
-    name = held.name if not new else f"{held.name[:54]}-{uid[:8]}"
-    return ground.Volume(
-        metadata=base.Metadata(uid=uid, name=name, project=project),
-        spec=spec,
-        status=ground.VolumeStatus(state="ready"),
-    )
-
-
-async def _nics(
-    shop: Shop, held: directory.Held, wiring: rewiring.Wiring, uid: str, *, new: bool
-) -> tuple[vm.Nic, ...]:
-    """Its NICs, on the networks that were found for them."""
-    taken = set(await _macs(shop)) if new else set()
-    nics: list[vm.Nic] = []
-    for nic in held.vm.spec.nics:
-        mac = hardware.mac(uid, nic.name, taken) if new else nic.mac
-        taken.add(mac)
-        network = wiring.networks[nic.network]
-        nics.append(nic.model_copy(update={"network": network, "mac": mac, "publish": () if new else nic.publish}))
-    return tuple(nics)
-
-
-async def _cds(shop: Shop, held: directory.Held, project: str) -> tuple[vm.Cd, ...]:
-    """Its CDs, by uid or by name; a tray whose image is not here is empty."""
-    images = (await shop.ground.resources.list(ground.Image, project)).items
-    by_uid = {image.uid: image.uid for image in images}
-    by_name = {image.name: image.uid for image in images}
-    return tuple(
-        cd.model_copy(update={"image": by_uid.get(cd.image or "") or by_name.get(held.names.get(cd.image or "", ""))})
-        for cd in held.vm.spec.cds
-    )
 
 
 async def _check_at_rest(shop: Shop, source: vm.VM, path: pathlib.Path) -> None:
@@ -388,7 +255,7 @@ async def _check_free(shop: Shop, machine: vm.VM) -> None:
         same_place = other.metadata.project == machine.metadata.project and not other.metadata.deleted
         if other.name == machine.name and same_place:
             raise NameTaken(name=machine.name)
-    macs = await _macs(shop)
+    macs = await settling.macs(shop)
     for nic in machine.spec.nics:
         if nic.mac in macs:
             raise AddressTaken(mac=nic.mac, name=machine.name, other=macs[nic.mac])
@@ -403,11 +270,6 @@ async def _is_there(shop: Shop, volume: ground.Volume) -> bool:
     if present.spec != volume.spec:
         raise Known(name=volume.name, uid=volume.uid)
     return True
-
-
-async def _macs(shop: Shop) -> dict[str, str]:
-    machines = (await shop.ground.resources.list(vm.VM, trash=True)).items
-    return {nic.mac: machine.name for machine in machines for nic in machine.spec.nics}
 
 
 async def unknown_directories(shop: Shop, storage: ground.Storage) -> list[pathlib.Path]:

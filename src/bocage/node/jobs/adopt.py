@@ -11,7 +11,7 @@ from typing import Any
 from bocage import errors, files, threads, words
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
-from bocage.node.carrying import adoption, carried, shelving
+from bocage.node.carrying import adoption, carried, settling, shelving
 from bocage.node.place import directory
 from bocage.node.shop import Shop
 from bocage.planner import layers
@@ -32,7 +32,7 @@ class Imported(words.Message):
     name: str
 
 
-class NoneAdopted(adoption.Error, errors.Conflict):
+class NoneAdopted(settling.Error, errors.Conflict):
     """None of several directories was taken in; `reasons` says why, one by one."""
 
     type = "adopt-nothing-taken"
@@ -44,7 +44,7 @@ class NoneAdopted(adoption.Error, errors.Conflict):
 async def adopt(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     """Take in directories, or all that a storage has; one that is refused keeps no other out."""
     asked = requests.Adopt.model_validate({**run.params, "storage": None})
-    terms = adoption.Terms(dead=asked.dead, new_identity=asked.new_identity, name=asked.name, networks=asked.networks)
+    terms = settling.Terms(dead=asked.dead, new_identity=asked.new_identity, name=asked.name, networks=asked.networks)
     storages = (await shop.ground.resources.list(ground.Storage)).items
     wanted: list[pathlib.Path] = list(map(pathlib.Path, asked.directories))
     for storage in storages:
@@ -70,7 +70,7 @@ def _refusal(path: pathlib.Path, problem: errors.Problem) -> dict[str, str]:
 
 
 async def _adopt_one(
-    shop: Shop, run: tasks.Run, storages: list[ground.Storage], path: pathlib.Path, terms: adoption.Terms
+    shop: Shop, run: tasks.Run, storages: list[ground.Storage], path: pathlib.Path, terms: settling.Terms
 ) -> None:
     """Take in one directory. What was begun before the daemon ended is found under the uid that was noted then."""
     if path.name.endswith(half_made.SUFFIX):
@@ -97,7 +97,7 @@ def _lies_in(path: pathlib.Path, storages: list[ground.Storage]) -> ground.Stora
 
 
 async def _count(shop: Shop, run: tasks.Run, uid: str, path: pathlib.Path) -> None:
-    machine = await shop.ground.resources.get(vm.VM, adoption.PROJECT, uid)
+    machine = await shop.ground.resources.get(vm.VM, settling.PROJECT, uid)
     adopted = list(run.remembered.get("adopted", []))
     if machine.name not in adopted:
         await run.remember(adopted=[*adopted, machine.name])
@@ -180,7 +180,7 @@ async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
             told = lambda done, total: run.progress(done, total)  # noqa: E731
             await archive.unpack(intake.path(upload), landing, limit_bytes=limit, progress=told)
             await _shelve_images(shop, storage, landing)
-        terms = adoption.Terms(
+        terms = settling.Terms(
             name=run.params.get("name"),
             new_identity=bool(run.params.get("new_identity")),
             networks=run.params.get("networks") or {},
@@ -197,7 +197,7 @@ async def import_(shop: Shop, run: tasks.Run) -> dict[str, Any]:
 async def _imported(shop: Shop, run: tasks.Run, uid: str) -> dict[str, Any]:
     storage = await shop.ground.resources.get(ground.Storage, None, run.params["storage"])
     await shop.ground.library(storage).intake.discard(str(run.params["upload"]))
-    machine = await shop.ground.resources.get(vm.VM, adoption.PROJECT, uid)
+    machine = await shop.ground.resources.get(vm.VM, settling.PROJECT, uid)
     await shop.ground.events.record(Imported(name=machine.name), subject=machine.ref)
     return {"vm": machine.name, "uid": machine.uid}
 
