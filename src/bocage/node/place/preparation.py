@@ -11,21 +11,19 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import Any
 
 from bocage import errors, files, reach
 from bocage.engine import base as engine
 from bocage.engine.qemu import affinity, starting
 from bocage.guest import seed as seeds
-from bocage.model import base, firewall, ground, share, snapshot, vm
+from bocage.model import ground, share, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
-from bocage.node.place import admission, directory, disks, rooms, saved, trash, uids, usb
+from bocage.node.place import admission, directory, disks, referred, rooms, saved, trash, uids, usb
 from bocage.node.wires import wiring
 from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
 from bocage.storage import space
-from bocage.store import resources
 from bocage.words import N_
 
 _ROOM_TO_GO_ON = 64 << 20  # bytes
@@ -150,14 +148,15 @@ class Preparation:
         kept: Iterable[snapshot.Snapshot] = (),
     ) -> directory.Held:
         """All that its definition says, for those too who read it elsewhere."""
-        names, networks = await self._refers_to(machine)
+        store = self._ground.resources
+        names, networks = await referred.things(store, machine, await self.disks.of(machine))
         return directory.Held(
             vm=machine,
             volumes=tuple(volumes),
             names=names,
             owner=owner,
             networks=networks,
-            groups=tuple(await self._groups(machine)),
+            groups=tuple(await referred.groups(store, machine)),
             snapshots=tuple(kept),
         )
 
@@ -361,35 +360,6 @@ class Preparation:
             return None
         others = (await self._ground.resources.list(vm.VM, machine.metadata.project, trash=True)).items
         return next((one for one in others if any(disk.volume in sources for disk in one.spec.disks)), None)
-
-    async def _groups(self, machine: vm.VM) -> list[firewall.FirewallGroup]:
-        """The firewall groups that its NICs refer to."""
-        found = []
-        for name in dict.fromkeys(name for nic in machine.spec.nics for name in nic.firewall):
-            with contextlib.suppress(resources.Missing):
-                found.append(await self._ground.resources.find(firewall.FirewallGroup, machine.metadata.project, name))
-        return found
-
-    async def _refers_to(self, machine: vm.VM) -> tuple[dict[str, str], tuple[ground.Network, ...]]:
-        """What it refers to is called so now, by uid, images under disks by digest; and its networks."""
-        names: dict[str, str] = {}
-        networks: list[ground.Network] = []
-        project = machine.metadata.project
-        wanted: list[tuple[type[base.Resource[Any, Any]], str | None, str]] = [
-            (ground.Storage, None, machine.spec.storage)
-        ]
-        wanted += [(ground.Network, project, nic.network) for nic in machine.spec.nics]
-        wanted += [(ground.Image, project, cd.image) for cd in machine.spec.cds if cd.image]
-        for kind, of, uid in dict.fromkeys(wanted):
-            with contextlib.suppress(resources.Missing):
-                found = await self._ground.resources.get(kind, of, uid)
-                names[uid] = found.name
-                networks += [found] if isinstance(found, ground.Network) else []
-        linked = {volume.spec.image for volume in await self.disks.of(machine) if volume.spec.linked}
-        if linked:
-            images = (await self._ground.resources.list(ground.Image, project)).items
-            names |= {image.spec.sha256: image.name for image in images if image.spec.sha256 in linked}
-        return names, tuple(networks)
 
 
 def _node(machine: vm.VM) -> int | None:
