@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bocage.engine import base
 from bocage.engine.qemu import saved
 
 
@@ -47,3 +48,50 @@ async def test_a_thread_that_takes_room_never_works_on_another_file(
     finally:
         for one in others:
             os.close(one)
+
+
+class Writes:
+    """A QEMU that has written its memory as soon as it is told to."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def execute(self, command: str, arguments: Any = None) -> dict[str, Any]:
+        self.said.append(command)
+        return {"status": "completed"} if command == "query-migrate" and "migrate" in self.said else {}
+
+    async def look(self) -> base.Run:
+        return base.Run.RUNNING
+
+    async def status(self) -> str:
+        return "running"
+
+    async def name_descriptor(self, descriptor: int, name: str) -> None:
+        os.write(descriptor, b"memory")
+
+
+async def test_a_save_that_nobody_wants_any_more_never_comes_to_be_whole_beside_a_vm_that_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun, goes_on, over = threading.Event(), threading.Event(), threading.Event()
+    sync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        goes_on.wait()
+        sync(descriptor)
+        over.set()
+
+    monkeypatch.setattr(os, "fsync", slow)
+    at, to = Writes(), tmp_path / "saved.state"
+    saving = asyncio.create_task(saved.write(at, to, report=lambda *_: None))  # type: ignore[arg-type]
+    await asyncio.to_thread(begun.wait)
+    saving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await saving
+    assert at.said[-1] == "cont"
+    goes_on.set()
+    await asyncio.to_thread(over.wait)
+    while any(thread.name == "reach" for thread in threading.enumerate()):  # until nobody is there who could
+        await asyncio.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
