@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 
-from bocage import errors, words
+from bocage import errors
 from bocage.model import ground, keys, vm
-from bocage.planner import placement
+from bocage.planner import placement, snapshot
 from bocage.store import contract, resources
 
 log = logging.getLogger(__name__)
@@ -74,15 +74,22 @@ class Leader:
                 await self._place(machine)
 
     async def _place(self, machine: vm.VM) -> None:
-        hosts = await self._resources.list(ground.Host)
-        storages = await self._resources.list(ground.Storage)
-        world = placement.World(hosts=tuple(hosts.items), storages={storage.uid: storage for storage in storages.items})
-        decided = placement.place(machine, world)
-        if isinstance(decided, list):
+        hosts = (await self._resources.list(ground.Host)).items
+        storages = (await self._resources.list(ground.Storage)).items
+        networks = (await self._resources.list(ground.Network)).items
+        others = (await self._resources.list(vm.VM)).items if len(hosts) > 1 else []
+        world = snapshot.world(hosts, storages, networks, (one for one in others if one.uid != machine.uid))
+        asked = snapshot.asked(machine, hosts, storages, networks)
+        decided = placement.place(asked, world)
+        if decided.host is None:  # a host that lacks room only may have it: its start is refused with the numbers
+            decided = placement.place(asked.model_copy(update={"running": False}), world)
+        if decided.host is None:
             self._unplaced[machine.uid] = machine.metadata.project or ""
-            log.warning("%s has no host: %s", machine.name, "; ".join(map(words.say, decided)))
+            reasons = [reason.text for verdict in decided.verdicts for reason in verdict.reasons]
+            log.warning("%s has no host: %s", machine.name, "; ".join(reasons or [decided.because.text]))
             return
+        host = next(one for one in hosts if one.name == decided.host)
         transaction = resources.Transaction()
-        transaction.set_owner(machine, vm.Owner(host=decided.host, generation=1), expected=0)
+        transaction.set_owner(machine, vm.Owner(host=host.uid, generation=1), expected=0)
         with contextlib.suppress(resources.Changed, resources.Missing):
             await self._resources.commit(transaction)

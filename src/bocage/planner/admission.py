@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from bocage import words
-from bocage.model import sample
+from bocage.model import ground, sample
 from bocage.model import vm as model
 from bocage.words import N_
 
@@ -44,6 +44,13 @@ class Capacity:
     cpus: int
     memory_overcommit: float = 1.0
     cpu_overcommit: float | None = None
+
+    @classmethod
+    def of(cls, host: ground.Host) -> Capacity:
+        """That of a host."""
+        spec, status = host.spec, host.status
+        memory = status.memory_bytes if spec.memory_for_vms == "usual" else int(spec.memory_for_vms)
+        return cls(memory, status.cpus, spec.memory_overcommit, spec.cpu_overcommit)
 
     @property
     def memory_room(self) -> int:

@@ -1,50 +1,103 @@
-"""Which host a VM is to live on. The owner record that follows from it is the placement."""
+"""Which host a VM is to live on: filters, then scores, and every host's answer with its reasons."""
 
 from __future__ import annotations
 
-import dataclasses
-
 from bocage import words
-from bocage.model import ground, vm
+from bocage.model import base, plan
+from bocage.planner import filters, moves, occupancy, survival
+from bocage.planner.occupancy import NOWHERE
 from bocage.words import N_
 
 
-class Refused(words.Message):
-    """Why a host does not take a VM."""
+class NoHosts(filters.Refused):
+    type = "no-hosts"
+    text = N_("there is no host")
 
 
-class StorageElsewhere(Refused):
-    type = "host-lacks-storage"
-    text = N_("{host} does not reach the storage {storage}")
+class BestOf(words.Message):
+    type = "placed-best"
+    text = N_("of {count} hosts that can have it, {host} leaves the cluster best balanced: score {score:.4f}")
     host: str
-    storage: str
+    count: int
+    score: float
 
 
-class NoSuchStorage(Refused):
-    type = "storage-unknown"
-    text = N_("the storage of {vm} is not known")
-    vm: str
+class OnlyOne(words.Message):
+    type = "placed-only"
+    text = N_("{host} is the only host that can have it")
+    host: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class World:
-    hosts: tuple[ground.Host, ...]
-    storages: dict[str, ground.Storage]  # by uid
+class Nowhere(words.Message):
+    type = "placed-nowhere"
+    text = N_("none of {count} hosts can have it")
+    count: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Placement:
-    host: str  # uid
+class ReplicasLack(filters.Refused):
+    type = "host-breaks-replicas"
+    text = N_("with it on {host}, VMs whose replicas are there, or its own replica, would not all start any more")
+    hint = N_("'bocage plan rebalance' may make room")
+    host: str
 
 
-def place(machine: vm.VM, world: World) -> Placement | list[Refused]:
-    """Choose a host for a VM that nobody owns; else why each host was refused."""
-    storage = world.storages.get(machine.spec.storage)
-    if storage is None:
-        return [NoSuchStorage(vm=machine.name)]
-    refusals: list[Refused] = []
-    for host in world.hosts:
-        if storage.spec.host == host.uid:
-            return Placement(host.uid)
-        refusals.append(StorageElsewhere(host=host.name, storage=storage.name))
-    return refusals
+class NoReplica(filters.Refused):
+    type = "host-without-replica-host"
+    text = N_("with it on {host}, no other host has the disk, and the memory to start it, that its replica needs")
+    host: str
+
+
+def place(vm: plan.PlanVM, world: plan.World) -> plan.Placed:
+    """Choose a host for a VM as if it were nowhere yet: the one that leaves the best score, and what speaks of each.
+
+    With `replicated` and no host for its replica yet, both are chosen.
+    """
+    others = tuple(one for one in world.vms if one.key != vm.key)
+    asked = vm.model_copy(update={"host": None})
+    state = moves.State(occupancy.Occupancy(world.model_copy(update={"vms": (*others, asked)})))
+    verdicts = verdicts_of(state, len(others))
+    good = [verdict for verdict in verdicts if not verdict.reasons]
+    if not good:
+        said: words.Message = Nowhere(count=len(verdicts)) if verdicts else NoHosts()
+        return plan.Placed(vm=vm.key, host=None, because=base.Saying.of(said), verdicts=tuple(verdicts))
+    best = good[0]
+    chosen = BestOf(host=best.host, count=len(good), score=best.score or 0.0)
+    said = chosen if len(good) > 1 else OnlyOne(host=best.host)
+    return plan.Placed(
+        vm=vm.key, host=best.host, replica=best.replica, because=base.Saying.of(said), verdicts=tuple(verdicts)
+    )
+
+
+def verdicts_of(state: moves.State, vm: int) -> list[plan.Verdict]:
+    """Every host, looked at for one VM that stands elsewhere or nowhere: those that could have it first, by score."""
+    held = state.held
+    found = [_verdict(state, vm, host) for host in range(len(held.hosts)) if host != held.at[vm]]
+    return sorted(found, key=lambda one: (bool(one.reasons), one.score or 0.0, one.host))
+
+
+def _verdict(state: moves.State, vm: int, host: int) -> plan.Verdict:
+    held = state.held
+    name = held.hosts[host].name
+    if refused := held.refusals(vm, host):
+        return plan.Verdict(host=name, reasons=tuple(map(base.Saying.of, refused)))
+    options = [held.replica[vm]]
+    if held.replica[vm] == NOWHERE and held.vms[vm].replicated:
+        options = state.replicas_for(vm, host)
+        if not options:
+            return plan.Verdict(host=name, reasons=(base.Saying.of(NoReplica(host=name)),))
+    last: survival.Proof | None = None
+    if state.readied(vm, host, options[0]) is None:
+        return plan.Verdict(host=name, reasons=(base.Saying.of(ReplicasLack(host=name)),))
+    for replica in options:
+        proven = state.survival.after(vm, host, replica)
+        if isinstance(proven, list):
+            return plan.Verdict(
+                host=name,
+                replica=None if replica == NOWHERE else held.hosts[replica].name,
+                score=round(state.score_with(vm, host, replica), 8),
+                memory_left=held.memory_room[host] - held.memory[host] - held.needs[vm],
+                vcpus=held.vcpus[host] + held.asks[vm],
+            )
+        last = last or proven
+    assert last
+    return plan.Verdict(host=name, reasons=(base.Saying.of(state.survival.refusal(last, vm, host)),))

@@ -42,7 +42,7 @@ class Admission:
             present = self._with_kept(machine.uid)
             asked = asked.over(present)
         others = admission.total(self._with_kept(uid) for uid in self._given if uid != machine.uid)
-        if refusal := admission.admit(host.name, _capacity(host), others, asked, present=present):
+        if refusal := admission.admit(host.name, admission.Capacity.of(host), others, asked, present=present):
             raise NotAdmitted(reason=words.say(refusal), advice=words.advise(refusal))
         self._given[machine.uid] = asked
 
@@ -73,16 +73,12 @@ class Admission:
 
     async def shown(self) -> sample.Given:
         """What is given, and what is left."""
-        return admission.shown(_capacity(await self._host()), admission.total(map(self._with_kept, self._given)))
+        return admission.shown(
+            admission.Capacity.of(await self._host()), admission.total(map(self._with_kept, self._given))
+        )
 
     def _with_kept(self, uid: str) -> admission.Demand:
         return self._given[uid].over(admission.Demand(memory=self._kept.get(uid, 0)))
 
     async def _host(self) -> ground.Host:
         return await self._ground.resources.get(ground.Host, None, self._ground.uid)
-
-
-def _capacity(host: ground.Host) -> admission.Capacity:
-    aside = host.spec.memory_for_vms
-    memory = host.status.memory_bytes if aside == "usual" else int(aside)
-    return admission.Capacity(memory, host.status.cpus, host.spec.memory_overcommit, host.spec.cpu_overcommit)

@@ -1,0 +1,120 @@
+"""The world of a planner, made of what the store has."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+
+from bocage.model import board, ground, plan, sample
+from bocage.model import vm as model
+from bocage.model.units import Size
+from bocage.planner import admission, cpumodels, why
+
+_HAS_MEMORY = (model.State.STARTING, model.State.RUNNING, model.State.PAUSED, model.State.STOPPING)
+
+
+def world(
+    hosts: Iterable[ground.Host],
+    storages: Iterable[ground.Storage],
+    networks: Iterable[ground.Network] = (),
+    vms: Iterable[model.VM] = (),
+    *,
+    uses: Mapping[str, sample.Use] | None = None,
+    survive: int = 0,
+    now: datetime.datetime | None = None,
+) -> plan.World:
+    """Everything at one moment; `uses` is what VMs use, by uid. Without `now` no host counts as silent."""
+    names = {one.uid: one.name for one in hosts}
+    known = {one.uid: one for one in storages}
+    called = {one.uid: _key(one.metadata.project, one.name) for one in networks}
+    found = tuple(sorted((_host(one, known.values(), called.values(), now) for one in hosts), key=lambda one: one.name))
+    made = [vm(one, names, known, called, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
+    return plan.World(
+        taken=now,
+        survive=survive,
+        hosts=found,
+        vms=tuple(sorted((_with_known_cpu(one, found) for one in made), key=lambda one: one.key)),
+    )
+
+
+def asked(
+    machine: model.VM,
+    hosts: Iterable[ground.Host],
+    storages: Iterable[ground.Storage],
+    networks: Iterable[ground.Network],
+) -> plan.PlanVM:
+    """One VM alone, also one in the trash."""
+    kept = machine.model_copy(update={"metadata": machine.metadata.model_copy(update={"deleted": None})})
+    return world(hosts, storages, networks, [kept]).vms[0]
+
+
+def vm(
+    machine: model.VM,
+    hosts: Mapping[str, str],
+    storages: Mapping[str, ground.Storage],
+    networks: Mapping[str, str],
+    use: sample.Use | None = None,
+) -> plan.PlanVM:
+    """One VM; names of hosts and networks, and the storages, by uid."""
+    spec, status = machine.spec, machine.status
+    demand = admission.Demand.of(spec)
+    wanted = spec.power in (model.Power.RUNNING, model.Power.PAUSED)
+    storage = storages.get(spec.storage)
+    return plan.PlanVM(
+        name=machine.name,
+        project=machine.metadata.project or "default",
+        running=wanted or status.state in _HAS_MEMORY,
+        memory=Size(demand.memory),
+        vcpus=demand.vcpus,
+        cpus_reserved=demand.reserved,
+        load=plan.Load(cpu=round((use.now.get("cpu") or 0.0) if use else 0.0, 3)),
+        host=hosts.get(status.host or ""),
+        storages=(storage.name if storage else spec.storage,),
+        networks=tuple(sorted({networks.get(nic.network, nic.network) for nic in spec.nics})) if networks else (),
+        hardware=plan.Hardware(
+            machine=spec.hardware.machine,
+            cpu_model=spec.hardware.cpu_model,
+            firmware="secure-boot" if spec.hardware.secure_boot else str(spec.hardware.firmware),
+            tpm=spec.hardware.tpm is not board.Tpm.NONE,
+        ),
+        stays=bool(spec.usb),
+    )
+
+
+def _host(
+    host: ground.Host, storages: Iterable[ground.Storage], networks: Iterable[str], now: datetime.datetime | None
+) -> plan.PlanHost:
+    status, capacity = host.status, admission.Capacity.of(host)
+    memory = max(status.memory_bytes, capacity.memory)
+    silent = now and status.seen and (now - status.seen).total_seconds() > why.SILENT_AFTER
+    return plan.PlanHost(
+        name=host.name,
+        state="silent" if silent else "ready",
+        memory=Size(memory),
+        memory_own=Size(memory - capacity.memory),
+        memory_overcommit=capacity.memory_overcommit,
+        cpus=max(capacity.cpus, 1),
+        cpu_overcommit=capacity.cpu_overcommit,
+        power=max(capacity.cpus, 1),
+        storages=tuple(sorted(one.name for one in storages if one.spec.host == host.uid)),
+        networks=tuple(sorted(networks)),
+        tags=host.metadata.tags,
+        machines=status.types,
+        cpu_models=status.cpu_models,
+        cpu_kind=f"{status.accelerator} {status.cpu_maker} {status.cpu_model}",
+        firmware=status.firmware,
+        tpm=status.tpm,
+    )
+
+
+def _with_known_cpu(vm: plan.PlanVM, hosts: Iterable[plan.PlanHost]) -> plan.PlanVM:
+    """Without its CPU model where its own host, or every host, runs that in part only: then it refuses no host."""
+    model_ = vm.hardware.cpu_model
+    here = [one for one in hosts if vm.host in (None, one.name)]
+    if model_ in ("", cpumodels.OWN) or any(model_ in one.cpu_models for one in here):
+        return vm
+    return vm.model_copy(update={"hardware": vm.hardware.model_copy(update={"cpu_model": ""})})
+
+
+def _key(project: str | None, name: str) -> str:
+    return name if project in (None, "default") else f"{project}/{name}"

@@ -1,0 +1,235 @@
+"""Plans of moves: each step is possible, nothing that held breaks, and the cluster is better for it."""
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as some
+
+from bocage.model import plan
+from bocage.planner import moves, occupancy, rebalance, survival
+from tests.planner import worlds
+from tests.planner.worlds import host, vm, world
+
+
+def told(of: plan.World, **bounds: int) -> list[tuple[str, str, str]]:
+    return [(one.vm, one.origin, one.to) for one in rebalance.rebalance(of, **bounds).moves]
+
+
+def test_what_is_balanced_stays():
+    assert told(world(host("host1"), host("host2"), vm("a", 2, "host1"), vm("b", 2, "host2"))) == []
+
+
+def test_a_full_host_gives_to_an_empty_one():
+    of = world(host("host1"), host("host2"), *(vm(f"vm{n}", 1, "host1") for n in range(6)))
+    found = rebalance.rebalance(of)
+    assert len(found.moves) == 3
+    assert [share.vms for share in found.hosts_before] == [6, 0]
+    assert [share.vms for share in found.hosts_after] == [3, 3]
+    assert found.moves[0].because.type == "move-balances"
+    assert found.complete
+
+
+def test_the_bound_on_moves_holds_and_the_plan_says_that_more_would_gain():
+    of = world(host("host1"), host("host2"), *(vm(f"vm{n}", 1, "host1") for n in range(6)))
+    found = rebalance.rebalance(of, most=2)
+    assert len(found.moves) == 2
+    assert not found.complete
+
+
+def test_a_draining_host_is_emptied_and_who_cannot_leave_is_named_with_what_every_host_says():
+    of = world(
+        host("host1", state="draining"),
+        host("host2", tags=("ssd",)),
+        host("host3"),
+        vm("a", 1, "host1"),
+        vm("pinned", 1, "host1", stays=True),
+        vm("tagged", 1, "host1", host_tags=("nvme",)),
+    )
+    found = rebalance.rebalance(of)
+    assert [one.vm for one in found.moves] == ["a"]
+    assert found.moves[0].because.text == "it must not be on host1: host1 is draining"
+    assert {one.vm: [reason.type for reason in one.reasons] for one in found.stuck} == {
+        "pinned": ["host-takes-no-vms"],
+        "tagged": ["host-takes-no-vms", "host-lacks-tag"],
+    }
+    tagged = next(one for one in found.stuck if one.vm == "tagged")
+    assert [one.reasons[0].type for one in tagged.verdicts] == ["host-lacks-tag"] * 2
+
+
+def test_those_that_stand_apart_are_parted_and_those_that_stand_together_are_not():
+    of = world(
+        host("host1"),
+        host("host2"),
+        vm("web1", 1, "host1", apart=("web",)),
+        vm("web2", 1, "host1", apart=("web",)),
+        vm("app", 1, "host2", together=("shop",)),
+        vm("db", 1, "host2", together=("shop",)),
+    )
+    assert told(of) in ([("web1", "host1", "host2")], [("web2", "host1", "host2")])
+
+
+def test_a_guest_that_sees_its_hosts_own_cpu_goes_where_that_is_the_same():
+    board = plan.Hardware(cpu_model="host")
+    of = world(
+        host("host1", 8, cpu_kind="intel", state="draining"),
+        host("host2", 64, cpu_kind="amd"),
+        host("host3", 8, cpu_kind="intel"),
+        vm("a", 1, "host1", hardware=board),
+    )
+    assert told(of) == [("a", "host1", "host3")]
+
+
+def test_vms_change_places_where_no_single_move_helps():
+    of = world(
+        host("host1", 10, cpus=16),
+        host("host2", 10, cpus=16),
+        *(vm(f"large{n}", 3, "host1", vcpus=1, load=plan.Load(cpu=1.0)) for n in range(2)),
+        *(vm(f"small{n}", 1, "host2", vcpus=1, load=plan.Load(cpu=1.0)) for n in range(2)),
+    )
+    found = rebalance.rebalance(of)
+    assert [share.memory >> 30 for share in found.hosts_after] == [4, 4]
+    assert len(found.moves) == 2
+    assert {one.because.type for one in found.moves} == {"move-prepares", "move-balances"}
+
+
+def test_a_replica_moves_where_it_could_start():
+    of = world(
+        host("host1", 16),
+        host("host2", 4),
+        host("host3", 16),
+        *(vm(f"vm{n}", 2, "host1", replica="host2", storages=()) for n in range(4)),
+    )
+    found = rebalance.rebalance(of)
+    assert found.before > 4
+    assert found.after < 1
+    assert any(one.replica_to == "host3" for one in found.moves)
+
+
+def test_what_would_not_survive_is_named_with_its_reason():
+    of = world(
+        host("host1", 8),
+        host("host2", 4),
+        vm("big", 6, "host1"),
+        vm("local", 1, "host2", storages=("here",)),
+        vm("replicated", 1, "host2", replica="host1", storages=()),
+        survive=1,
+    )
+    found = {one.vm: (one.hosts, one.reason.type) for one in rebalance.rebalance(of, most=0).unsurvived}
+    assert found == {"big": (("host1",), "survive-no-room"), "local": (("host2",), "survive-unreached")}
+
+
+def test_the_hole_that_a_large_vm_would_start_in_is_kept():
+    small = [vm(f"small{n}", 1, "host2", load=plan.Load(cpu=1.0)) for n in range(4)]
+    of = world(host("host1"), host("host2"), host("host3"), vm("big", 8, "host1"), *small)
+    assert not worlds.survived(worlds.moved(of, _after(of)).model_copy(update={"survive": 1}))
+    kept = of.model_copy(update={"survive": 1})
+    assert worlds.survived(worlds.moved(kept, _after(kept)))
+
+
+def _after(of: plan.World) -> worlds.Places:
+    where = worlds.places(of)
+    for move in rebalance.rebalance(of).moves:
+        where[move.vm] = (move.to, move.replica_to)
+    return where
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds.tight())
+def test_who_survives_at_first_survives_after_every_step(of):
+    where = worlds.places(of)
+    for move in rebalance.rebalance(of).moves:
+        where[move.vm] = (move.to, move.replica_to)
+        assert worlds.survived(worlds.moved(of, where))
+
+
+def test_the_score_is_the_one_that_hbal_prints():
+    """Of three nodes, as in `hbal -t FILE -v -v`: see bench/htools.py."""
+    weights = plan.Weights(disk_load=1 + 1 / 32)
+    nodes = [(16384, 1024, 8), (8192, 512, 4), (8192, 512, 4)]
+    hosts = [
+        plan.PlanHost(
+            name=f"node{n}", memory=f"{m}M", memory_own=f"{own}M", cpus=c, cpus_own=1, disk="102400M", cpu_overcommit=8
+        )
+        for n, (m, own, c) in enumerate(nodes, 1)
+    ]
+    sizes = [
+        (4096, 10240, 4, 1, 2),
+        (2048, 10240, 2, 1, 3),
+        (2048, 5120, 1, 1, 2),
+        (1024, 5120, 1, 2, 3),
+        (512, 2048, 1, 3, 1),
+    ]
+    vms = [
+        plan.PlanVM(
+            name=f"vm{n}", memory=f"{m}M", disk=f"{d}M", vcpus=c, host=f"node{p}", replica=f"node{s}",
+            load=plan.Load(cpu=1, memory=1, disk=1, net=1),
+        )
+        for n, (m, d, c, p, s) in enumerate(sizes, 1)
+    ]  # fmt: skip
+    of = plan.World(weights=weights, hosts=tuple(hosts), vms=tuple(vms))
+    assert round(moves.State(occupancy.Occupancy(of)).score, 8) == 4.34400106  # hbal 3.0.2
+
+
+def _breaks(before: plan.World, after: plan.World, name: str) -> bool:
+    """Whether the VM that moved stands where it must not."""
+    one = next(one for one in after.vms if one.key == name)
+    there = next(host for host in after.hosts if host.name == one.host)
+    was = next(one for one in before.vms if one.key == name)
+    if one.host == was.host:
+        return False
+    if not worlds.may_stand(one, there) or not worlds.room(after, there):
+        return True
+    new = worlds.groups_broken(after) - worlds.groups_broken(before)
+    lonely = bool(one.together) and not any(
+        other.host == one.host for other in after.vms if other.key != name and set(other.together) & set(one.together)
+    )
+    mates = any(other.host for other in after.vms if other.key != name and set(other.together) & set(one.together))
+    return any("apart" in pair and name in pair for pair in new) or (lonely and mates)
+
+
+@settings(max_examples=80, deadline=None)
+@given(worlds.worlds())
+def test_every_step_is_possible_and_breaks_nothing_and_the_end_is_no_worse(of):
+    found = rebalance.rebalance(of)
+    assert rebalance.rebalance(of) == found
+    assert found.after <= found.before
+    now, score, survived = of, worlds.score(of), worlds.survived(of)
+    assert abs(score - found.before) < 1e-6
+    where = worlds.places(of)
+    for move in found.moves:
+        assert where[move.vm] == (move.origin, move.replica_from)
+        assert move.to != move.replica_to
+        where[move.vm] = (move.to, move.replica_to)
+        then = worlds.moved(of, where)
+        assert not _breaks(now, then, move.vm)
+        assert abs(worlds.score(then) - move.score) < 1e-6
+        assert move.because.text
+        now = then
+    assert abs(worlds.score(now) - found.after) < 1e-6
+    if survived:
+        assert worlds.survived(now)
+    assert survived == (not _short(of))
+    silent = {one.name for one in of.hosts if one.state == "silent"}
+    assert not any({move.origin, move.to, move.replica_to} & silent for move in found.moves)
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds.worlds(survive=some.just(1), most=6))
+def test_that_a_cluster_survives_is_said_when_there_is_a_way_and_only_then(of):
+    assert (not _short(of)) == worlds.survived(of)
+
+
+@settings(max_examples=30, deadline=None)
+@given(worlds.worlds(), some.integers(0, 3))
+def test_no_plan_is_longer_than_its_bound(of, most):
+    assert len(rebalance.rebalance(of, most=most).moves) <= most
+
+
+def _short(of: plan.World) -> list[str]:
+    proofs = survival.Survival(occupancy.Occupancy(of)).proofs
+    return [of.vms[one].key for proof in proofs for one in proof.short]
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds.worlds())
+def test_a_world_comes_back_from_its_text(of):
+    assume(of.vms)
+    assert plan.World.model_validate_json(of.model_dump_json(exclude_defaults=True)) == of

@@ -1,0 +1,65 @@
+"""The world that a planner is given, from what the store has."""
+
+import datetime
+
+from bocage.model import base, ground, sample
+from bocage.model import vm as model
+from bocage.planner import placement, snapshot
+from tests.planner import things
+
+NETWORK = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c14"
+OTHER = base.new_uid()
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def network() -> ground.Network:
+    about = {"uid": NETWORK, "name": "lan", "project": "default"}
+    return ground.Network.model_validate({"metadata": about, "spec": {}, "status": {}})
+
+
+def test_hosts_and_vms_are_as_the_store_has_them():
+    here = things.host(
+        spec={"memory_overcommit": 2.0, "memory_for_vms": "6G"},
+        status={"cpus": 4, "memory_bytes": 8 << 30, "cpu_models": ["qemu64"], "seen": NOW.isoformat()},
+    )
+    nic = {"name": "nic0", "network": NETWORK, "mac": "52:54:00:00:00:01", "address": "pcie.0/03.0"}
+    running = things.machine(
+        power="running",
+        memory="1G",
+        cpus=2,
+        nics=[nic],
+        status=model.VMStatus(host=things.HOST, state=model.State.RUNNING),
+    )
+    use = {running.uid: sample.Use(now={"cpu": 0.25})}
+    of = snapshot.world([here], [things.storage()], [network()], [running], uses=use, now=NOW)
+    host, vm = of.hosts[0], of.vms[0]
+    assert (host.name, host.state, str(host.memory), str(host.memory_own)) == ("host1", "ready", "8G", "2G")
+    assert (host.storages, host.networks, host.power) == (("local",), ("lan",), 4.0)
+    assert (vm.host, vm.running, str(vm.memory), vm.vcpus, vm.load.cpu) == ("host1", True, "1G", 2, 0.25)
+    assert (vm.storages, vm.networks, vm.hardware.cpu_model) == (("local",), ("lan",), "qemu64")
+
+
+def test_a_host_without_a_sign_is_silent_once_somebody_looks_at_the_time():
+    here = things.host(status={"seen": (NOW - datetime.timedelta(seconds=90)).isoformat(), "memory_bytes": 1 << 30})
+    assert snapshot.world([here], [], now=NOW).hosts[0].state == "silent"
+    assert snapshot.world([here], []).hosts[0].state == "ready"
+
+
+def test_a_model_that_no_host_runs_whole_refuses_none():
+    here, there = things.host(status={"cpu_models": ["Conroe-v1"], "memory_bytes": 8 << 30}), things.storage()
+    asked = snapshot.asked(things.machine(), [here], [there], [])
+    assert asked.hardware.cpu_model == ""
+    assert placement.place(asked, snapshot.world([here], [there])).host == "host1"
+
+
+def test_a_vm_whose_storage_is_another_hosts_is_refused_by_this_one():
+    elsewhere = things.storage(host=OTHER)
+    asked = snapshot.asked(things.machine(), [things.host()], [elsewhere], [])
+    placed = placement.place(asked, snapshot.world([things.host()], [elsewhere]))
+    assert "host-lacks-storage" in [reason.type for reason in placed.verdicts[0].reasons]
+
+
+def test_what_is_in_the_trash_takes_nothing():
+    gone = things.machine(metadata={"deleted": NOW.isoformat()}, status=model.VMStatus(host=things.HOST))
+    assert snapshot.world([things.host()], [things.storage()], vms=[gone]).vms == ()
+    assert snapshot.asked(gone, [things.host()], [things.storage()], []).name == "web"
