@@ -20,6 +20,7 @@ import httpx
 from bocage.store.etcd import access, engine, founding, gateway
 
 BOUND = 60.0  # seconds until members agree
+QUICK = ("--unsafe-no-fsync", "--heartbeat-interval", "50", "--election-timeout", "500")
 
 
 class Member:

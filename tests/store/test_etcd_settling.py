@@ -201,3 +201,9 @@ async def test_reads_and_watches_go_over_the_lane_that_is_open(ground):
     ground.second.hold_answers()
     await put(ground.twin, a="2")
     assert [change.revision for change in await following(watch)] == [2]
+
+
+async def test_a_refusal_of_what_is_only_read_is_an_answer_though_another_was_lost(ground):
+    ground.first.hold_answers()
+    with pytest.raises(contract.FutureRevision):
+        await ground.store.list("", at=5)

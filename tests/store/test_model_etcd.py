@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings, stateful
+from hypothesis import HealthCheck, Phase, settings, stateful
 
 from bocage.store import contract
 from bocage.store.etcd import engine, feed
-from tests.store import conformance, members, test_model
+from tests.store import conformance, members, test_model, trouble
+
+T = TypeVar("T")
+
+ROUNDS = 200 if os.environ.get("BOCAGE_TEST_EVERY") else 15
 
 
 class Comparison(test_model.Comparison):
@@ -53,3 +60,33 @@ TestComparison = Comparison.TestCase
 TestComparison.settings = settings(
     max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
+
+
+class Troubled(Comparison):
+    """The same on three members, which are killed and frozen one after the other."""
+
+    def run(self, doing: Coroutine[Any, Any, T]) -> T:
+        async def bounded() -> T:
+            async with asyncio.timeout(120):
+                return await doing
+
+        return self.runner.run(bounded())
+
+    def expected(self, wish: test_model.Wish) -> int | tuple[str, int, int]:
+        assert isinstance(self.live, engine.EtcdStore)
+        while self.newest + 1 in self.live._pen.voids:  # a revision in which nothing changed
+            self.states.append(self.states[-1])
+        return super().expected(wish)
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_three_members_are_one_store_while_they_are_killed_and_frozen(dice, monkeypatch):
+    monkeypatch.setattr(engine, "PATIENCE", 60.0)  # a machine under load: here each transaction must come to an end
+    with members.cluster(3, members.QUICK) as made, trouble.making(made, dice) as troubles:
+        Troubled.cluster = made
+        stateful.run_state_machine_as_test(
+            Troubled, settings=settings(TestComparison.settings, max_examples=ROUNDS, phases=[Phase.generate])
+        )
+        print(f"{', '.join(troubles.log)}")
+    assert len(troubles.log) >= 3

@@ -110,13 +110,16 @@ class Gateway:
         """Let go of all connections."""
         await self._client.aclose()
 
-    def race(self, path: str, document: Document) -> Race:
-        """Ask all members, one after the other; to be entered with `async with`."""
-        return Race(self, path, json.dumps(document).encode())
+    def race(self, path: str, document: Document, *, harmless: bool = False) -> Race:
+        """Ask all members, one after the other; to be entered with `async with`.
+
+        `harmless` is what may be done twice, or late: then a refusal is an answer like any other.
+        """
+        return Race(self, path, json.dumps(document).encode(), harmless=harmless)
 
     async def ask(self, path: str, document: Document, *, within: float) -> Document:
         """The answer to what may be done twice without harm. Raises Silent and Refused."""
-        async with self.race(path, document) as race:
+        async with self.race(path, document, harmless=True) as race:
             return (await race.answer(until=asyncio.get_running_loop().time() + within)).document
 
     async def ask_one(self, member: str, path: str, document: Document) -> Document:
@@ -187,11 +190,12 @@ class Gateway:
 class Race:
     """One request on its way to several members. It ends with the context; what was sent may outlive it."""
 
-    def __init__(self, gateway: Gateway, path: str, content: bytes) -> None:
+    def __init__(self, gateway: Gateway, path: str, content: bytes, *, harmless: bool) -> None:
         self.began = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._gateway = gateway
         self._path = path
         self._content = content
+        self._harmless = harmless
         self._asked: dict[str, int] = {}
         self._pending: dict[asyncio.Task[Answer], str] = {}
         self._lost = False
@@ -227,7 +231,7 @@ class Race:
                     if isinstance(done, Answer):
                         return done
                     failed = True
-            if self._refused and not self.loose:
+            if self._refused and (self._harmless or not self.loose):
                 raise self._refused
             if failed and all_asked:
                 await asyncio.sleep(min(PAUSE, max(0.0, until - loop.time())))
