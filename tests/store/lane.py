@@ -40,7 +40,7 @@ class Lane:
         assert task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             theirs, ours = await asyncio.open_connection(self._target.hostname, self._target.port)
             held = asyncio.Event()
             back = asyncio.create_task(self._bring_back(theirs, writer, held))

@@ -20,7 +20,8 @@ from bocage.store.etcd import access
 from bocage.words import N_
 
 HEDGE = 0.3  # seconds without an answer, after which another member is asked too
-AGAIN = 1.0  # the same when each member is being asked already
+AGAIN = 1.0  # the same when each member has been asked; reached by and by where there are several
+_SLOWER = 1.5  # each wait for another round is longer by this
 PAUSE = 0.1  # seconds, when all members have failed
 CONNECT = 1.0  # seconds
 _LONGEST = 30.0  # seconds that one attempt may take
@@ -196,7 +197,7 @@ class Race:
         self._path = path
         self._content = content
         self._harmless = harmless
-        self._asked: dict[str, int] = {}
+        self._asked: list[str] = []
         self._pending: dict[asyncio.Task[Answer], str] = {}
         self._lost = False
         self._refused: Refused | None = None
@@ -223,8 +224,7 @@ class Race:
         loop = asyncio.get_running_loop()
         begin = loop.time()
         while loop.time() < until:
-            all_asked = self._start()
-            patience = loop.time() + (AGAIN if all_asked else HEDGE)
+            patience = loop.time() + self._start()
             failed = False
             while self._pending and not failed and (left := min(patience, until) - loop.time()) > 0:
                 for done in await self._done(left):
@@ -233,7 +233,7 @@ class Race:
                     failed = True
             if self._refused and (self._harmless or not self.loose):
                 raise self._refused
-            if failed and all_asked:
+            if failed and len(self._asked) >= len(self._gateway.order):
                 await asyncio.sleep(min(PAUSE, max(0.0, until - loop.time())))
         raise Silent(reason=self._reason, bound=loop.time() - begin, loose=self.loose)
 
@@ -244,14 +244,16 @@ class Race:
             answers += [done for done in await self._done(left) if isinstance(done, Answer)]
         return answers
 
-    def _start(self) -> bool:
-        """Ask the next member; whether each has been asked by now."""
-        order = self._gateway.order
-        free = [member for member in order if member not in self._pending.values()] or order
-        member = min(free, key=lambda one: self._asked.get(one, 0))  # the first of several
-        self._asked[member] = self._asked.get(member, 0) + 1
+    def _start(self) -> float:
+        """Ask the next member: each once, then again, the last one first. How many seconds it has for itself."""
+        order, count = self._gateway.order, len(self._asked)
+        free = [member for member in order if member not in self._asked]
+        member = free[0] if free else self._asked[: len(order)][-1 - count % len(order)]
+        self._asked.append(member)
         self._pending[asyncio.ensure_future(self._gateway.attempt(member, self._path, self._content))] = member
-        return len(self._asked) == len(order)
+        if len(order) == 1:
+            return AGAIN
+        return min(AGAIN, HEDGE * _SLOWER ** max(0, count + 1 - len(order)))
 
     async def _done(self, left: float) -> list[Answer | None]:
         """What came to an end within `left` seconds; None for what came to no answer."""

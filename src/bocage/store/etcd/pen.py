@@ -8,7 +8,6 @@ name in the mark and so know that it was written. See docs/decisions/21-etcd.md.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import secrets
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from bocage.store import contract
 from bocage.store.etcd import founding, gateway, records
 
-GRACE = 1.0  # seconds for the attempts that are behind, before they are made void
+GRACE = 0.5  # seconds for the attempts that are behind, before they are made void
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -72,8 +71,12 @@ class Pen:
         if not wish.puts and not wish.deletes:
             return await self._compare(wish, until)
         if self._unknown:
-            with contextlib.suppress(contract.Unsettled):  # its caller was told so
+            try:
                 await self._void(self._unknown, until)
+            except contract.Unsettled:
+                pass  # its caller was told so
+            except gateway.Silent as silent:  # this one was not sent
+                raise dataclasses.replace(silent, loose=False) from silent
             self._unknown = ""
         while True:
             identity = secrets.token_hex(8)
