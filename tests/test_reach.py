@@ -12,10 +12,7 @@ import pytest
 
 from bocage import files, reach
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "PATIENCE", 0.2)
+_MOMENT = 0.2  # seconds of patience with what does not come back; with all else there is as much as ever
 
 
 class Hung:
@@ -24,9 +21,11 @@ class Hung:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._goes_on = threading.Event()
+        self.begun = threading.Event()
         self.over = threading.Event()
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.begun.set()
         self._goes_on.wait()
         try:
             return self._call(*arguments, **named)
@@ -47,11 +46,14 @@ async def test_a_name_that_is_taken_by_another_since_is_not_taken_for_one_that_g
     with monkeypatch.context() as patch:
         patch.setattr(files, "remove_tree", removing)
         await way.put_away(one, "first")  # its removal takes for ever, its name is free
+        await asyncio.to_thread(removing.begun.wait)
     assert not one.exists()
     one.mkdir()  # what another attempt has made meanwhile
     await way.put_away(one, "second")
     assert not one.exists(), "it would have counted on"
-    assert not await reach.gone(one), "the first is there still"
+    with monkeypatch.context() as patch:
+        patch.setattr(reach, "PATIENCE", _MOMENT)
+        assert not await reach.gone(one), "the first is there still"
     await removing.go_on()
     assert await reach.gone(one)
 
@@ -64,6 +66,7 @@ async def test_nothing_is_known_of_a_name_that_is_being_taken_away(
     renaming = Hung(files.rename_durably)
     with monkeypatch.context() as patch:
         patch.setattr(files, "rename_durably", renaming)
+        patch.setattr(reach, "PATIENCE", _MOMENT)
         for name in ("first", "second"):
             with pytest.raises(reach.Hangs):
                 await way.put_away(one, name)
@@ -87,6 +90,7 @@ async def test_a_file_that_opens_late_or_closes_never_holds_up_nobody(
     await way.free()
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", opening)
+        patch.setattr(reach, "PATIENCE", _MOMENT)
         with pytest.raises(reach.Hangs):
             async with reach.opened(path, os.O_RDONLY):
                 raise AssertionError("it is not open")
