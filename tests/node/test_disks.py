@@ -175,6 +175,17 @@ async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house
     done(await house.ask("vm.start", second))
 
 
+async def test_a_volume_that_could_not_be_plugged_in_is_as_free_as_before(house: House):
+    made = await house.create(start=True, **BLANK)
+    local = await house.resources.find(ground.Storage, None, "local")
+    spec = ground.VolumeSpec(storage=local.uid, size=Size(1 << 20))
+    volume = ground.Volume(metadata=base.Metadata(name="data", project="default"), spec=spec)
+    await house.resources.create(volume)
+    done(await house.ask("volume.create", volume))
+    assert problem(await house.attach(made, volume="data", bus="sata")) == "bus-not-hot-pluggable"
+    done(await house.ask("volume.delete", volume))
+
+
 async def test_a_disk_that_a_snapshot_has_is_free_when_that_is_gone_and_another_does_not_take_its_files(house: House):
     made = await house.create(disks=[{"size": "1M"}], **BLANK)
     done(await house.keep(made, "first"))

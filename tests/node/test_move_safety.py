@@ -325,7 +325,6 @@ async def test_a_save_onto_a_storage_that_hangs_is_given_up_and_the_daemon_waits
     await house.storage("slow", slow.at / "s")
     made = await house.create(start=True, storage="slow", **BLANK)
     elsewhere = await house.create("elsewhere", **BLANK)
-    monkeypatch.setattr(reach, "PATIENCE", 3.0)
     forget = saved._forget_earlier
 
     async def hangs(at: link.Link) -> None:
@@ -334,6 +333,7 @@ async def test_a_save_onto_a_storage_that_hangs_is_given_up_and_the_daemon_waits
 
     with monkeypatch.context() as patch:
         patch.setattr(saved, "_forget_earlier", hangs)
+        patch.setattr(reach, "PATIENCE", 3.0)
         saving = asyncio.create_task(house.ask("vm.save", made))
         await house.until(lambda: house.read(made), lambda one: one.spec.power is vm.Power.SAVED)
         done(await house.ask("vm.start", elsewhere))  # by the same loop, and the same threads

@@ -34,7 +34,13 @@ async def plug(disk: vm.Disk, running: engine.Machine, machine: vm.VM, preparati
     """Give a running machine a disk that the spec has, within its limits."""
     await preparation.make_what_waits(machine)
     preparation.disks.hold(machine, disk)
-    await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
+    try:
+        await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
+    except errors.TimedOut:
+        raise  # it may be there all the same
+    except (errors.Problem, OSError):
+        preparation.disks.let_go(machine, disk)
+        raise
     if not (disk.limits.none and machine.spec.share.disks.none):
         await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
     await preparation.note_running(machine)
