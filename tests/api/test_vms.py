@@ -449,6 +449,15 @@ async def test_drivers_are_switched_by_a_patch_and_not_twice(client, world):
     problem(await client.patch(f"{VMS}/web1", json={"drivers": "vmware"}), 422, "invalid-fields")
 
 
+async def test_a_new_vm_has_the_usb_devices_that_it_is_asked_for_with(client, world):
+    await create(client, usb=[{"id": "0529:0001"}, {"port": "1-2.3"}])
+    devices = (await client.get(f"{VMS}/web1")).json()["spec"]["usb"]
+    assert [(one["name"], one["id"], one["port"]) for one in devices] == [
+        ("usb0", "0529:0001", None),
+        ("usb1", None, "1-2.3"),
+    ]
+
+
 async def test_usb_devices_are_given_and_taken_by_their_own_calls_and_in_the_document_alike(client, world):
     await create(client)
     spec = (await client.post(f"{VMS}/web1/usb", json={"id": "0529:0001", "serial": "A1"})).json()["spec"]

@@ -38,3 +38,12 @@ def test_ports_are_numbered_in_their_order_and_lead_somewhere():
 def test_a_port_that_leads_nowhere_is_refused_with_what_would_be_right(wrong):
     with pytest.raises(failure.Usage):
         read.ports([wrong], None)
+
+
+def test_usb_devices_are_told_by_what_they_are_or_where_they_are():
+    assert read.usb("0529:000A") == {"id": "0529:000a"}
+    assert read.usb("0403:6001,serial=A50285BI") == {"id": "0403:6001", "serial": "A50285BI"}
+    assert read.usb("port=1-2.3") == {"port": "1-2.3"}
+    for wrong in ("529:1", "serial=A1", "0529:0001,bus=1"):
+        with pytest.raises(failure.Usage):
+            read.usb(wrong)

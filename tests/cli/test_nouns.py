@@ -371,7 +371,10 @@ def test_what_is_said_of_a_thing_is_sent_as_it_was_given(api: FakeApi, bocage: B
 
 def test_usb_devices_are_listed_with_what_they_say_of_themselves(api: FakeApi, bocage: Bocage):
     dongle = {"id": "0529:0001", "serial": "", "port": "1-2.3", "maker": "AKS", "model": "HASP"}
-    api.on("GET", "/hosts/host1/usb", {"devices": [dongle]}, {"devices": []})
+    till = {"kind": "vm", "uid": "u1", "project": "default", "name": "till"}
+    given, stick = {**dongle, "port": "1-3", "vm": till}, {**dongle, "port": "1-4", "vm": None, "in_use": True}
+    api.on("GET", "/hosts/host1/usb", {"devices": [dongle, given, stick]}, {"devices": []})
     listed = bocage("host", "usb", "host1")
-    assert listed.out.splitlines()[1].split() == ["0529:0001", "1-2.3", "-", "AKS", "HASP"]
+    assert listed.out.splitlines()[1].split() == ["0529:0001", "1-2.3", "-", "AKS", "HASP", "-"]
+    assert [line.rpartition("  ")[2] for line in listed.out.splitlines()[2:]] == ["till", "the host"]
     assert "nothing is plugged" in bocage("host", "usb", "host1").err

@@ -10,13 +10,14 @@ import pathlib
 import random
 from typing import Any
 
+import httpx
 import pytest
 
 from bocage import home
 from bocage.engine import usb as host_usb
 from bocage.engine.qemu import devices
 from bocage.model import device_requests, ground, vm
-from bocage.node import started
+from bocage.node import http, started
 from bocage.node.rounds import plugging
 from bocage.planner import equipment
 from bocage.store import resources
@@ -83,6 +84,15 @@ async def in_qemu(house: House, which: vm.VM, *, handed: bool = True) -> list[st
     return sorted(names) if len(files) == len(names) or not handed else ["half"]
 
 
+async def who_has(house: House) -> dict[str, str]:
+    """The names of VMs by the devices that they have, as the host tells."""
+    async with http.serve(house.node.shop, house.node.crew, house.node.sampling, house.homes.node_socket):
+        transport = httpx.AsyncHTTPTransport(uds=str(house.homes.node_socket))
+        async with httpx.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client:
+            devices = (await client.get("/usb")).json()["devices"]
+    return {one["node"]: one["vm"]["name"] for one in devices if one["vm"]}
+
+
 async def test_a_device_comes_when_it_is_plugged_in_goes_when_it_is_pulled_and_is_found_again(house: House, bus: Bus):
     made = await house.create(start=True, **BLANK)
     await attach(house, made, id=DONGLE)
@@ -109,13 +119,13 @@ async def test_a_device_comes_when_it_is_plugged_in_goes_when_it_is_pulled_and_i
     await house.close()  # a daemon that is back knows what its machines have
     opened = await House(house.homes).open()
     try:
-        other = await opened.create("other", start=True, **BLANK)
-        await attach(opened, other, id=DONGLE)
+        other = await opened.create("other", start=True, usb=[{"id": DONGLE}], **BLANK)
         assert (await carried_out(opened, other))["usb[usb0]"].how == "partly"
         await opened.until(lambda: in_qemu(opened, made), lambda found: found == ["usb0"])
         third = bus.plug("1-1", serial="A1")
         await stands(opened, other, third)
         await stands(opened, made, second)
+        assert await who_has(opened) == {second: "box", third: "other"}
 
         # Memory is saved without it: it may be elsewhere when that is read.
         done(await opened.ask("vm.save", made))

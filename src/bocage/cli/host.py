@@ -39,6 +39,7 @@ _USB = (
     table.Column("SERIAL"),
     table.Column("MAKER", least=8),
     table.Column("MODEL", least=8),
+    table.Column("USED BY"),
 )
 _USB_PARTS = ("id", "port", "serial", "maker", "model")
 
@@ -152,9 +153,14 @@ def usb(name: HostName = None, json: options.Json = False) -> None:
     if json:
         output.document(found)
     elif found:
-        output.line(table.render(_USB, [tuple(one[part] or people.NOTHING for part in _USB_PARTS) for one in found]))
+        output.line(table.render(_USB, [_device(one) for one in found]))
     else:
         output.complain("nothing is plugged into its USB ports")
+
+
+def _device(one: rest.Document) -> tuple[str, ...]:
+    user = one["vm"]["name"] if one.get("vm") else "the host" if one.get("in_use") else ""
+    return tuple(part or people.NOTHING for part in (*(one[name] for name in _USB_PARTS), user))
 
 
 def stop_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:

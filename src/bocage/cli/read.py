@@ -13,6 +13,7 @@ from typing import Any
 
 from bocage.cli import failure
 
+_USB_ID = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}")
 _CPU_PARTS = ("sockets", "cores", "threads")
 _MEMORY_PARTS = ("startup", "minimum", "maximum", "buffer", "weight")
 _DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
@@ -167,6 +168,16 @@ def _outlet(text: str, kind: str) -> dict[str, Any]:
         return {"to": to, "address": where, **({more: True} if more else {})}
     right = "write file, /dev/ttyS0, listen:127.0.0.1:4001 or connect:printer:9100, perhaps with ,telnet or ,rfc2217"
     raise failure.Usage(option=f"--{kind}", wrong=f"'{text}' leads nowhere", right=right)
+
+
+def usb(text: str) -> dict[str, str]:
+    """`0529:0001`, `0403:6001,serial=A50285BI`, `port=1-2.3`."""
+    right = "write 0529:0001, 0403:6001,serial=A50285BI or port=1-2.3; 'bocage host usb' lists what there is"
+    given = text if "=" in text.partition(",")[0] else f"id={text}"
+    found = pairs(given, option="--usb", known=("id", "serial", "port"), right=right)
+    if not _USB_ID.fullmatch(found.get("id", "0000:0000")) or not {"id", "port"} & found.keys():
+        raise failure.Usage(option="--usb", wrong=f"'{text}' names no device", right=right)
+    return {key: value.lower() if key == "id" else value for key, value in found.items()}
 
 
 def board(texts: list[str], *, option: str = "--board") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from bocage.model.base import Part, Resource, Saying, Uid
+from bocage.model.base import Part, Ref, Resource, Saying, Uid
 from bocage.model.units import Size
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -97,6 +97,8 @@ class HostUsb(Part):
     """The file by which it is opened, another each time it is plugged in: `/dev/bus/usb/001/004`."""
     in_use: bool = False
     """The host itself has a file system of it mounted, swaps to it, or builds on it: no VM gets it."""
+    vm: Ref | None = None
+    """The VM that has it."""
 
 
 class HostDisk(Part):

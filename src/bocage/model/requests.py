@@ -96,6 +96,8 @@ class VMCreate(Part):
     floppies: Annotated[tuple[Name, ...], Field(max_length=2)] = ()
     """The images of floppy disks, each in a drive of its own."""
     ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] = ()
+    usb: Annotated[tuple[device_requests.UsbRequest, ...], Field(max_length=6)] = ()
+    """USB devices of its host, which it gets whenever they are plugged in there."""
     nics: Annotated[tuple[device_requests.NicRequest, ...], Field(max_length=16)] = (device_requests.NicRequest(),)
     max_cpus: Annotated[int, Field(ge=1, le=255)] | None = None
     """How many vCPUs it can be given while it runs; None: four times those it starts with, as far as the host goes."""

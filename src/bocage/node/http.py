@@ -236,6 +236,9 @@ class Interface:
     async def usb(self, request: Request) -> Response:
         """The USB devices of this machine."""
         found = await asyncio.to_thread(usb.look)
+        refs = {one.uid: one.ref for one in (await self._shop.ground.resources.list(vm.VM)).items}
+        held = self._shop.preparation.usb.holder
+        found = [one.model_copy(update={"vm": refs.get(held(one.node) or "")}) for one in found]
         return JSONResponse({"devices": [one.model_dump(mode="json") for one in found]})
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:

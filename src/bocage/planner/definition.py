@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bocage.model import base, faults, ground, requests, share, snapshot
+from bocage.model import base, device_requests, faults, ground, requests, share, snapshot
 from bocage.model import board as boards
 from bocage.model import memory as memories
 from bocage.model import vm as model
 from bocage.planner import (
     cpumodels,
     drivers,
+    fitting,
     growth,
     hardware,
     limits,
@@ -83,10 +84,21 @@ def define(
         share=request.share,
         hardware=board,
     )
+    for device in request.usb:
+        spec = with_usb(spec, device)
     hardware.check(spec)
     limits.check(spec, facts.host)
     metadata = base.Metadata(uid=uid, project=project, **request.model_dump(include={"name", *_FOR_PEOPLE}))
     return Definition(model.VM(metadata=metadata, spec=spec), tuple(made.volumes))
+
+
+def with_usb(spec: model.VMSpec, request: device_requests.UsbRequest) -> model.VMSpec:
+    """One more USB device of its host, in the first port that is free. Raises errors.InvalidFields."""
+    taken, free = {one.unit for one in spec.usb}, fitting.usb_ports(spec.hardware)
+    unit = next((one for one in free if one not in taken), free.stop or 1)
+    names = [one.name for one in (*spec.devices, *spec.ports, *spec.usb)]
+    given = {**request.model_dump(), "name": hardware.next_name("usb", names), "unit": unit}
+    return _spec(**{**dict(spec), "usb": (*spec.usb, parts.validated(boards.UsbDevice, given, ""))})
 
 
 def boot_once(vm: model.VM, device: str) -> model.Boot:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bocage.model import board as boards
 from bocage.model import device_requests, ground, share
 from bocage.model import vm as model
-from bocage.planner import definition, fitting, hardware, parts, shares
+from bocage.planner import definition, hardware, parts, shares
 
 _OF_NIC = ("connected", "allowed", "trunk", "spoofing", "firewall")
 
@@ -33,12 +32,7 @@ def attach_nic(
 
 def attach_usb(vm: model.VM, request: device_requests.UsbRequest) -> model.VM:
     """The VM with one more USB device of its host. Raises the errors of `fitting`, and errors.InvalidFields."""
-    taken = {one.unit for one in vm.spec.usb}
-    free = fitting.usb_ports(vm.spec.hardware)
-    unit = next((one for one in free if one not in taken), free.stop or 1)
-    names = [one.name for one in (*vm.spec.devices, *vm.spec.ports, *vm.spec.usb)]
-    given = {**request.model_dump(), "name": hardware.next_name("usb", names), "unit": unit}
-    changed = definition.with_spec(vm, usb=(*vm.spec.usb, parts.validated(boards.UsbDevice, given, "")))
+    changed = vm.model_copy(update={"spec": definition.with_usb(vm.spec, request)})
     hardware.check(changed.spec)
     return changed
 

@@ -155,6 +155,15 @@ def test_the_script_for_a_bad_night_is_a_shell_script_that_runs_the_same_line(tm
     assert f"tail -f {at.serial_log} shows its console, cat >{at.keys} types on it" in ran.stderr
 
 
+def test_who_starts_it_by_hand_is_told_of_the_usb_devices_that_it_lacks():
+    plan = specs.plan(pathlib.Path("/srv/b"), specs.spec("bare"))
+    dongle = boards.UsbDevice(name="usb0", id="0529:0001", port="1-2.3", unit=3)
+    script = command.by_hand(dataclasses.replace(plan, spec=plan.spec.model_copy(update={"usb": (dongle,)})))
+    said = "add -device usb-host,bus=board.usb.0,port=3,hostbus=1,hostport=2.3,vendorid=0x0529,productid=0x0001"
+    assert said in script
+    assert "usb0" not in command.by_hand(plan)
+
+
 def test_hyper_vs_enlightenments_are_told_under_kvm_alone():
     plan = specs.plan(pathlib.Path("/srv/b"), specs.spec("windows"))
     told = dataclasses.replace(plan, accelerator="kvm")

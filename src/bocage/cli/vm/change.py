@@ -243,7 +243,7 @@ def apply(
 
 OF_ITS_MAKING = frozenset(
     {
-        *("image", "template", "full", "storage", "disk", "disks", "cds", "floppies", "nics", "os", "machine"),
+        *("image", "template", "full", "storage", "disk", "disks", "cds", "floppies", "nics", "usb", "os", "machine"),
         *("firmware", "smbios", "seed", "start"),
     }
 )

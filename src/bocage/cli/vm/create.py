@@ -170,6 +170,14 @@ def create(
         list[str] | None,
         typer.Option(metavar="TO", help="LPT1 and on: connect:printer:9100, file.", rich_help_panel=_BOARD),
     ] = None,
+    usb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VENDOR:PRODUCT",
+            help="A USB device of the host: 0529:0001, perhaps with ,serial=…; or port=1-2.3.",
+            rich_help_panel=_BOARD,
+        ),
+    ] = None,
     boot: Annotated[
         list[str] | None, typer.Option(metavar="DEVICE,…", help="Order: cd0,disk0.", rich_help_panel=_BOARD)
     ] = None,
@@ -228,6 +236,7 @@ def create(
         cds=[_image_of(one) for one in cd] if cd else None,
         floppies=[_image_of(one) for one in floppy] if floppy else None,
         ports=read.ports(serial, parallel),
+        usb=[read.usb(one) for one in usb] if usb else None,
         nics=_nics(network, publish),
         os=os,
         firmware=firmware or ("uefi" if secure_boot else None),

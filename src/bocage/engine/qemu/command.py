@@ -77,6 +77,7 @@ def by_hand(plan: base.Plan) -> str:
         f"stat -c %s {log} >{start} || true",
         f"echo {shlex.quote(f'tail -f {log} shows its console, cat >{keys} types on it')} >&2",
     ]
+    lines += [f"echo {shlex.quote(_left_out(device))} >&2" for device in plan.spec.usb]
     if plan.spec.hardware.tpm is not boards.Tpm.NONE:
         swtpm = shlex.join(tpm.command(at, f"path={at.tpm}"))
         lines.append(
@@ -100,6 +101,15 @@ def by_hand(plan: base.Plan) -> str:
                 lines.append(f"ip link set {tap} master {backend.bridge} || true")
                 lines.append(f"ip link set {tap} up")
     return "\n".join([*lines, f"exec {shlex.join(command(plan))}", ""])
+
+
+def _left_out(device: boards.UsbDevice) -> str:
+    """QEMU by itself tells no serial numbers apart: who starts it by hand must see what they hand over."""
+    bus, _, at = (device.port or "").partition("-")
+    which = [f"hostbus={bus},hostport={at}"] if device.port else []
+    which += [f"vendorid=0x{device.id[:4]},productid=0x{device.id[5:]}"] if device.id else []
+    given = ",".join([f"usb-host,bus=board.usb.0,port={device.unit}", *which])
+    return f"it is started without {device.name}, a USB device of the host: add -device {given} to have it"
 
 
 def _machine(plan: base.Plan) -> list[str]:

@@ -44,6 +44,10 @@ class Usb:
         self._refused: dict[tuple[str, str], tuple[str, float, words.Message]] = {}  # by VM and name: node, when, why
         self._one_at_a_time: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)  # by VM
 
+    def holder(self, node: str) -> str | None:
+        """The VM that has the device."""
+        return self._held.get(node)
+
     def forget(self, uid: str) -> None:
         """A VM has ended, and its devices are free."""
         self._held = {node: by for node, by in self._held.items() if by != uid}
