@@ -70,6 +70,11 @@ FAULTS = (
         ("tests/engine/qemu/test_console.py", "tests/engine/qemu/test_boundedlog.py"),
         times=5,
     ),
+    Fault(
+        "etcd members killed, frozen, cut off; answers late",
+        ("tests/store/test_model_etcd.py", "tests/store/test_etcd_history.py"),
+        times=5,
+    ),
     Fault("swtpm killed", ("tests/daemon/test_old_systems.py",), times=10, only="killed_tpm"),
 )
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from bocage.store import contract, sqlite
+from tests.network.conftest import connect, namespace  # noqa: F401 - fixtures
+from tests.network.machines import Machine, run
 from tests.store import members, reference
 
 
@@ -53,3 +55,14 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[contract.Store]
 def path(tmp_path: pathlib.Path) -> pathlib.Path:
     """Where a database may be made."""
     return tmp_path / "bocage.db"
+
+
+@pytest.fixture
+def seats(namespace: None, connect: Callable[..., Machine]) -> list[members.Seat]:  # noqa: F811 - fixtures
+    """Three machines on a bridge, on which we are, too."""
+    run("ip", "link", "add", "lan", "type", "bridge")
+    run("ip", "address", "add", "10.77.9.254/24", "dev", "lan")
+    run("ip", "link", "set", "lan", "up")
+    run("nft", "add table bridge cuts; add chain bridge cuts between { type filter hook forward priority 0; }")
+    machines = [connect("lan", address=f"10.77.9.{n}/24") for n in (1, 2, 3)]
+    return [members.Seat(f"10.77.9.{n}", one.entry, one.port) for n, one in enumerate(machines, 1)]

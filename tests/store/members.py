@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import signal
@@ -23,16 +24,27 @@ BOUND = 60.0  # seconds until members agree
 QUICK = ("--unsafe-no-fsync", "--heartbeat-interval", "50", "--election-timeout", "500")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a member is: its address, what a command is preceded by to be run there, the port of a bridge it is on."""
+
+    address: str = "127.0.0.1"
+    entry: Sequence[str] = ()
+    port: str = ""
+
+
 class Member:
     """One member: its addresses and its process."""
 
     def __init__(
-        self, name: str, home: pathlib.Path, options: Sequence[str], papers: access.Certificates | None
+        self, name: str, home: pathlib.Path, seat: Seat, options: Sequence[str], papers: access.Certificates | None
     ) -> None:
         self.name = name
         self.home = home
+        self.seat = seat
         self.options = [*access.SERVER_OPTIONS, "--pre-vote", "--logger", "zap", "--log-level", "warn", *options]
-        self.client, self.peer = (f"{'https' if papers else 'http'}://127.0.0.1:{port}" for port in _free_ports(2))
+        scheme = "https" if papers else "http"
+        self.client, self.peer = (f"{scheme}://{seat.address}:{port}" for port in _free_ports(2))
         for side in ("", "peer-") if papers else ():
             assert papers
             self.options += [f"--{side}cert-file", str(papers.certificate), f"--{side}key-file", str(papers.key)]
@@ -41,7 +53,8 @@ class Member:
 
     def start(self, cluster: str) -> None:
         """Start it in the cluster NAME=PEER,…; it dies with us."""
-        line = ["setpriv", "--pdeathsig", "KILL", "etcd", "--name", self.name, "--data-dir", str(self.home / self.name)]
+        line = [*self.seat.entry, "setpriv", "--pdeathsig", "KILL", "etcd"]
+        line += ["--name", self.name, "--data-dir", str(self.home / self.name)]
         line += ["--listen-client-urls", self.client, "--advertise-client-urls", self.client]
         line += ["--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer]
         line += ["--initial-cluster", cluster, *self.options]
@@ -63,10 +76,10 @@ class Cluster:
     """Members that know each other."""
 
     def __init__(
-        self, home: pathlib.Path, count: int, options: Sequence[str], papers: access.Certificates | None
+        self, home: pathlib.Path, seats: Sequence[Seat], options: Sequence[str], papers: access.Certificates | None
     ) -> None:
         self.papers = papers
-        self.members = [Member(f"m{n}", home, options, papers) for n in range(count)]
+        self.members = [Member(f"m{n}", home, seat, options, papers) for n, seat in enumerate(seats)]
         self.names = ",".join(f"{member.name}={member.peer}" for member in self.members)
 
     def start(self, member: Member) -> None:
@@ -94,11 +107,16 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(count: int, options: Sequence[str] = (), *, papers: access.Certificates | None = None) -> Iterator[Cluster]:
-    """A new cluster in memory (no disk's time for what is no fault of a disk); gone at the end."""
+def cluster(
+    at: int | Sequence[Seat], options: Sequence[str] = (), *, papers: access.Certificates | None = None
+) -> Iterator[Cluster]:
+    """A new cluster of so many members on loopback, or of one in each seat; gone at the end.
+
+    It lies in memory: no disk's time for what is no fault of a disk.
+    """
     memory = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
     home = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-etcd-", dir=memory))
-    made = Cluster(home, count, options, papers)
+    made = Cluster(home, [Seat()] * at if isinstance(at, int) else at, options, papers)
     try:
         for member in made.members:
             made.start(member)

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
+import itertools
 import os
 import random
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
 
 from bocage.store import contract
-from bocage.store.etcd import engine
-from tests.store import linear, members, trouble
+from bocage.store.etcd import access, engine
+from tests.store import lane, linear, members, trouble
 from tests.store.conformance import following
 
 KEYS = ("a", "b", "c", "d")
 CLIENTS = 3
 WORKERS = 2  # of each client
-SECONDS = 120.0 if os.environ.get("BOCAGE_TEST_EVERY") else 15.0
+SECONDS = 120.0 if os.environ.get("BOCAGE_TEST_EVERY") else 10.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -51,6 +54,12 @@ class Worker:
     async def work(self, until: float) -> None:
         while time.monotonic() < until:
             await self._dice.choice([self._read, self._write, self._exchange, self._exchange, self._delete])()
+
+    async def look_on(self, until: float) -> None:
+        """Only read, all the time: what is stale is stale for a moment."""
+        while time.monotonic() < until:
+            await self._read()
+            await asyncio.sleep(0.01)
 
     def _value(self) -> str:
         self._count += 1
@@ -125,37 +134,105 @@ async def told(store: contract.Store, until: int) -> list[contract.Change]:
 
 
 @pytest.mark.parametrize("patience", [10.0, 0.5], ids=["patient", "impatient"])
-async def test_what_many_saw_can_have_happened_in_one_order(dice, monkeypatch, patience):
+async def test_what_many_saw_while_members_died_can_have_happened_in_one_order(dice, monkeypatch, patience):
     monkeypatch.setattr(engine, "PATIENCE", patience)
-    history = History()
-    with members.cluster(3, members.QUICK) as made, trouble.making(made, dice) as troubles:
-        root = members.new_root()
-        await members.found(made.access(), root)
-        stores = [await members.opened(made.access(first=n), root, client=f"client{n}") for n in range(CLIENTS)]
-        watching = [asyncio.ensure_future(watch_all(store)) for store in stores]
-        until = time.monotonic() + SECONDS
-        workers = [
-            Worker(f"w{n}.{m}", store, history, random.Random(dice.random()))
-            for n, store in enumerate(stores)
-            for m in range(WORKERS)
+    await see_through(3, dice, (trouble.killed, trouble.frozen))
+
+
+async def test_what_many_saw_while_members_were_cut_off_can_have_happened_in_one_order(dice, seats):
+    await see_through(seats, dice, (trouble.cut, trouble.cut, trouble.muffled, trouble.unplugged))
+
+
+async def test_what_many_saw_while_requests_and_answers_came_late_can_have_happened_in_one_order(dice, monkeypatch):
+    monkeypatch.setattr(engine, "PATIENCE", 1.0)
+    async with contextlib.AsyncExitStack() as stack:
+        made = stack.enter_context(members.cluster(3, members.QUICK))
+        lanes = [
+            [await stack.enter_async_context(lane.lane(member.client)) for member in made.members]
+            for _ in range(CLIENTS)
         ]
-        await asyncio.gather(*(worker.work(until) for worker in workers))
-        await asyncio.to_thread(troubles.stop)
-        monkeypatch.undo()
-        last = await stores[0].apply(puts={"end": b""})
-        everything = await told(stores[0], last)
-        for seen in await asyncio.gather(*watching):
-            assert seen == everything
-        for store in stores:
-            await store.close()
+        holding = [asyncio.ensure_future(hold(own, random.Random(dice.random()))) for own in lanes]
+
+        async def over() -> str:
+            for task in holding:
+                task.cancel()
+            for one in itertools.chain(*lanes):
+                one.open()
+            return "requests and answers held"
+
+        await see([access.Access(tuple(one.address for one in own)) for own in lanes], made.access(), dice, over)
+
+
+async def hold(lanes: Sequence[lane.Lane], dice: random.Random) -> None:
+    """Hold back one client's requests or answers; what was held back is carried on, whoever still waits for it."""
+    while True:
+        some = dice.sample(lanes, dice.choice([1, 2, 3, 3]))
+        for one in some:
+            dice.choice([one.hold_requests, one.hold_requests, one.hold_answers])()
+        await asyncio.sleep(dice.uniform(0.2, 1.5))
+        for one in dice.sample(some, len(some)):
+            one.open()
+            await asyncio.sleep(dice.choice([0.0, 0.0, 0.3]))
+        await asyncio.sleep(dice.uniform(0.0, 0.5))
+
+
+async def see_through(at: int | Sequence[members.Seat], dice: random.Random, deeds: Sequence[trouble.Deed]) -> None:
+    """As `see`, while such things are done to members."""
+    with members.cluster(at, members.QUICK) as made, trouble.making(made, dice, deeds) as troubles:
+
+        async def over() -> str:
+            await asyncio.to_thread(troubles.stop)
+            return ", ".join(troubles.log)
+
+        await see([made.access(first=n) for n in range(CLIENTS)], made.access(), dice, over)
+
+
+async def see(
+    ways: Sequence[access.Access],
+    plain: access.Access,
+    dice: random.Random,
+    over: Callable[[], Coroutine[Any, Any, str]],
+) -> None:
+    """A client for each way, at work until the trouble that is going on is over; then what they saw is checked."""
+    history, root = History(), members.new_root()
+    await members.found(plain, root)
+    stores = [await members.opened(way, root, client=f"client{n}") for n, way in enumerate(ways)]
+    watching = [asyncio.ensure_future(watch_all(store)) for store in stores]
+    until = time.monotonic() + SECONDS
+    workers = [
+        Worker(f"w{n}.{m}", store, history, random.Random(dice.random()))
+        for n, store in enumerate(stores)
+        for m in range(WORKERS)
+    ]
+    onlookers = [Worker(f"o{n}", store, history, random.Random(dice.random())) for n, store in enumerate(stores)]
+    await asyncio.gather(*(one.work(until) for one in workers), *(one.look_on(until) for one in onlookers))
+    done = await over()
+    last = await end(stores[0])
+    everything = await told(stores[0], last)
+    for seen in await asyncio.gather(*watching):
+        assert seen == everything
+    for store in stores:
+        await store.close()
     voids = sum(len(store._pen.voids) for store in stores)
     print(
-        f"{', '.join(troubles.log)}: {len(history.spans)} operations, the longest {max(history.spans):.2f} s,"
+        f"{done}: {len(history.spans)} operations, the longest {max(history.spans):.2f} s,"
         f" {len(history.unsettled)} unsettled, {voids} made void"
     )
     check_writes(history, everything)
     for key, operations in history.operations.items():
-        assert linear.explain(operations) is not None, f"{key}: {operations}"
+        said = "\n".join(map(str, sorted(operations, key=lambda one: one.begin)))
+        assert linear.explain(operations) is not None, f"no order explains what was seen of {key}:\n{said}"
+
+
+async def end(store: contract.Store) -> int:
+    """The last write; not in vain, however impatient the store is."""
+    while True:
+        try:
+            return await store.apply(compare={"end": 0}, puts={"end": b""})
+        except contract.Mismatch as done:
+            return done.found
+        except (contract.Unsettled, contract.Failed):
+            continue
 
 
 async def watch_all(store: contract.Store) -> list[contract.Change]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -207,3 +207,22 @@ async def test_a_refusal_of_what_is_only_read_is_an_answer_though_another_was_lo
     ground.first.hold_answers()
     with pytest.raises(contract.FutureRevision):
         await ground.store.list("", at=5)
+
+
+async def test_who_is_without_an_answer_when_it_is_closed_is_told_so(ground, etcd):
+    await put(ground.twin, a="1")
+    way = access.Access((ground.first.address, ground.second.address))
+    store = await members.opened(way, ground.store._space.root.decode(), client="third")
+    ground.first.hold_answers()
+    ground.second.hold_answers()
+    doings: list[Coroutine[Any, Any, object]] = [store.get("a"), store.list(""), store.revision()]
+    reading = [asyncio.ensure_future(doing) for doing in doings]
+    watching = [asyncio.ensure_future(following(store.watch("", since=since))) for since in (0, 1, 9)]
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(store.close(), 20)
+    for one in reading:
+        with pytest.raises(contract.Closed):
+            await one
+    for one in watching:
+        with pytest.raises(StopAsyncIteration):
+            await one

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+import random
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -16,7 +17,7 @@ from tests.store import conformance, members, test_model, trouble
 
 T = TypeVar("T")
 
-ROUNDS = 200 if os.environ.get("BOCAGE_TEST_EVERY") else 15
+ROUNDS = 200 if os.environ.get("BOCAGE_TEST_EVERY") else 10
 
 
 class Comparison(test_model.Comparison):
@@ -58,7 +59,7 @@ def _cluster(etcd: members.Cluster) -> None:
 
 TestComparison = Comparison.TestCase
 TestComparison.settings = settings(
-    max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 
 
@@ -82,11 +83,27 @@ class Troubled(Comparison):
 @pytest.mark.slow
 @pytest.mark.fault
 def test_three_members_are_one_store_while_they_are_killed_and_frozen(dice, monkeypatch):
+    compare_through(3, dice, monkeypatch, (trouble.killed, trouble.frozen))
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_three_members_are_one_store_while_they_are_cut_off(dice, monkeypatch, seats):
+    compare_through(seats, dice, monkeypatch, (trouble.cut, trouble.muffled, trouble.unplugged))
+
+
+def compare_through(
+    at: int | Sequence[members.Seat],
+    dice: random.Random,
+    monkeypatch: pytest.MonkeyPatch,
+    deeds: Sequence[trouble.Deed],
+) -> None:
+    """Rounds of the comparison while such things are done to members."""
     monkeypatch.setattr(engine, "PATIENCE", 60.0)  # a machine under load: here each transaction must come to an end
-    with members.cluster(3, members.QUICK) as made, trouble.making(made, dice) as troubles:
+    with members.cluster(at, members.QUICK) as made, trouble.making(made, dice, deeds) as troubles:
         Troubled.cluster = made
         stateful.run_state_machine_as_test(
             Troubled, settings=settings(TestComparison.settings, max_examples=ROUNDS, phases=[Phase.generate])
         )
-        print(f"{', '.join(troubles.log)}")
-    assert len(troubles.log) >= 3
+        print(", ".join(troubles.log))
+    assert troubles.log

@@ -1,4 +1,4 @@
-"""Members of etcd that are killed and frozen, one after the other, while something else goes on."""
+"""Members of etcd that are killed, frozen or cut off, one after the other, while something else goes on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from tests.network.machines import run
 from tests.store import members
+
+Deed = Callable[[members.Cluster, members.Member], contextlib.AbstractContextManager[None]]
 
 
 class Trouble:
     """One member at a time is down, so that there is always a majority; `log` tells what was done."""
 
-    def __init__(self, cluster: members.Cluster, dice: random.Random) -> None:
+    def __init__(self, cluster: members.Cluster, dice: random.Random, deeds: Sequence[Deed]) -> None:
         self.log: list[str] = []
         self._cluster = cluster
+        self._deeds = deeds
         self._dice = dice
         self._over = threading.Event()
         self._healed = threading.Event()
@@ -42,33 +46,63 @@ class Trouble:
         try:
             while not self._over.is_set():
                 for victim in self._dice.sample(self._cluster.members, len(self._cluster.members)):
-                    if not self._over.wait(self._dice.uniform(0.2, 1.0)):
-                        self._dice.choice([self._kill, self._freeze])(victim)
+                    if self._over.wait(self._dice.uniform(0.2, 1.0)):
+                        break
+                    deed = self._dice.choice(self._deeds)
+                    self.log.append(f"{victim.name} {deed.__name__}")
+                    with deed(self._cluster, victim):
+                        self._over.wait(self._dice.uniform(0.1, 3.0))
+                    self._cluster.wait()
         except BaseException as error:
             self._failed = error
         finally:
             self._healed.set()
             self._gone.wait()
 
-    def _kill(self, victim: members.Member) -> None:
-        self.log.append(f"killed {victim.name}")
-        victim.kill()
-        self._over.wait(self._dice.uniform(0.0, 2.0))
-        self._cluster.start(victim)
-        self._cluster.wait()
 
-    def _freeze(self, victim: members.Member) -> None:
-        self.log.append(f"froze {victim.name}")
-        victim.signal(signal.SIGSTOP)
-        self._over.wait(self._dice.uniform(0.2, 3.0))
-        victim.signal(signal.SIGCONT)
-        self._cluster.wait()
+@contextlib.contextmanager
+def killed(cluster: members.Cluster, victim: members.Member) -> Iterator[None]:
+    victim.kill()
+    yield
+    cluster.start(victim)
 
 
 @contextlib.contextmanager
-def making(cluster: members.Cluster, dice: random.Random) -> Iterator[Trouble]:
+def frozen(_: members.Cluster, victim: members.Member) -> Iterator[None]:
+    victim.signal(signal.SIGSTOP)
+    yield
+    victim.signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def cut(_: members.Cluster, victim: members.Member) -> Iterator[None]:
+    """It reaches no other member; clients reach it still."""
+    run("nft", f"add rule bridge cuts between iifname {victim.seat.port} drop")
+    run("nft", f"add rule bridge cuts between oifname {victim.seat.port} drop")
+    yield
+    run("nft", "flush chain bridge cuts between")
+
+
+@contextlib.contextmanager
+def muffled(_: members.Cluster, victim: members.Member) -> Iterator[None]:
+    """It hears no other member; they hear it."""
+    run("nft", f"add rule bridge cuts between oifname {victim.seat.port} drop")
+    yield
+    run("nft", "flush chain bridge cuts between")
+
+
+@contextlib.contextmanager
+def unplugged(_: members.Cluster, victim: members.Member) -> Iterator[None]:
+    """Nobody reaches it."""
+    run("ip", "link", "set", victim.seat.port, "down")
+    yield
+    run("ip", "link", "set", victim.seat.port, "up")
+
+
+@contextlib.contextmanager
+def making(cluster: members.Cluster, dice: random.Random, deeds: Sequence[Deed]) -> Iterator[Trouble]:
     """Trouble, from now to the end of the context, which is the end of the cluster."""
-    made = Trouble(cluster, dice)
+    made = Trouble(cluster, dice, deeds)
     try:
         yield made
         made.stop()

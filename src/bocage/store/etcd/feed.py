@@ -171,12 +171,10 @@ class Watch:
         feed = self._feed
         while not self._ended and not feed.closed:
             self.wake.clear()
-            if self.position > feed.newest:
-                await self._expect()
-            if self.position < feed.start:
-                events, position = await self._catch_up()
-            else:
-                events, position = feed.after(self.position, self._prefix), max(self.position, feed.position)
+            try:
+                events, position = await self._next()
+            except contract.Closed:
+                break
             if events:
                 if events[0].revision <= feed.horizon:
                     raise contract.Compacted(asked=self.position, oldest=feed.horizon)
@@ -201,6 +199,15 @@ class Watch:
         else:
             self.wake.set()
 
+    async def _next(self) -> tuple[list[Event], int]:
+        """The next changes, if there are any yet, and the revision up to which they are all."""
+        feed = self._feed
+        if self.position > feed.newest:
+            await self._expect()
+        if self.position < feed.start:
+            return await self._catch_up()
+        return feed.after(self.position, self._prefix), max(self.position, feed.position)
+
     async def _expect(self) -> None:
         """Raises contract.FutureRevision unless the position has happened."""
         feed = self._feed
@@ -213,7 +220,7 @@ class Watch:
             raise contract.FutureRevision(asked=self.position, newest=newest)
 
     async def _catch_up(self) -> tuple[list[Event], int]:
-        """The next changes from before the feed, and the revision up to which they are all."""
+        """As `_next`, of what was before the feed."""
         feed, events, position = self._feed, list[Event](), self.position
         member = feed.gateway.order[0]
         try:

@@ -108,7 +108,7 @@ class Gateway:
         )
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections; who still asks is raised contract.Closed."""
         await self._client.aclose()
 
     def race(self, path: str, document: Document, *, harmless: bool = False) -> Race:
@@ -138,7 +138,9 @@ class Gateway:
         self.order.insert(0, member)
 
     async def attempt(self, member: str, path: str, content: bytes) -> Answer:
-        """One request to one member. Raises Lost and Refused."""
+        """One request to one member. Raises Lost, Refused and contract.Closed."""
+        if self._client.is_closed:
+            raise contract.Closed
         token = self._token
         for last in (False, True):
             if self._user and (not token or last):
@@ -155,7 +157,9 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def stream(self, member: str, path: str, document: Document) -> AsyncIterator[AsyncGenerator[Document, None]]:
-        """What this member tells, one document after the other. Raises Lost and Refused."""
+        """What this member tells, one document after the other. Raises Lost, Refused and contract.Closed."""
+        if self._client.is_closed:
+            raise contract.Closed
         if self._user and not self._token:
             await self._sign_in(member, stale="")
         token = self._token
