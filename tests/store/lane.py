@@ -16,6 +16,7 @@ class Lane:
         self.answers = asyncio.Event()
         self.held = asyncio.Event()  # a request is being held back
         self.late = asyncio.Event()  # one that was held back has been answered
+        self.delay = 0.0  # seconds that each answer takes
         self.address = ""
         self._target = urllib.parse.urlsplit(member)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,6 +71,7 @@ class Lane:
         while piece := await source.read(1 << 16):
             if held.is_set():
                 self.late.set()
+            await asyncio.sleep(self.delay)
             await self.answers.wait()
             with contextlib.suppress(OSError):
                 to.write(piece)

@@ -42,6 +42,7 @@ class History:
     refused: set[str] = dataclasses.field(default_factory=set)
     unsettled: set[str] = dataclasses.field(default_factory=set)
     spans: list[float] = dataclasses.field(default_factory=list)
+    answered: dict[int, float] = dataclasses.field(default_factory=dict)  # when the writer of a revision knew it
 
 
 class Worker:
@@ -118,6 +119,7 @@ class Worker:
             return False
         if value:
             self._history.revisions[value] = revision
+            self._history.answered[revision] = time.monotonic()
         return True
 
     def _end(self, done: bool | None) -> float:
@@ -197,7 +199,8 @@ async def see(
     history, root = History(), members.new_root()
     await members.found(plain, root)
     stores = [await members.opened(way, root, client=f"client{n}") for n, way in enumerate(ways)]
-    watching = [asyncio.ensure_future(watch_all(store)) for store in stores]
+    lags: list[float] = []
+    watching = [asyncio.ensure_future(watch_all(store, history, lags)) for store in stores]
     until = time.monotonic() + SECONDS
     workers = [
         Worker(f"w{n}.{m}", store, history, random.Random(dice.random()))
@@ -216,6 +219,7 @@ async def see(
     voids = sum(len(store._pen.voids) for store in stores)
     print(
         f"{done}: {len(history.spans)} operations, the longest {max(history.spans):.2f} s,"
+        f" told by a watch {max(lags):.2f} s after the writer at most,"
         f" {len(history.unsettled)} unsettled, {voids} made void"
     )
     check_writes(history, everything)
@@ -235,10 +239,12 @@ async def end(store: contract.Store) -> int:
             continue
 
 
-async def watch_all(store: contract.Store) -> list[contract.Change]:
-    """What a watch tells from the first change to that of the key `end`, through all trouble."""
+async def watch_all(store: contract.Store, history: History, lags: list[float]) -> list[contract.Change]:
+    """What a watch tells from the first change to that of the key `end`, and how long after the writer knew."""
     changes: list[contract.Change] = []
     async for item in store.watch("", since=0):
+        now = time.monotonic()
+        lags += [now - history.answered.get(change.revision, now) for change in item]
         changes += item
         if changes[-1].key == "end":
             break

@@ -171,6 +171,14 @@ async def test_what_was_never_sent_has_failed_and_those_behind_it_too(ground, mo
         await ground.store._gateway.ask("kv/range", {"key": "YQ=="}, within=0.7)
 
 
+async def test_where_all_is_slow_all_is_done_in_the_end_and_less_is_asked_twice(ground, monkeypatch):
+    monkeypatch.setattr(engine, "PATIENCE", 2.0)
+    ground.first.delay = ground.second.delay = 0.5
+    await ground.store.get("a")
+    assert await asyncio.gather(*(put(ground.store, **{f"k{n}": "1"}) for n in range(8))) == list(range(1, 9))
+    assert ground.store._gateway.hedge > gateway.HEDGE
+
+
 async def test_a_process_that_has_the_same_name_after_one_that_was_killed_writes_behind_it(ground, etcd):
     successor = await members.opened(etcd.access(), ground.store._space.root.decode())
     await put(ground.store, a="1")  # was on its way when the successor looked

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from bocage.store import contract
 from bocage.store.etcd import access, feed, founding, gateway, pen, reader, records
 
-PATIENCE = 10.0  # seconds that a transaction has, from when it was given
+PATIENCE = 10.0  # seconds that a transaction has, from when it was given, or from the answer to the one before it
 
 
 async def open(how: access.Access, *, client: str, root: str = records.ROOT) -> EtcdStore:  # noqa: A001 - the field's word
@@ -53,6 +53,7 @@ class EtcdStore:
         self._jobs: collections.deque[_Job] = collections.deque()
         self._wanted = asyncio.Event()
         self._closed = False
+        self._silent = False  # there was no answer to the last transaction
         self._task = asyncio.create_task(self._write_on(), name="store")
 
     async def revision(self) -> int:
@@ -92,13 +93,8 @@ class EtcdStore:
         contract.check(compare, puts, deletes)
         self._check()
         values = {key: bytes(value) for key, value in puts.items()}
-        loop = asyncio.get_running_loop()
-        job = _Job(
-            pen.Wish(dict(compare), values, frozenset(deletes)),
-            loop.create_future(),
-            given=time.clock_gettime(time.CLOCK_BOOTTIME),
-            until=loop.time() + PATIENCE,
-        )
+        wish = pen.Wish(dict(compare), values, frozenset(deletes))
+        job = _Job(wish, asyncio.get_running_loop().create_future(), given=time.clock_gettime(time.CLOCK_BOOTTIME))
         self._jobs.append(job)
         self._wanted.set()
         return await job.answer
@@ -157,9 +153,12 @@ class EtcdStore:
             await self._gateway.close()
 
     async def _write(self, job: _Job) -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        patience = PATIENCE - (now - job.given if self._silent else 0.0)
         try:
-            written = await self._pen.write(job.wish, until=job.until)
+            written = await self._pen.write(job.wish, until=asyncio.get_running_loop().time() + patience)
         except contract.Error as error:
+            self._silent = isinstance(error, (gateway.Silent, contract.Unsettled))
             job.tell(error)
         except asyncio.CancelledError:
             job.answer.cancel()  # nobody knows whether it was written
@@ -168,6 +167,7 @@ class EtcdStore:
             job.tell(contract.Closed())
             raise
         else:
+            self._silent = False
             self._feed.learn(written.revision)
             job.tell(written.revision)
             self._refuse(job.wish, written)
@@ -188,12 +188,11 @@ class EtcdStore:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Job:
-    """One caller's transaction. `given` is on CLOCK_BOOTTIME, `until` on the loop's clock."""
+    """One caller's transaction, and when it was given, on CLOCK_BOOTTIME."""
 
     wish: pen.Wish
     answer: asyncio.Future[int]
     given: float
-    until: float
 
     def tell(self, answer: int | contract.Error) -> None:
         """Answer the caller, if it still waits."""

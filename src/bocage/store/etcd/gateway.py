@@ -19,7 +19,8 @@ from bocage.store import contract
 from bocage.store.etcd import access
 from bocage.words import N_
 
-HEDGE = 0.3  # seconds without an answer, after which another member is asked too
+HEDGE = 0.3  # seconds without an answer, at least, after which another member is asked too
+_UNUSUAL = 3  # so many times what answers take by and large, where that is more (hosts far apart, slow disks)
 AGAIN = 1.0  # the same when each member has been asked; reached by and by where there are several
 _SLOWER = 1.5  # each wait for another round is longer by this
 PAUSE = 0.1  # seconds, when all members have failed
@@ -97,6 +98,7 @@ class Gateway:
 
     def __init__(self, how: access.Access) -> None:
         self.order = list(how.members)
+        self._usual = 0.0  # seconds to an answer, by and large
         self._user = how.user
         self._token = ""
         self._signing_in = asyncio.Lock()
@@ -122,6 +124,11 @@ class Gateway:
         """The answer to what may be done twice without harm. Raises Silent and Refused."""
         async with self.race(path, document, harmless=True) as race:
             return (await race.answer(until=asyncio.get_running_loop().time() + within)).document
+
+    @property
+    def hedge(self) -> float:
+        """Seconds without an answer after which another member is asked too."""
+        return min(AGAIN, max(HEDGE, _UNUSUAL * self._usual))
 
     async def ask_one(self, member: str, path: str, document: Document) -> Document:
         """The answer of this member. Raises Lost and Refused."""
@@ -149,6 +156,7 @@ class Gateway:
             with _told():
                 response = await self._client.post(_address(member, path), content=content, headers=_headers(token))
             if response.status_code == httpx.codes.OK:
+                self._usual += (time.clock_gettime(time.CLOCK_BOOTTIME) - sent - self._usual) / 8
                 return Answer(_parsed(response.content), sent)
             error = _error(response.status_code, response.content)
             if not (isinstance(error, _Unauthenticated) and self._user and not last):
@@ -257,7 +265,7 @@ class Race:
         self._pending[asyncio.ensure_future(self._gateway.attempt(member, self._path, self._content))] = member
         if len(order) == 1:
             return AGAIN
-        return min(AGAIN, HEDGE * _SLOWER ** max(0, count + 1 - len(order)))
+        return min(AGAIN, self._gateway.hedge * _SLOWER ** max(0, count + 1 - len(order)))
 
     async def _done(self, left: float) -> list[Answer | None]:
         """What came to an end within `left` seconds; None for what came to no answer."""
