@@ -22,6 +22,7 @@ from bench import (
     measure,
     memory_policy,
     moving,
+    placement,
     reattach,
     saving,
     session,
@@ -47,6 +48,7 @@ FIGURES = {
     "saving": saving,
     "cloning": cloning,
     "moving": moving,
+    "placement": placement,
 }
 
 
@@ -58,7 +60,7 @@ def main() -> int:
     print(table.heading(facts), flush=True)
     results: dict[str, measure.Result] = {}
     failed = False
-    with session.opened(asked.runs, traces=asked.traces) as opened:
+    with session.opened(asked.runs, traces=asked.traces, clusters=asked.clusters) as opened:
         for name in asked.figures or FIGURES:
             begun = time.monotonic()
             print(f"{name} …", file=sys.stderr, end=" ", flush=True)
@@ -81,6 +83,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="of each side (default: 10)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there, too")
     parser.add_argument("--traces", type=pathlib.Path, metavar="FILE", help="of memory-policy: what machines used")
+    parser.add_argument(
+        "--clusters", type=pathlib.Path, metavar="DIR", help="of placement: clusters as htools(1) has them"
+    )
     asked = parser.parse_args()
     if unknown := [name for name in asked.figures if name not in FIGURES]:
         parser.error(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from bocage.model import plan, units
 
 _MIB = 1 << 20
 _SPINDLES = 32  # what one of Ganeti's hosts is taken to serve
-_SCORE = re.compile(r"(?:overall|Initial score:|Solution length).*?([0-9]+\.[0-9]+)")
+_GROUP = "11111111-1111-1111-1111-111111111111"
+_HAIL = "/usr/lib/ganeti/3.0/usr/bin/htools"
+_SIZES = {
+    "std": (4096, 2, 40960, 1, 1, 1),
+    "min": (128, 1, 1024, 1, 1, 1),
+    "max": (65536, 64, 1048576, 16, 8, 64),
+}
 
 
 def read(path: pathlib.Path, use: pathlib.Path | None = None) -> plan.World:
@@ -67,6 +76,73 @@ def balance(path: pathlib.Path, use: pathlib.Path | None, within: float) -> tupl
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     steps = re.findall(r"^ *\d+\. .*? ([0-9]+\.[0-9]+) a=", done.stdout, re.MULTILINE)
     return float(steps[-1]) if steps else score(path, use), len(steps), done.returncode == 0
+
+
+def new_vm(*, replicated: bool) -> plan.PlanVM:
+    """The VM that a place is looked for."""
+    return plan.PlanVM(
+        name="new1",
+        memory=_size("4096"),
+        vcpus=2,
+        disk=_size("40960" if replicated else "0"),
+        replicated=replicated,
+        load=plan.Load(cpu=1, memory=1, disk=1, net=1),
+    )
+
+
+def request(*, replicated: bool) -> dict[str, Any]:
+    """The same as hail(1) reads it; the cluster comes from a file beside."""
+    names = ("memory-size", "cpu-count", "disk-size", "disk-count", "nic-count", "spindle-use")
+    std, least, most = (dict(zip(names, _SIZES[kind], strict=True)) for kind in ("std", "min", "max"))
+    policy = {
+        "std": std,
+        "minmax": [{"min": least, "max": most}],
+        "disk-templates": ["drbd", "ext"],
+        "vcpu-ratio": 8.0,
+        "spindle-ratio": 1000.0,
+    }
+    group = {"name": "default", "alloc_policy": "preferred", "ipolicy": policy, "tags": [], "networks": []}
+    asked = {
+        "type": "allocate",
+        "name": "new1",
+        "memory": 4096,
+        "disks": [{"size": 40960, "mode": "w", "spindles": 1}],
+        "disk_space_total": 40960,
+        "vcpus": 2,
+        "disk_template": "drbd" if replicated else "ext",
+        "required_nodes": 2 if replicated else 1,
+        "nics": [{"ip": None, "mac": "aa:00:00:00:00:01", "bridge": "b"}],
+        "tags": [],
+        "hypervisor": "kvm",
+        "os": "none",
+        "spindle_use": 1,
+        "group_name": "default",
+    }
+    return {
+        "version": 2,
+        "cluster_name": "cluster",
+        "enabled_hypervisors": ["kvm"],
+        "ipolicy": policy,
+        "cluster_tags": [],
+        "nodegroups": {_GROUP: group},
+        "nodes": {},
+        "instances": {},
+        "request": asked,
+    }
+
+
+def allocate(path: pathlib.Path, asked: pathlib.Path, *, within: float) -> tuple[float, str]:
+    """The seconds that `hail` takes for a request, and what it says."""
+    command = ["timeout", f"{within:g}", _HAIL, "-t", str(path), str(asked)]
+    begun = time.perf_counter()
+    done = subprocess.run(
+        command, env={"HTOOLS": "hail", "PATH": "/usr/bin"}, capture_output=True, text=True, check=False
+    )
+    spent = time.perf_counter() - begun
+    try:
+        return spent, str(json.loads(done.stdout)["info"])
+    except ValueError:
+        return spent, done.stderr.strip() or f"no answer within {within:g} s"
 
 
 def run(path: pathlib.Path, use: pathlib.Path | None, *options: str) -> str:

@@ -20,14 +20,20 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 class Session:
     """`runs` of each side; `tiny` is the guest's image; the peer libvirt is started when it is first wanted.
 
-    `traces` is a file of what real machines used, if there is one.
+    `traces` is a file of what real machines used, `clusters` a directory of clusters to be planned for.
     """
 
     def __init__(
-        self, at: pathlib.Path, runs: int, undo: contextlib.ExitStack, *, traces: pathlib.Path | None = None
+        self,
+        at: pathlib.Path,
+        runs: int,
+        undo: contextlib.ExitStack,
+        *,
+        traces: pathlib.Path | None = None,
+        clusters: pathlib.Path | None = None,
     ) -> None:
         self.runs = runs
-        self.traces = traces
+        self.traces, self.clusters = traces, clusters
         self._at = at
         self._undo = undo
         self._libvirt: libvirt.Libvirt | str | None = None
@@ -55,13 +61,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(runs: int, *, traces: pathlib.Path | None = None) -> Iterator[Session]:
+def opened(runs: int, *, traces: pathlib.Path | None = None, clusters: pathlib.Path | None = None) -> Iterator[Session]:
     """A session; nothing of it is left afterwards. From then on this process has a network of its own."""
     at = pathlib.Path(tempfile.mkdtemp(prefix="bocage-bench-", dir="/var/tmp"))
     at.chmod(0o711)
     try:
         with contextlib.ExitStack() as undo:
-            made = Session(at, runs, undo, traces=traces)
+            made = Session(at, runs, undo, traces=traces, clusters=clusters)
             _leave_the_network()
             yield made
     finally:

@@ -154,7 +154,7 @@ def test_every_reference_of_the_description_is_there():
 
 
 def test_the_examples_are_taken_by_what_they_are_examples_of():
-    from bocage.api import examples
+    from bocage.api import examples, plans
     from bocage.model import requests
 
     for cls, shown in (
@@ -162,6 +162,8 @@ def test_the_examples_are_taken_by_what_they_are_examples_of():
         (requests.VMPatch, examples.VM_PATCH),
         (requests.Document, examples.DOCUMENT),
         (requests.ImageAdd, examples.IMAGE_ADD),
+        (plans.PlaceRequest, examples.PLAN_PLACE),
+        (plans.RebalanceRequest, examples.PLAN_REBALANCE),
     ):
         for example in shown.values():
             cls.model_validate(example["value"])

@@ -32,7 +32,7 @@ def test_equal_hosts_are_taken_in_the_order_of_their_names():
 def test_each_wish_that_a_host_does_not_fulfil_is_said():
     poor = host("host1", 1, state="draining", storages=(), machines=("pc-q35-7.2",), cpu_models=("qemu64",), tpm=False)
     poor = poor.model_copy(update={"firmware": ("bios",)})
-    board = plan.Hardware(machine="pc-q35-9.0", cpu_model="EPYC", firmware="uefi", tpm=True)
+    board = plan.PlanBoard(machine="pc-q35-9.0", cpu_model="EPYC", firmware="uefi", tpm=True)
     asked = vm("new", 2, networks=("office",), host_tags=("ssd",), hardware=board)
     assert refused(asked, poor)["host1"] == [
         "host-takes-no-vms",
@@ -78,7 +78,10 @@ def test_a_host_is_refused_when_the_cluster_would_no_more_survive_the_death_of_o
     assert found == {"host1": ["admission-no-memory"], "host2": ["host-breaks-survival"]}
     placed = placement.place(vm("new", 2), world(*full, survive=1))
     said = [reason.text for one in placed.verdicts for reason in one.reasons if reason.type == "host-breaks-survival"]
-    assert said == ["with it on host2, old would find no room if host1 died"]
+    assert said == [
+        "with it on host2, old could not start again if host1 died: "
+        "it needs 3G and 1 vCPUs, and no host that may have it has that left then"
+    ]
 
 
 def test_without_hosts_that_is_the_reason():

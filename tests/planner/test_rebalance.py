@@ -67,7 +67,7 @@ def test_those_that_stand_apart_are_parted_and_those_that_stand_together_are_not
 
 
 def test_a_guest_that_sees_its_hosts_own_cpu_goes_where_that_is_the_same():
-    board = plan.Hardware(cpu_model="host")
+    board = plan.PlanBoard(cpu_model="host")
     of = world(
         host("host1", 8, cpu_kind="intel", state="draining"),
         host("host2", 64, cpu_kind="amd"),
@@ -114,6 +114,14 @@ def test_what_would_not_survive_is_named_with_its_reason():
     )
     found = {one.vm: (one.hosts, one.reason.type) for one in rebalance.rebalance(of, most=0).unsurvived}
     assert found == {"big": (("host1",), "survive-no-room"), "local": (("host2",), "survive-unreached")}
+
+
+def test_of_a_group_with_one_on_each_host_none_could_start_again():
+    hosts = [host(f"host{n}") for n in (1, 2)]
+    of = world(*hosts, *(vm(f"web{n}", 1, f"host{n}", apart=("web",)) for n in (1, 2)), survive=1)
+    reasons = [one.reason for one in rebalance.rebalance(of).unsurvived]
+    assert [one.type for one in reasons] == ["survive-kept-apart"] * 2
+    assert "web" in reasons[0].text
 
 
 def test_the_hole_that_a_large_vm_would_start_in_is_kept():

@@ -39,6 +39,7 @@ from bocage.api import (
     networks,
     nics,
     nodes,
+    plans,
     problems,
     routing,
     samples,
@@ -145,6 +146,7 @@ def routes() -> list[BaseRoute]:
         adopt.router,
         use.router,
         metrics.router,
+        plans.router,
         meta.router,
         described,
     )

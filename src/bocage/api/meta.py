@@ -22,6 +22,7 @@ EXTENSIONS = (
     "image-build",
     "metrics",
     "os-profiles",
+    "plan",
     "storage-change",
     "task-wait",
     "task-warnings",

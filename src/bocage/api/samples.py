@@ -6,8 +6,9 @@ import datetime
 from typing import Any
 
 from bocage import words
-from bocage.model import base, confinement, firewall, ground, sample, snapshot, template, vm, work
+from bocage.model import base, confinement, firewall, ground, plan, sample, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
+from bocage.planner import placement, rebalance
 
 _WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
 _UID = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c{:02d}"
@@ -122,6 +123,7 @@ def answers() -> dict[str, Any]:
     return {
         **made,
         **listed,
+        **_plans(),
         "Command": {
             "command": ["qemu-system-x86_64", "-name", "web1"],
             "line": "qemu-system-x86_64 -name web1",
@@ -261,6 +263,23 @@ def _resources() -> list[base.Resource[Any, Any]]:
         ),
         work.Token(metadata=_about("laptop", _UID.format(17)), spec=work.TokenSpec(hash=_DIGEST)),
     ]
+
+
+def _plans() -> dict[str, Any]:
+    hosts = [
+        plan.PlanHost(name=name, memory=Size(64 * GiB), cpus=16, storages=("array",)) for name in ("host1", "host2")
+    ]
+    vms = [
+        plan.PlanVM(name=name, memory=Size(4 * GiB), vcpus=2, host="host1", storages=("array",), apart=("web",))
+        for name in ("web1", "web2")
+    ]
+    world = plan.World(taken=_WHEN, survive=1, hosts=tuple(hosts), vms=tuple(vms))
+    told = world.model_dump(mode="json", exclude_defaults=True)
+    return {
+        "World": told,
+        "Placed": placement.place(vms[1], world).model_dump(mode="json", context=base.WORDS),
+        "Rebalanced": rebalance.rebalance(world).model_dump(mode="json", context=base.WORDS),
+    }
 
 
 def _about(name: str, uid: str, project: str | None = "default") -> base.Metadata:

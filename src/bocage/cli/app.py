@@ -33,6 +33,7 @@ NOUNS = lazy.Group(
             "task": "task:NOUN",
             "events": "events:events",
             "alarm": "alarm:NOUN",
+            "plan": "plan:NOUN",
         },
         "The installation": {
             "install": "install:install",

@@ -256,13 +256,13 @@ def span(text: str, *, option: str) -> float:
     return seconds
 
 
-def text_file(option: str, path: str) -> str:
-    """A text file's content; `-` is standard input. Raises failure.Usage."""
+def text_file(option: str, path: str, *, most: int = _LARGEST_TEXT) -> str:
+    """A text file's content, `most` characters of it; `-` is standard input. Raises failure.Usage."""
     try:
         if path == "-":
-            return sys.stdin.read(_LARGEST_TEXT)
+            return sys.stdin.read(most)
         with open(os.path.expanduser(path), encoding="utf-8") as file:
-            return file.read(_LARGEST_TEXT)
+            return file.read(most)
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise failure.Usage(option=option, wrong=f"{path} cannot be read: {said}") from error

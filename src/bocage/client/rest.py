@@ -20,6 +20,7 @@ Document = dict[str, Any]
 Documents = list[Document]
 Request: TypeAlias = "Mapping[str, Any] | BaseModel"
 _PAGE = 500
+_PLANNED_WITHIN = 300.0  # seconds that a plan for many hosts may take
 _OS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -334,6 +335,29 @@ class Alarms(Nouns):
         return self._post(self._of(uid, "acknowledge"))
 
 
+class Plans(Nouns):
+    """What would be done, without doing it."""
+
+    def world(self, *, survive: int = 0) -> Document:
+        """The world as a planner sees it now."""
+        document: Document = self._get(self.path + "/world", survive=survive)
+        return document
+
+    def place(self, request: Request) -> Document:
+        """Where a VM would be, and what speaks of every host."""
+        return self._asked("place", request)
+
+    def rebalance(self, request: Request) -> Document:
+        """Which moves would balance the hosts."""
+        return self._asked("rebalance", request)
+
+    def _asked(self, verb: str, request: Request) -> Document:
+        path = f"{self.path}/{verb}"
+        answer = self.connection.request("POST", path, document=plain(request), within=_PLANNED_WITHIN)
+        document: Document = answer.document
+        return document
+
+
 class Client:
     """The whole API, as one project sees it."""
 
@@ -354,6 +378,7 @@ class Client:
         self.events = Nouns(connection, "/events")
         self.alarms = Alarms(connection, "/alarms")
         self.tokens = Nouns(connection, "/tokens")
+        self.plan = Plans(connection, "/plan")
 
     def __enter__(self) -> Client:
         return self

@@ -26,7 +26,7 @@ class Load(Part):
     net: Amount = 0.0
 
 
-class Hardware(Part):
+class PlanBoard(Part):
     """What a guest's board asks of a host; empty: nothing that not every host has."""
 
     machine: Word | Literal[""] = ""
@@ -90,7 +90,7 @@ class PlanVM(Part):
     networks: tuple[Word, ...] = ()
     host_tags: tuple[Tag, ...] = ()
     """Its host has all of these."""
-    hardware: Hardware = Hardware()
+    hardware: PlanBoard = PlanBoard()
     together: tuple[Group, ...] = ()
     """VMs of one such group stand on one host."""
     apart: tuple[Group, ...] = ()
@@ -214,7 +214,7 @@ class Stuck(Part):
     verdicts: tuple[Verdict, ...]
 
 
-class Share(Part):
+class Standing(Part):
     """What VMs have of one host."""
 
     host: str
@@ -231,8 +231,8 @@ class Rebalanced(Part):
     before: float
     after: float
     moves: tuple[Move, ...]
-    hosts_before: tuple[Share, ...]
-    hosts_after: tuple[Share, ...]
+    hosts_before: tuple[Standing, ...]
+    hosts_after: tuple[Standing, ...]
     stuck: tuple[Stuck, ...] = ()
     """VMs that could not be helped."""
     unsurvived: tuple[Unsurvived, ...] = ()

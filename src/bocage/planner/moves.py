@@ -6,6 +6,7 @@ As Ganeti's hbal(1) has it: one of the two hosts of a VM with a replica changes,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from bocage.planner import filters, scores, survival
 from bocage.planner.occupancy import NOWHERE, Occupancy
@@ -89,7 +90,7 @@ class State:
         self._go(vm, origin, copy)
         return balance + counted
 
-    def replicas_for(self, vm: int, host: int) -> list[int]:
+    def replicas_for(self, vm: int, host: int) -> Iterator[int]:
         """The hosts that could have the replica of a VM that would stand on `host`, the best first."""
         ledger = self.scores
         ledger.put(vm, host, 1)
@@ -97,8 +98,9 @@ class State:
         ledger.put(vm, host, -1)
         if ledger.reserved:
             scored = ledger.reserved.with_replica(vm, host, scored)
-        ranked = sorted(zip(scored, range(len(scored)), strict=True))
-        return [to for _, to in ranked if self._possible(vm, host, to) and self.readied(vm, host, to) is not None]
+        for _, to in sorted(zip(scored, range(len(scored)), strict=True)):
+            if self._possible(vm, host, to) and self.readied(vm, host, to) is not None:
+                yield to
 
     def _go(self, vm: int, host: int, replica: int) -> None:
         """Stand there, in all sums."""

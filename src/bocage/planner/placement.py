@@ -30,8 +30,7 @@ class OnlyOne(words.Message):
 
 class Nowhere(words.Message):
     type = "placed-nowhere"
-    text = N_("none of {count} hosts can have it")
-    count: int
+    text = N_("no host can have it")
 
 
 class ReplicasLack(filters.Refused):
@@ -58,7 +57,7 @@ def place(vm: plan.PlanVM, world: plan.World) -> plan.Placed:
     verdicts = verdicts_of(state, len(others))
     good = [verdict for verdict in verdicts if not verdict.reasons]
     if not good:
-        said: words.Message = Nowhere(count=len(verdicts)) if verdicts else NoHosts()
+        said: words.Message = Nowhere() if verdicts else NoHosts()
         return plan.Placed(vm=vm.key, host=None, because=base.Saying.of(said), verdicts=tuple(verdicts))
     best = good[0]
     chosen = BestOf(host=best.host, count=len(good), score=best.score or 0.0)
@@ -78,17 +77,13 @@ def verdicts_of(state: moves.State, vm: int) -> list[plan.Verdict]:
 def _verdict(state: moves.State, vm: int, host: int) -> plan.Verdict:
     held = state.held
     name = held.hosts[host].name
-    if refused := held.refusals(vm, host):
-        return plan.Verdict(host=name, reasons=tuple(map(base.Saying.of, refused)))
-    options = [held.replica[vm]]
-    if held.replica[vm] == NOWHERE and held.vms[vm].replicated:
-        options = state.replicas_for(vm, host)
-        if not options:
-            return plan.Verdict(host=name, reasons=(base.Saying.of(NoReplica(host=name)),))
+    if reasons := held.refusals(vm, host):
+        return plan.Verdict(host=name, reasons=tuple(map(base.Saying.of, reasons)))
+    both = held.replica[vm] == NOWHERE and held.vms[vm].replicated
     last: survival.Proof | None = None
-    if state.readied(vm, host, options[0]) is None:
-        return plan.Verdict(host=name, reasons=(base.Saying.of(ReplicasLack(host=name)),))
-    for replica in options:
+    for replica in state.replicas_for(vm, host) if both else (held.replica[vm],):
+        if not both and state.readied(vm, host, replica) is None:
+            return plan.Verdict(host=name, reasons=(base.Saying.of(ReplicasLack(host=name)),))
         proven = state.survival.after(vm, host, replica)
         if isinstance(proven, list):
             return plan.Verdict(
@@ -99,5 +94,5 @@ def _verdict(state: moves.State, vm: int, host: int) -> plan.Verdict:
                 vcpus=held.vcpus[host] + held.asks[vm],
             )
         last = last or proven
-    assert last
-    return plan.Verdict(host=name, reasons=(base.Saying.of(state.survival.refusal(last, vm, host)),))
+    refused: words.Message = state.survival.refusal(last, vm, host) if last else NoReplica(host=name)
+    return plan.Verdict(host=name, reasons=(base.Saying.of(refused),))

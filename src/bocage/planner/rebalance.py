@@ -11,8 +11,7 @@ from bocage.planner import exchanges, moves, occupancy, placement, survival
 from bocage.planner.occupancy import NOWHERE
 from bocage.words import N_
 
-LEAST = 0.01
-"""What a move must gain of the score."""
+_LEAST, _LEAST_OF_ALL = 0.01, 0.2
 EFFORT = 300_000
 """Looks at single VMs, or at pairs of hosts, after which a search ends."""
 
@@ -38,13 +37,15 @@ class Prepares(words.Message):
 
 
 def rebalance(
-    world: plan.World, *, most: int | None = None, least: float = LEAST, effort: int = EFFORT
+    world: plan.World, *, most: int | None = None, least: float | None = None, effort: int = EFFORT
 ) -> plan.Rebalanced:
     """Moves that bring the score down, `most` of them, each of which gains `least` or is part of two that do.
 
+    Where it is not given it is the less the more hosts there are: a move changes two of them.
     No step breaks what holds before it: room, wishes of VMs, and who would survive.
     """
     bound = len(world.vms) * 4 + 4 if most is None else most
+    least = min(_LEAST, _LEAST_OF_ALL / max(len(world.hosts), 1)) if least is None else least
     begun = moves.State(occupancy.Occupancy(world))
     before, shares = begun.score, _shares(begun)
     search = Search(begun, bound, least, effort)
@@ -215,10 +216,10 @@ def _stuck(state: moves.State) -> Iterator[plan.Stuck]:
             )
 
 
-def _shares(state: moves.State) -> tuple[plan.Share, ...]:
+def _shares(state: moves.State) -> tuple[plan.Standing, ...]:
     held = state.held
     return tuple(
-        plan.Share(
+        plan.Standing(
             host=host.name,
             vms=len(held.on[index]),
             memory=held.memory[index],

@@ -71,7 +71,7 @@ def vm(
         host=hosts.get(status.host or ""),
         storages=(storage.name if storage else spec.storage,),
         networks=tuple(sorted({networks.get(nic.network, nic.network) for nic in spec.nics})) if networks else (),
-        hardware=plan.Hardware(
+        hardware=plan.PlanBoard(
             machine=spec.hardware.machine,
             cpu_model=spec.hardware.cpu_model,
             firmware="secure-boot" if spec.hardware.secure_boot else str(spec.hardware.firmware),

@@ -39,12 +39,20 @@ class NoRoomLeft(filters.Refused):
     vcpus: int
 
 
+class KeptApart(filters.Refused):
+    type = "survive-kept-apart"
+    text = N_("every host that has room then has what it stands apart from, or lacks what it stands with: {groups}")
+    hint = N_("add a host, or take a VM out of the group")
+    groups: str
+
+
 class WouldNotRunAgain(filters.Refused):
     type = "host-breaks-survival"
-    text = N_("with it on {host}, {vm} would find no room if {failed} died")
+    text = N_("with it on {host}, {vm} could not start again if {failed} died: {reason:saying}")
     host: str
     vm: str
     failed: str
+    reason: dict[str, object]
 
 
 @dataclasses.dataclass(slots=True)
@@ -185,7 +193,8 @@ class Survival:
         held = self._held
         vm = asked if asked in proof.short else min(proof.short)
         failed = ", ".join(held.hosts[one].name for one in proof.failed)
-        return WouldNotRunAgain(host=held.hosts[host].name, vm=held.vms[vm].key, failed=failed)
+        reason = base.Saying.of(proof.short[vm]).model_dump()
+        return WouldNotRunAgain(host=held.hosts[host].name, vm=held.vms[vm].key, failed=failed, reason=reason)
 
     def _anew(self, proof: Proof, vm: int, origin: int, host: int) -> Proof:
         """The proof once a VM, which by now stands on `host`, has come from `origin`; itself while it holds."""
@@ -245,7 +254,7 @@ class Survival:
                 elif self._starts(proof, vm, replica):
                     proof.put(held, vm, replica)
                 else:
-                    proof.short[vm] = self._no_room(vm)
+                    proof.short[vm] = self._no_room(proof, vm)
         self._spread(proof, movable, tries)
         return proof
 
@@ -280,7 +289,7 @@ class Survival:
                     return
         for vm in sorted(vms, key=self._later.__getitem__):
             if not self._place_one(proof, vm, self._roomiest(proof, vm)):
-                proof.short[vm] = self._no_room(vm)
+                proof.short[vm] = self._no_room(proof, vm)
 
     def _hopeless(self, proof: Proof, vms: list[int]) -> bool:
         """Whether no order could help: one fits nowhere by itself, or all have not enough memory together."""
@@ -317,7 +326,14 @@ class Survival:
 
     def _roomiest(self, proof: Proof, vm: int) -> int:
         """The host with most memory left that can start a VM; NOWHERE when none can."""
-        return max(self._fitting(proof, vm), key=lambda host: (self._left(proof, host), -host), default=NOWHERE)
+        held = self._held
+        left = [
+            room - given - more for room, given, more in zip(held.memory_room, held.memory, proof.memory, strict=True)
+        ]
+        first = left.index(max(left))  # mostly it can, and no other need be looked at
+        if held.allowed[vm][first] and self._starts(proof, vm, first):
+            return first
+        return max(self._fitting(proof, vm), key=lambda host: (left[host], -host), default=NOWHERE)
 
     def _tightest(self, proof: Proof, vm: int) -> int:
         return min(self._fitting(proof, vm), key=lambda host: (self._left(proof, host), host), default=NOWHERE)
@@ -377,5 +393,10 @@ class Survival:
         """The hosts that could have it, the tightest first."""
         return sorted(self._fitting(proof, vm), key=lambda host: (self._left(proof, host), host))
 
-    def _no_room(self, vm: int) -> NoRoomLeft:
-        return NoRoomLeft(needed=self._held.needs[vm], vcpus=self._held.asks[vm])
+    def _no_room(self, proof: Proof, vm: int) -> filters.Refused:
+        """What keeps a VM from every host."""
+        held, one = self._held, self._held.vms[vm]
+        may = (host for host, allowed in enumerate(held.allowed[vm]) if allowed and host not in proof.failed)
+        if held.grouped[vm] and any(proof.fits(held, vm, host) for host in may):
+            return KeptApart(groups=", ".join(dict.fromkeys((*one.apart, *one.together))))
+        return NoRoomLeft(needed=held.needs[vm], vcpus=held.asks[vm])

@@ -1,0 +1,46 @@
+"""What a planner would do, asked over the API: of the world as it is, and of one that was kept."""
+
+from bocage.model import plan
+from tests.api.conftest import VMS
+
+HOSTS = [{"name": name, "memory": "8G", "cpus": 4, "storages": ["array"]} for name in ("host1", "host2")]
+KEPT = {
+    "hosts": HOSTS,
+    "vms": [{"name": f"vm{n}", "memory": "1G", "host": "host1", "storages": ["array"]} for n in range(4)],
+}
+
+
+async def test_the_world_is_given_as_it_is_and_taken_as_it_was_given(client, world):
+    await client.post(VMS, json={"name": "web1", "image": "tiny"})
+    await world.set_status("web1", host=world.host.uid)
+    told = (await client.get("/plan/world", params={"survive": 1})).json()
+    assert [host["name"] for host in told["hosts"]] == [world.host.name]
+    assert [(vm["name"], vm["storages"]) for vm in told["vms"]] == [("web1", [world.storage.name])]
+    assert plan.World.model_validate(told).survive == 1
+    asked = await client.post("/plan/rebalance", json={"world": told})
+    assert (asked.status_code, asked.json()["moves"]) == (200, [])
+    replayed = await client.post("/plan/place", json={"vm": "web1", "world": told})
+    now = await client.post("/plan/place", json={"vm": "web1"})
+    assert replayed.json()["verdicts"][0]["host"] == now.json()["verdicts"][0]["host"] == world.host.name
+
+
+async def test_a_kept_world_is_planned_and_each_answer_has_its_words(client):
+    found = (await client.post("/plan/rebalance", json={"world": KEPT, "survive": 1})).json()
+    assert [(move["origin"], move["to"]) for move in found["moves"]] == [("host1", "host2")] * 2
+    assert found["moves"][0]["because"]["text"].startswith("the score falls from")
+    new = {"name": "new", "memory": "9G"}
+    placed = (await client.post("/plan/place", json={"world": KEPT, "new": new})).json()
+    assert placed["host"] is None
+    assert [verdict["reasons"][0]["type"] for verdict in placed["verdicts"]] == ["admission-no-memory"] * 2
+    assert placed["verdicts"][0]["reasons"][0]["text"].startswith("9G of memory are asked for")
+
+
+async def test_what_does_not_hold_together_is_refused_with_where_it_stands(client):
+    lost = await client.post("/plan/place", json={"world": KEPT, "vm": "other"})
+    assert (lost.status_code, lost.json()["type"]) == (404, "urn:bocage:problem:plan-no-such-vm")
+    broken = {**KEPT, "hosts": HOSTS[1:]}
+    refused = await client.post("/plan/rebalance", json={"world": broken})
+    assert refused.status_code == 422
+    many = {"hosts": [{"name": f"host{n}", "memory": "1G", "cpus": 1} for n in range(101)]}
+    refused = await client.post("/plan/rebalance", json={"world": many, "survive": 2})
+    assert (refused.status_code, refused.json()["faults"][0]["path"]) == (422, "survive")
