@@ -110,6 +110,7 @@ class EtcdStore:
         newest = await self._reader.revision()
         if revision > newest:
             raise contract.FutureRevision(asked=revision, newest=newest)
+        await self._feed.reach(revision, within=reader.PATIENCE)  # our own quiet watches are to outlive it
         request = {"revision": str(max(revision, 0) + self._space.base)}
         try:
             await self._gateway.ask(records.COMPACTION, request, within=reader.PATIENCE)

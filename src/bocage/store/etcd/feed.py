@@ -53,6 +53,7 @@ class Feed:
         self.watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._events: list[Event] = []
         self._size = 0
+        self._moved = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="store-feed")
 
     async def close(self) -> None:
@@ -121,12 +122,21 @@ class Feed:
                 return None
             self.learn(read(self.space, answer))
 
+    async def reach(self, revision: int, *, within: float) -> None:
+        """Wait until all up to this revision is known, or for so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self.position < revision and not self.closed:
+                    self._moved.clear()
+                    await self._moved.wait()
+
     def learn(self, revision: int) -> None:
         """Somebody has said that this revision has happened."""
         self.newest = max(self.newest, revision)
 
     def _take(self, position: int, events: list[Event]) -> None:
         previous, self.position = self.position, position
+        self._moved.set()
         self.learn(position)
         self._events += events
         self._size += sum(event.size for event in events)
