@@ -103,6 +103,19 @@ def test_a_replica_moves_where_it_could_start():
     assert any(one.replica_to == "host3" for one in found.moves)
 
 
+def test_no_host_gets_more_reservations_than_it_has_cpus():
+    busy = [vm(f"vm{n}", 1, "host1", cpus_reserved=1.5, load=plan.Load(cpu=1.0)) for n in range(4)]
+    of = world(host("host1", cpus=8), host("host2", cpus=2), *busy)
+    assert len(told(of)) == 1
+
+
+def test_a_host_keeps_the_memory_that_its_replicas_would_start_in():
+    copies = [vm(f"vm{n}", 3, "host1", replica="host2", storages=()) for n in range(2)]
+    of = world(host("host1", 32), host("host2", 8), *copies, vm("a", 3, "host1"), vm("b", 3, "host1"))
+    for one in rebalance.rebalance(of).moves:
+        assert (one.vm, one.to) not in (("a", "host2"), ("b", "host2"))
+
+
 def test_what_would_not_survive_is_named_with_its_reason():
     of = world(
         host("host1", 8),
@@ -137,6 +150,17 @@ def _after(of: plan.World) -> worlds.Places:
     for move in rebalance.rebalance(of).moves:
         where[move.vm] = (move.to, move.replica_to)
     return where
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds.worlds())
+def test_the_best_move_of_each_vm_is_worth_what_is_said(of):
+    state = moves.State(occupancy.Occupancy(of))
+    for number, one in enumerate(of.vms):
+        if state.movable(number) and (step := state.best(number, float("inf"))):
+            copy = None if step.replica == occupancy.NOWHERE else of.hosts[step.replica].name
+            then = worlds.moved(of, {**worlds.places(of), one.key: (of.hosts[step.host].name, copy)})
+            assert abs(worlds.score(then) - step.score) < 1e-6
 
 
 @settings(max_examples=60, deadline=None)
