@@ -211,6 +211,7 @@ class Race:
         self._harmless = harmless
         self._asked: list[str] = []
         self._pending: dict[asyncio.Task[Answer], str] = {}
+        self._answers: list[Answer] = []  # that nobody has looked at yet
         self._lost = False
         self._refused: Refused | None = None
         self._reason = "no answer"
@@ -235,26 +236,24 @@ class Race:
         """
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        while loop.time() < until:
+        while not self._answers and loop.time() < until:
             patience = loop.time() + self._start()
             failed = False
-            while self._pending and not failed and (left := min(patience, until) - loop.time()) > 0:
-                for done in await self._done(left):
-                    if isinstance(done, Answer):
-                        return done
-                    failed = True
-            if self._refused and (self._harmless or not self.loose):
+            while self._pending and not (self._answers or failed) and (left := min(patience, until) - loop.time()) > 0:
+                failed = await self._wait(left)
+            if self._refused and not self._answers and (self._harmless or not self.loose):
                 raise self._refused
-            if failed and len(self._asked) >= len(self._gateway.order):
+            if failed and not self._answers and len(self._asked) >= len(self._gateway.order):
                 await asyncio.sleep(min(PAUSE, max(0.0, until - loop.time())))
-        raise Silent(reason=self._reason, bound=loop.time() - begin, loose=self.loose)
+        if not self._answers:
+            raise Silent(reason=self._reason, bound=loop.time() - begin, loose=self.loose)
+        return self._answers.pop(0)
 
     async def rest(self, *, until: float) -> list[Answer]:
         """The answers of those that are being asked, by the loop's clock `until`; no others are asked."""
-        answers: list[Answer] = []
         while self._pending and (left := until - asyncio.get_running_loop().time()) > 0:
-            answers += [done for done in await self._done(left) if isinstance(done, Answer)]
-        return answers
+            await self._wait(left)
+        return self._answers
 
     def _start(self) -> float:
         """Ask the next member: each once, then again, the last one first. How many seconds it has for itself."""
@@ -267,27 +266,30 @@ class Race:
             return AGAIN
         return min(AGAIN, self._gateway.hedge * _SLOWER ** max(0, count + 1 - len(order)))
 
-    async def _done(self, left: float) -> list[Answer | None]:
-        """What came to an end within `left` seconds; None for what came to no answer."""
+    async def _wait(self, left: float) -> bool:
+        """Take in what comes to an end within `left` seconds; whether some of it came to no answer."""
         done, _ = await asyncio.wait(self._pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        return [self._ended(task) for task in done]
+        answered = [self._ended(task) for task in done]
+        return not all(answered)
 
-    def _ended(self, task: asyncio.Task[Answer]) -> Answer | None:
+    def _ended(self, task: asyncio.Task[Answer]) -> bool:
+        """Take in how an attempt ended; whether it was answered."""
         member = self._pending.pop(task)
         try:
             answer = task.result()
         except Lost as lost:
             self._lost = self._lost or lost.loose
             self._reason = lost.reason
+            self._gateway.distrust(member)
+            return False
         except Refused as refused:
             self._refused = refused
             self._reason = refused.reason
-        else:
-            if self._pending or self._lost:
-                self._gateway.prefer(member)  # the others were slower
-            return answer
-        self._gateway.distrust(member)
-        return None
+            return False
+        if self._pending or self._lost:
+            self._gateway.prefer(member)  # the others were slower
+        self._answers.append(answer)
+        return True
 
 
 class _Unauthenticated(Denied):

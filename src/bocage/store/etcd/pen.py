@@ -100,7 +100,7 @@ class Pen:
             try:
                 answer = await race.answer(until=until)
                 outcome = self._read(wish, identity, answer, race.began)
-                if isinstance(outcome, _Refused) and race.loose and not outcome.final:
+                if isinstance(outcome, _Refused) and not outcome.final:
                     # One that is behind may yet find that it holds: wait for it, or see that it cannot.
                     for late in await race.rest(until=asyncio.get_running_loop().time() + GRACE):
                         if isinstance(found := self._read(wish, identity, late, race.began), Written):
