@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator
 from bocage.store import contract
 from bocage.store.etcd import founding, gateway, records
 
-PULSE = 0.5  # seconds without a word, after which the member is asked
-ANSWER = 1.0  # seconds that it has for that
+PULSE = 0.3  # seconds without a word, after which the member is asked
 _MOST = 8 << 20  # bytes of events that are kept for watches which are behind
 _EVENT = 300  # bytes of one beside its value, about
 _TRY = 5.0  # seconds of a watch's own reading of what was before
@@ -116,7 +115,7 @@ class Feed:
             if known > before:
                 return None
             try:
-                async with asyncio.timeout(ANSWER):
+                async with asyncio.timeout(2 * self.gateway.hedge):
                     answer = await self.gateway.ask_one(member, records.TXN, look(self.space))
             except TimeoutError:
                 return None
