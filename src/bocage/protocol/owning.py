@@ -1,0 +1,139 @@
+"""Owning: when a host may start a VM that was given to it, and when it must end one.
+
+Each start is a transaction of its own that raises the generation. No answer is neither yes nor no: it is settled by
+another transaction, which makes the first one impossible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from bocage.protocol import records, timing
+
+
+class Phase(enum.Enum):
+    IDLE = "nothing of it runs here"
+    CLAIMING = "the store was asked"
+    STARTING = "it is ours; its process is being made"
+    RUNNING = "it runs"
+    COMING = "it is on its way here from another host, paused"
+    LEAVING = "its process is over, its writes may not be"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """A transaction; its answer comes back under `attempt`."""
+
+    machine: str
+    attempt: int
+    transaction: records.Transaction
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Start:
+    machine: str
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """Kill its process, if there is one, and destroy what it left in sockets; told by `left`."""
+
+    machine: str
+
+
+Act = Claim | Start | End
+
+
+class Owning:
+    """One VM on one host."""
+
+    def __init__(self, machine: str, host: str, profile: timing.Timing) -> None:
+        self.machine = machine
+        self._host = host
+        self._profile = profile
+        self.phase = Phase.IDLE
+        self.generation = 0  # what our instance was started under, or is being started under
+        self._attempt = 0
+        self._asked = 0.0
+
+    def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[Act]:
+        """The records, by a read that was sent at `sent`."""
+        if not records.settled(view, life.incarnation):
+            return []
+        key = records.owner_of(self.machine)
+        owner = view.get(records.Owner, key)
+        ours = owner is not None and owner.host == self._host
+        if self.phase in (Phase.STARTING, Phase.RUNNING) and owner is not None and not ours:
+            if owner.generation > self.generation:
+                self.phase = Phase.LEAVING
+                return [End(self.machine)]
+            return []
+        if self.phase is Phase.RUNNING and owner is not None:
+            self.generation = max(self.generation, owner.generation)  # a restored store counts on from another number
+            return []
+        if self.phase is Phase.CLAIMING and (sent <= self._asked + self._profile.answer or now < sent):
+            return []
+        if self.phase not in (Phase.IDLE, Phase.CLAIMING) or owner is None or not ours:
+            return []
+        self.phase = Phase.CLAIMING
+        self._attempt += 1
+        self._asked = now
+        self.generation = owner.generation + 1
+        compare = {key: view.revision(key), records.epoch_of(self._host): life.revision}
+        claim = records.Transaction(life.incarnation, compare, {key: records.Owner(self._host, self.generation)})
+        return [Claim(self.machine, self._attempt, claim)]
+
+    def answered(self, attempt: int, answer: records.Answer) -> list[Act]:
+        """What the store said to a claim. Only the newest counts: it was made so that no older one can hold."""
+        if self.phase is not Phase.CLAIMING or attempt != self._attempt:
+            return []
+        if isinstance(answer, records.Refused):
+            self.phase = Phase.IDLE
+            return []
+        self.phase = Phase.STARTING
+        return [Start(self.machine, self.generation)]
+
+    def strange(self) -> None:
+        """The store is another incarnation: what it was asked before, and what it granted, counts for nothing now.
+
+        What runs has been told to it; nothing that was not may begin to run.
+        """
+        if self.phase in (Phase.CLAIMING, Phase.STARTING):
+            self.phase = Phase.IDLE
+
+    def started(self, *, running: bool) -> list[Act]:
+        """Whether the process runs; it does not where the guard would not take it."""
+        if self.phase is not Phase.STARTING:
+            return [End(self.machine)] if running else []
+        self.phase = Phase.RUNNING if running else Phase.LEAVING
+        return [] if running else [End(self.machine)]
+
+    def found(self, generation: int) -> None:
+        """A daemon that was started anew has found an instance."""
+        self.phase, self.generation = Phase.RUNNING, generation
+
+    def comes(self) -> bool:
+        """A migration to this host begins; False where something of the VM is here already."""
+        if self.phase is not Phase.IDLE:
+            return False
+        self.phase = Phase.COMING
+        return True
+
+    def arrived(self, generation: int) -> None:
+        """The migration has made this host the owner, and it runs."""
+        if self.phase is Phase.COMING:
+            self.phase, self.generation = Phase.RUNNING, generation
+
+    def died(self) -> list[Act]:
+        """Its process is over, whyever: what it had sent to the storage may still land, and must not."""
+        if self.phase not in (Phase.STARTING, Phase.RUNNING, Phase.COMING):
+            return []
+        self.phase = Phase.LEAVING
+        return [End(self.machine)]
+
+    def left(self) -> None:
+        """Neither process nor socket is left."""
+        if self.phase is Phase.LEAVING:
+            self.phase = Phase.IDLE
