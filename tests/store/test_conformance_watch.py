@@ -143,6 +143,16 @@ async def test_what_was_compacted_can_be_neither_listed_nor_watched(store):
         await following(store.watch("", since=3))
 
 
+@pytest.mark.parametrize("before", [-1, -100])
+async def test_what_was_before_the_first_revision_can_be_neither_listed_nor_watched(store, before):
+    await put(store, a="1")
+    with pytest.raises(contract.Compacted) as caught:
+        await store.list("", at=before)
+    assert (caught.value.asked, caught.value.oldest) == (before, 0)
+    with pytest.raises(contract.Compacted):
+        await following(store.watch("", since=before))
+
+
 async def test_compaction_changes_nothing_from_its_revision_on(store):
     await put(store, a="1", b="1", c="1")
     await put(store, a="2")

@@ -211,6 +211,8 @@ class Watch:
     async def _next(self) -> tuple[list[Event], int]:
         """The next changes, if there are any yet, and the revision up to which they are all."""
         feed = self._feed
+        if self.position < 0:
+            raise contract.Compacted(asked=self.position, oldest=feed.horizon)
         if self.position > feed.newest:
             await self._expect()
         if self.position < feed.start:
