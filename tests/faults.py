@@ -73,7 +73,7 @@ FAULTS = (
     Fault(
         "etcd members killed, frozen, cut off; answers late",
         ("tests/store/test_model_etcd.py", "tests/store/test_etcd_history.py"),
-        times=5,
+        times=2,
     ),
     Fault("simulated clusters in trouble, and each rule broken once", ("tests/protocol/test_simulation.py",), times=5),
     Fault("swtpm killed", ("tests/daemon/test_old_systems.py",), times=10, only="killed_tpm"),
