@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from bocage.cli.vm import wishes
 from tests import fake_api
 from tests.cli.conftest import Bocage
 from tests.fake_api import FakeApi, listed, problem, task, vm
@@ -265,6 +266,20 @@ def test_set_sends_only_what_changes_and_whole_parts_with_the_etag(api: FakeApi,
         "autostart": {"enabled": False, "order": 100, "delay": 0.0},
     }
     assert api.asked[-1].headers["If-Match"] == '"42"'
+
+
+def test_wishes_of_placement_are_sent_whole_and_shown(api: FakeApi, bocage: Bocage):
+    there = vm("web1", state="stopped")
+    there["spec"]["placement"] = {"apart": ["web"], "together": [], "host_tags": ["ssd"]}
+    api.on("GET", f"{VMS}/web1", there)
+    api.on("PATCH", f"{VMS}/web1", there)
+    bocage("vm", "set", "web1", "--apart", "web,shop", "--host-tag", "none")
+    sent = api.asked[-1].document["placement"]
+    assert sent == {"apart": ["web", "shop"], "together": [], "host_tags": []}
+    assert wishes.described(there["spec"]) == "apart from others of web; on hosts with ssd"
+    api.on("POST", VMS, fake_api.Reply(task("vm.create", "done"), 202))
+    bocage("vm", "create", "web2", "--image", "tiny", "--together", "shop")
+    assert api.asked[-1].document["placement"] == {"together": ["shop"]}
 
 
 def test_set_says_what_waits_for_a_cold_start(api: FakeApi, bocage: Bocage):

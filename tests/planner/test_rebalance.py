@@ -232,6 +232,7 @@ def test_every_step_is_possible_and_breaks_nothing_and_the_end_is_no_worse(of):
         where[move.vm] = (move.to, move.replica_to)
         then = worlds.moved(of, where)
         assert not _breaks(now, then, move.vm)
+        assert all(worlds.lack(then, there) <= worlds.lack(now, there) for there in of.hosts)
         assert abs(worlds.score(then) - move.score) < 1e-6
         assert move.because.text
         now = then

@@ -63,3 +63,11 @@ def test_what_is_in_the_trash_takes_nothing():
     gone = things.machine(metadata={"deleted": NOW.isoformat()}, status=model.VMStatus(host=things.HOST))
     assert snapshot.world([things.host()], [things.storage()], vms=[gone]).vms == ()
     assert snapshot.asked(gone, [things.host()], [things.storage()], []).name == "web"
+
+
+def test_wishes_come_along_and_groups_of_projects_are_theirs_alone():
+    wishes = {"apart": ["web"], "together": ["shop"], "host_tags": ["ssd"]}
+    of = snapshot.world([things.host()], [things.storage()], vms=[things.machine(placement=wishes)])
+    assert (of.vms[0].apart, of.vms[0].together, of.vms[0].host_tags) == (("web",), ("shop",), ("ssd",))
+    other = things.machine(metadata={"project": "other"}, placement=wishes)
+    assert snapshot.world([things.host()], [things.storage()], vms=[other]).vms[0].apart == ("other/web",)

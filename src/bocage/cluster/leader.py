@@ -58,11 +58,13 @@ class Leader:
 
     async def _see(self, change: contract.Change) -> None:
         entry, kind = change.entry, keys.kind_of(change.key)
-        if entry is None or not change.key.endswith("/spec"):
+        if not change.key.endswith("/spec"):
             return
-        if kind == vm.VM.kind and entry.created == change.revision:
-            await self._look_at(change.key.removeprefix(keys.prefix(kind)).split("/")[0], keys.uid_of(change.key))
-        elif kind in _GROUND and entry.created == change.revision:
+        if kind == vm.VM.kind and entry is not None:
+            uid = keys.uid_of(change.key)
+            if entry.created == change.revision or uid in self._unplaced:
+                await self._look_at(change.key.removeprefix(keys.prefix(kind)).split("/")[0], uid)
+        elif kind == vm.VM.kind or kind in _GROUND:  # one goes, or the ground changes: others may find a host
             for uid, project in list(self._unplaced.items()):
                 await self._look_at(project, uid)
 

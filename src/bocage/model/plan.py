@@ -10,7 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 from bocage.model.base import Name, Part, Saying, Tag
 from bocage.model.units import Size
 
-Group = Annotated[str, StringConstraints(pattern=r"^[\w.:/=-]{1,63}$")]
+Group = Annotated[str, StringConstraints(pattern=r"^[\w.:/=-]{1,127}$")]
+"""Of another project than the default with that before it: `project/group`."""
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=255)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 

@@ -118,6 +118,7 @@ class VMCreate(Part):
     stop: vm.StopPolicy = vm.StopPolicy()
     snapshots: SnapshotSchedule | None = None
     share: shares.Share = shares.Share()
+    placement: vm.Placement = vm.Placement()
     start: bool = False
 
     @model_validator(mode="after")
@@ -152,6 +153,7 @@ class VMPatch(Part):
     stop: vm.StopPolicy | None = None
     snapshots: SnapshotSchedule | Literal["off"] | None = None
     share: device_requests.SharePatch | None = None
+    placement: vm.Placement | None = None
     drivers: Literal["virtio", "inbox", "virtio-when-driven"] | None = None
     """Have disks and NICs driven by virtio's drivers, or back by those that its system came with.
 

@@ -10,7 +10,7 @@ from pydantic import Field, GetJsonSchemaHandler, StringConstraints, model_valid
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from bocage.model import board
+from bocage.model import board, wishes
 from bocage.model import memory as memories
 from bocage.model import share as shares
 from bocage.model.base import Name, Part, Resource, Saying, Uid
@@ -31,6 +31,7 @@ Firmware = board.Firmware
 Smbios = board.Smbios
 Hardware = board.Hardware
 DynamicMemory = memories.DynamicMemory
+Placement = wishes.Placement
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,20}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Vlan = Annotated[int, Field(ge=1, le=4094)]
@@ -268,6 +269,8 @@ class VMSpec(Part):
     """When snapshots are taken by themselves; None: never."""
     share: shares.Share = shares.Share()
     """What it may use of its host."""
+    placement: Placement = Placement()
+    """Which hosts it may be on, and with whom."""
     virtio_when_driven: bool = False
     """Its disks and NICs go over to virtio once its guest is seen to drive a virtio disk."""
     rescue: Uid | None = None

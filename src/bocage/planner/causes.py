@@ -177,7 +177,8 @@ class HostSilent(Because):
 class NoHost(Because):
     type = "why-no-host"
     text = N_("no host has it yet")
-    hint = N_("'bocage host list' shows the hosts; its storage must be reached by one of them")
+    hint = N_("'bocage plan place {name}' says what speaks against each host")
+    name: str
 
 
 class PendingChanges(Because):

@@ -82,6 +82,7 @@ def define(
         stop=request.stop,
         snapshots=request.snapshots,
         share=request.share,
+        placement=request.placement,
         hardware=board,
     )
     for device in request.usb:

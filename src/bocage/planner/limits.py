@@ -27,17 +27,37 @@ class MoreThanSystem(faults.Fault):
     os: str
 
 
+class NoSuchTag(faults.Fault):
+    type = "fault-host-lacks-tag"
+    text = N_("{host} has no tag {given}, and no other host reaches the VM's storage")
+    hint = N_("'bocage host set {host} --tag {given}' gives it, beside the tags that it has")
+    given: str
+    host: str
+
+
 def check(spec: vm.VMSpec, host: ground.Host | None, *, present: vm.VMSpec | None = None, path: str = "") -> None:
     """Raise errors.InvalidFields when the host could never start it; `path` is that of the spec in the request.
 
     What is as it is in `present` is not looked at: a VM that came from a larger host can be changed all the same.
     """
     _check_system(spec, present, path)
+    _check_tags(spec, host, present, path)
     total = host.status.memory_bytes if host else 0
     if host is None or not total or spec.memory <= total or (present and present.memory == spec.memory):
         return
     fault = MoreThanHost(given=str(spec.memory), total=words.size(total), host=host.name)
     raise faults.problem([faults.At(f"{path}.memory" if path else "memory", fault)])
+
+
+def _check_tags(spec: vm.VMSpec, host: ground.Host | None, present: vm.VMSpec | None, path: str) -> None:
+    """Hold the spec against the one host that could have it."""
+    wanted = spec.placement.host_tags
+    if host is None or (present and present.placement.host_tags == wanted):
+        return
+    at = f"{path}.placement.host_tags" if path else "placement.host_tags"
+    lacking = [tag for tag in wanted if tag not in host.metadata.tags]
+    if lacking:
+        raise faults.problem([faults.At(at, NoSuchTag(given=tag, host=host.name)) for tag in lacking])
 
 
 def _check_system(spec: vm.VMSpec, present: vm.VMSpec | None, path: str) -> None:

@@ -71,6 +71,9 @@ def vm(
         host=hosts.get(status.host or ""),
         storages=(storage.name if storage else spec.storage,),
         networks=tuple(sorted({networks.get(nic.network, nic.network) for nic in spec.nics})) if networks else (),
+        host_tags=spec.placement.host_tags,
+        together=tuple(_key(machine.metadata.project, group) for group in spec.placement.together),
+        apart=tuple(_key(machine.metadata.project, group) for group in spec.placement.apart),
         hardware=plan.PlanBoard(
             machine=spec.hardware.machine,
             cpu_model=spec.hardware.cpu_model,

@@ -40,7 +40,7 @@ class NotWithTemplate(Error, errors.Invalid):
     field: str
 
 
-_MAY_DIFFER = frozenset({"cpus", "memory", "restart", "autostart", "stop", "snapshots", "share"})
+_MAY_DIFFER = frozenset({"cpus", "memory", "restart", "autostart", "stop", "snapshots", "share", "placement"})
 _FOR_PEOPLE = {"name", "title", "notes", "tags", "protected"}
 
 

@@ -98,7 +98,7 @@ def _seen(vm: model.VM) -> words.Message:
 def _of_host(world: _World) -> Iterator[words.Message]:
     host = world.host
     if host is None:
-        yield causes.NoHost()
+        yield causes.NoHost(name=world.vm.name)
         return
     if host.status.problem:
         yield host.status.problem.message

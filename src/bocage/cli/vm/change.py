@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import failure, options, output, people, read, session
-from bocage.cli.vm import carried, share
+from bocage.cli.vm import carried, share, wishes
 from bocage.client import rest
 
 _START = "Starting and ending"
@@ -84,6 +84,9 @@ def set_(
     disk_burst_rate: share.DiskBurstRate = None,
     disk_burst_seconds: share.DiskBurstSeconds = None,
     net_rate: share.NetRate = None,
+    apart: wishes.Apart = None,
+    together: wishes.Together = None,
+    host_tag: wishes.HostTag = None,
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
@@ -130,6 +133,7 @@ def set_(
         "restart": rest.given(policy=restart, limit=restart_limit),
         "autostart": rest.given(enabled=autostart, order=autostart_order, delay=autostart_delay),
         "stop": rest.given(within=stop_within, then=stop_then),
+        "placement": wishes.given(apart=apart, together=together, host_tag=host_tag),
     }
     parts = {key: value for key, value in parts.items() if value}
     if not whole and not parts:
@@ -148,7 +152,7 @@ def set_(
         if parts:
             vm = api.vms.get(name)
             etag = vm["metadata"]["revision"]
-            whole |= {key: {**vm["spec"][key], **value} for key, value in parts.items()}
+            whole |= {key: {**vm["spec"].get(key, {}), **value} for key, value in parts.items()}
         changed = api.vms.change(name, whole, etag=etag)
         carried.told(api, changed, f"{output.named(changed)} is changed", json=json)
 

@@ -9,7 +9,7 @@ import typer
 from bocage import errors
 from bocage.cli import complete, failure, options, read, session, waiting
 from bocage.cli import image as image_names
-from bocage.cli.vm import power, share
+from bocage.cli.vm import power, share, wishes
 from bocage.client import rest
 from bocage.words import N_
 
@@ -207,6 +207,9 @@ def create(
     disk_burst_rate: share.DiskBurstRate = None,
     disk_burst_seconds: share.DiskBurstSeconds = None,
     net_rate: share.NetRate = None,
+    apart: wishes.Apart = None,
+    together: wishes.Together = None,
+    host_tag: wishes.HostTag = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -268,6 +271,7 @@ def create(
             disk_burst_seconds=disk_burst_seconds,
             net_rate=net_rate,
         ),
+        placement=wishes.given(apart=apart, together=together, host_tag=host_tag) or None,
         start=start or None,
     )
     request |= _disks(disks)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli import options, output, people, session, table
-from bocage.cli.vm import dynamic, share
+from bocage.cli.vm import dynamic, share, wishes
 from bocage.client import rest
 
 _COLUMNS = (
@@ -252,6 +252,7 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
         ("vCPUs", people.cpus(spec["cpus"]) + _room(hardware.get("max_cpus"), people.vcpus(spec["cpus"]))),
         ("memory", dynamic.told(spec) + _room(hardware.get("max_memory"), spec["memory"])),
         ("share", share.described(spec)),
+        ("to be", wishes.described(spec)),
         ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
         ("board", _board(hardware)),
