@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import re
+import resource
 import subprocess
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -70,12 +71,11 @@ def score(path: pathlib.Path, use: pathlib.Path | None = None) -> float:
     return float(_scores(run(path, use, "-l", "0", "-v", "-v"))[0])
 
 
-def balance(path: pathlib.Path, use: pathlib.Path | None, within: float) -> tuple[float, int, bool]:
-    """What `hbal` makes of it: the score at its end or when the time was up, its moves, whether it came to its end."""
-    command = ["timeout", f"{within:g}", *_command(path, use, "-v")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def balance(path: pathlib.Path, use: pathlib.Path | None, within: float) -> tuple[float, int, bool, float]:
+    """What `hbal` makes of it: score and moves at its end, or when the time was up; whether it ended; CPU seconds."""
+    done, spent = _timed(_command(path, use, "-v"), within)
     steps = re.findall(r"^ *\d+\. .*? ([0-9]+\.[0-9]+) a=", done.stdout, re.MULTILINE)
-    return float(steps[-1]) if steps else score(path, use), len(steps), done.returncode == 0
+    return float(steps[-1]) if steps else score(path, use), len(steps), done.returncode == 0, spent
 
 
 def new_vm(*, replicated: bool) -> plan.PlanVM:
@@ -132,17 +132,30 @@ def request(*, replicated: bool) -> dict[str, Any]:
 
 
 def allocate(path: pathlib.Path, asked: pathlib.Path, *, within: float) -> tuple[float, str]:
-    """The seconds that `hail` takes for a request, and what it says."""
-    command = ["timeout", f"{within:g}", _HAIL, "-t", str(path), str(asked)]
-    begun = time.perf_counter()
-    done = subprocess.run(
-        command, env={"HTOOLS": "hail", "PATH": "/usr/bin"}, capture_output=True, text=True, check=False
-    )
-    spent = time.perf_counter() - begun
+    """The CPU seconds that `hail` takes for a request, and what it says."""
+    done, spent = _timed([_HAIL, "-t", str(path), str(asked)], within, HTOOLS="hail")
     try:
         return spent, str(json.loads(done.stdout)["info"])
     except ValueError:
         return spent, done.stderr.strip() or f"no answer within {within:g} s"
+
+
+def _timed(command: list[str], within: float, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run it for so many seconds of a CPU at most; what it said, and what it took of them."""
+    before = _children()
+    done = subprocess.run(
+        ["prlimit", f"--cpu={math.ceil(within)}", *command],
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, _children() - before
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(path: pathlib.Path, use: pathlib.Path | None, *options: str) -> str:
