@@ -106,9 +106,17 @@ def test_a_restored_store_stays_closed_until_every_host_has_told_what_it_runs_or
     assert census.settling(two, [], 7) is None
     opens = census.settling(two, ["h3"], 7)
     assert opens is not None
-    assert opens.puts["owner/erp"] == records.Owner("h1", 10)  # the higher generation is the true one
+    assert opens.puts["owner/erp"] == records.Owner("h1", 10, anew=True)  # the higher generation; h3 has told nothing
     assert opens.puts[records.CLUSTER] == records.Cluster("first", settled=True)
     assert opens.compare == {"epoch/h1": 40, "epoch/h2": 40, "epoch/h3": 40, "cluster": 1, "leader": 7}
+
+
+def test_an_instance_that_is_older_than_one_on_a_dead_host_is_over() -> None:
+    erp: dict[str, tuple[object, int]] = {"owner/erp": (records.Owner("h2", 5), 9)}
+    all_told = view(settled=False, more=erp | told(h1={"erp": 7}, h2={}, h3={"erp": 9}))
+    opens = census.settling(all_told, ["h3"], 7)
+    assert opens is not None
+    assert opens.puts["owner/erp"] == records.Owner("h3", 10)  # which the leader takes from it
 
 
 def test_what_nobody_runs_is_nobodys_under_a_generation_that_was_never_given() -> None:

@@ -27,15 +27,19 @@ def missing(view: records.View, dead: Collection[str]) -> list[str]:
 def settling(view: records.View, dead: Collection[str], leader: int) -> records.Transaction | None:
     """The transaction that opens the store for work: who owns what, by what the hosts have told.
 
-    It compares the epoch of every host: one that came meanwhile and told what it runs must be heard.
+    It compares the epoch of every host: one that came meanwhile and told what it runs must be heard. What a host has told
+    counts when it has died since, too: an older instance elsewhere is over, and the leader frees the VM. And where a dead
+    host has told nothing, nobody knows whether it had run something newer: what runs is started anew from its disks.
     """
     cluster = view.get(records.Cluster, records.CLUSTER)
     if cluster is None or cluster.settled or missing(view, dead):
         return None
     best: dict[str, records.Owner] = {}
+    unheard = False
     for host in records.hosts(view):
         report = view.get(records.Report, records.report_of(host))
-        if report is None or report.incarnation != cluster.incarnation or host in dead:
+        if report is None or report.incarnation != cluster.incarnation:
+            unheard = True
             continue
         for machine, generation in report.runs.items():
             if machine not in best or generation > best[machine].generation:
@@ -43,11 +47,11 @@ def settling(view: records.View, dead: Collection[str], leader: int) -> records.
     puts: dict[str, object] = {records.CLUSTER: dataclasses.replace(cluster, settled=True)}
     for key, entry in view.entries.items():
         if key.startswith("owner/") and isinstance(entry.record, records.Owner):
-            machine = key.removeprefix("owner/")
-            known = [entry.record.generation, cluster.floor, *([best[machine].generation] if machine in best else [])]
-            nobody = records.Owner(None, max(known) + 1)  # a generation that was never given, whoever has it now
-            found = best.get(machine)
-            puts[key] = nobody if found is None else dataclasses.replace(found, generation=nobody.generation)
+            found = best.get(key.removeprefix("owner/"), records.Owner())
+            # A generation that was never given, whoever has it now.
+            generation = max(entry.record.generation, cluster.floor, found.generation) + 1
+            anew = unheard and found.host is not None
+            puts[key] = records.Owner(found.host, generation, anew)
     compare = {records.epoch_of(host): view.revision(records.epoch_of(host)) for host in records.hosts(view)}
     compare |= {records.CLUSTER: view.revision(records.CLUSTER), records.LEADER: leader}
     return records.Transaction(cluster.incarnation, compare, puts)

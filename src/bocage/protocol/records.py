@@ -93,10 +93,14 @@ class Beat:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Owner:
-    """Who may run a VM. `generation` grows with each change: an instance carries the one it was started under."""
+    """Who may run a VM. `generation` grows with each change: an instance carries the one it was started under.
+
+    `anew`: what runs of it on that host may be older than its disks; it is ended, and started from them.
+    """
 
     host: str | None = None
     generation: int = 0
+    anew: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class Returning:
             self.phase = Phase.CHANGING
 
     def to_end(self, view: records.View, runs: Iterable[str]) -> list[str]:
-        """The VMs that run here and belong elsewhere: a restored store was settled so.
+        """The VMs that run here and belong elsewhere, or are to be started anew: a restored store was settled so.
 
         They are ended, and what they have sent with them, before the guard is given the new life: it would let them go
         on with the others.
@@ -119,7 +119,7 @@ class Returning:
         ends = []
         for machine in runs:
             owner = view.get(records.Owner, records.owner_of(machine))
-            if owner is not None and owner.host != self.host:
+            if owner is not None and (owner.host != self.host or owner.anew):
                 ends.append(machine)
         return ends
 
