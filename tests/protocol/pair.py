@@ -89,9 +89,13 @@ class Pair:
 
     def _ask(self, transaction: records.Transaction | None, reply: Callable[[Any], None]) -> None:
         if self.storeward:
-            delay = self.time.random.uniform
-            back = lambda said: self.time.after(delay(0.001, 0.05), lambda: reply(said) if self.alive else None)  # noqa: E731
-            self.time.after(delay(0.001, 0.05), lambda: self.store.arrive(transaction, back))
+            self.time.after(self._delay(), lambda: self.store.arrive(transaction, back))
+
+        def back(said: object) -> None:
+            self.time.after(self._delay(), lambda: reply(said) if self.alive else None)
+
+    def _delay(self) -> float:
+        return self.time.random.uniform(0.001, 0.05)
 
     def _tick(self) -> None:
         if not self.alive:

@@ -28,8 +28,8 @@ def settling(view: records.View, dead: Collection[str], leader: int) -> records.
     """The transaction that opens the store for work: who owns what, by what the hosts have told.
 
     It compares the epoch of every host: one that came meanwhile and told what it runs must be heard. What a host has
-    told counts when it has died since, too: an older instance elsewhere is over, and the leader frees the VM. And where a
-    dead host has told nothing, nobody knows whether it had run something newer: what runs is started anew from its disks.
+    told counts when it has died since, too: an older instance elsewhere is over, and the leader frees the VM. And where
+    a dead host has told nothing, nobody knows whether it had run something newer: what runs is started anew from disk.
     """
     cluster = view.get(records.Cluster, records.CLUSTER)
     if cluster is None or cluster.settled or missing(view, dead):
