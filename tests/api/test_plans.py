@@ -1,7 +1,16 @@
 """What a planner would do, asked over the API: of the world as it is, and of one that was kept."""
 
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bocage.api import plans
 from bocage.model import plan
-from tests.api.conftest import VMS
+from bocage.planner import rebalance
+from tests.api.conftest import VMS, over_socket, problem
 
 HOSTS = [{"name": name, "memory": "8G", "cpus": 4, "storages": ["array"]} for name in ("host1", "host2")]
 KEPT = {
@@ -44,3 +53,56 @@ async def test_what_does_not_hold_together_is_refused_with_where_it_stands(clien
     many = {"hosts": [{"name": f"host{n}", "memory": "1G", "cpus": 1} for n in range(101)]}
     refused = await client.post("/plan/rebalance", json={"world": many, "survive": 2})
     assert (refused.status_code, refused.json()["faults"][0]["path"]) == (422, "survive")
+
+
+class Endless:
+    """A plan that ends when it is told to, and not before."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, _of: plan.World, *, check: Callable[[], bool], **_: object) -> plan.Rebalanced:
+        self.begun.set()
+        try:
+            while not check():
+                time.sleep(0.001)
+        finally:
+            self.ended.set()
+        return plan.Rebalanced(before=0, after=0, moves=(), hosts_before=(), hosts_after=(), complete=False)
+
+
+@pytest.fixture
+def endless(monkeypatch):
+    found = Endless()
+    monkeypatch.setattr(rebalance, "rebalance", found)
+    return found
+
+
+async def test_a_plan_ends_when_whoever_asked_leaves(served, world, endless):
+    async with over_socket(world) as client:
+        asking = asyncio.create_task(client.post("/plan/rebalance", json={"world": KEPT}))
+        assert await asyncio.to_thread(endless.begun.wait, 60)
+        asking.cancel()
+    assert await asyncio.to_thread(endless.ended.wait, 60)
+    async with over_socket(world) as client:
+        assert (await client.post("/plan/place", json={"world": KEPT, "vm": "vm1"})).status_code == 200
+
+
+async def test_a_plan_ends_with_the_daemon(served, world, endless):
+    async with over_socket(world) as client:
+        asking = asyncio.create_task(client.post("/plan/rebalance", json={"world": KEPT}))
+        assert await asyncio.to_thread(endless.begun.wait, 60)
+        served.state.api.closing.set()
+        problem(await asking, 503, "plan-given-up")
+    assert endless.ended.is_set()
+
+
+async def test_a_plan_has_its_time_and_another_waits_so_long_for_it(client, endless, monkeypatch):
+    monkeypatch.setattr(plans, "_WAITED", 0.01)
+    asking = asyncio.create_task(client.post("/plan/rebalance", json={"world": KEPT}))
+    assert await asyncio.to_thread(endless.begun.wait, 60)
+    problem(await client.post("/plan/place", json={"world": KEPT, "vm": "vm1"}), 503, "plan-busy")
+    asking.cancel()
+    assert await asyncio.to_thread(endless.ended.wait, 60)
+    monkeypatch.setattr(plans, "_LONGEST", 0.01)
+    assert (await client.post("/plan/rebalance", json={"world": KEPT})).json()["complete"] is False

@@ -1,16 +1,17 @@
 """Plans of moves: each step is possible, nothing that held breaks, and the cluster is better for it."""
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as some
 
 from bocage.model import plan
-from bocage.planner import moves, occupancy, rebalance, survival
+from bocage.planner import exchanges, moves, occupancy, patience, rebalance, survival
 from tests.planner import worlds
 from tests.planner.worlds import host, vm, world
 
 
-def told(of: plan.World, **bounds: int) -> list[tuple[str, str, str]]:
-    return [(one.vm, one.origin, one.to) for one in rebalance.rebalance(of, **bounds).moves]
+def told(of: plan.World) -> list[tuple[str, str, str]]:
+    return [(one.vm, one.origin, one.to) for one in rebalance.rebalance(of).moves]
 
 
 def test_what_is_balanced_stays():
@@ -266,3 +267,74 @@ def _short(of: plan.World) -> list[str]:
 def test_a_world_comes_back_from_its_text(of):
     assume(of.vms)
     assert plan.World.model_validate_json(of.model_dump_json(exclude_defaults=True)) == of
+
+
+class Told(Exception):
+    pass
+
+
+def _after_looks(looks: int, *, told: bool = False) -> patience.Check:
+    """A check that says so often that there is time, and then that there is none, or that it is to end."""
+    left = iter(range(looks))
+
+    def check() -> bool:
+        late = next(left, None) is None
+        if late and told:
+            raise Told
+        return late
+
+    return check
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds.worlds(), some.integers(0, 400))
+def test_what_was_found_in_time_is_a_plan_like_any_other(of, looks):
+    try:
+        found = rebalance.rebalance(of, check=_after_looks(looks))
+    except patience.TookTooLong:
+        assert of.survive
+        return
+    now, where = of, worlds.places(of)
+    for move in found.moves:
+        where[move.vm] = (move.to, move.replica_to)
+        then = worlds.moved(of, where)
+        assert not _breaks(now, then, move.vm)
+        assert abs(worlds.score(then) - move.score) < 1e-6
+        now = then
+    assert abs(worlds.score(now) - found.after) < 1e-6
+    assert found.unsurvived == rebalance.rebalance(now, most=0).unsurvived
+
+
+def test_a_plan_whose_time_is_over_says_that_more_may_gain():
+    of = world(host("host1"), host("host2"), *(vm(f"vm{n}", 1, "host1") for n in range(6)))
+    found = rebalance.rebalance(of, check=_after_looks(10))
+    assert not found.complete
+    assert len(found.moves) < 3
+
+
+def test_a_plan_can_be_ended_wherever_it_is():
+    busy = [vm(f"vm{n}", 1 + n % 3, f"host{1 + n % 2}", load=plan.Load(cpu=n)) for n in range(8)]
+    of = world(*(host(f"host{n}", 16) for n in (1, 2, 3)), *busy, vm("c", host_tags=("x",), at="host1"), survive=1)
+    looks = 0
+
+    def count() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    rebalance.rebalance(of, check=count)
+    assert looks > 50
+    for number in range(looks):
+        with pytest.raises(Told):
+            rebalance.rebalance(of, check=_after_looks(number, told=True))
+
+
+def test_no_part_of_a_plan_is_long_without_a_look():
+    hosts = [host(f"host{n}", 64) for n in range(12)]
+    of = world(*hosts, *(vm(f"vm{n}", 1, f"host{n % 6}") for n in range(60)), survive=2)
+    left = iter(range(10_000))
+    state = moves.State(occupancy.Occupancy(of), lambda: next(left) < 0)
+    begun = next(left)
+    assert begun >= 66  # pairs of hosts
+    exchanges.pairs(state, 0.0)
+    assert next(left) - begun > 66

@@ -37,6 +37,8 @@ class Api:
     node: nodes.Node
     host: str | None = None  # the uid of the host it runs on
     closing: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    planning: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(1))
+    """A long plan takes all that one thread has."""
     answered: int = 0  # answers that are kept for idempotency keys since the last pruning
     working: set[asyncio.Task[Any]] = dataclasses.field(default_factory=set)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import pydantic
 from fastapi import Body, Query
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
-from bocage import errors
-from bocage.api import answers, calls, examples, problems, routing, use
+from bocage import errors, threads
+from bocage.api import answers, calls, examples, nodes, problems, routing, use
 from bocage.model import base, faults, ground, plan, sample
 from bocage.model.vm import VM
-from bocage.planner import placement, rebalance, snapshot
+from bocage.planner import patience, placement, rebalance, snapshot
 from bocage.words import N_
 
 router = routing.router("plan", "/plan")
@@ -24,7 +26,8 @@ router = routing.router("plan", "/plan")
 Reading = Annotated[calls.Call, calls.may("plan:read")]
 Survive = Annotated[int, Field(ge=0, le=2)]
 R = TypeVar("R")
-_ONE = asyncio.Semaphore(1)  # a long plan takes all that one thread has
+_LONGEST = 60.0  # seconds that are searched for a better plan; with what comes after it may be twice as many
+_WAITED = 60.0  # seconds that one plan waits for another
 
 
 class NoSuchVM(problems.Error, errors.NotFound):
@@ -32,6 +35,17 @@ class NoSuchVM(problems.Error, errors.NotFound):
     text = N_("there is no VM {vm} in this world")
     hint = N_("say what it would be, such as its memory, to ask for one that is not there yet")
     vm: str
+
+
+class Busy(problems.Error, errors.Unavailable):
+    type = "plan-busy"
+    text = N_("another plan is being made and takes long")
+    hint = N_("ask again later")
+
+
+class GivenUp(problems.Error, errors.Unavailable):
+    type = "plan-given-up"
+    text = N_("the plan was given up: whoever asked is gone, or the daemon ends")
 
 
 class Asked(base.Part):
@@ -74,7 +88,7 @@ async def place(
     asked = request.new or next((one for one in of.vms if request.vm in (one.key, f"default/{one.key}")), None)
     if asked is None:
         raise NoSuchVM(vm=request.vm or "")
-    placed = await _computed(lambda: placement.place(asked, of))
+    placed = await _computed(call, lambda check: placement.place(asked, of, check=check))
     return answers.json(placed.model_dump_json(context=base.WORDS))
 
 
@@ -84,7 +98,9 @@ async def rebalance_(
 ) -> Response:
     """Which moves would balance the hosts, step by step, and who would survive then. Nothing is done."""
     of = await _world(call, request)
-    found = await _computed(lambda: rebalance.rebalance(of, most=request.moves, least=request.least))
+    found = await _computed(
+        call, lambda check: rebalance.rebalance(of, most=request.moves, least=request.least, check=check)
+    )
     return answers.json(found.model_dump_json(context=base.WORDS))
 
 
@@ -115,7 +131,33 @@ async def _present(call: calls.Call, survive: int) -> plan.World:
     )
 
 
-async def _computed(work: Callable[[], R]) -> R:
-    """What takes long, beside everything else."""
-    async with _ONE:
-        return await asyncio.to_thread(work)
+async def _computed(call: calls.Call, work: Callable[[patience.Check], R]) -> R:
+    """What takes long, beside everything else, while there is somebody who waits for it. Raises Busy and GivenUp."""
+    assert isinstance(call.connection, Request)
+    found = list[R]()
+
+    async def compute() -> None:
+        try:
+            async with asyncio.timeout(_WAITED):
+                await call.api.planning.acquire()
+        except TimeoutError as error:
+            raise Busy from error
+        try:
+            found.append(await _in_thread(work))
+        finally:
+            call.api.planning.release()
+
+    await nodes.first(compute(), nodes.gone(call.connection.receive), call.api.closing.wait())
+    if not found:
+        raise GivenUp
+    return found[0]
+
+
+async def _in_thread(work: Callable[[patience.Check], R]) -> R:
+    job, end = threads.Job(None), time.monotonic() + _LONGEST
+
+    def check() -> bool:
+        job.check()
+        return time.monotonic() > end
+
+    return await threads.to_its_end(asyncio.ensure_future(asyncio.to_thread(work, check)), job)

@@ -213,6 +213,7 @@ class Stuck(Part):
     reasons: tuple[Saying, ...]
     """Why it must not be there."""
     verdicts: tuple[Verdict, ...]
+    """Empty when the time was over before."""
 
 
 class Standing(Part):
@@ -239,4 +240,4 @@ class Rebalanced(Part):
     unsurvived: tuple[Unsurvived, ...] = ()
     """Who would not run again, when the plan is carried out, if as many hosts died as are to be survived."""
     complete: bool = True
-    """Whether nothing more gains enough; else a bound, on moves or on effort, was met."""
+    """Whether nothing more gains enough; else a bound, on moves, effort or time, was met."""

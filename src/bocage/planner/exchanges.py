@@ -26,7 +26,7 @@ class Of:
 
 
 def pairs(state: moves.State, least: float) -> list[Of]:
-    """Pairs of hosts whose exchanges could gain `least`, the most promising first."""
+    """Pairs of hosts whose exchanges could gain `least`, the most promising first; none once the time is over."""
     ledger, found = state.scores, list[tuple[float, Of]]()
     for replicas in (False, True) if ledger.reserved else (False,):
         metrics = [one for one in ledger.metrics if (one.copy if replicas else one.own) and one.count]
@@ -35,6 +35,8 @@ def pairs(state: moves.State, least: float) -> list[Of]:
         now = [metric.score() for metric in metrics]
         hosts = [host for host in range(len(state.held.hosts)) if metrics and metrics[0].per[host] > 0]
         for one, other in itertools.combinations(hosts, 2):
+            if state.check():
+                return []
             gain = 0.0
             for spread, whole, score in zip(spreads, total, now, strict=True):
                 if whole > 0:

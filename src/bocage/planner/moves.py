@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from bocage.planner import filters, scores, survival
+from bocage.planner import filters, patience, scores, survival
 from bocage.planner.occupancy import NOWHERE, Occupancy
 
 Candidate = tuple[float, int, int]  # the balance then, the host, the replica's
@@ -27,10 +27,10 @@ class Step:
 class State:
     """What stands, its score, and who would survive: all three change together."""
 
-    def __init__(self, held: Occupancy) -> None:
-        self.held = held
+    def __init__(self, held: Occupancy, check: patience.Check = patience.endless) -> None:
+        self.held, self.check = held, check
         self.scores = scores.Scores(held)
-        self.survival = survival.Survival(held)
+        self.survival = survival.Survival(held, check)
         self._counted = self.scores.counted()
         self._live = [vm.running and vm.hardware.cpu_model == "host" for vm in held.vms]
         self._mates = [self._mates_of(vm) for vm in range(len(held.vms))]
@@ -56,11 +56,11 @@ class State:
         self.scores.settle()
 
     def best(self, vm: int, below: float) -> Step | None:
-        """The best move of a VM, when it brings the score below a bound."""
+        """The best move of a VM that was found in time, when it brings the score below a bound."""
         found = None
         bound = self._counted + self._mended_at_most(vm) + self._readied_at_most(vm)
         for balance, host, replica in sorted(self._candidates(vm, below - bound)):
-            if balance + bound >= below:
+            if balance + bound >= below or self.check():
                 break
             if not self._possible(vm, host, replica):
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bocage import words
 from bocage.model import base, plan
-from bocage.planner import filters, moves, occupancy, survival
+from bocage.planner import filters, moves, occupancy, patience, survival
 from bocage.planner.occupancy import NOWHERE
 from bocage.words import N_
 
@@ -46,14 +46,14 @@ class NoReplica(filters.Refused):
     host: str
 
 
-def place(vm: plan.PlanVM, world: plan.World) -> plan.Placed:
+def place(vm: plan.PlanVM, world: plan.World, *, check: patience.Check = patience.endless) -> plan.Placed:
     """Choose a host for a VM as if it were nowhere yet: the one that leaves the best score, and what speaks of each.
 
-    With `replicated` and no host for its replica yet, both are chosen.
+    With `replicated` and no host for its replica yet, both are chosen. Raises TookTooLong.
     """
     others = tuple(one for one in world.vms if one.key != vm.key)
     asked = vm.model_copy(update={"host": None})
-    state = moves.State(occupancy.Occupancy(world.model_copy(update={"vms": (*others, asked)})))
+    state = moves.State(occupancy.Occupancy(world.model_copy(update={"vms": (*others, asked)})), check)
     verdicts = verdicts_of(state, len(others))
     good = [verdict for verdict in verdicts if not verdict.reasons]
     if not good:
@@ -68,13 +68,17 @@ def place(vm: plan.PlanVM, world: plan.World) -> plan.Placed:
 
 
 def verdicts_of(state: moves.State, vm: int) -> list[plan.Verdict]:
-    """Every host, looked at for one VM that stands elsewhere or nowhere: those that could have it first, by score."""
+    """Every host, looked at for one VM that stands elsewhere or nowhere: those that could have it first, by score.
+
+    Raises TookTooLong.
+    """
     held = state.held
     found = [_verdict(state, vm, host) for host in range(len(held.hosts)) if host != held.at[vm]]
     return sorted(found, key=lambda one: (bool(one.reasons), one.score or 0.0, one.host))
 
 
 def _verdict(state: moves.State, vm: int, host: int) -> plan.Verdict:
+    patience.require(state.check)
     held = state.held
     name = held.hosts[host].name
     if reasons := held.refusals(vm, host):
@@ -82,6 +86,7 @@ def _verdict(state: moves.State, vm: int, host: int) -> plan.Verdict:
     both = held.replica[vm] == NOWHERE and held.vms[vm].replicated
     last: survival.Proof | None = None
     for replica in state.replicas_for(vm, host) if both else (held.replica[vm],):
+        patience.require(state.check)
         if not both and state.readied(vm, host, replica) is None:
             return plan.Verdict(host=name, reasons=(base.Saying.of(ReplicasLack(host=name)),))
         proven = state.survival.after(vm, host, replica)

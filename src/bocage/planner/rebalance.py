@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections.abc import Iterator
 
 from bocage import words
 from bocage.model import base, plan
-from bocage.planner import exchanges, moves, occupancy, placement, survival
+from bocage.planner import exchanges, moves, occupancy, patience, placement, survival
 from bocage.planner.occupancy import NOWHERE
 from bocage.words import N_
 
@@ -37,16 +38,22 @@ class Prepares(words.Message):
 
 
 def rebalance(
-    world: plan.World, *, most: int | None = None, least: float | None = None, effort: int = EFFORT
+    world: plan.World,
+    *,
+    most: int | None = None,
+    least: float | None = None,
+    effort: int = EFFORT,
+    check: patience.Check = patience.endless,
 ) -> plan.Rebalanced:
     """Moves that bring the score down, `most` of them, each of which gains `least` or is part of two that do.
 
     Where it is not given it is the less the more hosts there are: a move changes two of them.
     No step breaks what holds before it: room, wishes of VMs, and who would survive.
+    Once the time is over it is what was found by then. Raises TookTooLong when not even the search could begin.
     """
     bound = len(world.vms) * 4 + 4 if most is None else most
     least = min(_LEAST, _LEAST_OF_ALL / max(len(world.hosts), 1)) if least is None else least
-    begun = moves.State(occupancy.Occupancy(world))
+    begun = moves.State(occupancy.Occupancy(world), check)
     before, shares = begun.score, _shares(begun)
     search = Search(begun, bound, least, effort)
     complete = search.run()
@@ -65,7 +72,7 @@ def rebalance(
         hosts_before=shares,
         hosts_after=_shares(state),
         stuck=tuple(_stuck(state)),
-        unsurvived=tuple(survival.Survival(state.held).unsurvived()),
+        unsurvived=tuple(survival.Survival(state.held, patience.to_the_end(check)).unsurvived()),
         complete=complete,
     )
 
@@ -115,7 +122,8 @@ class Search:
         return len(self.steps) > begun
 
     def _change_places(self, of: exchanges.Of, in_vain: set[exchanges.Of]) -> bool:
-        self.left -= 1
+        if not self._look():
+            return False
         steps = exchanges.best(self.state, of, self.state.score - 2 * self._least)
         for step in steps:
             self._do(step)
@@ -124,25 +132,34 @@ class Search:
         return bool(steps)
 
     def _best(self, vm: int) -> moves.Step | None:
-        self.left -= 1
-        return self.state.best(vm, self.state.score - self._least)
+        return self.state.best(vm, self.state.score - self._least) if self._look() else None
+
+    def _look(self) -> bool:
+        """Count one look; False when no more are left, or no time."""
+        self.left = 0 if self.state.check() else self.left - 1
+        return self.left > 0
 
     def _do(self, step: moves.Step) -> None:
         self.state.do(step)
-        self.steps.append(step)
+        self.steps.append(dataclasses.replace(step, score=self.state.score))
 
 
 def shorter(world: plan.World, end: moves.State, steps: list[moves.Step]) -> tuple[moves.State, list[moves.Step]]:
     """The same end by fewer moves, where VMs that were moved twice can go at once; and the state that it comes to.
 
-    Where the order cannot be found, the steps are as they were.
+    Where the order cannot be found, or not in time, both are as they were.
     """
-    state = moves.State(occupancy.Occupancy(world))
+    try:
+        state = moves.State(occupancy.Occupancy(world), end.check)
+    except patience.TookTooLong:
+        return end, steps
     goals = {step.vm: (end.held.at[step.vm], end.held.replica[step.vm]) for step in steps}
     found, waiting = list[moves.Step](), list(goals)
     while waiting:
         left = list[int]()
         for vm in waiting:
+            if end.check():
+                return end, steps
             for host, replica in _towards(state.held.at[vm], state.held.replica[vm], *goals[vm]):
                 if step := state.step(vm, host, replica):
                     state.do(step)
@@ -153,13 +170,7 @@ def shorter(world: plan.World, end: moves.State, steps: list[moves.Step]) -> tup
         if len(left) == len(waiting) and not (found and found[-1].vm in left):
             break
         waiting = left
-    if waiting or len(found) >= len(steps):
-        state = moves.State(occupancy.Occupancy(world))
-        found = []
-        for step in steps:
-            state.do(step)
-            found.append(moves.Step(state.score, step.vm, step.host, step.replica))
-    return state, found
+    return (end, steps) if waiting or len(found) >= len(steps) else (state, found)
 
 
 def _towards(host: int, replica: int, to: int, copy: int) -> Iterator[tuple[int, int]]:
@@ -212,8 +223,16 @@ def _stuck(state: moves.State) -> Iterator[plan.Stuck]:
                 vm=held.vms[vm].key,
                 host=held.hosts[held.at[vm]].name,
                 reasons=tuple(map(base.Saying.of, reasons)),
-                verdicts=tuple(placement.verdicts_of(state, vm)),
+                verdicts=_verdicts(state, vm),
             )
+
+
+def _verdicts(state: moves.State, vm: int) -> tuple[plan.Verdict, ...]:
+    """None once the time is over."""
+    try:
+        return tuple(placement.verdicts_of(state, vm))
+    except patience.TookTooLong:
+        return ()
 
 
 def _shares(state: moves.State) -> tuple[plan.Standing, ...]:

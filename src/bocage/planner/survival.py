@@ -10,7 +10,7 @@ import heapq
 import itertools
 
 from bocage.model import base, plan
-from bocage.planner import filters
+from bocage.planner import filters, patience
 from bocage.planner.occupancy import NOWHERE, Occupancy
 from bocage.words import N_
 
@@ -111,17 +111,20 @@ class Proof:
 
 
 class Survival:
-    """The proofs for every set of hosts that may die at once."""
+    """The proofs for every set of hosts that may die at once. Raises TookTooLong when not all can be made in time."""
 
-    def __init__(self, held: Occupancy) -> None:
-        self._held = held
+    def __init__(self, held: Occupancy, check: patience.Check = patience.endless) -> None:
+        self._held, self._check = held, check
         self._ready = [host.state == "ready" for host in held.hosts]
         alive = [index for index, host in enumerate(held.hosts) if host.state != "silent"]
         count = min(held.world.survive, len(alive))
         sets = itertools.combinations(alive, count) if count else ()
         self._later = [(-vm.priority, -held.needs[index], index) for index, vm in enumerate(held.vms)]
         self._reach = [sum(allowed) for allowed in held.allowed]
-        self.proofs = [self.prove(failed) for failed in sets]
+        self.proofs: list[Proof] = []
+        for failed in sets:
+            patience.require(check)
+            self.proofs.append(self.prove(failed))
         self._peaks: dict[int, tuple[int, int, float]] = {}
 
     @property
@@ -237,6 +240,7 @@ class Survival:
 
     def prove(self, failed: tuple[int, ...], tries: int = _TRIES) -> Proof:
         """A proof for what stands now."""
+        self._check()
         held = self._held
         proof = Proof.empty(failed, len(held.hosts))
         movable: list[int] = []
@@ -343,6 +347,7 @@ class Survival:
         return held.memory_room[host] - held.memory[host] - proof.memory[host]
 
     def _fitting(self, proof: Proof, vm: int) -> list[int]:
+        self._check()
         allowed = self._held.allowed[vm]
         return [host for host, may in enumerate(allowed) if may and self._starts(proof, vm, host)]
 
