@@ -55,6 +55,19 @@ async def test_what_does_not_hold_together_is_refused_with_where_it_stands(clien
     assert (refused.status_code, refused.json()["faults"][0]["path"]) == (422, "survive")
 
 
+async def test_groups_of_a_kept_world_have_a_bound(client):
+    def kept(count: int, groups: list[str]) -> dict[str, object]:
+        return {"vms": [{"name": f"vm{n}", "memory": "1M", "apart": groups} for n in range(count)]}
+
+    for world, path in (
+        (kept(1001, ["web"]), "world.vms"),
+        (kept(1, [f"g{n}" for n in range(17)]), "world.vms.0.apart"),
+    ):
+        refused = problem(await client.post("/plan/rebalance", json={"world": world}), 422, "invalid-fields")
+        assert refused["faults"][0]["path"] == path
+    assert (await client.post("/plan/rebalance", json={"world": kept(1000, ["web"])})).status_code == 200
+
+
 class Endless:
     """A plan that ends when it is told to, and not before."""
 

@@ -1,11 +1,13 @@
 """Where a VM is to be, and what is said of every host."""
 
+import tracemalloc
+
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from bocage import words
 from bocage.model import plan
-from bocage.planner import placement
+from bocage.planner import moves, occupancy, placement
 from tests.planner import worlds
 from tests.planner.worlds import host, vm, world
 
@@ -126,3 +128,17 @@ def test_the_order_in_which_hosts_and_vms_are_told_does_not_matter(of, random):
     random.shuffle(vms)
     mixed = of.model_copy(update={"hosts": tuple(hosts), "vms": tuple(vms)})
     assert placement.place(vm("new"), mixed).host == placement.place(vm("new"), of).host
+
+
+def test_what_a_large_group_costs_does_not_grow_with_its_square():
+    def held(count: int) -> int:
+        of = world(host("host1", 8000), *(vm(f"vm{n}", 1, "host1", apart=("web",)) for n in range(count)))
+        there = occupancy.Occupancy(of)
+        tracemalloc.start()
+        state = moves.State(there)
+        taken = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert state.held is there
+        return taken
+
+    assert held(600) < 6 * held(150)  # 16 times as much, were it the square

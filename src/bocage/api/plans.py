@@ -51,7 +51,7 @@ class GivenUp(problems.Error, errors.Unavailable):
 class Asked(base.Part):
     """A question of a planner."""
 
-    world: plan.World | None = None
+    world: plan.AskedWorld | None = None
     """As `GET /plan/world` gave it; None: the present one."""
     survive: Survive | None = None
     """Hosts that may die at once; None: as the world has it."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from bocage.model.base import Name, Part, Saying, Tag
 from bocage.model.units import Size
 
 Group = Annotated[str, StringConstraints(pattern=r"^[\w.:/=-]{1,127}$")]
 """Of another project than the default with that before it: `project/group`."""
+Groups = Annotated[tuple[Group, ...], Field(max_length=16)]
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=255)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 
 _MOST_FOR_TWO = 100
+_MOST_IN_GROUP = 1000
 
 
 class Load(Part):
@@ -92,9 +95,9 @@ class PlanVM(Part):
     host_tags: tuple[Tag, ...] = ()
     """Its host has all of these."""
     hardware: PlanBoard = PlanBoard()
-    together: tuple[Group, ...] = ()
+    together: Groups = ()
     """VMs of one such group stand on one host."""
-    apart: tuple[Group, ...] = ()
+    apart: Groups = ()
     """VMs of one such group stand on different hosts."""
     priority: Annotated[int, Field(ge=0, le=10_000)] = 100
     """The higher, the earlier it is started again after a host has died, and the later it is left out."""
@@ -154,6 +157,18 @@ class World(Part):
             if vm.replica is not None and vm.replica == vm.host:
                 raise ValueError(f"vms: {vm.key} has its replica beside itself")
         return self
+
+
+def _bounded(world: World) -> World:
+    counts = Counter(group for vm in world.vms for group in {*vm.apart, *vm.together})
+    for group, count in counts.items():
+        if count > _MOST_IN_GROUP:
+            raise ValueError(f"vms: {count} are in the group {group}, and {_MOST_IN_GROUP} at most are looked at")
+    return world
+
+
+AskedWorld = Annotated[World, AfterValidator(_bounded)]
+"""One that was made elsewhere: what it costs to look at it is bounded."""
 
 
 class Verdict(Part):

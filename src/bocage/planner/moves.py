@@ -33,7 +33,11 @@ class State:
         self.survival = survival.Survival(held, check)
         self._counted = self.scores.counted()
         self._live = [vm.running and vm.hardware.cpu_model == "host" for vm in held.vms]
-        self._mates = [self._mates_of(vm) for vm in range(len(held.vms))]
+        found: dict[object, tuple[int, ...]] = {}  # one for all VMs of the same groups: large groups have many
+        for vm, one in enumerate(held.vms):
+            if (one.apart, one.together) not in found:
+                found[one.apart, one.together] = self._mates_of(vm)
+        self._mates = [found[one.apart, one.together] for one in held.vms]
 
     @property
     def score(self) -> float:
