@@ -68,6 +68,14 @@ async def test_groups_of_a_kept_world_have_a_bound(client):
     assert (await client.post("/plan/rebalance", json={"world": kept(1000, ["web"])})).status_code == 200
 
 
+async def test_a_new_vm_must_hold_together_with_the_world(client):
+    new = {"name": "new", "memory": "1G", "replica": "nohost"}
+    refused = await client.post("/plan/place", json={"world": KEPT, "new": new})
+    assert problem(refused, 422, "invalid-fields")["faults"][0]["path"] == "vms"
+    known = await client.post("/plan/place", json={"world": KEPT, "new": {**new, "replica": "host2", "host": "other"}})
+    assert known.json()["host"] == "host1"
+
+
 class Endless:
     """A plan that ends when it is told to, and not before."""
 

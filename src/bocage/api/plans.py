@@ -88,6 +88,9 @@ async def place(
     asked = request.new or next((one for one in of.vms if request.vm in (one.key, f"default/{one.key}")), None)
     if asked is None:
         raise NoSuchVM(vm=request.vm or "")
+    others = (one for one in of.vms if one.key != asked.key)
+    asked = asked.model_copy(update={"host": None})
+    of = _changed(of, vms=(*others, asked))
     placed = await _computed(call, lambda check: placement.place(asked, of, check=check))
     return answers.json(placed.model_dump_json(context=base.WORDS))
 
@@ -107,10 +110,13 @@ async def rebalance_(
 async def _world(call: calls.Call, request: Asked) -> plan.World:
     """The world that a request brings, or the present one."""
     of = request.world or await _present(call, 0)
-    if request.survive is None:
-        return of
+    return of if request.survive is None else _changed(of, survive=request.survive)
+
+
+def _changed(of: plan.World, **fields: object) -> plan.World:
+    """A world with other fields, which are looked at as if they had been asked with."""
     try:
-        return plan.World.model_validate({**dict(of), "survive": request.survive})
+        return plan.World.model_validate({**dict(of), **fields})
     except pydantic.ValidationError as error:
         raise faults.problem(faults.read(error.errors())) from error
 
