@@ -142,3 +142,16 @@ def test_what_a_large_group_costs_does_not_grow_with_its_square():
         return taken
 
     assert held(600) < 6 * held(150)  # 16 times as much, were it the square
+
+
+def test_who_could_not_start_again_is_one_that_could_before():
+    there = (host("host1", 10), host("host2"), vm("big", 9, "host1"), vm("small", 1, "host1"))
+    placed = placement.place(vm("new", 8), world(*there, survive=1))
+    reason = next(one for one in placed.verdicts if one.host == "host2").reasons[0]
+    assert (reason.type, reason.params["vm"]) == ("host-breaks-survival", "small")
+
+
+def test_a_host_without_memory_is_one_that_has_no_room():
+    there = (host("host1"), host("host2"), host("empty", 0), vm("old", 1, "host1", replica="host2"))
+    placed = placement.place(vm("new"), world(*there))
+    assert [one.host for one in placed.verdicts if one.reasons] == ["empty"]

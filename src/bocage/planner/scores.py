@@ -194,7 +194,7 @@ class Reserved:
         weights = held.world.weights
         self._sum, self._unready = weights.reserved_sum, weights.unready
         self.most = [max(row, default=0) for row in self.of]
-        per = [1.0 / host.memory if one else 0.0 for host, one in zip(held.hosts, counts, strict=True)]
+        per = [1.0 / host.memory if one and host.memory else 0.0 for host, one in zip(held.hosts, counts, strict=True)]
         self.metric = Metric(weights.reserved, per, [], None, [float(most) for most in self.most])
 
     def score(self) -> float:

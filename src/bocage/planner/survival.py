@@ -194,7 +194,9 @@ class Survival:
     def refusal(self, proof: Proof, asked: int, host: int) -> WouldNotRunAgain:
         """In words, why a VM is not to go to a host."""
         held = self._held
-        vm = asked if asked in proof.short else min(proof.short)
+        before = next(one for one in self.proofs if one.failed == proof.failed)
+        short = proof.short.keys() - before.short.keys()
+        vm = asked if asked in short else min(short)
         failed = ", ".join(held.hosts[one].name for one in proof.failed)
         reason = base.Saying.of(proof.short[vm]).model_dump()
         return WouldNotRunAgain(host=held.hosts[host].name, vm=held.vms[vm].key, failed=failed, reason=reason)
