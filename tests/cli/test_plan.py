@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Bocage
 from tests.fake_api import FakeApi
 
@@ -116,9 +118,28 @@ def test_a_dump_is_text_that_comes_back(api: FakeApi, bocage: Bocage, tmp_path: 
     assert api.asked[1].document == {"world": {"hosts": [], "vms": []}}
 
 
-def test_a_file_that_is_no_dump_is_told_before_anything_is_asked(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
-    (tmp_path / "dump.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "null", "[]", "[" * 100_000])
+def test_a_file_that_is_no_dump_is_told_before_anything_is_asked(
+    text: str, api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path
+):
+    (tmp_path / "dump.json").write_text(text)
     ended = bocage("plan", "place", "web1", "--from", str(tmp_path / "dump.json"))
     assert ended.code == 2
     assert "bocage plan dump" in ended.err
+    assert "report it" not in ended.err
+    assert api.asked == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("--cpus", "2"), ("--disk", "9G"), ("--replica",), ("--storage", "array"), ("--network", "office")),
+        *(("--host-tag", "ssd"), ("--apart", "web"), ("--together", "shop")),
+    ],
+)
+def test_what_a_new_one_would_have_is_not_left_out_in_silence(options: tuple[str, ...], api: FakeApi, bocage: Bocage):
+    ended = bocage("plan", "place", "web9", *options)
+    assert ended.code == 2
+    assert f"{options[0]}: " in ended.err
+    assert "--memory" in ended.err
     assert api.asked == []

@@ -42,6 +42,16 @@ _SHARES = (
     table.Column("OF", right=True),
     table.Column("VCPUS", right=True),
 )
+_OPTIONS = {
+    "storages": "--storage",
+    "networks": "--network",
+    "host_tags": "--host-tag",
+    "apart": "--apart",
+    "together": "--together",
+    "vcpus": "--cpus",
+    "disk": "--disk",
+    "replicated": "--replica",
+}
 _ARROW = " → "
 _LARGEST = 64 << 20  # characters of a dump
 
@@ -62,7 +72,7 @@ def place(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="A new one's; all options below are a new one's.")
     ] = None,
-    cpus: Annotated[int, typer.Option(metavar="N", min=1, help="vCPUs.")] = 1,
+    cpus: Annotated[int | None, typer.Option(metavar="N", min=1, help="vCPUs; 1 when not given.")] = None,
     disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Of local storage.")] = None,
     replica: Annotated[bool, typer.Option("--replica", help="With a replica of it on a second host.")] = False,
     storage: Annotated[
@@ -93,11 +103,15 @@ def place(
       bocage plan place web9 --memory 4G --apart web --survive 1 --from dump.json
     """
     request: dict[str, Any] = _asked(source, survive)
-    if memory:
-        wishes = {"storages": storage, "networks": network, "host_tags": host_tag, "apart": apart, "together": together}
-        given = {key: value for key, value in wishes.items() if value}
-        request["new"] = {"name": name, "project": project, "memory": memory, "vcpus": cpus, **given}
-        request["new"] |= rest.given(disk=disk, replicated=replica or None)
+    wishes = {"storages": storage, "networks": network, "host_tags": host_tag, "apart": apart, "together": together}
+    new = {key: value for key, value in wishes.items() if value}
+    new |= rest.given(vcpus=cpus, disk=disk, replicated=replica or None)
+    if memory is not None:
+        request["new"] = {"name": name, "project": project, "memory": memory, **new}
+    elif new:
+        option = _OPTIONS[next(iter(new))]
+        right = "give --memory with it; without, a VM that is there is looked at as it is"
+        raise failure.Usage(option=option, wrong="it is a new VM's, and a new one has --memory", right=right)
     else:
         request["vm"] = name if "/" in name or project == options.DEFAULT else f"{project}/{name}"
     with session.connect(project) as api:
@@ -136,11 +150,15 @@ def _asked(source: str | None, survive: int | None) -> dict[str, Any]:
     """What is asked with."""
     if source is None:
         return rest.given(survive=survive)
+    right = "give a file that 'bocage plan dump' made"
     try:
         world = json_.loads(read.text_file("--from", source, most=_LARGEST))
     except ValueError as error:
-        right = "give a file that 'bocage plan dump' made"
         raise failure.Usage(option="--from", wrong=f"{source} is no JSON: {error}", right=right) from error
+    except RecursionError as error:
+        raise failure.Usage(option="--from", wrong=f"{source} is nested too deeply", right=right) from error
+    if not isinstance(world, dict):
+        raise failure.Usage(option="--from", wrong=f"{source} has no world: it is no JSON object", right=right)
     return rest.given(world=world, survive=survive)
 
 
