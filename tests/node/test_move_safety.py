@@ -325,14 +325,15 @@ async def test_a_save_onto_a_storage_that_hangs_is_given_up_and_the_daemon_waits
     await house.storage("slow", slow.at / "s")
     made = await house.create(start=True, storage="slow", **BLANK)
     elsewhere = await house.create("elsewhere", **BLANK)
-    forget = saved._forget_earlier
+    is_written = saved._is_written
 
-    async def hangs(at: link.Link) -> None:
-        await forget(at)
+    async def hangs(at: link.Link) -> bool:
+        written = await is_written(at)
         slow.hang()
+        return written
 
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "_forget_earlier", hangs)
+        patch.setattr(saved, "_is_written", hangs)
         patch.setattr(reach, "PATIENCE", 3.0)
         saving = asyncio.create_task(house.ask("vm.save", made))
         await house.until(lambda: house.read(made), lambda one: one.spec.power is vm.Power.SAVED)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pathlib
 import signal
+import threading
 
 import pytest
 
+from bocage import files
 from bocage.engine.qemu import growing
 from bocage.model import base, ground, vm, work
-from bocage.node.life import actor, goals
+from bocage.node.life import actor, goals, launching
+from bocage.node.place import directory
 from bocage.planner import lifecycle
 from bocage.storage import volumes
 from bocage.store import contract, resources, sqlite
@@ -160,6 +164,61 @@ async def test_a_stop_that_is_cancelled_leaves_it_running(house: House):
     assert (await cancel(house, task)).status.state is work.TaskState.CANCELLED
     now = await house.becomes(made, vm.State.RUNNING)
     assert (now.spec.power, now.status.pid) == (vm.Power.RUNNING, pid)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_save_that_is_cancelled_at_its_very_end_leaves_it_as_it_was_and_nothing_of_its_memory(
+    house: House, monkeypatch: pytest.MonkeyPatch, paused: bool
+):
+    made = await house.create(start=True, **BLANK)
+    if paused:
+        await house.ask("vm.pause", made)
+    place, begun, goes_on, rename = house.place(made), threading.Event(), threading.Event(), files.rename_durably
+
+    def slow(source: pathlib.Path, destination: pathlib.Path) -> None:
+        if destination == place.saved:
+            begun.set()
+            goes_on.wait(BOUND)
+        rename(source, destination)
+
+    monkeypatch.setattr(files, "rename_durably", slow)
+    task = await asked(house, "vm.save", made)
+    assert await asyncio.to_thread(begun.wait, BOUND)
+    cancelling = asyncio.create_task(cancel(house, task))
+    live = house.node.crew.of(made.uid)
+    assert live is not None
+    while task.uid not in live._cancelled or live.standing.woken.is_set():  # until it has heard of that
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    goes_on.set()
+    assert (await cancelling).status.state is work.TaskState.CANCELLED
+    if paused:
+        await house.becomes(made, vm.State.PAUSED)
+        await house.ask("vm.resume", made)
+    now = await house.becomes(made, vm.State.RUNNING)
+    assert (now.spec.power, now.status.pid) == (vm.Power.RUNNING, made.status.pid)
+    assert not place.saved.exists()
+    assert not place.saved_definition.exists()
+
+
+async def test_memory_whose_removal_may_not_last_is_removed_durably_at_the_next_try(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    place, synced = directory.Directory(tmp_path), list[pathlib.Path]()
+
+    def broken(_: pathlib.Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    place.saved.touch()
+    place.saved_definition.touch()
+    monkeypatch.setattr(files, "sync_directory", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        launching.forget_saved(place)
+    monkeypatch.setattr(files, "sync_directory", synced.append)
+    launching.forget_saved(place)
+    assert synced == [tmp_path]
+    launching.forget_saved(place)
+    assert synced == [tmp_path]  # no start pays for what is not there
 
 
 async def test_a_stop_overtaken_by_a_start_ends_and_the_start_is_done_when_the_guest_stayed(house: House):

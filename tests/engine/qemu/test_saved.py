@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bocage import files
 from bocage.engine import base
 from bocage.engine.qemu import saved
 
@@ -53,8 +54,9 @@ async def test_a_thread_that_takes_room_never_works_on_another_file(
 class Writes:
     """A QEMU that has written its memory as soon as it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: str = "running") -> None:
         self.said: list[str] = []
+        self._status = status
 
     async def execute(self, command: str, arguments: Any = None) -> dict[str, Any]:
         self.said.append(command)
@@ -64,7 +66,7 @@ class Writes:
         return base.Run.RUNNING
 
     async def status(self) -> str:
-        return "running"
+        return self._status
 
     async def name_descriptor(self, descriptor: int, name: str) -> None:
         os.write(descriptor, b"memory")
@@ -94,4 +96,69 @@ async def test_a_save_that_nobody_wants_any_more_never_comes_to_be_whole_beside_
     await asyncio.to_thread(over.wait)
     while any(thread.name == "reach" for thread in threading.enumerate()):  # until nobody is there who could
         await asyncio.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_vcpus_stand_when_a_save_is_broken_off_whose_file_is_about_to_get_its_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun, goes_on, rename = threading.Event(), threading.Event(), files.rename_durably
+
+    def slow(source: pathlib.Path, destination: pathlib.Path) -> None:
+        begun.set()
+        goes_on.wait()
+        rename(source, destination)
+
+    monkeypatch.setattr(files, "rename_durably", slow)
+    at, to = Writes(), tmp_path / "saved.state"
+    saving = asyncio.create_task(saved.write(at, to, report=lambda *_: None))  # type: ignore[arg-type]
+    await asyncio.to_thread(begun.wait)
+    saving.cancel()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert "cont" not in at.said
+    assert to.exists()  # which is removed durably before they go on
+
+
+async def test_vcpus_stand_when_it_is_not_known_whether_the_name_would_last(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(_: pathlib.Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "sync_directory", broken)
+    at, to = Writes(), tmp_path / "saved.state"
+    with pytest.raises(saved.SaveFailed):
+        await saved.write(at, to, report=lambda *_: None)  # type: ignore[arg-type]
+    assert "cont" not in at.said
+    assert to.exists()
+
+
+async def test_a_machine_that_was_written_goes_on_only_when_what_was_written_is_gone_durably(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its daemon died before it had ended the process."""
+
+    def broken(_: pathlib.Path) -> None:
+        assert not to.exists()
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "sync_directory", broken)
+    at, to = Writes("postmigrate"), tmp_path / "saved.state"
+    to.write_bytes(b"earlier")
+    with pytest.raises(OSError, match="Input/output error"):
+        await saved.write(at, to, report=lambda *_: None)  # type: ignore[arg-type]
+    assert "cont" not in at.said
+
+
+async def test_a_save_that_was_given_up_cannot_give_its_file_the_name_after_that_was_forgotten(tmp_path: pathlib.Path):
+    to = tmp_path / "saved.state"
+    beside = tmp_path / "saved.state.part"
+    beside.write_bytes(b"memory")
+    assert not saved.unlink(to)
+    with pytest.raises(FileNotFoundError):
+        files.rename_durably(beside, to)
+    to.write_bytes(b"memory")
+    assert saved.unlink(to)
     assert list(tmp_path.iterdir()) == []

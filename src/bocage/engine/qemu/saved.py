@@ -48,9 +48,16 @@ class WentDown(Error, errors.Unavailable):
 
 
 async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
-    """Stop the vCPUs and write the machine to `to`. On failure it does again what it did before. Raises SaveFailed."""
-    beside = to.with_name(f"{to.name}.part")
-    await _forget_earlier(at)
+    """Stop the vCPUs and write the machine to `to`. On failure it does again what it did before. Raises SaveFailed.
+
+    Once the file is about to get its name the vCPUs stand, whatever is raised, a cancellation too: the name may come
+    to be there later, or not to go durably. Who lets them go on calls `unlink` first, and syncs the directory.
+    """
+    beside = _beside(to)
+    await reach.way_to(to).free()  # who was given up there could give the next file its name before it is whole
+    if await _is_written(at):
+        await reach.way_to(to).call(_forget, to)
+        await at.execute("cont")
     running = await at.look() is base.Run.RUNNING
     async with contextlib.AsyncExitStack() as undo:
         if running:
@@ -63,13 +70,30 @@ async def write(at: link.Link, to: pathlib.Path, *, report: Report) -> None:
                 await _begin(at, descriptor)
                 await _until(at, "completed", descriptor, report)
                 await _finish(descriptor, beside)
-            try:
-                undo.push_async_callback(_remove, to)
-                await _give_name(beside, to)
-            except reach.Hangs:  # it may come to be called so later: who lets it go on removes that first
-                undo.pop_all()
-                raise
-        undo.pop_all()
+            undo.pop_all()
+            await _give_name(beside, to)
+
+
+def unlink(path: pathlib.Path) -> bool:
+    """Remove a machine that was written, not durably yet; False: none was there.
+
+    First goes what a save that was given up could still give its name to: after that it cannot, or has done so.
+    """
+    _beside(path).unlink(missing_ok=True)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _forget(path: pathlib.Path) -> None:
+    unlink(path)
+    files.sync_directory(path.parent)
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.part")
 
 
 async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, report: Report) -> bool:
@@ -79,8 +103,9 @@ async def write_running(at: link.Link, to: pathlib.Path, *, instant: Instant, re
     Where QEMU may hold back the guest's writes (userfaultfd), that is at the beginning, and the memory is written
     behind it: then it gives True. Else it is at the end. Raises SaveFailed, and what `instant` raises.
     """
-    beside = to.with_name(f"{to.name}.part")
-    await _forget_earlier(at)
+    beside = _beside(to)
+    if await _is_written(at):
+        await at.execute("cont")
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(_suppressed, at, "cont")
         undo.push_async_callback(_remove, beside)
@@ -169,11 +194,10 @@ async def break_off(at: link.Link) -> None:
         await asyncio.sleep(_PAUSE)
 
 
-async def _forget_earlier(at: link.Link) -> None:
-    """Undo what a save left whose daemon died: QEMU writes no machine twice unless its vCPUs ran in between."""
+async def _is_written(at: link.Link) -> bool:
+    """Whether it stands since a save whose daemon died: QEMU writes none twice unless its vCPUs ran in between."""
     await break_off(at)
-    if await at.status() == "postmigrate":
-        await at.execute("cont")
+    return await at.status() == "postmigrate"
 
 
 async def load(at: link.Link, path: pathlib.Path, *, within: float) -> None:

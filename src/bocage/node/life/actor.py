@@ -188,9 +188,12 @@ class Actor:
             await run.failed(problem)
         self.standing.forget_stopping()
 
-    async def _as_it_is(self, machine: vm.VM) -> vm.Power:
+    async def _as_it_is(self, machine: vm.VM, run: tasks.Run | None = None) -> vm.Power:
+        """What it is; as it was before `run`, when it stands for that alone."""
         if self.standing.machine is None:
             return vm.Power.SAVED if await self._preparation.has_saved(machine) else vm.Power.STOPPED
+        if run is not None and run.action == "vm.save" and run.remembered.get("ran"):
+            return vm.Power.RUNNING
         return vm.Power.PAUSED if self.standing.machine.run is engine.Run.PAUSED else vm.Power.RUNNING
 
     async def _round(self) -> float | None:
@@ -320,7 +323,7 @@ class Actor:
                 if self.standing.machine is not None and relocating.is_between(run):
                     continue  # its process did not say where it is: it is asked again
             elif run.action in (*goals.POWER, "vm.create", "vm.clone"):
-                machine = await self.standing.follow(machine, await self._as_it_is(machine))
+                machine = await self.standing.follow(machine, await self._as_it_is(machine, run))
                 self.standing.stopping = None
             self.standing.runs.remove(run)
             await run.cancelled()
@@ -355,7 +358,7 @@ class Actor:
                 await run.cancelled(tasks.Superseded())
             elif (problem := goals.hopeless(run, seen)) is not None:
                 if run.action in goals.POWER:
-                    await standing.follow(machine, await self._as_it_is(machine))
+                    await standing.follow(machine, await self._as_it_is(machine, run))
                 standing.runs.remove(run)
                 await run.failed(problem)
             elif run.state is work.TaskState.PENDING and run.action not in operations.HANDLERS:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bocage import errors, files, reach, words
 from bocage.engine import base as engine
+from bocage.engine.qemu import saved as machine_saved
 from bocage.model import base, vm
 from bocage.node import clock, notes, started, tasks
 from bocage.node.life import adapting, clocks
@@ -123,13 +124,15 @@ async def drop_saved(place: directory.Directory) -> bool:
 
 
 def forget_saved(place: directory.Directory) -> bool:
-    """Remove the saved memory, durably and before vCPUs run: it fits these disks only once. False: none was there."""
-    if not place.saved.exists():
-        return False
-    place.saved.unlink()
-    place.saved_definition.unlink(missing_ok=True)
-    files.sync_directory(place.path)
-    return True
+    """Remove the saved memory, durably and before vCPUs run: it fits these disks only once. False: none was there.
+
+    What says how it was built goes last: while that is there, a removal may still have to be made durable.
+    """
+    was_there = machine_saved.unlink(place.saved)
+    if was_there or place.saved_definition.exists():
+        files.sync_directory(place.path)
+        place.saved_definition.unlink(missing_ok=True)
+    return was_there
 
 
 async def _could_not_start(

@@ -65,7 +65,10 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
     running = standing.machine
     assert running
     place = await preparation.place(machine)
-    paused = running.run is engine.Run.PAUSED
+    ran = running.run is not engine.Run.PAUSED
+    for run in standing.asked("vm.save"):  # it stands meanwhile, and also when that is broken off near its end
+        ran = run.remembered.get("ran", ran)
+        await run.remember(ran=ran)
     standing.report(notes.Saving(name=machine.name), "vm.save")
 
     def told(done: int, total: int) -> None:
@@ -82,7 +85,7 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         if standing.machine is None:
             raise  # it ended meanwhile, which the next look judges
         standing.concluding = True
-        await standing.follow(machine, vm.Power.PAUSED if paused else vm.Power.RUNNING)
+        await standing.follow(machine, vm.Power.RUNNING if ran else vm.Power.PAUSED)
         await standing.show(problem=base.Saying.of(problem))
         await standing.fail(problem, "vm.save")
         return
