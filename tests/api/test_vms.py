@@ -456,6 +456,9 @@ async def test_a_new_vm_has_the_usb_devices_that_it_is_asked_for_with(client, wo
         ("usb0", "0529:0001", None),
         ("usb1", None, "1-2.3"),
     ]
+    wrong = {"name": "web2", "usb": [{"id": "0529:0001"}, {"port": "usb1"}]}
+    said = problem(await client.post(VMS, json=wrong), 422, "invalid-fields")
+    assert [one["path"] for one in said["faults"]] == ["usb.1.port"]
 
 
 async def test_usb_devices_are_given_and_taken_by_their_own_calls_and_in_the_document_alike(client, world):

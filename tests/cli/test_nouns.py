@@ -373,8 +373,9 @@ def test_usb_devices_are_listed_with_what_they_say_of_themselves(api: FakeApi, b
     dongle = {"id": "0529:0001", "serial": "", "port": "1-2.3", "maker": "AKS", "model": "HASP"}
     till = {"kind": "vm", "uid": "u1", "project": "default", "name": "till"}
     given, stick = {**dongle, "port": "1-3", "vm": till}, {**dongle, "port": "1-4", "vm": None, "in_use": True}
-    api.on("GET", "/hosts/host1/usb", {"devices": [dongle, given, stick]}, {"devices": []})
+    shops = {**dongle, "port": "1-5", "vm": {**till, "project": "shop"}}
+    api.on("GET", "/hosts/host1/usb", {"devices": [dongle, given, stick, shops]}, {"devices": []})
     listed = bocage("host", "usb", "host1")
     assert listed.out.splitlines()[1].split() == ["0529:0001", "1-2.3", "-", "AKS", "HASP", "-"]
-    assert [line.rpartition("  ")[2] for line in listed.out.splitlines()[2:]] == ["till", "the host"]
+    assert [line.rpartition("  ")[2] for line in listed.out.splitlines()[2:]] == ["till", "the host", "shop/till"]
     assert "nothing is plugged" in bocage("host", "usb", "host1").err

@@ -159,8 +159,12 @@ def usb(name: HostName = None, json: options.Json = False) -> None:
 
 
 def _device(one: rest.Document) -> tuple[str, ...]:
-    user = one["vm"]["name"] if one.get("vm") else "the host" if one.get("in_use") else ""
+    user = _user(one["vm"]) if one.get("vm") else "the host" if one.get("in_use") else ""
     return tuple(part or people.NOTHING for part in (*(one[name] for name in _USB_PARTS), user))
+
+
+def _user(vm: rest.Document) -> str:
+    return str(vm["name"]) if vm["project"] in (None, "default") else f"{vm['project']}/{vm['name']}"
 
 
 def stop_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:

@@ -85,21 +85,24 @@ def define(
         placement=request.placement,
         hardware=board,
     )
-    for device in request.usb:
-        spec = with_usb(spec, device)
+    for index, device in enumerate(request.usb):
+        spec = with_usb(spec, device, path=f"usb.{index}")
     hardware.check(spec)
     limits.check(spec, facts.host)
     metadata = base.Metadata(uid=uid, project=project, **request.model_dump(include={"name", *_FOR_PEOPLE}))
     return Definition(model.VM(metadata=metadata, spec=spec), tuple(made.volumes))
 
 
-def with_usb(spec: model.VMSpec, request: device_requests.UsbRequest) -> model.VMSpec:
-    """One more USB device of its host, in the first port that is free. Raises errors.InvalidFields."""
+def with_usb(spec: model.VMSpec, request: device_requests.UsbRequest, *, path: str = "") -> model.VMSpec:
+    """One more USB device of its host, in the first port that is free.
+
+    Raises errors.InvalidFields with paths below `path`.
+    """
     taken, free = {one.unit for one in spec.usb}, fitting.usb_ports(spec.hardware)
     unit = next((one for one in free if one not in taken), free.stop or 1)
     names = [one.name for one in (*spec.devices, *spec.ports, *spec.usb)]
     given = {**request.model_dump(), "name": hardware.next_name("usb", names), "unit": unit}
-    return _spec(**{**dict(spec), "usb": (*spec.usb, parts.validated(boards.UsbDevice, given, ""))})
+    return _spec(**{**dict(spec), "usb": (*spec.usb, parts.validated(boards.UsbDevice, given, path))})
 
 
 def boot_once(vm: model.VM, device: str) -> model.Boot:
