@@ -15,6 +15,10 @@ from bocage.model import board
         {"number": 2, "to": "file", "address": "127.0.0.1:1"},
         {"number": 2, "to": "listen", "address": "127.0.0.1:70000"},
         {"number": 2, "to": "listen", "address": "127.0.0.1:1,server=off"},
+        {"number": 2, "to": "connect", "address": "a..b:1"},
+        {"number": 2, "to": "connect", "address": f"{'a' * 64}.example:1"},
+        {"number": 2, "to": "connect", "address": f"{'a.' * 130}b:1"},
+        {"number": 2, "to": "connect", "address": "[..]:1"},
         {"number": 2, "to": "device"},
         {"number": 2, "to": "device", "device": "/dev/sda"},
         {"number": 2, "to": "device", "device": "/dev/ttyS0/../sda"},
@@ -28,5 +32,7 @@ def test_a_port_leads_to_a_port_and_to_nothing_else(wrong):
 
 
 def test_what_leads_to_ports_of_the_host_is_taken():
+    for address in ("127.0.0.1:1", "[fe80::1]:1", "printer:9100", f"{'a' * 63}.example.:1"):
+        board.GuestPort.model_validate({"name": "com2", "number": 2, "to": "connect", "address": address})
     for device in ("/dev/ttyS0", "/dev/ttyUSB1", "/dev/serial/by-id/usb-FTDI_FT232R_A1-if00-port0"):
         board.GuestPort.model_validate({"name": "com2", "number": 2, "to": "device", "device": device})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -158,9 +159,16 @@ class GuestPort(Part):
     """COM2 to COM4; LPT1 to LPT3."""
     to: Literal["file", "listen", "connect", "device"]
     """A file of its name in the VM's directory; a TCP port of the host, or one to connect to; a port of the host."""
-    address: Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]{1,253}):\d{1,5}$")] | None = (
-        None
-    )
+    address: (
+        Annotated[
+            str,
+            StringConstraints(
+                max_length=259,
+                pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?):\d{1,5}$",
+            ),
+        ]
+        | None
+    ) = None
     """For `listen` and `connect`."""
     telnet: bool = False
     """Speak telnet's way of it (RFC 854), as most serial-port servers do."""
@@ -185,6 +193,8 @@ class GuestPort(Part):
             raise ValueError("address: needed to listen or to connect, and for nothing else")
         if self.address and not 1 <= int(self.address.rpartition(":")[2]) <= 65535:
             raise ValueError("address: its port is no TCP port")
+        if self.address and self.address.startswith("["):
+            ipaddress.IPv6Address(self.address[1:].partition("]")[0])
         if self.rfc2217 and (self.kind, self.to, self.telnet) != ("serial", "listen", False):
             raise ValueError("rfc2217: for a serial port that listens, and telnet is part of it")
         if (self.device is not None) != (self.to == "device"):
