@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bocage.engine import base
-from bocage.engine.qemu import comport, processes, record
+from bocage.engine.qemu import carriers, comport, comports, paths, processes, record
 from bocage.model import board as boards
 from bocage.model.units import Size
 from tests.engine.qemu import bootsector
@@ -227,6 +227,79 @@ def test_who_left_a_guest_that_reads_nothing_gives_way_and_what_they_sent_is_the
         assert got == sent + b"and after it"
 
 
+def reaches(client: socket.socket, ending: bytes) -> bytes:
+    heard = b""
+    while not heard.endswith(ending):
+        piece = client.recv(65536)
+        assert piece, f"ended behind {heard[-64:]!r}"
+        heard += piece
+    return heard
+
+
+def test_who_left_a_guest_that_reads_nothing_does_not_keep_the_next_from_being_heard_or_from_throwing_it_away():
+    listening = socket.create_server(("127.0.0.1", 0))
+    signature = asks(comport.SIGNATURE, b""), answers(comport.SIGNATURE, b"Bocage")
+    with listening, served(comport.Listening(listening), lambda: comport.Session(comport.Line())) as qemu:
+        sent = b"x" * (comport._MOST + 40_000)
+        with socket.create_connection(listening.getsockname(), timeout=BOUND) as first:
+            first.sendall(sent)
+        with socket.create_connection(listening.getsockname(), timeout=BOUND) as second:
+            second.sendall(b"more" + signature[0])
+            reaches(second, signature[1])
+            second.sendall(asks(comport.PURGE, b"\2") + b"now")
+            got = reaches(qemu, b"now")
+    assert got.strip(b"x") == b"now"
+    assert len(got) < comport._MOST
+
+
+def test_what_the_guest_said_last_is_heard_by_who_sent_more_than_it_took():
+    listening = socket.create_server(("127.0.0.1", 0))
+    last = b"y" * 50_000
+    with listening, socket.socket() as client:
+        client.settimeout(BOUND)
+        with served(comport.Listening(listening), lambda: comport.Session(comport.Line())) as qemu:
+            client.connect(listening.getsockname())
+            client.sendall(b"x" * 30_000 + asks(comport.SIGNATURE, b""))
+            reaches(client, answers(comport.SIGNATURE, b"Bocage"))
+            qemu.sendall(last)
+        heard = b""
+        while piece := client.recv(65536):
+            heard += piece
+    assert heard == last
+
+
+def test_a_peer_is_called_again_a_pause_after_it_hung_up_however_long_it_was_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comport, "_CALL_AGAIN", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as printer:
+        printer.settimeout(BOUND)
+        with served(comport.Calling(f"127.0.0.1:{printer.getsockname()[1]}"), comport.Raw):
+            first, _ = printer.accept()
+            time.sleep(0.5)
+            hung_up = time.monotonic()
+            first.close()
+            printer.accept()[0].close()
+            assert time.monotonic() - hung_up >= 1.0
+
+
+def test_what_can_be_no_hosts_name_is_as_one_that_is_not_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comport, "_CALL_AGAIN", 0.1)
+    port = boards.GuestPort.model_construct(name="com2", number=2, to="listen", address="a..b:1")
+    with pytest.raises(comports.NotThere, match="label"):
+        comports._listening(port)
+    with socket.create_server(("127.0.0.1", 0)) as printer:
+        printer.settimeout(BOUND)
+        names = iter(["a..b", "127.0.0.1"])
+        connect = socket.create_connection
+
+        def connected(address: tuple[str, int], timeout: float) -> socket.socket:
+            return connect((next(names), address[1]), timeout=timeout)
+
+        monkeypatch.setattr(socket, "create_connection", connected)
+        with served(comport.Calling(f"a..b:{printer.getsockname()[1]}"), comport.Raw):
+            printer.accept()[0].close()
+            monkeypatch.undo()
+
+
 def test_a_peer_is_called_again_when_it_hangs_up_and_hears_what_the_guest_said_last():
     with socket.create_server(("127.0.0.1", 0)) as printer:
         printer.settimeout(BOUND)
@@ -331,6 +404,38 @@ async def test_a_guests_port_is_reached_by_pyserial_through_restarts_of_all_but_
     await says(plan, "heard")
     await again.kill()
     assert not processes.alive(second)
+
+
+@pytest.mark.parametrize("broken", ["refused", "cancelled"])
+async def test_a_start_that_is_broken_off_leaves_no_socket(
+    broken: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    ends, made = os.pipe()
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def listening(_: boards.GuestPort) -> int:
+        asked.set()
+        assert goes_on.wait(BOUND)
+        return made
+
+    def refused(*_: object) -> int:
+        raise OSError("no")
+
+    monkeypatch.setattr(comports, "_listening", listening)
+    monkeypatch.setattr(carriers, "listening", refused)
+    port = boards.GuestPort(name="com2", number=2, to="listen", address="127.0.0.1:1")
+    at = paths.Paths(tmp_path, tmp_path)
+    at.io.mkdir()
+    with open(ends, "rb") as end:
+        starting = asyncio.create_task(comports.start(port, at, mounts=False, group=None))
+        await asyncio.to_thread(asked.wait, BOUND)
+        if broken == "cancelled":
+            starting.cancel()
+            await asyncio.wait([starting])
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError if broken == "cancelled" else OSError):
+            await starting
+        assert await asyncio.wait_for(asyncio.to_thread(end.read), BOUND) == b""
 
 
 @pytest.mark.guest

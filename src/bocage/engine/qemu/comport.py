@@ -27,13 +27,13 @@ _SIGNATURE = b"Bocage"
 _CONTROLS = {0: (1, 2, 3, 17, 19), 4: (5, 6), 7: (8, 9), 10: (11, 12), 13: (14, 15, 16, 18)}
 """The values of SET-CONTROL that set something, by the one that asks for it."""
 _CHOICES = {SET_DATASIZE: range(5, 9), SET_PARITY: range(1, 6), SET_STOPSIZE: range(1, 4)}
-_MOST = 65_536  # bytes that wait in one direction
-_HELD = 1 << 20  # bytes that wait for the guest of peers that are gone; more is lost
+_MOST = 65_536  # bytes of one peer that wait in one direction
+_HELD = 1 << 20  # bytes that wait for the guest of peers that are gone, beside them; more is lost
 _PIECE = 4096
 _LONGEST = 256  # bytes of one subnegotiation; more is not listened to
 _GUEST_BOUND = 60.0  # seconds until QEMU connects: a start that was broken off leaves nothing for longer
 _CALL_BOUND = 10.0  # seconds until a call is answered
-_CALL_AGAIN = 2.0  # seconds
+_CALL_AGAIN = 2.0  # seconds after it hung up, or was not reached
 _SILENT = 120_000  # milliseconds in which a peer takes nothing of what is sent: then it is gone
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -83,6 +83,7 @@ class Raw:
     """One peer's connection: what waits in both directions. It does no I/O itself."""
 
     def __init__(self) -> None:
+        self.left = bytearray()  # for the guest, by peers before this one
         self.to_guest = bytearray()
         self.from_guest = bytearray()  # as the guest sent it
         self.out = bytearray()  # as the peer gets it
@@ -90,6 +91,15 @@ class Raw:
     def received(self, data: bytes) -> None:
         """Take in what the peer sent, cut anywhere."""
         self.to_guest += data
+
+    def waiting(self) -> bytearray:
+        """What the guest is to get next."""
+        return self.left or self.to_guest
+
+    def forget(self) -> None:
+        """The guest gets nothing of what waits."""
+        self.left.clear()
+        self.to_guest.clear()
 
     def fill(self) -> None:
         """Have some of what the guest sent be on its way to the peer, when nothing else is and it may."""
@@ -194,7 +204,7 @@ class Session(Raw):
             if value[0] & 1:
                 self.from_guest.clear()
             if value[0] & 2:
-                self.to_guest.clear()
+                self.forget()
             answer = value
         elif command in self._masks and len(value) == 1:
             self._masks[command], answer = value[0], value
@@ -250,7 +260,7 @@ class Calling:
         self._address, self._confine = _split(address), confine
         "".encode("idna")  # a codec that looking for a name takes, which is not found behind the filter
         self._reached, self._tell = socket.socketpair()
-        self._wanted = threading.Semaphore()
+        self._wanted = threading.Semaphore(0)
         self._found: list[socket.socket] = []
         threading.Thread(target=self._call, daemon=True).start()
 
@@ -269,14 +279,11 @@ class Calling:
     def _call(self) -> None:
         self._confine()
         pause = threading.Event()
-        while self._wanted.acquire():
-            while True:
-                try:
-                    self._found.append(_ours(socket.create_connection(self._address, timeout=_CALL_BOUND)))
-                    break
-                except OSError:
-                    pause.wait(_CALL_AGAIN)
-            self._tell.send(b"!")
+        while True:
+            with contextlib.suppress(OSError, UnicodeError):  # the latter for what can be no host's name
+                self._found.append(_ours(socket.create_connection(self._address, timeout=_CALL_BOUND)))
+                self._tell.send(b"!")
+                self._wanted.acquire()
             pause.wait(_CALL_AGAIN)
 
 
@@ -290,28 +297,45 @@ def serve(guest: socket.socket, peers: Listening | Calling, begin: Callable[[], 
         else:
             session.from_guest.clear()
         takes, room = len(session.from_guest) < _MOST, max(len(session.to_guest), len(session.out)) < _MOST
-        at: list[tuple[int, bool, bool]] = [(guest.fileno(), takes, bool(session.to_guest))]
+        at: list[tuple[int, bool, bool]] = [(guest.fileno(), takes, bool(session.waiting()))]
         at.append((peer.fileno(), room, bool(session.out)) if peer else (peers.fileno(), True, False))
         [ours, theirs] = _polled(at)
-        try:
-            if ours & select.POLLOUT:
-                del session.to_guest[: guest.send(session.to_guest[:_PIECE])]
-            if ours & ~select.POLLOUT:
-                said = guest.recv(_PIECE)
-                session.from_guest += said
-                there = bool(said)
-        except BlockingIOError:
-            pass
+        if ours & select.POLLOUT:
+            _passed_on(guest, session)
+        if ours & ~select.POLLOUT:
+            there = _heard(guest, session)
         if peer and not _served(peer, session, theirs):
             peer.close()
             peer = None
             peers.gone()
-            rest, session = session.to_guest[:_HELD], begin()
-            session.to_guest += rest
+            left, session = (session.left + session.to_guest)[:_HELD], begin()
+            session.left += left
         elif peer is None and theirs:
             peer = peers.take()
     if peer:
         _rest(peer, session)
+
+
+def _passed_on(guest: socket.socket, session: Raw) -> None:
+    waits = session.waiting()
+    try:
+        del waits[: guest.send(waits[:_PIECE])]
+    except BlockingIOError:
+        pass
+    except ConnectionError:  # it has ended; what it said before is yet to be heard
+        session.forget()
+
+
+def _heard(guest: socket.socket, session: Raw) -> bool:
+    """Whether the guest may say more."""
+    try:
+        said = guest.recv(_PIECE)
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    session.from_guest += said
+    return bool(said)
 
 
 def _rest(peer: socket.socket, session: Raw) -> None:
@@ -321,6 +345,9 @@ def _rest(peer: socket.socket, session: Raw) -> None:
         while session.out:
             del session.out[: peer.send(session.out)]
             session.fill()
+    with contextlib.suppress(OSError):
+        while peer.recv(_PIECE):  # a connection that ends with something unread takes back what was sent
+            pass
 
 
 def _polled(at: list[tuple[int, bool, bool]]) -> list[int]:
@@ -416,8 +443,7 @@ def main(guest_at: str, peers_at: str, speech: str) -> None:
     guest, _ = waiting.accept()
     waiting.close()
     manner = RFC2217 if speech == "rfc2217" else CALLING if calls else TELNET
-    with contextlib.suppress(ConnectionError):
-        serve(guest, peers, Raw if speech == "raw" else lambda: Session(line, manner))
+    serve(guest, peers, Raw if speech == "raw" else lambda: Session(line, manner))
 
 
 if __name__ == "__main__":

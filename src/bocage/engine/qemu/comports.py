@@ -79,10 +79,11 @@ async def start(
     """
     owner, calls = carriers.owner_of(at), port.to == "connect"
     with contextlib.ExitStack() as handed:
-        clients = [] if calls else [await asyncio.to_thread(_listening, port)]
-        guest = carriers.listening(at.port_socket(port.name), owner)
-        for descriptor in (guest, *clients):
+        clients = [] if calls else [await _made(port)]
+        for descriptor in clients:
             handed.callback(os.close, descriptor)
+        guest = carriers.listening(at.port_socket(port.name), owner)
+        handed.callback(os.close, guest)
         order = launch.Order(
             argv=command(port, f"fd={guest}", peers(port) if calls else f"fd={clients[0]}"),
             log=at.nic_log(port.name),
@@ -170,6 +171,21 @@ async def ended(served: Iterable[Served]) -> None:
         carriers.end(one.process)
 
 
+async def _made(port: boards.GuestPort) -> int:
+    """The socket for clients. Who does not wait for it any more leaves none: a thread cannot be cancelled."""
+    making = asyncio.ensure_future(asyncio.to_thread(_listening, port))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(_unmade)
+        raise
+
+
+def _unmade(making: asyncio.Future[int]) -> None:
+    if not making.cancelled() and not making.exception():
+        os.close(making.result())
+
+
 def _listening(port: boards.GuestPort) -> int:
     address = str(port.address)
     host, _, number = address.rpartition(":")
@@ -178,5 +194,6 @@ def _listening(port: boards.GuestPort) -> int:
         family, *_, where = found[0]
         with socket.create_server(where[:2], family=family, backlog=1) as made:
             return fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, carriers.LOWEST)
-    except OSError as error:
-        raise NotThere(port=port.name, address=address, reason=error.strerror or str(error)) from error
+    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise NotThere(port=port.name, address=address, reason=reason) from error
