@@ -1,6 +1,7 @@
 """What a planner would do, asked over the API: of the world as it is, and of one that was kept."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 
 from bocage.api import plans
 from bocage.model import plan
-from bocage.planner import rebalance
+from bocage.planner import rebalance, snapshot
 from tests.api.conftest import VMS, over_socket, problem
 
 HOSTS = [{"name": name, "memory": "8G", "cpus": 4, "storages": ["array"]} for name in ("host1", "host2")]
@@ -74,6 +75,29 @@ async def test_a_new_vm_must_hold_together_with_the_world(client):
     assert problem(refused, 422, "invalid-fields")["faults"][0]["path"] == "vms"
     known = await client.post("/plan/place", json={"world": KEPT, "new": {**new, "replica": "host2", "host": "other"}})
     assert known.json()["host"] == "host1"
+
+
+async def test_a_place_is_asked_for_one_vm(client):
+    new = {"name": "new", "memory": "1G"}
+    for asked in ({}, {"vm": "vm1", "new": new}):
+        refused = await client.post("/plan/place", json={"world": KEPT, **asked})
+        assert problem(refused, 422, "invalid-fields")["faults"][0]["path"] == "vm"
+
+
+async def test_a_kept_world_may_be_larger_than_other_bodies(client):
+    text, headers = json.dumps({"world": KEPT, "vm": "vm1"}), {"content-type": "application/json"}
+    taken = await client.post("/plan/place", content=text + " " * (6 << 20), headers=headers)
+    assert taken.status_code == 200
+    refused = await client.post("/plan/place", content=text + " " * (8 << 20), headers=headers)
+    problem(refused, 413, "body-too-large")
+
+
+async def test_a_world_says_its_version_and_two_hosts_at_once_have_a_bound(client, world, monkeypatch):
+    assert (await client.get("/plan/world")).json()["version"] == 1
+    many = plan.World.model_validate({"hosts": [{"name": f"host{n}", "memory": "1G", "cpus": 1} for n in range(101)]})
+    monkeypatch.setattr(snapshot, "world", lambda *_, survive=0, **__: plan.World(hosts=many.hosts, survive=survive))
+    refused = problem(await client.get("/plan/world", params={"survive": 2}), 422, "invalid-fields")
+    assert refused["faults"][0]["path"] == "survive"
 
 
 class Endless:

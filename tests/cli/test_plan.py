@@ -143,3 +143,11 @@ def test_what_a_new_one_would_have_is_not_left_out_in_silence(options: tuple[str
     assert f"{options[0]}: " in ended.err
     assert "--memory" in ended.err
     assert api.asked == []
+
+
+def test_a_dump_that_no_plan_takes_is_said_to_be_too_large(api: FakeApi, bocage: Bocage, tmp_path: pathlib.Path):
+    (tmp_path / "dump.json").write_text(json.dumps({"vms": [{"name": "x" * (1 << 20)}] * 8}))
+    ended = bocage("plan", "rebalance", "--from", str(tmp_path / "dump.json"))
+    assert ended.code == 2
+    assert "8.0M at most" in " ".join(ended.err.split())
+    assert api.asked == []

@@ -15,6 +15,7 @@ from bocage.api import idempotency, problems
 from bocage.words import N_
 
 MOST = 1 << 20  # bytes of a JSON body
+LARGE = 8 << 20  # of one that brings a whole world
 
 
 class TooLarge(problems.Error, errors.Invalid):
@@ -50,6 +51,8 @@ class GoneAway(problems.Error, errors.Invalid, ConnectionError):
 class Route(APIRoute):
     """A route whose JSON body is read here, and whose POST is carried out once for each idempotency key."""
 
+    most = MOST
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner = super().get_route_handler()
         with_body = self.body_field is not None
@@ -57,13 +60,19 @@ class Route(APIRoute):
         async def handle(request: Request) -> Response:
             content = b""
             if with_body:
-                content = await read(request)
+                content = await read(request, self.most)
                 request = _Read(request, content)
             if request.method == "POST" and "idempotency-key" in request.headers:
                 return await idempotency.once(request, content, inner)
             return await inner(request)
 
         return handle
+
+
+class LargeRoute(Route):
+    """The same for large bodies."""
+
+    most = LARGE
 
 
 class _Read(Request):

@@ -9,19 +9,20 @@ from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import pydantic
+import pydantic_core
 from fastapi import Body, Query
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from bocage import errors, threads
-from bocage.api import answers, calls, examples, nodes, problems, routing, use
+from bocage.api import answers, bodies, calls, examples, nodes, problems, routing, use
 from bocage.model import base, faults, ground, plan, sample
 from bocage.model.vm import VM
 from bocage.planner import patience, placement, rebalance, snapshot
 from bocage.words import N_
 
-router = routing.router("plan", "/plan")
+router = routing.router("plan", "/plan", route=bodies.LargeRoute)
 
 Reading = Annotated[calls.Call, calls.may("plan:read")]
 Survive = Annotated[int, Field(ge=0, le=2)]
@@ -63,6 +64,12 @@ class PlaceRequest(Asked):
     new: plan.PlanVM | None = None
     """One that is not there, or is to be another."""
 
+    @model_validator(mode="after")
+    def _asks_for_one(self) -> PlaceRequest:
+        if (self.vm is None) == (self.new is None):
+            raise ValueError("vm: give either the name of one that is there, or in `new` what another would be")
+        return self
+
 
 class RebalanceRequest(Asked):
     moves: Annotated[int, Field(ge=0, le=100_000)] | None = None
@@ -76,7 +83,7 @@ async def world(
     call: Reading, survive: Annotated[int, Query(ge=0, le=2, description="Hosts that may die at once.")] = 0
 ) -> Response:
     """The world as a planner sees it now: a text to keep, and to ask with."""
-    return answers.json((await _present(call, survive)).model_dump_json(exclude_defaults=True))
+    return answers.json(pydantic_core.to_json(_changed(await _present(call), survive=survive).document()))
 
 
 @router.post("/place", name="place", response_model=plan.Placed, responses=routing.problem_responses(404))
@@ -87,7 +94,7 @@ async def place(
     of = await _world(call, request)
     asked = request.new or next((one for one in of.vms if request.vm in (one.key, f"default/{one.key}")), None)
     if asked is None:
-        raise NoSuchVM(vm=request.vm or "")
+        raise NoSuchVM(vm=str(request.vm))
     others = (one for one in of.vms if one.key != asked.key)
     asked = asked.model_copy(update={"host": None})
     of = _changed(of, vms=(*others, asked))
@@ -109,7 +116,7 @@ async def rebalance_(
 
 async def _world(call: calls.Call, request: Asked) -> plan.World:
     """The world that a request brings, or the present one."""
-    of = request.world or await _present(call, 0)
+    of = request.world or await _present(call)
     return of if request.survive is None else _changed(of, survive=request.survive)
 
 
@@ -121,7 +128,7 @@ def _changed(of: plan.World, **fields: object) -> plan.World:
         raise faults.problem(faults.read(error.errors())) from error
 
 
-async def _present(call: calls.Call, survive: int) -> plan.World:
+async def _present(call: calls.Call) -> plan.World:
     held = (await call.api.index.fresh()).ground
     uses: dict[str, sample.Use] = {}
     with contextlib.suppress(errors.Problem):  # a node that does not answer leaves loads unknown
@@ -132,7 +139,6 @@ async def _present(call: calls.Call, survive: int) -> plan.World:
         held.every(ground.Network),
         (await call.resources.list(VM)).items,
         uses=uses,
-        survive=survive,
         now=base.now(),
     )
 

@@ -25,11 +25,9 @@ _SAID = {
 }
 
 
-def router(noun: str, prefix: str) -> APIRouter:
+def router(noun: str, prefix: str, *, route: type[bodies.Route] = bodies.Route) -> APIRouter:
     """A router for a noun, such as `vm`, below `prefix`."""
-    return APIRouter(
-        prefix=BASE + prefix, tags=[noun], route_class=bodies.Route, generate_unique_id_function=_operation_id
-    )
+    return APIRouter(prefix=BASE + prefix, tags=[noun], route_class=route, generate_unique_id_function=_operation_id)
 
 
 class Lanes(BaseRoute):

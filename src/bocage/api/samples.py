@@ -274,9 +274,8 @@ def _plans() -> dict[str, Any]:
         for name in ("web1", "web2")
     ]
     world = plan.World(taken=_WHEN, survive=1, hosts=tuple(hosts), vms=tuple(vms))
-    told = world.model_dump(mode="json", exclude_defaults=True)
     return {
-        "World": told,
+        "World": world.document(),
         "Placed": placement.place(vms[1], world).model_dump(mode="json", context=base.WORDS),
         "Rebalanced": rebalance.rebalance(world).model_dump(mode="json", context=base.WORDS),
     }

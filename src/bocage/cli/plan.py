@@ -54,6 +54,7 @@ _OPTIONS = {
 }
 _ARROW = " → "
 _LARGEST = 64 << 20  # characters of a dump
+_SENT = (8 << 20) - (1 << 10)  # bytes of it as it is sent: the API takes 8 MiB with what is asked
 
 
 def dump(survive: Survive = None) -> None:
@@ -153,12 +154,16 @@ def _asked(source: str | None, survive: int | None) -> dict[str, Any]:
     right = "give a file that 'bocage plan dump' made"
     try:
         world = json_.loads(read.text_file("--from", source, most=_LARGEST))
+        size = len(json_.dumps(world))
     except ValueError as error:
         raise failure.Usage(option="--from", wrong=f"{source} is no JSON: {error}", right=right) from error
     except RecursionError as error:
         raise failure.Usage(option="--from", wrong=f"{source} is nested too deeply", right=right) from error
     if not isinstance(world, dict):
         raise failure.Usage(option="--from", wrong=f"{source} has no world: it is no JSON object", right=right)
+    if size > _SENT:
+        wrong = f"{source} has {people.size(size)} as it is sent, and a plan takes {people.size(_SENT)} at most"
+        raise failure.Usage(option="--from", wrong=wrong, right="leave out VMs or hosts")
     return rest.given(world=world, survive=survive)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -157,6 +157,10 @@ class World(Part):
             if vm.replica is not None and vm.replica == vm.host:
                 raise ValueError(f"vms: {vm.key} has its replica beside itself")
         return self
+
+    def document(self) -> dict[str, Any]:
+        """The text that is kept: what is not as usual, and always the version."""
+        return {"version": self.version, **self.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _bounded(world: World) -> World:
