@@ -6,13 +6,13 @@ import pathlib
 import random
 from collections.abc import Iterator
 
-_GROUP = "11111111-1111-1111-1111-111111111111"
+from bench import htools
+
 _OWN = 4096  # MiB of a node that are its own
 _KEPT = 0.1  # of a node's memory that stays free
 _SKEW = 1.6
 _SIZES = ((2, 1), (4, 2), (8, 4), (16, 8), (32, 8))  # GiB, vCPUs
 _SHARES = (35, 30, 20, 12, 3)
-_POLICY = "4096,2,40960,1,1|128,1,1024,1,1;65536,64,1048576,16,8|drbd,ext|8.0|1000.0"
 KINDS = ((10, False), (40, False), (10, True), (40, True))  # nodes, and whether each VM has a replica
 
 
@@ -50,9 +50,14 @@ def text(count: int, *, replicated: bool, seed: int = 1) -> str:
         vms.append(f"vm{number:04}|{needs}|{size}|{vcpus}|running|Y|{names[node]}|{copy}|{kind}||1|-")
     nodes = [
         f"{name}|{memory[index]}|{_OWN}|{free[index]}|{disk[index]}|{disk_free[index]}|{64 if large[index] else 32}"
-        f"|{'M' if index == 0 else 'N'}|{_GROUP}|1||N|1|1|1.0"
+        f"|{'M' if index == 0 else 'N'}|{htools.GROUP}|1||N|1|1|1.0"
         for index, name in enumerate(names)
     ]
-    group = [f"default|{_GROUP}|preferred||"]
-    policy = [f"|{_POLICY}", f"default|{_POLICY}"]
+    group = [f"default|{htools.GROUP}|preferred||"]
+    policy = [f"|{_policy()}", f"default|{_policy()}"]
     return "\n\n".join("\n".join(section) for section in (group, nodes, vms, [], policy)) + "\n"
+
+
+def _policy() -> str:
+    std, least, most = (",".join(map(str, htools.SIZES[kind][:5])) for kind in ("std", "min", "max"))
+    return f"{std}|{least};{most}|{','.join(htools.TEMPLATES)}|{htools.VCPU_RATIO}|{htools.SPINDLE_RATIO}"

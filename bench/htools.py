@@ -15,13 +15,15 @@ from bocage.model import plan, units
 
 _MIB = 1 << 20
 _SPINDLES = 32  # what one of Ganeti's hosts is taken to serve
-_GROUP = "11111111-1111-1111-1111-111111111111"
+GROUP = "11111111-1111-1111-1111-111111111111"
 _HAIL = "/usr/lib/ganeti/3.0/usr/bin/htools"
-_SIZES = {
+SIZES = {
     "std": (4096, 2, 40960, 1, 1, 1),
     "min": (128, 1, 1024, 1, 1, 1),
     "max": (65536, 64, 1048576, 16, 8, 64),
 }
+TEMPLATES = ["drbd", "ext"]
+VCPU_RATIO, SPINDLE_RATIO = 8.0, 1000.0
 
 
 def read(path: pathlib.Path, use: pathlib.Path | None = None) -> plan.World:
@@ -93,13 +95,13 @@ def new_vm(*, replicated: bool) -> plan.PlanVM:
 def request(*, replicated: bool) -> dict[str, Any]:
     """The same as hail(1) reads it; the cluster comes from a file beside."""
     names = ("memory-size", "cpu-count", "disk-size", "disk-count", "nic-count", "spindle-use")
-    std, least, most = (dict(zip(names, _SIZES[kind], strict=True)) for kind in ("std", "min", "max"))
+    std, least, most = (dict(zip(names, SIZES[kind], strict=True)) for kind in ("std", "min", "max"))
     policy = {
         "std": std,
         "minmax": [{"min": least, "max": most}],
-        "disk-templates": ["drbd", "ext"],
-        "vcpu-ratio": 8.0,
-        "spindle-ratio": 1000.0,
+        "disk-templates": TEMPLATES,
+        "vcpu-ratio": VCPU_RATIO,
+        "spindle-ratio": SPINDLE_RATIO,
     }
     group = {"name": "default", "alloc_policy": "preferred", "ipolicy": policy, "tags": [], "networks": []}
     asked = {
@@ -124,7 +126,7 @@ def request(*, replicated: bool) -> dict[str, Any]:
         "enabled_hypervisors": ["kvm"],
         "ipolicy": policy,
         "cluster_tags": [],
-        "nodegroups": {_GROUP: group},
+        "nodegroups": {GROUP: group},
         "nodes": {},
         "instances": {},
         "request": asked,
@@ -197,7 +199,7 @@ def _host(line: str, taken: Mapping[str, int]) -> plan.PlanHost:
         memory_own=_size(own),
         cpus=int(cpus),
         cpus_own=int(cpus_own),
-        cpu_overcommit=8.0,
+        cpu_overcommit=VCPU_RATIO,
         disk=_size(disk) if local else _size("0"),
         disk_own=units.Size(_size(disk) - _size(disk_left) - taken.get(name, 0)) if local else _size("0"),
     )

@@ -57,20 +57,19 @@ IMAGE_ADD = {
     ),
     "upload": _example("From an upload", {"name": "old", "upload": "5f0c9f1e-6f0a-4c53", "file_name": "old.vmdk"}),
 }
-_HOSTS = [
-    {"name": "host1", "memory": "64G", "cpus": 16, "storages": ["array"]},
-    {"name": "host2", "memory": "64G", "cpus": 16, "storages": ["array"]},
-]
-_VMS = [
-    {"name": "web1", "memory": "4G", "vcpus": 2, "host": "host1", "storages": ["array"], "apart": ["web"]},
-    {"name": "web2", "memory": "4G", "vcpus": 2, "host": "host1", "storages": ["array"], "apart": ["web"]},
-]
+PLAN_WORLD = {
+    "hosts": [{"name": name, "memory": "64G", "cpus": 16, "storages": ["array"]} for name in ("host1", "host2")],
+    "vms": [
+        {"name": name, "memory": "4G", "vcpus": 2, "host": "host1", "storages": ["array"], "apart": ["web"]}
+        for name in ("web1", "web2")
+    ],
+}
 PLAN_PLACE = {
     "there": _example("Where one would be, were it nowhere", {"vm": "web1"}),
     "new": _example("One that is not there yet", {"new": {"name": "web2", "memory": "4G", "vcpus": 2}}),
-    "replayed": _example("In a world that was kept", {"vm": "web2", "world": {"hosts": _HOSTS, "vms": _VMS}}),
+    "replayed": _example("In a world that was kept", {"vm": "web2", "world": PLAN_WORLD}),
 }
 PLAN_REBALANCE = {
     "now": _example("The present hosts, ten moves at most, and any of them may die", {"moves": 10, "survive": 1}),
-    "replayed": _example("A world that was kept", {"world": {"hosts": _HOSTS, "vms": _VMS}}),
+    "replayed": _example("A world that was kept", {"world": PLAN_WORLD}),
 }

@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from bocage import words
+from bocage.api import examples
 from bocage.model import base, confinement, firewall, ground, plan, sample, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
 from bocage.planner import placement, rebalance
@@ -266,17 +267,10 @@ def _resources() -> list[base.Resource[Any, Any]]:
 
 
 def _plans() -> dict[str, Any]:
-    hosts = [
-        plan.PlanHost(name=name, memory=Size(64 * GiB), cpus=16, storages=("array",)) for name in ("host1", "host2")
-    ]
-    vms = [
-        plan.PlanVM(name=name, memory=Size(4 * GiB), vcpus=2, host="host1", storages=("array",), apart=("web",))
-        for name in ("web1", "web2")
-    ]
-    world = plan.World(taken=_WHEN, survive=1, hosts=tuple(hosts), vms=tuple(vms))
+    world = plan.World.model_validate({"taken": _WHEN, "survive": 1, **examples.PLAN_WORLD})
     return {
         "World": world.document(),
-        "Placed": placement.place(vms[1], world).model_dump(mode="json", context=base.WORDS),
+        "Placed": placement.place(world.vms[1], world).model_dump(mode="json", context=base.WORDS),
         "Rebalanced": rebalance.rebalance(world).model_dump(mode="json", context=base.WORDS),
     }
 
