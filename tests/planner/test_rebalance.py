@@ -338,3 +338,15 @@ def test_no_part_of_a_plan_is_long_without_a_look():
     assert begun >= 66  # pairs of hosts
     exchanges.pairs(state, 0.0)
     assert next(left) - begun > 66
+
+
+def test_the_first_proofs_end_with_their_time_wherever_they_are():
+    big = [vm(f"vm{n}", 5, f"host{n}") for n in range(3)]
+    of = world(*(host(f"host{n}", 8) for n in range(3)), *big, survive=1)
+    left = iter(range(10_000))
+    survival.Survival(occupancy.Occupancy(of), lambda: next(left) < 0)
+    looks = next(left)
+    assert looks > len(of.hosts)
+    for number in range(looks):
+        with pytest.raises(patience.TookTooLong):
+            survival.Survival(occupancy.Occupancy(of), _after_looks(number))

@@ -28,6 +28,16 @@ def require(check: Check) -> None:
         raise TookTooLong
 
 
+def required(check: Check) -> Check:
+    """The same, which raises TookTooLong once the time is over."""
+
+    def look() -> bool:
+        require(check)
+        return False
+
+    return look
+
+
 def to_the_end(check: Check) -> Check:
     """The same for what is done however late it is."""
     return lambda: check() and False

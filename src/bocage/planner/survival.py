@@ -114,7 +114,7 @@ class Survival:
     """The proofs for every set of hosts that may die at once. Raises TookTooLong when not all can be made in time."""
 
     def __init__(self, held: Occupancy, check: patience.Check = patience.endless) -> None:
-        self._held, self._check = held, check
+        self._held, self._check = held, patience.required(check)
         self._ready = [host.state == "ready" for host in held.hosts]
         alive = [index for index, host in enumerate(held.hosts) if host.state != "silent"]
         count = min(held.world.survive, len(alive))
@@ -123,8 +123,8 @@ class Survival:
         self._reach = [sum(allowed) for allowed in held.allowed]
         self.proofs: list[Proof] = []
         for failed in sets:
-            patience.require(check)
             self.proofs.append(self.prove(failed))
+        self._check = check  # from now on there is something to be told
         self._peaks: dict[int, tuple[int, int, float]] = {}
 
     @property
@@ -378,7 +378,7 @@ class Survival:
         return True
 
     def _search(self, proof: Proof, vms: list[int], tries: int) -> bool:
-        """Depth first, every VM to every host that could have it, within a bound on tries."""
+        """Depth first, every VM to every host that could have it, within a bound on tries and on time."""
         held = self._held
         stack: list[list[int]] = [self._options(proof, vms[0])]
         while stack:
@@ -386,7 +386,7 @@ class Survival:
             vm = vms[depth]
             if vm in proof.where:
                 proof.put(held, vm, NOWHERE)
-            if not stack[-1] or tries <= 0:
+            if not stack[-1] or tries <= 0 or self._check():
                 stack.pop()
                 continue
             tries -= 1
