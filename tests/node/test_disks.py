@@ -12,6 +12,7 @@ import pytest
 
 from bocage import process
 from bocage.cli import burning
+from bocage.engine.qemu import holding, hotplug, qmp
 from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
 from bocage.node import started
@@ -23,7 +24,7 @@ from tests.engine.qemu import bootsector
 from tests.node.house import BLANK, BOUND, House
 from tests.node.test_adapting import carried_out
 from tests.node.test_saved import change, waiting
-from tests.node.test_wishes import problem
+from tests.node.test_wishes import cancel, newest, problem
 
 SMALL: dict[str, Any] = {"image": "tiny", "memory": "128M", "disk": "64M", "nics": []}
 _DISKS = "echo disks: $(for d in /sys/block/vd*; do echo ${d##*/}=$(cat $d/size); done)"
@@ -173,6 +174,60 @@ async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house
     assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
     done(await house.ask("vm.kill", made))
     done(await house.ask("vm.start", second))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("way", ["timed-out", "disconnected", "cancelled", "not-held"])
+async def test_a_disk_of_which_it_is_not_known_whether_it_came_is_its_machines_until_that_ends(
+    house: House, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    made, second = await house.create(start=True, **BLANK), await house.create("second", **BLANK)
+    there, attach = asyncio.Event(), hotplug.Disks.attach
+
+    async def cut_off(*arguments: Any) -> None:
+        await attach(*arguments)
+        there.set()
+        match way:
+            case "timed-out":
+                raise qmp.TimedOut(what="device_add", bound=0.0)
+            case "disconnected":
+                raise qmp.Disconnected
+            case "cancelled":
+                await asyncio.Event().wait()
+
+    async def not_held(*_: Any) -> None:
+        raise qmp.CommandFailed(command="qom-set", kind="GenericError", description="no")
+
+    monkeypatch.setattr(hotplug, "_UNPLUG_BOUND", 0.2)  # nobody is there who could let go of it
+    monkeypatch.setattr(hotplug.Disks, "attach", cut_off)
+    monkeypatch.setattr(holding.Holding, "disk", not_held)
+    limits = {"limits": {"iops": 100}} if way == "not-held" else {}
+    attaching = asyncio.create_task(house.attach(made, size="1M", **limits))
+    await asyncio.wait_for(there.wait(), BOUND)
+    if way == "cancelled":
+        task = await newest(house, "vm.disk-attach", made)
+        assert task is not None
+        await cancel(house, task)
+    assert (await attaching).status.state is not work.TaskState.DONE
+    await house.until(lambda: house.read(made), lambda one: len(one.spec.disks) == 1)
+    await house.adapted(made)
+    [volume] = [one for one in (await house.volumes()).values() if one.uid not in _volumes(made, second)]
+    for _ in range(2):
+        assert volume.spec.vm == made.uid
+        assert (await house.node.preparation.disks.path(volume)).exists()
+        assert problem(await house.ask("volume.delete", volume)) == "disk-still-plugged"
+        await house.close()
+        await house.open()  # the next daemon knows it, too
+        await house.becomes(made, vm.State.RUNNING)
+        await house.ask("vm.pause", made)  # by then it has looked what it could set free
+        await house.ask("vm.resume", made)
+        volume = await house.resources.get(ground.Volume, "default", volume.uid)
+    done(await house.ask("vm.kill", made))
+    await lies_by_itself(house, volume.uid)
+
+
+def _volumes(*machines: vm.VM) -> set[str]:
+    return {disk.volume for one in machines for disk in one.spec.disks}
 
 
 async def test_a_volume_that_could_not_be_plugged_in_is_as_free_as_before(house: House):

@@ -25,6 +25,12 @@ def note(runtime: pathlib.Path, built: Built) -> None:
     beside.rename(runtime / "started.json")
 
 
+def begin(runtime: pathlib.Path, built: Built) -> None:
+    """A new process is about to be made so; what an earlier one may have had is gone with it."""
+    _coming(runtime).unlink(missing_ok=True)
+    note(runtime, built)
+
+
 def change(runtime: pathlib.Path, **fields: object) -> None:
     """The running machine is made of other things now. Nothing is kept where nothing was."""
     if built := read_whole(runtime):
@@ -40,6 +46,49 @@ def note_plugged(runtime: pathlib.Path, machine: model.VM, disk: str, *, there: 
     disks += [one for one in machine.spec.disks if one.name == disk and there]
     boot = started.boot if there else started.boot.without(disk)
     change(runtime, disks=tuple(disks), boot=boot)
+    _note_coming(runtime, [one for one in coming(runtime) if one.name != disk])
+
+
+def note_coming(runtime: pathlib.Path, disk: model.Disk, *, comes: bool = True) -> None:
+    """A disk is about to be plugged in: until it is noted as plugged, or as not coming, it may be there or not."""
+    _note_coming(runtime, [*(one for one in coming(runtime) if one.volume != disk.volume), *([disk] if comes else [])])
+
+
+def coming(runtime: pathlib.Path) -> list[model.Disk]:
+    """The disks that the running machine may have, and that are no part of what it is noted to be made of."""
+    try:
+        return [model.Disk.model_validate(one) for one in json.loads(_coming(runtime).read_bytes())]
+    except (OSError, ValueError):
+        return []
+
+
+def held(runtime: pathlib.Path) -> model.VMSpec | None:
+    """The spec of the running machine, with every disk that it may have."""
+    if (started := read(runtime)) is None:
+        return None
+    volumes = {one.volume for one in started.disks}
+    more = (one for one in coming(runtime) if one.volume not in volumes)
+    return started.model_copy(update={"disks": (*started.disks, *more)})
+
+
+def with_left(runtime: pathlib.Path, built: model.VMSpec, wanted: model.VMSpec) -> model.VMSpec:
+    """The running machine with the disks that may have come to it and that nobody wants any more: they are to go."""
+    names = {one.name for one in (*built.disks, *wanted.disks)}
+    left = (one for one in coming(runtime) if one.name not in names)
+    return built.model_copy(update={"disks": (*built.disks, *left)})
+
+
+def _note_coming(runtime: pathlib.Path, disks: list[model.Disk]) -> None:
+    if not disks:
+        _coming(runtime).unlink(missing_ok=True)
+        return
+    beside = runtime / ".coming.json.part"
+    beside.write_text(json.dumps([one.model_dump(mode="json") for one in disks]))
+    beside.rename(_coming(runtime))
+
+
+def _coming(runtime: pathlib.Path) -> pathlib.Path:
+    return runtime / "coming.json"
 
 
 def read(runtime: pathlib.Path) -> model.VMSpec | None:

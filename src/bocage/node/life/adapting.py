@@ -35,7 +35,7 @@ async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -
     running = standing.machine
     if noted is None or running is None:
         return
-    built = await resizing.as_found(runtime, machine, running)
+    built = await _as_found(runtime, machine, running)
     became = [_outcome(path, "done", said) for path, said in resizing.came_unsaid(noted, built, machine.spec)]
     again = not standing.held
     for change in list(adaptation.changes(built, machine.spec, again=again, kvm=running.accelerator == "kvm")):
@@ -57,7 +57,7 @@ async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -
                 change.path, "pending", error if isinstance(error, errors.Problem) else tasks.from_os(error)
             )
         became.append(outcome)
-    built = await resizing.as_found(runtime, machine, running)
+    built = await _as_found(runtime, machine, running)
     became += _left(built, machine, {one.path for one in became})
     preparation.admission.note(machine.uid, built.spec)  # whatever the guest gave way to
     await sharing.settle(running, built)
@@ -69,6 +69,13 @@ async def _adapt(standing: Standing, preparation: Preparation, machine: vm.VM) -
         if one.how in ("done", "partly") and not again:
             told = one.saying.model_dump(mode="json")
             await standing.tell(machine, outcomes.Adapted(name=machine.name, outcome=told))
+
+
+async def _as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
+    """What it is made of, with what may have come to it and is to go again."""
+    built = await resizing.as_found(runtime, machine, running)
+    spec = await asyncio.to_thread(started.with_left, runtime, built.spec, machine.spec)
+    return dataclasses.replace(built, spec=spec)
 
 
 async def _try(
@@ -103,7 +110,7 @@ async def _try(
             gone = outcomes.DiskGone(disk=disk.name, volume=freed)
             return _outcome(change.path, "done", gone), {"disks": _disks_without(built, disk)}
         case adaptation.PlugDisk(disk):
-            await attaching.plug(disk, running, machine, preparation)
+            await attaching.plug(disk, running, machine, preparation, standing)
             plugged = outcomes.DiskThere(disk=disk.name)
             return _outcome(change.path, "done", plugged), {"disks": (*_disks_without(built, disk), disk)}
         case adaptation.UnplugNic(nic):

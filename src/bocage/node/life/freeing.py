@@ -100,10 +100,10 @@ async def _lie_with(standing: Standing, machine: vm.VM) -> list[ground.Volume]:
 
 
 async def _had(standing: Standing, preparation: Preparation, machine: vm.VM) -> set[str] | None:
-    """The volumes that its process has, or that the machine has whose memory is saved; None where nothing tells."""
+    """The volumes that its process may have, or the machine whose memory is saved; None where nothing tells."""
     if standing.machine is not None:
-        built = await asyncio.to_thread(started.read, standing.ground.home.vm_runtime(machine.uid))
-        return {disk.volume for disk in built.disks} if built else None
+        held = await asyncio.to_thread(started.held, standing.ground.home.vm_runtime(machine.uid))
+        return {disk.volume for disk in held.disks} | preparation.disks.had_by(machine) if held else None
     if await preparation.has_saved(machine):
         return {disk.volume for disk in (await preparation.as_it_was(machine)).spec.disks}
     return set()

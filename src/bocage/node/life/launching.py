@@ -72,7 +72,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
         first = await reach.Way(place.storage).call(memory_saved.first, place)
         plan = dataclasses.replace(plan, first=first)
     made = Built(adaptation.bare(built.spec), plan.first or First.of(plan.spec))
-    started.note(plan.runtime, made)
+    started.begin(plan.runtime, made)
     # While QEMU comes up, paused, its NICs are plugged in and the definition goes to the disk: the vCPUs wait for all.
     plugging = asyncio.create_task(preparation.plug_in(built))
     defining = asyncio.create_task(

@@ -95,8 +95,7 @@ async def attach_disk(
     disk = _disk(machine, name)
     try:
         if standing.machine:
-            await attaching.plug(disk, standing.machine, machine, preparation)
-            started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name)
+            await attaching.plug(disk, standing.machine, machine, preparation, standing)
         else:
             await preparation.make_what_waits(machine)
     except (errors.Problem, OSError):
@@ -182,11 +181,17 @@ async def undo(standing: Standing, preparation: Preparation, machine: vm.VM, run
     volume: ground.Volume | None = None
     with contextlib.suppress(resources.Missing):
         volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
-    own = volume is not None and volume.spec.vm == machine.uid
+    # What the process may have is not removed: an adaptation takes it from there, and then it lies by itself.
+    own = volume is not None and volume.spec.vm == machine.uid and not _may_have(standing, disk)
     await _take_out(standing, disk.name, doomed=volume if own else None)
     if volume is not None and own:
         path = await preparation.disks.path(volume)
         await asyncio.to_thread(files.remove_tree, path)
+
+
+def _may_have(standing: Standing, disk: vm.Disk) -> bool:
+    held = started.held(standing.ground.home.vm_runtime(standing.uid)) if standing.machine else None
+    return held is not None and any(one.volume == disk.volume for one in held.disks)
 
 
 async def grow_disk(

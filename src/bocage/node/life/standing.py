@@ -191,7 +191,11 @@ class Standing:
         generation = machine.metadata.generation
         if self.pending is None or self.pending[0] != generation:
             built = started.read(self.ground.home.vm_runtime(self.uid))
-            differs = bool(edits.pending(built, machine)) if built else self.machine.started_generation != generation
+            if built is None:
+                differs = self.machine.started_generation != generation
+            else:
+                built = started.with_left(self.ground.home.vm_runtime(self.uid), built, machine.spec)
+                differs = bool(edits.pending(built, machine))
             self.pending = (generation, differs)
         return self.pending[1]
 

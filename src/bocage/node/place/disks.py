@@ -144,6 +144,11 @@ class Disks:
         if writer := self._written.get(machine.uid):
             writer.volumes.discard(disk.volume)
 
+    def had_by(self, machine: vm.VM) -> set[str]:
+        """The volumes that its process has, or may have."""
+        writer = self._written.get(machine.uid)
+        return set(writer.volumes) if writer else set()
+
     def plugged_in(self, volume: str) -> str | None:
         """The VM whose process has a volume open, whatever its definition says by now."""
         return next((one.name for one in self._written.values() if volume in one.volumes), None)

@@ -252,7 +252,7 @@ class Preparation:
         for machine in machines:
             if machine.status.pid is not None and not self._ground.rebooted:
                 runtime = self._ground.home.vm_runtime(machine.uid)
-                spec = started.read(runtime) or machine.spec
+                spec = started.held(runtime) or machine.spec
                 self.admission.find(machine.uid, spec)
                 self.disks.found(machine, spec)
 
@@ -262,7 +262,7 @@ class Preparation:
 
     async def note_running(self, machine: vm.VM) -> None:
         """It runs: what its disks can still grow by is promised to it, and its wires are known."""
-        built = started.read(self._ground.home.vm_runtime(machine.uid)) or machine.spec
+        built = started.held(self._ground.home.vm_runtime(machine.uid)) or machine.spec
         self.disks.found(machine, built)
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
         self.admission.note(machine.uid, built)
