@@ -18,10 +18,10 @@ class Daemon:
 
     def __init__(self, host: Host, *, fresh: bool) -> None:
         self.host, self.world = host, host.world
-        life = host.stored[0]
+        life, bounds = host.stored
         self.returning = returning.Returning(host.name, host.bounds, profile.PROFILE)
         if not fresh and life is not None:
-            self.returning.phase, self.returning.life = returning.Phase.LIVE, life
+            self.returning = returning.Returning.resumed(life, bounds, host.bounds, profile.PROFILE)
         self.ruling = self.world.kinds.ruling(
             host.name,
             {each: other.means for each, other in self.world.hosts.items()},
@@ -77,7 +77,7 @@ class Daemon:
             if each.alive and each.opened
         }
         before = self.returning.life
-        self._come_back(self.returning.seen(view, runs, gone=host.gone and host.empty, sent=sent, now=now))
+        self._come_back(self.returning.seen(view, runs, gone=host.gone if host.empty else None, sent=sent, now=now))
         self._lives(before)
         if self.returning.phase is returning.Phase.STRANGE:
             for own in self.owning.values():
@@ -92,9 +92,10 @@ class Daemon:
             if records.settled(view, life.incarnation):
                 self._end_what_is_not_ours(view)
             return
-        if host.guarded != life and host.guard is not None:
-            host.guarded = life
-            host.guard.taken(life, host.stored[1])
+        if host.guard is not None and host.guard.life != life:
+            host._do(host.guard.taken(life, self.returning.bounds))
+            if host.guard.life == life:
+                host.guarded, host.stored = life, (life, self.returning.bounds)
         self._hand_over(view, life, sent)
         for own in self.owning.values():
             self._perform(own.seen(view, life, sent, now))
@@ -116,6 +117,8 @@ class Daemon:
                 host._do(host.guard.raised(act.life))
             elif isinstance(act, returning.Narrow) and host.guard is not None:
                 self.world.kinds.narrow(host.guard, act.bounds)
+                host.stored = (host.stored[0], host.guard.bounds)
+                self.returning.narrowed(act.bounds)
 
     def _answered(self, act: returning.Ask, answer: records.Answer) -> None:
         if self.host.daemon is self:
@@ -129,8 +132,8 @@ class Daemon:
         if life is None or life == before:
             return
         host.time.tell(host.name, "has taken", life.epoch, "in", life.incarnation)
-        host.stored = (life, host.bounds)
-        host.gone = False
+        host.stored = (life, host.stored[1])
+        host.gone = None
         host.beat = self.world.kinds.beating(life, profile.PROFILE)
 
     def died(self, machine: Machine) -> None:
@@ -166,10 +169,10 @@ class Daemon:
 
     def _start(self, act: owning.Start) -> None:
         own = self.owning[act.machine]
-        if self.host.daemon is not self or own.phase is not owning.Phase.STARTING:
+        if self.host.daemon is not self:
             return
         started = self.host.start(act.machine, act.generation, paused=False)
-        self._perform(own.started(running=started is not None))
+        self._perform(own.started(act.attempt, running=started is not None))
 
     # The leader's
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from bocage.protocol import records
+from bocage.protocol import census, records
 
 DRAIN = 2.4  # seconds that a write may lie in the array's queue, at most
 
@@ -121,10 +121,8 @@ class Store:
         _, entries, revision = self.copies[-1] if latest else self.time.random.choice(self.copies)
         self._waiting.clear()
         self.entries, self.revision = dict(entries), revision + 1
-        self.entries[records.CLUSTER] = records.Entry(
-            records.Cluster(f"restored at {self.time.now:.3f}", settled=False, floor=int(self.time.now * 1000)),
-            self.revision,
-        )
+        written = census.restored(self.view(), f"restored at {self.time.now:.3f}", int(self.time.now * 1000))
+        self.entries |= {key: records.Entry(record, self.revision) for key, record in written.items()}
 
 
 @dataclasses.dataclass

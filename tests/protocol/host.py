@@ -73,7 +73,7 @@ class Host:
         self.guard: guarding.Guard | None = None
         self.beat: beating.Beating | None = None
         self.daemon: daemons.Daemon | None = None
-        self.gone = False  # the guard has said so, and what was sent can land no more
+        self.gone: float | None = None  # since when, by the guard, nothing runs here
         self.stored: tuple[records.Life | None, records.Bounds] = (None, self.bounds)  # in a file of its home
         self.guarded: records.Life | None = None  # the life that the guard was given last; a file too
 
@@ -87,7 +87,7 @@ class Host:
         self.clock = Clock(self.world)
         self.hangs_until = 0.0
         self.freeze_works = self.drop_works = self.kill_works = True
-        self.dropped, self._fed, self.gone, self.guarded = False, None, True, None
+        self.dropped, self._fed, self.gone, self.guarded = False, None, self.now(), None
         self.guard = self.world.kinds.guard.first()
         self.beat, self.daemon = None, daemons.Daemon(self, fresh=True)
         boot = self.boot
@@ -246,12 +246,12 @@ class Host:
                     self._dies(machine)
             case guarding.Act.SEVER:
                 for machine in self.machines.values():
-                    machine.socket.clear()
+                    if not machine.alive:
+                        machine.socket.clear()
                 self._later(0.005, guard.severed)
             case guarding.Act.GONE:
                 self.time.tell(self.name, "has ended all that ran")
-                self.world.array.end_sessions(self.name)
-                self.gone = True
+                self.gone = self.now()
 
     def _later(self, delay: float, event: Callable[[], list[guarding.Act]]) -> None:
         boot, guard = self.boot, self.guard
@@ -280,7 +280,7 @@ class Host:
                 self.guard = self.world.kinds.guard.first()
                 return
             self.guard = self.world.kinds.alone(self.guarded, self.stored[1], self.now())
-            found = [client for client, machine in self.machines.items() if machine.alive]
+            found = [client for client, machine in self.machines.items() if machine.alive or machine.socket]
             self.guard.found(found, complete=True)
 
         self.time.after(self.random.uniform(0.05, 2.0), lambda: self.awake(boot, comes))
@@ -337,9 +337,8 @@ class Host:
             return
         for machine in left:
             del self.machines[machine.client]
-            self.world.array.end_client(machine.client)
         if self.daemon is not None:
-            self.daemon.owning[name].left()
+            self.daemon.owning[name].left(self.now())
 
     def _daemon_tick(self) -> None:
         if self.daemon is not None:
@@ -353,7 +352,8 @@ class Host:
         def comes() -> None:
             self.daemon = daemons.Daemon(self, fresh=False)
 
-        self.time.after(self.random.uniform(0.2, 2.0), lambda: self.awake(boot, comes))
+        away = self.random.uniform(0.2, 2.0) if self.time.chance(0.8) else self.random.uniform(5, 20)
+        self.time.after(away, lambda: self.awake(boot, comes))
 
     def restart_beat(self) -> None:
         self.time.tell(self.name, "beat is killed")

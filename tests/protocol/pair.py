@@ -41,7 +41,7 @@ class Pair:
         self.lacks: set[int] = set()  # the bitmap
         self.acknowledged: set[int] = set()
         self.joined = False
-        self.runs, self.alive = True, True
+        self.runs, self.alive = False, True
         self.pending: int | None = None
         self.next = 0
         self.linked, self.storeward = True, True
@@ -76,6 +76,8 @@ class Pair:
 
     def _trouble(self) -> None:
         random = self.time.random
+        if self.time.chance(0.15):
+            self._anew(vm=self.time.chance(0.5))
         name, most = random.choice((("linked", 4.0), ("linked", 0.5), ("storeward", 3.0), ("store", 3.0)))
         seconds = random.uniform(0.05, most)
         self.time.tell(f"not {name} for {seconds:.2f} s")
@@ -86,6 +88,14 @@ class Pair:
             setattr(self, name, False)
             self.time.after(seconds, lambda: setattr(self, name, True))
         self.time.after(random.uniform(1, 6), self._trouble)
+
+    def _anew(self, *, vm: bool) -> None:
+        """The daemon is started anew, or the VM on its own host: nobody knows any more what its quorum was."""
+        self.time.tell("the VM is started anew" if vm else "the daemon is started anew")
+        self.machine = self.kinds.replicating("erp", "b", PROFILE)
+        self.runs = False
+        self.lacks |= self.here  # a pass under way is cancelled, a bitmap goes with its process
+        self.joined = self.joined and not vm
 
     def _ask(self, transaction: records.Transaction | None, reply: Callable[[Any], None]) -> None:
         if self.storeward:
@@ -108,14 +118,15 @@ class Pair:
 
     def _viewed(self, view: records.View, sent: float) -> None:
         for ask in self.machine.seen(view, self.life, sent, self.time.now):
-            self._ask(ask.transaction, functools.partial(self._answered, ask.attempt))
+            self._ask(ask.transaction, functools.partial(self._answered, self.machine, ask.attempt))
 
-    def _answered(self, attempt: int, said: records.Answer) -> None:
-        self._do(self.machine.answered(attempt, said))
+    def _answered(self, machine: replicating.Replicating, attempt: int, said: records.Answer) -> None:
+        if machine is self.machine:
+            self._do(machine.answered(attempt, said))
 
-    def _do(self, acts: list[replicating.Act]) -> None:
+    def _do(self, acts: list[replicating.Act | replicating.Copy]) -> None:
         for act in acts:
-            self.time.tell(act.name)
+            self.time.tell(act)
             match act:
                 case replicating.Act.LET_GO:
                     self.joined = False
@@ -126,19 +137,20 @@ class Pair:
                     self.runs = False
                 case replicating.Act.JOIN:
                     self.joined = True
-                case replicating.Act.COPY:
+                case replicating.Copy(number):
                     taken, self.lacks = self.lacks, set()
-                    self.time.after(self.time.random.uniform(0.05, 0.8), functools.partial(self._copied, taken))
+                    delay = self.time.random.uniform(0.05, 0.8)
+                    self.time.after(delay, functools.partial(self._copied, self.machine, number, taken))
 
-    def _copied(self, taken: set[int]) -> None:
-        if not self.alive:
+    def _copied(self, machine: replicating.Replicating, number: int, taken: set[int]) -> None:
+        if not self.alive or machine is not self.machine:
             return
         if not self.linked:
             self.lacks |= taken  # a pass that failed gives the bitmap back
             self._do(self.machine.failed())
             return
         self.there |= taken
-        self._do(self.machine.copied(left=len(self.lacks)))
+        self._do(self.machine.copied(number, left=len(self.lacks)))
 
     def _guest(self) -> None:
         if not self.alive:
@@ -173,7 +185,7 @@ class Pair:
 class _MarksLate(replicating.Replicating):
     """Goes on at once, and tells the store after."""
 
-    def failed(self) -> list[replicating.Act]:
+    def failed(self) -> list[replicating.Act | replicating.Copy]:
         before = self.phase
         acts = super().failed()
         went = before in (replicating.Phase.JOINING, replicating.Phase.IN_SYNC)
@@ -183,13 +195,13 @@ class _MarksLate(replicating.Replicating):
 class _SyncTooEarly(replicating.Replicating):
     """Tells the store before the last pass is over."""
 
-    def copied(self, *, left: int) -> list[replicating.Act]:
+    def copied(self, number: int, *, left: int) -> list[replicating.Act | replicating.Copy]:
         if self.phase is replicating.Phase.COPYING:
             self.phase, self._asked = replicating.Phase.JOINING, None
-            return [replicating.Act.COPY]
+            return [replicating.Copy(number)]
         if self.phase in (replicating.Phase.JOINING, replicating.Phase.IN_SYNC):
             return [replicating.Act.JOIN]
-        return super().copied(left=left)
+        return super().copied(number, left=left)
 
 
 MUTANTS: dict[str, Callable[[], PairKinds]] = {

@@ -88,6 +88,40 @@ def test_an_ended_life_is_killed_thawed_behind_the_drop_and_only_let_go_when_not
     assert guard.phase is Phase.OVER
 
 
+def test_what_a_dead_process_left_in_sockets_is_destroyed_and_counts_until_then() -> None:
+    guard = running()
+    assert guard.ended("qemu") == [Act.SEVER]
+    assert guard.tick(104.0) == [Act.FREEZE, Act.DROP, Act.SEVER]  # overdue, as if it lived
+    guard.severed()
+    guard.held(frozen=True, dropped=True)
+    assert guard.tick(104.2) == [Act.FEED]
+
+
+def test_what_the_kernel_writes_ends_with_a_reset_alone() -> None:
+    guard = running(kernel_disks=True)
+    guard.raised(LIFE)
+    guard.held(dropped=True)
+    guard.ended("qemu")
+    assert guard.severed() == []
+    assert Act.FEED not in guard.tick(101.0)
+    assert guard.phase is Phase.ENDING
+
+
+def test_a_life_that_is_given_again_is_the_same() -> None:
+    guard = running()
+    guard.taken(LIFE, BOUNDS)
+    assert guard.admit("another", 100.5)
+    assert guard.raised(LIFE) != []
+
+
+def test_a_guard_that_holds_nothing_any_more_lets_pass_when_a_new_life_is_taken() -> None:
+    guard = overdue()
+    guard.held(frozen=True, dropped=True)
+    guard.ended("qemu")
+    guard.severed()
+    assert guard.taken(NEXT, BOUNDS) == [Act.LET_PASS, Act.THAW]
+
+
 def test_who_was_cut_off_already_is_thawed_as_soon_as_it_is_killed() -> None:
     guard = overdue()
     guard.held(frozen=True, dropped=True)

@@ -64,7 +64,7 @@ def test_a_vm_that_was_given_is_claimed_under_a_new_generation_and_then_started(
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
     assert isinstance(claim, owning.Claim)
     assert claim.transaction == records.Transaction("first", {ERP: 9, "epoch/h1": 40}, {ERP: records.Owner("h1", 6)})
-    assert own.answered(claim.attempt, records.Applied(10)) == [owning.Start("erp", 6)]
+    assert own.answered(claim.attempt, records.Applied(10)) == [owning.Start("erp", 6, 1)]
 
 
 def test_a_claim_without_answer_is_settled_by_another_one_and_its_own_answer_counts_no_more() -> None:
@@ -77,7 +77,7 @@ def test_a_claim_without_answer_is_settled_by_another_one_and_its_own_answer_cou
     assert isinstance(second, owning.Claim)
     assert second.transaction.puts == {ERP: records.Owner("h1", 7)}
     assert own.answered(first.attempt, records.Applied(10)) == []
-    assert own.answered(second.attempt, records.Applied(11)) == [owning.Start("erp", 7)]
+    assert own.answered(second.attempt, records.Applied(11)) == [owning.Start("erp", 7, 2)]
 
 
 def test_what_belongs_to_another_host_is_ended_and_what_it_sent_with_it() -> None:
@@ -86,8 +86,9 @@ def test_what_belongs_to_another_host_is_ended_and_what_it_sent_with_it() -> Non
     assert own.seen(given(6, 9, "h2"), LIFE, 10.0, 10.1) == []  # a record that is older than our own claim
     assert own.seen(given(7, 12, "h2"), LIFE, 10.0, 10.1) == [owning.End("erp")]
     assert own.seen(given(8, 13), LIFE, 10.2, 10.3) == []  # given back: not before nothing of it is left
-    own.left()
-    assert len(own.seen(given(8, 13), LIFE, 10.4, 10.5)) == 1
+    own.left(10.4)
+    assert own.seen(given(8, 13), LIFE, 11.0, 11.1) == []  # nor before what it had sent has landed
+    assert len(own.seen(given(8, 13), LIFE, 11.4, 11.5)) == 1
 
 
 def test_a_process_that_the_guard_does_not_take_is_ended() -> None:
@@ -95,7 +96,7 @@ def test_a_process_that_the_guard_does_not_take_is_ended() -> None:
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
     assert isinstance(claim, owning.Claim)
     own.answered(claim.attempt, records.Applied(10))
-    assert own.started(running=False) == [owning.End("erp")]
+    assert own.started(claim.attempt, running=False) == [owning.End("erp")]
 
 
 def test_in_a_store_that_is_not_settled_nothing_is_claimed_and_what_was_granted_before_is_not_started() -> None:
@@ -111,9 +112,14 @@ def test_in_a_store_that_is_not_settled_nothing_is_claimed_and_what_was_granted_
 
 
 def come_back(
-    host: returning.Returning, seen: records.View, *, gone: bool = True, sent: float = 10.0, now: float = 10.1
+    host: returning.Returning, seen: records.View, *, gone: float | None = 0.0, sent: float = 10.0, now: float = 10.1
 ) -> list[returning.Act]:
-    return host.seen(seen, {}, gone=gone, sent=sent, now=now)
+    acts = host.seen(seen, {}, gone=gone, sent=sent, now=now)
+    for act in acts:
+        if isinstance(act, returning.Narrow):
+            host.narrowed(act.bounds)
+            return host.seen(seen, {}, gone=gone, sent=sent, now=now)
+    return acts
 
 
 def live() -> returning.Returning:
@@ -143,7 +149,7 @@ def test_an_epoch_whose_answer_was_lost_is_found_in_the_records() -> None:
 def test_a_host_whose_epoch_was_raised_takes_the_new_one_only_when_nothing_of_the_old_is_left() -> None:
     host = live()
     raised = view(epoch_h1=(records.Epoch(4, 3, 2, BOUNDS), 44))
-    assert come_back(host, raised, gone=False, sent=20.0, now=20.1) == []
+    assert come_back(host, raised, gone=None, sent=20.0, now=20.1) == []
     assert host.phase is returning.Phase.ENDING
     (ask,) = come_back(host, raised, sent=21.0, now=21.1)
     assert isinstance(ask, returning.Ask)
@@ -153,7 +159,7 @@ def test_a_host_whose_epoch_was_raised_takes_the_new_one_only_when_nothing_of_th
 def test_in_a_restored_store_a_host_tells_what_it_runs_and_waits() -> None:
     host = live()
     strange = view(settled=False, incarnation="second", epoch_h1=(records.Epoch(2, 2), 30))
-    (ask,) = host.seen(strange, {"erp": 6}, gone=False, sent=20.0, now=20.1)
+    (ask,) = host.seen(strange, {"erp": 6}, gone=None, sent=20.0, now=20.1)
     assert isinstance(ask, returning.Ask)
     assert ask.transaction.incarnation == "second"
     assert ask.transaction.puts["report/h1"] == records.Report("second", {"erp": 6})
@@ -161,10 +167,10 @@ def test_in_a_restored_store_a_host_tells_what_it_runs_and_waits() -> None:
     host.answered(ask.attempt, records.Applied(50))
     assert host.waits
     settled = view(incarnation="second", epoch_h1=(records.Epoch(3, 3, 0, BOUNDS), 50))
-    assert come_back(host, settled, gone=False, sent=21.0, now=21.1) == []
+    assert come_back(host, settled, gone=None, sent=21.0, now=21.1) == []
     assert host.waits  # until what belongs elsewhere is ended
     host.ended(settled)
-    (clean,) = come_back(host, settled, gone=False, sent=22.0, now=22.1)
+    (clean,) = come_back(host, settled, gone=None, sent=22.0, now=22.1)
     assert isinstance(clean, returning.Ask)
     assert clean.transaction.puts == {"epoch/h1": records.Epoch(4, 4, 3, BOUNDS)}
     host.answered(clean.attempt, records.Applied(60))
@@ -180,15 +186,15 @@ def test_what_runs_here_and_was_settled_elsewhere_is_ended_before_the_guard_lets
 def test_a_host_that_a_restored_store_was_settled_without_ends_its_life() -> None:
     host = live()
     settled = view(incarnation="second", epoch_h1=(records.Epoch(2, 2), 30))
-    assert come_back(host, settled, gone=False, sent=20.0, now=20.1) == [returning.EndLife(LIFE)]
-    assert isinstance(come_back(host, settled, gone=True, sent=21.0, now=21.1)[0], returning.Ask)
+    assert come_back(host, settled, gone=None, sent=20.0, now=20.1) == [returning.EndLife(LIFE)]
+    assert isinstance(come_back(host, settled, gone=0.0, sent=21.0, now=21.1)[0], returning.Ask)
 
 
 def test_other_bounds_come_with_another_epoch_and_what_runs_goes_on() -> None:
     host = live()
     bounds = records.Bounds(self_fence=True, guard=9.0, watchdog=5.0)
-    assert host.change(bounds) == [returning.Narrow(bounds)]
-    (ask,) = come_back(host, view(epoch_h1=(records.Epoch(3, 3, 2, BOUNDS), 40)), gone=False, sent=20.0, now=20.1)
+    host.change(bounds)
+    (ask,) = come_back(host, view(epoch_h1=(records.Epoch(3, 3, 2, BOUNDS), 40)), gone=None, sent=20.0, now=20.1)
     assert isinstance(ask, returning.Ask)
     assert ask.transaction.puts == {"epoch/h1": records.Epoch(4, 4, 3, bounds)}
 

@@ -144,14 +144,9 @@ class World:
                 quiet = self.time.now - max(store.watched.get(records.beat_of(name), 0), store.up_since)
                 self.time.tell(f"{author} raises the epoch of {name} to {record.number}, quiet for {quiet:.2f} s")
                 victim = self.hosts[name]
-                well = (
-                    victim.on
-                    and victim.linked
-                    and victim.heard
-                    and self.time.now >= victim.hangs_until
-                    and victim.beat is not None
-                )
-                if well and quiet < profile.PROFILE.silence / 2:
+                heard = victim.on and victim.linked and victim.heard and victim.beat is not None
+                well = heard and self.time.now >= victim.hangs_until
+                if author is not None and well and quiet < profile.PROFILE.silence / 2:
                     raise ground.Violation(f"{author} fences {name}, which beats, or could not have ({quiet:.2f} s)")
 
     def _lives(self, name: str) -> bool:
@@ -166,6 +161,7 @@ class World:
                 for each in self.hosts.values()
                 for machine in each.machines.values()
                 if machine.name == name and machine.alive and machine.runs and not machine.frozen
+                if len(machine.socket) < 10  # else what it writes does not land
             ]
             if len(running) != 1:
                 return f"{name} runs {len(running)} times: {running}"
@@ -434,8 +430,20 @@ def _some_bounds(world: World) -> None:
 
 
 def _change(victim: host.Host, bounds: records.Bounds) -> None:
-    assert victim.daemon is not None
-    victim.daemon._come_back(victim.daemon.returning.change(bounds))
+    if victim.daemon is not None:
+        victim.daemon.returning.change(bounds)
+
+
+def _planned_stop(world: World) -> None:
+    """A host is stopped by a person, and started again a while later."""
+    victim = _some(world)
+    if victim.daemon is None or victim.daemon.returning.life is None:
+        return
+    world.time.tell(victim.name, "is to be stopped")
+    victim.daemon.returning.stop()
+    boot = victim.boot
+    world.time.after(8, lambda: victim.power_off("it was stopped") if victim.boot == boot else None)
+    world.time.after(_seconds(world, 15) + 12, victim.power_on)
 
 
 def _migrate(world: World) -> None:
@@ -475,6 +483,7 @@ TROUBLES: dict[str, tuple[float, Callable[[World], None]]] = {
     "daemon killed": (1, _on(host.Host.restart_daemon)),
     "beat killed": (1, _on(host.Host.restart_beat)),
     "guard killed": (2, _on(host.Host.new_guard)),
+    "planned stop": (1, _planned_stop),
     "array slow": (1, _array_slow),
     "bounds": (1, _some_bounds),
     "bounds, then the network": (1, _bounds_then_cut),

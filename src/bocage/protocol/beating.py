@@ -93,11 +93,14 @@ class Beating:
 
     def looked(self, view: records.View) -> list[Word]:
         """The host's epoch, read through the majority after a beat was refused."""
+        cluster = view.get(records.Cluster, records.CLUSTER)
         epoch = view.get(records.Epoch, records.epoch_of(self.life.host))
-        if not self._ended or epoch is None:
+        if not self._ended or epoch is None or cluster is None:
             return []
-        if epoch.taken > self.life.epoch:
-            return []  # the host itself lives on in a newer one: its guard was told by who took it
+        if cluster.incarnation != self.life.incarnation:
+            return [Strange(self.life)]
+        if epoch.lives and epoch.taken > self.life.epoch:
+            return []  # the host itself lives on in a newer one: its guard is told by who took it
         return [Raised(self.life)]
 
     @property

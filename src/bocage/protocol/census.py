@@ -12,6 +12,26 @@ from collections.abc import Collection
 from bocage.protocol import records
 
 
+def restored(view: records.View, incarnation: str, floor: int) -> dict[str, object]:
+    """The records of a copy, as they are written before any client may speak to the restored store.
+
+    What the copy says of bounds, of replicas in sync and of who is let in may long be untrue. Time proves nothing of a
+    host before it has taken an epoch here, no replica is started from before it was in sync here, and every host counts
+    as shut out until it has said that nothing older runs on it.
+    """
+    cluster = records.Cluster(incarnation, settled=False, floor=floor)
+    puts: dict[str, object] = {records.CLUSTER: cluster}
+    for key, entry in view.entries.items():
+        record = entry.record
+        if isinstance(record, records.Epoch):
+            puts[key] = dataclasses.replace(record, bounds=records.Bounds())
+            next_life = record.number + 1 if record.lives else record.number
+            puts[records.fence_of(key.removeprefix("epoch/"))] = records.Fence(next_life)
+        elif isinstance(record, records.Replica):
+            puts[key] = dataclasses.replace(record, in_sync=False)
+    return puts
+
+
 def missing(view: records.View, dead: Collection[str]) -> list[str]:
     """The hosts that have not yet told what they run; those in `dead` are proven to run nothing."""
     cluster = view.get(records.Cluster, records.CLUSTER)
@@ -45,13 +65,14 @@ def settling(view: records.View, dead: Collection[str], leader: int) -> records.
             if machine not in best or generation > best[machine].generation:
                 best[machine] = records.Owner(host, generation)
     puts: dict[str, object] = {records.CLUSTER: dataclasses.replace(cluster, settled=True)}
-    for key, entry in view.entries.items():
-        if key.startswith("owner/") and isinstance(entry.record, records.Owner):
-            found = best.get(key.removeprefix("owner/"), records.Owner())
-            # A generation that was never given, whoever has it now.
-            generation = max(entry.record.generation, cluster.floor, found.generation) + 1
-            anew = unheard and found.host is not None
-            puts[key] = records.Owner(found.host, generation, anew)
+    known = {key.removeprefix("owner/") for key in view.entries if key.startswith("owner/")}
+    for machine in sorted(known | set(best)):
+        key = records.owner_of(machine)
+        recorded = view.get(records.Owner, key) or records.Owner()
+        found = best.get(machine, records.Owner())
+        # A generation that was never given, whoever has it now.
+        generation = max(recorded.generation, cluster.floor, found.generation) + 1
+        puts[key] = records.Owner(found.host, generation, anew=unheard and found.host is not None)
     compare = {records.epoch_of(host): view.revision(records.epoch_of(host)) for host in records.hosts(view)}
     compare |= {records.CLUSTER: view.revision(records.CLUSTER), records.LEADER: leader}
     return records.Transaction(cluster.incarnation, compare, puts)

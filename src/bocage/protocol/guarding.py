@@ -44,6 +44,7 @@ class Standing:
     confirmed: float | None  # when the newest confirmed beat was sent
     phase: Phase
     processes: frozenset[str]
+    remains: frozenset[str]  # processes that are over, and what they left in sockets is not
     frozen: bool
     dropped: bool
     severed: bool
@@ -60,7 +61,7 @@ class Guard:
         self.bounds = standing.bounds
         self._confirmed = standing.confirmed
         self.phase = standing.phase
-        self.processes = set(standing.processes)
+        self.processes, self._remains = set(standing.processes), set(standing.remains)
         self._frozen, self._dropped, self._severed = standing.frozen, standing.dropped, standing.severed
         self._since, self._complete = standing.since, standing.complete
         self._past = standing.past
@@ -72,7 +73,7 @@ class Guard:
         """The guard of a host that has just booted: nothing runs, no life is taken."""
         nothing: frozenset[str] = frozenset()
         return cls(
-            Standing(None, records.Bounds(), None, Phase.OVER, nothing, False, False, True, None, True),
+            Standing(None, records.Bounds(), None, Phase.OVER, nothing, nothing, False, False, True, None, True),
             kernel_disks=kernel_disks,
         )
 
@@ -84,7 +85,7 @@ class Guard:
         """
         nothing: frozenset[str] = frozenset()
         return cls(
-            Standing(life, bounds, None, Phase.HELD, nothing, False, False, False, now, False),
+            Standing(life, bounds, None, Phase.HELD, nothing, nothing, False, False, False, now, False),
             kernel_disks=kernel_disks,
         )
 
@@ -96,6 +97,7 @@ class Guard:
             self._confirmed,
             self.phase,
             frozenset(self.processes),
+            frozenset(self._remains),
             self._frozen,
             self._dropped,
             self._severed,
@@ -104,17 +106,26 @@ class Guard:
             self._past,
         )
 
-    def taken(self, life: records.Life, bounds: records.Bounds) -> None:
+    @property
+    def life(self) -> records.Life | None:
+        """The life that it was given last."""
+        return self._life
+
+    def taken(self, life: records.Life, bounds: records.Bounds) -> list[Act]:
         """The host has taken a new epoch: what ran in the one before is gone, or a settled store has given it to this
-        life, and goes on as it stands until this life is confirmed."""
-        if life in self._past:
-            return
+        life, and goes on as it stands until this life is confirmed. To be said again until `life` is that one."""
+        if life == self._life or life in self._past or self.phase is Phase.ENDING:
+            return []
         if self._life is not None:
             self._past = (*self._past[-_REMEMBERED:], self._life)
         self._life, self.bounds, self._confirmed = life, bounds, None
-        if self.phase is Phase.OVER or not self.processes:
+        if self.phase is Phase.OVER:
+            self.phase = Phase.OPEN
+        elif self.phase is Phase.HELD and self._complete and not self._holds:
             self.phase = Phase.OPEN
             self._frozen = self._dropped = False
+            return [Act.LET_PASS, Act.THAW]
+        return []
 
     def narrow(self, bounds: records.Bounds) -> None:
         """Tighter bounds hold before the store knows of them; wider ones only when an epoch was taken with them."""
@@ -173,19 +184,22 @@ class Guard:
         return self._go_on()
 
     def ended(self, process: str) -> list[Act]:
-        """A process is no more (its pidfd says so)."""
-        self.processes.discard(process)
-        return self._go_on()
+        """A process is no more (its pidfd says so); what it has in sockets may be."""
+        if process in self.processes:
+            self.processes.discard(process)
+            self._remains.add(process)
+        return [Act.SEVER] if self.phase in (Phase.OPEN, Phase.HELD) and self._remains else self._go_on()
 
     def severed(self) -> list[Act]:
-        """No socket to the storage is left."""
-        self._severed = True
+        """No socket to the storage is left of the processes that are over."""
+        self._remains.clear()
+        self._severed = not self.processes
         return self._go_on()
 
     def tick(self, now: float) -> list[Act]:
         """What is due. To be called several times a second."""
         acts: list[Act] = []
-        if self.phase is Phase.OPEN and self.bounds.self_fence and self.processes and not self._fresh(now):
+        if self.phase is Phase.OPEN and self.bounds.self_fence and self._holds and not self._fresh(now):
             self.phase = Phase.HELD
             self._frozen = self._dropped = False
         if self.phase is Phase.HELD:
@@ -195,9 +209,15 @@ class Guard:
             acts += [Act.KILL] if self.processes else []
             acts += [Act.DROP] if not self._dropped else []
             acts += self._go_on()
+        if self._remains and self.phase in (Phase.OPEN, Phase.HELD):
+            acts.append(Act.SEVER)
         if self._may_feed(now):
             acts.append(Act.FEED)
         return acts
+
+    @property
+    def _holds(self) -> bool:
+        return bool(self.processes or self._remains)
 
     def _fresh(self, now: float) -> bool:
         return self._confirmed is not None and now < self._confirmed + self.bounds.guard
@@ -211,19 +231,19 @@ class Guard:
                 return []
             self._released = True
             return [Act.THAW]
-        if not self._severed:
+        if not self._severed or self._remains:
             return [Act.SEVER]
+        if self._kernel_disks:
+            return []  # what the kernel still writes ends with a reset, and with nothing else
         self.phase = Phase.OVER
         self._frozen = self._dropped = False
         return [Act.LET_PASS, Act.GONE]
 
     def _may_feed(self, now: float) -> bool:
-        if not self.bounds.self_fence or self.phase is Phase.OVER or not (self.processes or self._since):
+        if not self.bounds.self_fence or self.phase is Phase.OVER:
             return True
-        if self._since is not None or not self._complete:
+        if self._since is not None or not self._complete or self.phase is Phase.ENDING:
             return False
-        if self._fresh(now) and self.phase is not Phase.HELD:
-            return True
-        if self._kernel_disks or self.phase is Phase.ENDING:
-            return False
-        return self._frozen and self._dropped
+        if self.phase is Phase.OPEN:
+            return not self._holds or self._fresh(now)
+        return self._frozen and self._dropped and not self._kernel_disks

@@ -1,4 +1,7 @@
-"""Leadership: one host places and fences. The key is taken by compare-and-swap when its holder is silent."""
+"""Leadership: one host places and fences. The key is taken by compare-and-swap when its holder is silent.
+
+A leader beats by a key of its own: its host may live, and beat, while the daemon that leads does not.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,15 @@ class Leading:
         self._holder: str | None = None
         self.revision = 0
         self._term = 0
+        self._ruled: tuple[int, int] | None = None  # revisions of the key and of its holder's beat
+        self._ruled_at = 0.0  # when they were seen to change
+        self._beaten = 0.0
 
-    def seen(self, view: records.View, sent: float) -> None:
+    def seen(self, view: records.View, sent: float, now: float) -> None:
         """The key as a read through the majority, sent at `sent`, has shown it."""
+        ruled = (view.revision(records.LEADER), view.revision(records.RULES))
+        if ruled != self._ruled:
+            self._ruled, self._ruled_at = ruled, now
         leader = view.get(records.Leader, records.LEADER)
         self._holder, self._term = (leader.host, leader.term) if leader else (None, 0)
         self.revision = view.revision(records.LEADER)
@@ -34,10 +43,19 @@ class Leading:
         """The transaction that makes this host the leader, if nobody leads or the holder is silent."""
         if self._seen is None or self._holder == self._me or not clocks.sure(now):
             return None
-        if self._holder is not None and clocks.of(self._holder, now) <= self._profile.silence:
+        quiet = now - max(self._ruled_at, clocks.sure_since)
+        if self._holder is not None and quiet <= self._profile.silence:
             return None
         return records.Transaction(
             incarnation,
             {records.LEADER: self.revision, records.epoch_of(self._me): life.revision},
             {records.LEADER: records.Leader(self._me, self._term + 1)},
         )
+
+    def beat(self, incarnation: str, now: float) -> records.Transaction | None:
+        """The leader's beat, if it is time."""
+        if not self.leads(now) or now < self._beaten + self._profile.beat:
+            return None
+        self._beaten = now
+        rules = {records.RULES: records.Beat(self._term)}
+        return records.Transaction(incarnation, {records.LEADER: self.revision}, rules)

@@ -43,7 +43,7 @@ class Source:
         self.generation = generation
         self._profile = profile
         self.phase = SourcePhase.COPYING
-        self._attempt = 0
+        self._attempt = self._handing = 0
         self._asked: float | None = None
 
     @classmethod
@@ -69,6 +69,7 @@ class Source:
             self.phase = SourcePhase.GONE
             return [Act.END]
         self.phase = SourcePhase.HANDING
+        self._handing = self._attempt + 1
         target = {records.epoch_of(self._target.host): self._target.revision}
         return [self._ask(view, life, records.Owner(self._target.host, self.generation + 1), target, now)]
 
@@ -77,7 +78,7 @@ class Source:
         if attempt != self._attempt:
             return []
         applied = isinstance(answer, records.Applied)
-        if self.phase in (SourcePhase.HANDING, SourcePhase.UNSETTLED):
+        if attempt == self._handing and self.phase in (SourcePhase.HANDING, SourcePhase.UNSETTLED):
             self.phase = SourcePhase.GONE if applied else SourcePhase.UNSETTLED
             return [Act.END] if applied else []
         if self.phase is SourcePhase.KEEPING:

@@ -32,8 +32,11 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Start:
+    """Its outcome comes back under `attempt`, by `started`."""
+
     machine: str
     generation: int
+    attempt: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Owning:
         self.generation = 0  # what our instance was started under, or is being started under
         self._attempt = 0
         self._asked = 0.0
+        self._left: float | None = None  # when nothing of it was here any more
 
     def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[Act]:
         """The records, by a read that was sent at `sent`."""
@@ -67,9 +71,14 @@ class Owning:
         ours = owner is not None and owner.host == self._host
         if self.phase in (Phase.STARTING, Phase.RUNNING) and owner is not None and not ours:
             if owner.generation > self.generation:
-                self.phase = Phase.LEAVING
-                return [End(self.machine)]
+                return self._end()
             return []
+        if (
+            self.phase is Phase.LEAVING
+            and self._left is not None
+            and now > self._left + self._profile.drain * timing.RATE
+        ):
+            self.phase = Phase.IDLE
         if self.phase is Phase.RUNNING and owner is not None:
             self.generation = max(self.generation, owner.generation)  # a restored store counts on from another number
             return []
@@ -93,7 +102,7 @@ class Owning:
             self.phase = Phase.IDLE
             return []
         self.phase = Phase.STARTING
-        return [Start(self.machine, self.generation)]
+        return [Start(self.machine, self.generation, attempt)]
 
     def strange(self) -> None:
         """The store is another incarnation: what it was asked before, and what it granted, counts for nothing now.
@@ -103,12 +112,18 @@ class Owning:
         if self.phase in (Phase.CLAIMING, Phase.STARTING):
             self.phase = Phase.IDLE
 
-    def started(self, *, running: bool) -> list[Act]:
-        """Whether the process runs; it does not where the guard would not take it."""
-        if self.phase is not Phase.STARTING:
-            return [End(self.machine)] if running else []
-        self.phase = Phase.RUNNING if running else Phase.LEAVING
-        return [] if running else [End(self.machine)]
+    def started(self, attempt: int, *, running: bool) -> list[Act]:
+        """Whether the process runs; it does not where the guard would not take it. One of an older attempt is ended."""
+        if self.phase is not Phase.STARTING or attempt != self._attempt:
+            return self._end() if running else []
+        if not running:
+            return self._end()
+        self.phase = Phase.RUNNING
+        return []
+
+    def _end(self) -> list[Act]:
+        self.phase, self._left = Phase.LEAVING, None
+        return [End(self.machine)]
 
     def found(self, generation: int) -> None:
         """A daemon that was started anew has found an instance."""
@@ -130,10 +145,9 @@ class Owning:
         """Its process is over, whyever: what it had sent to the storage may still land, and must not."""
         if self.phase not in (Phase.STARTING, Phase.RUNNING, Phase.COMING):
             return []
-        self.phase = Phase.LEAVING
-        return [End(self.machine)]
+        return self._end()
 
-    def left(self) -> None:
-        """Neither process nor socket is left."""
-        if self.phase is Phase.LEAVING:
-            self.phase = Phase.IDLE
+    def left(self, now: float) -> None:
+        """Neither process nor socket is left here. What had reached the array lands within T_drain."""
+        if self.phase is Phase.LEAVING and self._left is None:
+            self._left = now

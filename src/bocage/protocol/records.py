@@ -14,6 +14,7 @@ R = TypeVar("R")
 
 CLUSTER = "cluster"
 LEADER = "leader"
+RULES = "rules"  # the leader's own beat
 
 
 def epoch_of(host: str) -> str:
@@ -58,7 +59,7 @@ class Bounds:
     """How long a host may run unconfirmed. It changes only together with the epoch. Seconds."""
 
     self_fence: bool = False
-    guard: float = 0.0
+    guard: float = 4.0  # T_guard; without self-fencing it only bounds how late a process may start
     watchdog: float | None = None  # W, as a test that reset this host has shown; None: none has
 
     @property

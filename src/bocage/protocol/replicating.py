@@ -25,9 +25,15 @@ class Phase(enum.Enum):
 class Act(enum.Enum):
     LET_GO = "end what hangs on the copy (yank), and write here alone from now on"
     CONTINUE = "let the guest run: the write that stopped it is tried again"
-    COPY = "copy what the bitmap says the copy lacks"
     PAUSE = "pause the guest"
     JOIN = "give the quorum its second child back"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy what the bitmap says the copy lacks; its end comes back under `number`, by `copied`."""
+
+    number: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,37 +48,44 @@ _LITTLE = 64 << 20  # bytes that are copied while the guest stands still
 
 
 class Replicating:
-    """The side on which the VM runs."""
+    """The side on which the VM runs. It begins with the guest at a stand: `CONTINUE` says that it may write."""
 
     def __init__(self, machine: str, copy: str, profile: timing.Timing) -> None:
         self.machine = machine
         self._copy = copy  # the host that has it
         self._profile = profile
-        self.phase = Phase.ALONE
+        self.phase = Phase.FAILING  # what the record says is of an earlier life of this VM, or of this daemon
+        self._pass = 0
         self._attempt = 0
         self._asked: float | None = None
 
-    def reachable(self) -> list[Act]:
+    def reachable(self) -> list[Act | Copy]:
         """The copy's host serves it again."""
         if self.phase is not Phase.ALONE:
             return []
         self.phase = Phase.COPYING
-        return [Act.COPY]
+        return [self._next_pass()]
 
-    def copied(self, *, left: int) -> list[Act]:
-        """A pass has ended; `left` bytes were written meanwhile."""
+    def copied(self, number: int, *, left: int) -> list[Act | Copy]:
+        """That pass has ended; `left` bytes were written meanwhile."""
+        if number != self._pass:
+            return []
         if self.phase is Phase.COPYING:
             if left > _LITTLE:
-                return [Act.COPY]
+                return [self._next_pass()]
             self.phase = Phase.LAST
-            return [Act.PAUSE, Act.COPY]
+            return [Act.PAUSE, self._next_pass()]
         if self.phase is Phase.LAST:
             self.phase = Phase.JOINING
             self._asked = None
             return [Act.JOIN, Act.CONTINUE]
         return []
 
-    def failed(self) -> list[Act]:
+    def _next_pass(self) -> Copy:
+        self._pass += 1
+        return Copy(self._pass)
+
+    def failed(self) -> list[Act | Copy]:
         """The copy did not take a write, or a pass, or hangs. A write that failed has stopped the guest."""
         if self.phase in (Phase.COPYING, Phase.LAST):
             stood = self.phase is Phase.LAST
@@ -82,7 +95,7 @@ class Replicating:
             self.phase = Phase.FAILING
             self._asked = None
             self._attempt += 1
-        return []
+        return [Act.LET_GO, Act.CONTINUE] if self.phase is Phase.ALONE else []
 
     def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[Ask]:
         """The records, by a read that was sent at `sent`: ask what is to be asked, and again if nobody answered."""
@@ -104,7 +117,7 @@ class Replicating:
         self._asked = now
         return [Ask(self._attempt, records.Transaction(life.incarnation, compare, {key: record}))]
 
-    def answered(self, attempt: int, answer: records.Answer) -> list[Act]:
+    def answered(self, attempt: int, answer: records.Answer) -> list[Act | Copy]:
         """What the store said. A write of ours that comes late fails: a newer one was made on what it had not seen."""
         if attempt != self._attempt:
             return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from bocage.protocol import census, fencing, leading, records, silence, timing
+from bocage.protocol import census, fencing, leading, records, replicating, silence, timing
 
 _AGAIN = 0.5  # seconds before what was not answered is done again
 
@@ -59,7 +59,7 @@ class Ruling:
         self, view: records.View, clocks: silence.Silence, life: records.Life, sent: float, now: float
     ) -> list[Act]:
         """All records, by a read that was sent at `sent`."""
-        self.leading.seen(view, sent)
+        self.leading.seen(view, sent, now)
         stands = self.leading.stand(clocks, life.incarnation, life, now)
         if stands is not None:
             return self._once(Write(stands), now)
@@ -69,7 +69,8 @@ class Ruling:
         cluster = view.get(records.Cluster, records.CLUSTER)
         if cluster is None or cluster.incarnation != life.incarnation:
             return []
-        acts: list[Act] = []
+        beat = self.leading.beat(life.incarnation, now)
+        acts: list[Act] = [Write(beat)] if beat else []
         for host in records.hosts(view):
             acts += self._lift(host, view, life)
             if host != self._me:
@@ -149,11 +150,23 @@ class Ruling:
                 continue
             machine = key.removeprefix("owner/")
             if owner.host in self.fences:
-                clearing = self.fences[owner.host].clearing(machine, view, self.leading.revision, life.incarnation)
+                clearing = self._free(machine, self.fences[owner.host], view, life)
                 acts += [Write(clearing)] if clearing else []
             elif owner.host is None:
                 acts += self._give(machine, owner, view, silent, life)
         return acts
+
+    def _free(
+        self, machine: str, fence: fencing.Fencing, view: records.View, life: records.Life
+    ) -> records.Transaction | None:
+        """Take a VM from a dead host. One on local disks goes to its replica's host, or stays until its own returns."""
+        if view.get(records.Replica, records.replica_of(machine)) is None:
+            return fence.clearing(machine, view, self.leading.revision, life.incarnation)
+        if not fence.proven:
+            return None
+        return replicating.taking_over(
+            machine, view, fence.revision, self.leading.revision, life.incarnation, fence.host
+        )
 
     def _give(
         self, machine: str, owner: records.Owner, view: records.View, silent: Sequence[str], life: records.Life

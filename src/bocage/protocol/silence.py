@@ -16,8 +16,9 @@ class Silence:
         self.me = me
         self._profile = profile
         self._heard: dict[str, float] = {}
+        self._answered: dict[str, float] = {}  # the newest answer to a probe
         self._written: dict[str, tuple[int, int]] = {}  # revisions of beat and epoch
-        self._sure_since = now
+        self.sure_since = now  # since when this observer was never cut off
         self._told = now  # when that was last confirmed
         self._sure: float | None = None  # when the newest confirmed beat of our own was sent
 
@@ -37,13 +38,16 @@ class Silence:
             return
         # A beat that lay in the store's queue was sent in time, and all the same nobody was heard meanwhile.
         if self._sure is None or max(sent - self._sure, now - self._told) > self._profile.outage:
-            self._sure_since = now
+            self.sure_since = now
         self._sure, self._told = sent, now
 
     def heard(self, host: str, now: float) -> None:
-        """That host has answered a probe on a network that is shared with it."""
+        """That host has answered a probe on a network that is shared with it.
+
+        It counts for T_guard: a host whose beats do not come through stands still by then, whatever it answers.
+        """
         if host in self._heard:
-            self._heard[host] = now
+            self._answered[host] = now
 
     def sure(self, now: float) -> bool:
         """Whether this observer is confirmed itself."""
@@ -53,7 +57,8 @@ class Silence:
         """For how long that host has been silent, in seconds; 0 where nobody can say."""
         if not self.sure(now) or host not in self._heard:
             return 0.0
-        return now - max(self._heard[host], self._sure_since)
+        probed = min(self._answered.get(host, 0.0), self._heard[host] + self._profile.guard)
+        return now - max(self._heard[host], probed, self.sure_since)
 
     def silent(self, now: float) -> list[str]:
         """The hosts that are silent by the cluster's profile."""
