@@ -365,7 +365,7 @@ def _slow_starts(world: World) -> None:
         victim.starts_slowly = False
         _cut(victim, world.time.random.uniform(3, 10))
 
-    world.time.after(world.time.random.uniform(0.6, 1.2), cut)
+    world.time.after(world.time.random.uniform(3.2, 4.0), cut)
 
 
 def _suspended_while_cut_off(world: World) -> None:
