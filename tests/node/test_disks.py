@@ -17,7 +17,7 @@ from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
 from bocage.node import started
 from bocage.node.jobs import storages
-from bocage.node.place import edits
+from bocage.node.place import disks, edits
 from bocage.planner import usage
 from bocage.store import resources
 from tests.engine.qemu import bootsector
@@ -157,18 +157,28 @@ async def test_a_disk_that_is_taken_out_at_a_cold_start_is_free_from_then_on_and
     assert sorted(path.name for path in house.place(made).disks.iterdir()) == ["disk0.qcow2", "disk1.qcow2"]
 
 
-async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house: House):
+async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house: House, tmp_path: pathlib.Path):
     made, second = await house.create(**BLANK), await house.create("second", **BLANK)
     done(await house.attach(made, size="1M", bus="sata"))
     done(await house.ask("vm.disk-detach", made, disk="disk1"))
     volume = next(one for one in (await house.volumes()).values() if one.spec.vm is None)
     done(await house.attach(made, volume=volume.name, bus="sata"))
+    with_it = (await house.read(made)).spec.disks
     done(await house.ask("vm.start", made))
     await disks_are(house, made, *made.spec.disks[:1])
     assert (await carried_out(house, made))["disks[disk1]"].how == "pending"
     assert problem(await house.ask("volume.delete", volume)) == "disk-still-plugged"
-    done(await house.attach(second, volume=volume.name))
+    assert problem(await house.attach(second, volume=volume.name)) == "disk-still-plugged"
+    assert problem(await copied_alone(house, volume)) == "disk-still-plugged"
+    disk = next(one for one in with_it if one.volume == volume.uid)
+    await disks_are(house, second, *second.spec.disks, disk)  # its definition may name it: nothing is done with it
     assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
+    assert problem(await house.keep(second, "first")) == "disk-still-plugged"
+    assert await house.kept(second) == {}
+    with pytest.raises(disks.StillPlugged):
+        await house.export(second, tmp_path / "second.tar")
+    _, cloned = await house.clone(second, "fourth")
+    assert problem(cloned) == "disk-still-plugged"
     await house.close()
     await house.open()  # the next daemon knows it, too
     assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
@@ -228,6 +238,14 @@ async def test_a_disk_of_which_it_is_not_known_whether_it_came_is_its_machines_u
 
 def _volumes(*machines: vm.VM) -> set[str]:
     return {disk.volume for one in machines for disk in one.spec.disks}
+
+
+async def copied_alone(house: House, source: ground.Volume) -> work.Task:
+    """A volume by itself that is to be a copy of another."""
+    spec = ground.VolumeSpec(storage=source.spec.storage, size=source.spec.size, source=source.uid)
+    one = ground.Volume(metadata=base.Metadata(name="copy", project="default"), spec=spec)
+    await house.resources.create(one)
+    return await house.ask("volume.create", one)
 
 
 async def test_a_volume_that_could_not_be_plugged_in_is_as_free_as_before(house: House):

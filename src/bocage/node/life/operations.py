@@ -97,6 +97,7 @@ async def attach_disk(
         if standing.machine:
             await attaching.plug(disk, standing.machine, machine, preparation, standing)
         else:
+            preparation.disks.check_plugged_nowhere_else(machine, disk)
             await preparation.make_what_waits(machine)
     except (errors.Problem, OSError):
         if standing.ended is None:  # else its process ended meanwhile, and the next one has the disk from the start

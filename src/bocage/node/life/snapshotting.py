@@ -125,6 +125,7 @@ async def _check(
         raise NoMemory(name=machine.name)
     if made.spec.memory and running is not None and running.run is not engine.Run.RUNNING:
         raise Paused(name=machine.name)
+    preparation.disks.check_plugged_nowhere_else(machine)
     layers.check_depth(machine, known)
     memory = machine.spec.memory if made.spec.memory else 0
     for storage in {volume.spec.storage for volume in known.values()}:

@@ -125,8 +125,7 @@ class Disks:
         """A VM's process may write from now on. Raises BeingCopied, StillPlugged."""
         if self.is_copied(machine.uid):
             raise BeingCopied(name=machine.name)
-        for disk in machine.spec.disks:
-            self._check_plugged_nowhere_else(machine, disk)
+        self.check_plugged_nowhere_else(machine)
         self._written[machine.uid] = _Writer.of(machine, machine.spec)
 
     def found(self, machine: vm.VM, built: vm.VMSpec) -> None:
@@ -135,7 +134,7 @@ class Disks:
 
     def hold(self, machine: vm.VM, disk: vm.Disk) -> None:
         """A running VM is about to get a disk. Raises StillPlugged."""
-        self._check_plugged_nowhere_else(machine, disk)
+        self.check_plugged_nowhere_else(machine, disk)
         if writer := self._written.get(machine.uid):
             writer.volumes.add(disk.volume)
 
@@ -153,10 +152,12 @@ class Disks:
         """The VM whose process has a volume open, whatever its definition says by now."""
         return next((one.name for one in self._written.values() if volume in one.volumes), None)
 
-    def _check_plugged_nowhere_else(self, machine: vm.VM, disk: vm.Disk) -> None:
-        for uid, writer in self._written.items():
-            if uid != machine.uid and disk.volume in writer.volumes:
-                raise StillPlugged(disk=disk.name, vm=writer.name)
+    def check_plugged_nowhere_else(self, machine: vm.VM, *those: vm.Disk) -> None:
+        """No other VM's process has its disks, or `those` alone, open. Raises StillPlugged."""
+        for disk in those or machine.spec.disks:
+            for uid, writer in self._written.items():
+                if uid != machine.uid and disk.volume in writer.volumes:
+                    raise StillPlugged(disk=disk.name, vm=writer.name)
 
     def rest(self, machine: vm.VM) -> None:
         """No process of the VM is there any more."""
@@ -164,13 +165,14 @@ class Disks:
 
     @contextlib.contextmanager
     def copied(self, machines: Iterable[vm.VM]) -> Iterator[None]:
-        """Nobody starts these VMs inside. Raises CopyWhileRunning, BeingMerged."""
+        """Nobody starts these VMs inside. Raises CopyWhileRunning, BeingMerged, StillPlugged."""
         with contextlib.ExitStack() as undo:
             for machine in machines:
                 if machine.uid in self._written:
                     raise CopyWhileRunning(name=machine.name)
                 if machine.uid in self._merged:
                     raise BeingMerged(name=machine.name)
+                self.check_plugged_nowhere_else(machine)
                 self._copied[machine.uid] += 1
                 undo.callback(self._copied.subtract, [machine.uid])
             yield
@@ -385,6 +387,8 @@ class Disks:
         source = await self._ground.resources.get(ground.Volume, project, volume.spec.source)
         machines = (await self._ground.resources.list(vm.VM, project, trash=True)).items
         with self.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
+            if by := self.plugged_in(source.uid):  # whose definition has it no more
+                raise StillPlugged(disk=source.name, vm=by)
             found, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
             same = len(found) == 1 and found[0].format == spec.format
             if same and await sparse.share(found[0].path, path):
