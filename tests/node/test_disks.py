@@ -17,6 +17,7 @@ from bocage.model import base, ground, vm, work
 from bocage.model.units import Size
 from bocage.node import started
 from bocage.node.jobs import storages
+from bocage.node.life import freeing
 from bocage.node.place import disks, edits
 from bocage.planner import usage
 from bocage.store import resources
@@ -155,6 +156,31 @@ async def test_a_disk_that_is_taken_out_at_a_cold_start_is_free_from_then_on_and
     done(await house.attach(second, volume=volume.name))
     done(await house.ask("vm.start", second))
     assert sorted(path.name for path in house.place(made).disks.iterdir()) == ["disk0.qcow2", "disk1.qcow2"]
+
+
+async def test_what_lies_where_a_volume_comes_to_lie_by_itself_is_never_taken_for_it(house: House):
+    made = await house.create(disks=[{"size": "1M"}], **BLANK)
+    volume = (await house.read(made)).spec.disks[1].volume
+    by_itself = house.homes.local_storage / "volumes" / volume / "disk1.qcow2"
+    by_itself.parent.mkdir(parents=True)
+    by_itself.write_text("of an earlier time")
+    here = (house.place(made).disks / "disk1.qcow2").stat().st_ino
+    await disks_are(house, made, *(await house.read(made)).spec.disks[:1])
+    await lies_by_itself(house, volume)
+    assert by_itself.stat().st_ino == here
+
+
+async def test_a_volume_that_is_given_back_while_it_is_freed_leaves_no_second_name(house: House):
+    made = await house.create(disks=[{"size": "1M"}], **BLANK)
+    machine, path = await house.read(made), house.place(made).disks / "disk1.qcow2"
+    volume = await house.resources.get(ground.Volume, "default", machine.spec.disks[1].volume)
+    actor = house.node.crew.of(made.uid)
+    assert actor
+    await freeing.free(actor.standing, house.node.preparation, machine, volume)  # its definition names it still
+    assert path.stat().st_nlink == 1
+    assert list((house.homes.local_storage / "volumes").iterdir()) == []
+    assert (await house.volumes())[volume.name].spec.vm == made.uid
+    done(await house.ask("vm.start", made))
 
 
 async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house: House, tmp_path: pathlib.Path):

@@ -70,6 +70,10 @@ async def free(standing: Standing, preparation: Preparation, machine: vm.VM, vol
     if volume.spec.vm == machine.uid:
         await preparation.disks.free(volume)
         await standing.commit(lambda: _by_itself(standing, volume))
+        now = await standing.ground.resources.get(ground.Volume, standing.project, volume.uid)
+        if now.spec.vm == machine.uid:  # it was given back meanwhile
+            await preparation.disks.unfree(now)
+            return
     await preparation.disks.leave(standing.project, volume.uid, old)
 
 

@@ -333,8 +333,12 @@ class Disks:
 
         def link() -> None:
             directory.uid_at(root)
-            if by_itself.exists() or (volume.status.state != "ready" and not there.exists()):
+            if not there.exists() and (by_itself.exists() or volume.status.state != "ready"):
                 return
+            if by_itself.exists():
+                if by_itself.samefile(there):
+                    return
+                by_itself.unlink()  # of an earlier time: what the VM has had since is another file
             by_itself.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             try:
                 os.link(there, by_itself, follow_symlinks=False)
@@ -345,6 +349,26 @@ class Disks:
             own(by_itself, os.geteuid())
 
         await reach.Way(root).call(link)
+
+    async def unfree(self, volume: ground.Volume) -> None:
+        """Take back what `free` did for a volume that stays its VM's: a second name would outlive what it names."""
+        there, by_itself = await self.path(volume), await self.path(_by_itself(volume))
+        root = await self._ground.storage_root(volume.spec.storage)
+
+        def take_back() -> None:
+            directory.uid_at(root)
+            if there == by_itself or not by_itself.exists():
+                return
+            if there.exists():
+                by_itself.unlink()
+            else:
+                files.rename_durably(by_itself, there)
+            with contextlib.suppress(OSError):
+                root.joinpath("volumes", volume.uid, "disks").rmdir()
+            with contextlib.suppress(OSError):
+                root.joinpath("volumes", volume.uid).rmdir()
+
+        await reach.Way(root).call(take_back)
 
     async def leave(self, project: str, volume_uid: str, old: pathlib.Path) -> None:
         """Take the name away that a freed volume's file had in its VM's directory."""
