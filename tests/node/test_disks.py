@@ -170,6 +170,22 @@ async def test_what_lies_where_a_volume_comes_to_lie_by_itself_is_never_taken_fo
     assert by_itself.stat().st_ino == here
 
 
+@pytest.mark.fault
+async def test_a_vm_is_not_deleted_before_what_is_no_disk_of_it_any_more_is_safe(house: House):
+    made = await house.create(disks=[{"size": "1M"}], **BLANK)
+    volume, volumes = made.spec.disks[1].volume, house.homes.local_storage / "volumes"
+    volumes.rmdir()
+    volumes.write_text("no directory")
+    await disks_are(house, made, *made.spec.disks[:1])
+    refused = await house.ask("vm.delete", made, purge=True)
+    assert refused.status.state is work.TaskState.FAILED
+    assert (house.place(made).disks / "disk1.qcow2").exists()
+    volumes.unlink()
+    free = await lies_by_itself(house, volume)
+    assert (await house.node.preparation.disks.path(free)).exists()
+    await house.until(lambda: asyncio.to_thread(house.place(made).path.exists), lambda there: not there)
+
+
 async def test_a_volume_that_is_given_back_while_it_is_freed_leaves_no_second_name(house: House):
     made = await house.create(disks=[{"size": "1M"}], **BLANK)
     machine, path = await house.read(made), house.place(made).disks / "disk1.qcow2"

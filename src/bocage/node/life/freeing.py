@@ -22,22 +22,29 @@ log = logging.getLogger(__name__)
 async def settle(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     """Set free what was left of changes that a cold start carried out, or a daemon that ended in the midst of one.
 
-    What cannot be freed just now is looked at again. Only where a file lies that is no disk's is it looked further.
+    What cannot be freed just now is looked at again.
+    """
+    try:
+        await settle_all(standing, preparation, machine)
+    except (errors.Problem, OSError) as error:
+        log.warning("VM %s: a volume that is no disk of it any more is not free yet: %s", machine.name, error)
+
+
+async def settle_all(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+    """The same, before its place goes: raises what keeps one from being freed.
+
+    Only where a file lies that is no disk's is it looked further.
     """
     says = (machine.metadata.revision, standing.machine.pid if standing.machine else None)
     if standing.freed == says:
         return
     place = await preparation.place(machine)
     way = reach.Way(place.storage)
-    try:
-        own = {name for volume in await preparation.disks.of(machine) for name in layers.every(volume.spec)}
-        if strangers := await way.call(_others, place.disks, own):
-            await _settle(standing, preparation, machine)
-            kept = {name for one in await _lie_with(standing, machine) for name in layers.every(one.spec)}
-            await way.call(_drop_second_names, place.disks, strangers - kept)
-    except (errors.Problem, OSError) as error:
-        log.warning("VM %s: a volume that is no disk of it any more is not free yet: %s", machine.name, error)
-        return
+    own = {name for volume in await preparation.disks.of(machine) for name in layers.every(volume.spec)}
+    if strangers := await way.call(_others, place.disks, own):
+        await _settle(standing, preparation, machine)
+        kept = {name for one in await _lie_with(standing, machine) for name in layers.every(one.spec)}
+        await way.call(_drop_second_names, place.disks, strangers - kept)
     standing.freed = says
 
 
@@ -47,7 +54,12 @@ async def _settle(standing: Standing, preparation: Preparation, machine: vm.VM) 
     kept = {disk.volume for one in snapshots for disk in one.status.disks}
     for volume in left:
         if volume.uid not in kept and not volume.spec.layers:
-            await free(standing, preparation, machine, volume)
+            try:
+                await free(standing, preparation, machine, volume)
+            except FileNotFoundError as error:  # there is nothing of it to keep
+                log.warning(
+                    "VM %s: the file of a volume that is no disk of it any more is gone: %s", machine.name, error
+                )
 
 
 def _others(place: pathlib.Path, own: set[str]) -> set[str]:

@@ -118,7 +118,7 @@ async def nothing_to_save(standing: Standing, preparation: Preparation, machine:
 
 async def to_trash(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     await preparation.check_storage(machine)  # what cannot be seen is not taken for gone
-    await freeing.settle(standing, preparation, machine)
+    await freeing.settle_all(standing, preparation, machine)
     place, bin_ = await preparation.place(machine), await preparation.trash(machine)
     await trash.put(place.path, bin_)
     await asyncio.to_thread(preparation.unlink, machine)
