@@ -155,3 +155,20 @@ async def test_started_by_hand_while_bocage_is_gone_it_runs_and_is_taken_care_of
         with contextlib.suppress(ProcessLookupError):
             os.kill(by_hand.pid, 9)
         await asyncio.to_thread(by_hand.wait)
+
+
+async def test_what_is_made_and_has_to_wait_for_its_start_has_its_definition(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(house.node.preparation.disks, "is_copied", lambda _: True)
+    entering = asyncio.create_task(house.create(start=True, **BLANK))
+
+    async def waits() -> vm.VM | None:
+        return next(iter((await house.resources.list(vm.VM)).items), None)
+
+    made = await house.until(waits, lambda one: bool(one and one.status.reason))
+    assert made is not None
+    await house.until(lambda: asyncio.to_thread(house.place(made).definition.exists), bool)
+    assert (await house.read(made)).status.pid is None
+    monkeypatch.undo()
+    await entering

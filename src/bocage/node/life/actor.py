@@ -215,6 +215,8 @@ class Actor:
             step = lifecycle.Step(Do.NOTHING)  # it stands because its storage is changed, and goes on when that is done
         if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
             await standing.show(reason=base.Saying.of(reason))
+            if seen.ready:  # made for a start that has to wait: until then it is nowhere but in the store
+                await launching.define(standing, preparation, machine)
             if self._ground.leaves(machine):
                 await standing.fail(goals.HostGoesDown(name=machine.name), *launching.STARTS, "vm.reboot")
                 return None
