@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from bocage import home
 from bocage.engine.qemu import engine, machine, processes
 from bocage.model import base, ground, vm, work
 from bocage.network import base as network
-from bocage.network import dnsmasq, kernel, tap
+from bocage.network import dnsmasq, fences, kernel, tap
 from tests.network.machines import Machine, eventually, run
 from tests.node.house import House
 
@@ -477,7 +477,15 @@ async def test_a_nic_is_plugged_in_while_qemu_comes_up_and_before_a_vcpu_runs(
     box = await wired.create("box", nics=[{"network": "default"}], **BLANK)
     order: list[str] = []
     stands = asyncio.Event()
-    ensure, start, resume = tap.ensure, engine.QemuEngine.start, machine.QemuMachine.resume
+    apply, ensure, start = fences.apply, tap.ensure, engine.QemuEngine.start
+    resume = machine.QemuMachine.resume
+
+    async def holds(uid: str, ports: Sequence[fences.Port], *arguments: Any, **options: Any) -> fences.Names:
+        await stands.wait()
+        names = await apply(uid, ports, *arguments, **options)
+        if ports and "held to its rules" not in order:  # again, when the network itself was made
+            order.append("held to its rules")
+        return names
 
     async def plugs_in(*arguments: Any, **options: Any) -> None:
         await stands.wait()
@@ -494,11 +502,32 @@ async def test_a_nic_is_plugged_in_while_qemu_comes_up_and_before_a_vcpu_runs(
         order.append("runs")
         await resume(self)
 
+    monkeypatch.setattr(fences, "apply", holds)
     monkeypatch.setattr(tap, "ensure", plugs_in)
     monkeypatch.setattr(engine.QemuEngine, "start", starts)
     monkeypatch.setattr(machine.QemuMachine, "resume", runs)
     assert (await wired.ask("vm.start", box)).status.state is work.TaskState.DONE
-    assert order == ["stands", "plugged in", "runs"]
+    assert order == ["stands", "held to its rules", "plugged in", "runs"]
+
+
+async def test_a_start_that_fails_leaves_no_tap_that_is_taken_for_a_new_one(
+    wired: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await wired.create("box", nics=[{"network": "default"}], **BLANK)
+
+    async def waits(*arguments: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def fails(*arguments: Any, **options: Any) -> None:
+        assert wired.node.wires._new
+        raise OSError("no room")
+
+    monkeypatch.setattr(wired.node.wires, "plug_in", waits)
+    monkeypatch.setattr(engine.QemuEngine, "start", fails)
+    assert (await wired.ask("vm.start", box)).status.state is work.TaskState.FAILED
+    assert not wired.node.wires._new
+    monkeypatch.undo()
+    assert (await wired.ask("vm.start", box)).status.state is work.TaskState.DONE
 
 
 async def test_what_a_start_left_that_was_cut_off_is_finished_before_it_runs_or_goes(wired: House) -> None:
@@ -509,6 +538,8 @@ async def test_what_a_start_left_that_was_cut_off_is_finished_before_it_runs_or_
     name = tap.name_for(box.uid, box.spec.nics[0].name)
     await wired.close()
     run("ip", "link", "set", name, "nomaster", "down")
+    table = fences.table_of(box.spec.nics[0].network)
+    run("nft", "delete", "table", "bridge", table)
     await wired._open_store()
     await wired.resources.change_status(
         vm.VM, "default", box.uid, lambda one: one.status.model_copy(update={"pid": None})
@@ -518,6 +549,7 @@ async def test_what_a_start_left_that_was_cut_off_is_finished_before_it_runs_or_
         found = await kernel.link(name)
         assert found
         assert (found.master, found.up) == (bridge, True)
+        assert f"chain sent_{name} " in run("nft", "list", "table", "bridge", table)
         await house.ask("vm.kill", box)
     assert name not in links()
     await tap.make(name, owner=os.geteuid())

@@ -170,9 +170,11 @@ class Wires(networks.Networks):
         plugged = self._ledger.unplug(machine.uid)
         for card in plugged:
             if card.tap:
+                self._new.discard(card.tap)
                 async with self._locks[card.network]:
                     await tap.remove(card.tap)
         for name in (tap.name_for(machine.uid, nic.name) for nic in machine.spec.nics):
+            self._new.discard(name)
             if kernel.present(name):  # of a start that was cut off before anybody knew of it
                 await tap.remove(name)
         await self._settle(*{card.network for card in plugged if card.tap})
