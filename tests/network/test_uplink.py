@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import os
 import pathlib
 import signal
@@ -302,6 +303,23 @@ async def test_who_waits_for_the_watcher_holds_nobody_up(tmp_path: pathlib.Path)
         await asyncio.sleep(0.1)
         assert not waiting.done()
     await waiting
+
+
+async def test_a_watcher_of_the_earlier_version_is_seen_and_sees_others(tmp_path: pathlib.Path) -> None:
+    path, lock = tmp_path / "record.json", tmp_path / "record.lock"
+    with open(watching.lock_of(path), "a") as its, open(lock, "a") as works:
+        fcntl.flock(its, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what it did
+        fcntl.flock(works, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert watching.watched(path)
+        waiting = asyncio.create_task(uplink.remove(path))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    await waiting
+    assert not watching.watched(path)
+    with watching.at_work(path) as alone, open(watching.lock_of(path), "a") as its:
+        assert alone
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(its, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 async def test_a_watcher_that_starts_while_it_is_looked_for_stays(tmp_path: pathlib.Path) -> None:

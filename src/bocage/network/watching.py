@@ -17,6 +17,7 @@ from typing import TextIO
 from bocage import errors
 
 _ALONE_WITHIN = 120.0  # seconds: a watcher tries for half a minute and more
+_LOOKED_WITHIN = 5.0  # seconds: a look takes none
 _LOOK = 0.02  # seconds between two looks
 _LOCK = "hhqqi4x"  # struct flock (fcntl(2)): type, whence, start, length, pid
 
@@ -25,7 +26,7 @@ def watched(path: pathlib.Path) -> bool:
     """Whether a watcher looks after it. Its lock is looked at and not taken: one that just starts would give way."""
     with contextlib.suppress(FileNotFoundError), open(lock_of(path)) as file:
         found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        return bool(struct.unpack(_LOCK, found)[0] != fcntl.F_UNLCK)
+        return bool(struct.unpack(_LOCK, found)[0] != fcntl.F_UNLCK) or not _flock(file, fcntl.LOCK_SH)
     return False
 
 
@@ -34,7 +35,7 @@ async def alone(lock: pathlib.Path) -> AsyncIterator[None]:
     """One at a time, of whoever started a watcher and the watcher. Raises errors.TimedOut."""
     due = time.monotonic() + _ALONE_WITHIN
     with _opened(lock) as file:
-        while not _lock(file):
+        while not (_lock(file) and _flock(file, fcntl.LOCK_EX)):
             if time.monotonic() > due:
                 raise errors.TimedOut(what=lock.name, bound=_ALONE_WITHIN)
             await asyncio.sleep(_LOOK)
@@ -45,7 +46,15 @@ async def alone(lock: pathlib.Path) -> AsyncIterator[None]:
 def at_work(path: pathlib.Path) -> Iterator[bool]:
     """What a watcher does its work in; False: there is another."""
     with open(lock_of(path), "a") as file:
-        yield _lock(file)
+        due = time.monotonic() + _LOOKED_WITHIN
+        while _lock(file):  # from here on nobody looks at the older lock any more; who does so already is waited for
+            if _flock(file, fcntl.LOCK_EX):
+                yield True
+                return
+            if time.monotonic() > due:
+                break
+            time.sleep(_LOOK)
+        yield False
 
 
 def started(module: str, path: pathlib.Path) -> subprocess.Popen[bytes]:
@@ -66,9 +75,18 @@ def _opened(lock: pathlib.Path) -> TextIO:
 
 
 def _lock(file: TextIO) -> bool:
-    """Take it if nobody has it."""
+    """Take it if nobody has it; once more is the same."""
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _flock(file: TextIO, how: int) -> bool:
+    """The same, of the lock that watchers of the earlier version have, and no other."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
