@@ -169,7 +169,7 @@ class Daemon:
 
     def _start(self, act: owning.Start) -> None:
         own = self.owning[act.machine]
-        if self.host.daemon is not self:
+        if self.host.daemon is not self or not own.still(act.attempt):
             return
         started = self.host.start(act.machine, act.generation, paused=False)
         self._perform(own.started(act.attempt, running=started is not None))

@@ -24,7 +24,8 @@ def restored(view: records.View, incarnation: str, floor: int) -> dict[str, obje
     for key, entry in view.entries.items():
         record = entry.record
         if isinstance(record, records.Epoch):
-            puts[key] = dataclasses.replace(record, bounds=records.Bounds())
+            gone = min(record.gone, record.taken - 1)  # it may have come back since
+            puts[key] = dataclasses.replace(record, bounds=records.Bounds(), gone=gone)
             next_life = record.number + 1 if record.lives else record.number
             puts[records.fence_of(key.removeprefix("epoch/"))] = records.Fence(next_life)
         elif isinstance(record, records.Replica):

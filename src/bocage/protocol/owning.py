@@ -112,9 +112,13 @@ class Owning:
         if self.phase in (Phase.CLAIMING, Phase.STARTING):
             self.phase = Phase.IDLE
 
+    def still(self, attempt: int) -> bool:
+        """Whether that start is still wanted: to be asked at the last moment before the process is executed."""
+        return self.phase is Phase.STARTING and attempt == self._attempt
+
     def started(self, attempt: int, *, running: bool) -> list[Act]:
         """Whether the process runs; it does not where the guard would not take it. One of an older attempt is ended."""
-        if self.phase is not Phase.STARTING or attempt != self._attempt:
+        if not self.still(attempt):
             return self._end() if running else []
         if not running:
             return self._end()
