@@ -73,6 +73,12 @@ def test_local_disks_and_replicas_need_room_on_two_hosts():
     assert refused(vm("new", disk="4G", replicated=True), *big[1:])["host2"] == ["host-without-replica-host"]
 
 
+def test_a_new_vm_with_a_replica_that_is_to_see_its_hosts_cpu_may_be_on_one_of_any_kind():
+    kinds = (host("host1", cpu_kind="intel"), host("host2", cpu_kind="intel"), host("host3", cpu_kind="amd"))
+    asked = vm("new", replicated=True, hardware=plan.PlanBoard(cpu_model="host"))
+    assert refused(asked, *kinds) == {"host1": [], "host2": [], "host3": []}
+
+
 def test_a_host_is_refused_when_the_cluster_would_no_more_survive_the_death_of_one():
     full = (host("host1", 4), host("host2", 4), vm("old", 3, "host1"))
     assert refused(vm("new", 1), *full, survive=1) == {"host1": [], "host2": []}

@@ -156,8 +156,10 @@ class State:
         if host == replica or (host, replica) == (origin, copy):
             return False
         if host != origin:
-            goes = not self._live[vm] or filters.moves_live(held.vms[vm], held.hosts[origin], held.hosts[host])
-            if not (goes and held.may_be(vm, host)):
+            lives = self._live[vm] and origin != NOWHERE
+            if lives and not filters.moves_live(held.vms[vm], held.hosts[origin], held.hosts[host]):
+                return False
+            if not held.may_be(vm, host):
                 return False
         if replica not in (copy, origin):
             return held.allowed[vm][replica] and held.has_disk(vm, replica)
