@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from bocage.planner import filters, patience, scores, survival
+from bocage.planner import filters, patience, proofs, scores, survival
 from bocage.planner.occupancy import NOWHERE, Occupancy
 
 Candidate = tuple[float, int, int]  # the balance then, the host, the replica's
@@ -56,7 +56,7 @@ class State:
         changed = self.survival.after(vm, step.host, step.replica)
         self._counted += self._mended(vm, step.host) + (self.readied(vm, step.host, step.replica) or 0.0)
         self._go(vm, step.host, step.replica)
-        self.survival.take([changed] if isinstance(changed, survival.Proof) else changed)
+        self.survival.take([changed] if isinstance(changed, proofs.Proof) else changed)
         self.scores.settle()
 
     def best(self, vm: int, below: float) -> Step | None:
@@ -80,7 +80,7 @@ class State:
         """This move of a VM, when it is possible; its score is not known yet."""
         if not self._possible(vm, host, replica) or self.readied(vm, host, replica) is None:
             return None
-        if isinstance(self.survival.after(vm, host, replica), survival.Proof):
+        if isinstance(self.survival.after(vm, host, replica), proofs.Proof):
             return None
         return Step(0.0, vm, host, replica)
 

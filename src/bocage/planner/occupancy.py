@@ -121,11 +121,16 @@ class Occupancy:
 
     def fits(self, vm: int, host: int) -> bool:
         """Whether there is room for one more that does not stand there yet."""
+        return self.has_room(host, self.needs[vm], self.asks[vm], self.reserves[vm]) and (
+            not self.keeps[vm] or self.replica[vm] == host or self.has_disk(vm, host)
+        )
+
+    def has_room(self, host: int, memory: int, vcpus: int, cpus: float) -> bool:
+        """Whether so much fits on a host beside what stands there."""
         return (
-            self.memory[host] + self.needs[vm] <= self.memory_room[host]
-            and self.vcpus[host] + self.asks[vm] <= self.vcpus_room[host]
-            and self.cpus[host] + self.reserves[vm] <= self.cpus_room[host]
-            and (not self.keeps[vm] or self.replica[vm] == host or self.has_disk(vm, host))
+            self.memory[host] + memory <= self.memory_room[host]
+            and self.vcpus[host] + vcpus <= self.vcpus_room[host]
+            and self.cpus[host] + cpus <= self.cpus_room[host]
         )
 
     def has_disk(self, vm: int, host: int) -> bool:

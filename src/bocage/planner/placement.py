@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bocage import words
 from bocage.model import base, plan
-from bocage.planner import filters, moves, occupancy, patience, survival
+from bocage.planner import filters, moves, occupancy, patience, proofs
 from bocage.planner.occupancy import NOWHERE
 from bocage.words import N_
 
@@ -84,7 +84,7 @@ def _verdict(state: moves.State, vm: int, host: int) -> plan.Verdict:
     if reasons := held.refusals(vm, host):
         return plan.Verdict(host=name, reasons=tuple(map(base.Saying.of, reasons)))
     both = held.replica[vm] == NOWHERE and held.vms[vm].replicated
-    last: survival.Proof | None = None
+    last: proofs.Proof | None = None
     for replica in state.replicas_for(vm, host) if both else (held.replica[vm],):
         patience.require(state.check)
         if not both and state.readied(vm, host, replica) is None:
