@@ -10,7 +10,7 @@ from bocage import cli
 from bocage.cli import image
 from tests import fake_api
 from tests.cli.conftest import Bocage
-from tests.fake_api import FakeApi, Reply, listed, metadata, problem, task
+from tests.fake_api import FakeApi, Reply, listed, metadata, problem, task, vm
 
 IMAGES = "/projects/default/images"
 DONE = Reply(task("image.add", "done"), 202)
@@ -379,3 +379,11 @@ def test_usb_devices_are_listed_with_what_they_say_of_themselves(api: FakeApi, b
     assert listed.out.splitlines()[1].split() == ["0529:0001", "1-2.3", "-", "AKS", "HASP", "-"]
     assert [line.rpartition("  ")[2] for line in listed.out.splitlines()[2:]] == ["till", "the host", "shop/till"]
     assert "nothing is plugged" in bocage("host", "usb", "host1").err
+
+
+def test_a_usb_device_is_taken_from_a_vm_by_its_name_or_by_what_it_is(api: FakeApi, bocage: Bocage):
+    for device, sent in (("usb0", "usb0"), ("0403:600A", "0403:600a")):
+        api.on("DELETE", f"/projects/default/vms/till/usb/{sent}", vm("till", state="stopped"))
+        ended = bocage("vm", "usb", "detach", "till", device)
+        assert (ended.code, ended.out) == (0, f"till no longer has {device}\n")
+    assert "is not a name" in bocage("vm", "usb", "detach", "till", "../disks/disk0").err

@@ -13,7 +13,7 @@ from typing import Any
 
 from bocage.cli import failure
 
-_USB_ID = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}")
+USB_ID = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}")
 _CPU_PARTS = ("sockets", "cores", "threads")
 _MEMORY_PARTS = ("startup", "minimum", "maximum", "buffer", "weight")
 _DISK_PARTS = ("size", "volume", "bus", "cache", "format", "preallocated", "serial")
@@ -175,7 +175,7 @@ def usb(text: str) -> dict[str, str]:
     right = "write 0529:0001, 0403:6001,serial=A50285BI or port=1-2.3; 'bocage host usb' lists what there is"
     given = text if "=" in text.partition(",")[0] else f"id={text}"
     found = pairs(given, option="--usb", known=("id", "serial", "port"), right=right)
-    if not _USB_ID.fullmatch(found.get("id", "0000:0000")) or not {"id", "port"} & found.keys():
+    if not USB_ID.fullmatch(found.get("id", "0000:0000")) or not {"id", "port"} & found.keys():
         raise failure.Usage(option="--usb", wrong=f"'{text}' names no device", right=right)
     return {key: value.lower() if key == "id" else value for key, value in found.items()}
 

@@ -22,6 +22,7 @@ Request: TypeAlias = "Mapping[str, Any] | BaseModel"
 _PAGE = 500
 _PLANNED_WITHIN = 300.0  # seconds that a plan for many hosts may take
 _OS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_USB_DEVICE = re.compile(r"[a-z0-9-]{1,63}|[0-9a-f]{4}:[0-9a-f]{4}")  # its name, or what it is
 
 
 def connect(address: Address | None = None, *, project: str = "default", language: str = "") -> Client:
@@ -167,7 +168,7 @@ class VMs(Nouns):
         return self._post(self._of(name, "usb"), device)
 
     def detach_usb(self, name: str, device: str) -> Document:
-        return self._send("DELETE", self._of(name, "usb", segment(device)))
+        return self._send("DELETE", self._of(name, "usb", segment(device, form=_USB_DEVICE)))
 
     def change_cd(self, name: str, cd: str, image: str | None) -> Document:
         return self._send("PUT", self._of(name, "cds", segment(cd)), {"image": image})

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
-from bocage.cli import failure, lazy, options, session
+from bocage.cli import failure, lazy, options, read, session
 from bocage.cli.vm import carried
 from bocage.client import rest
-
-_ID = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}")
 
 
 def attach(
@@ -40,7 +37,7 @@ def attach(
         raise failure.Usage(
             option="VENDOR:PRODUCT", wrong="it does not say which device", right="0529:0001, or --port 1-2"
         )
-    if device is not None and not _ID.fullmatch(device):
+    if device is not None and not read.USB_ID.fullmatch(device):
         raise failure.Usage(option="VENDOR:PRODUCT", wrong=f"{device!r} names no device", right="0529:0001")
     with session.connect(project) as api:
         request = rest.given(id=device.lower() if device else None, serial=serial, port=port)
