@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from bocage.store import contract, sqlite
+from bocage.store.etcd import pen
 from tests.network.conftest import connect, namespace  # noqa: F401 - fixtures
 from tests.network.machines import Machine, run
 from tests.store import members, reference
@@ -41,6 +42,21 @@ def etcd() -> Iterator[members.Cluster]:
     """An etcd of one member; each test has a root of its own in it."""
     with members.cluster(1, ["--unsafe-no-fsync"]) as made:
         yield made
+
+
+@pytest.fixture
+def voids() -> Iterator[list[int]]:
+    """The revisions with which the stores of this test made something void, as they come."""
+    told, real = list[int](), pen.Pen._void
+
+    async def void(self: pen.Pen, identity: str, until: float, began: float = 0.0) -> pen.Written | None:
+        if (written := await real(self, identity, until, began)) is None:
+            told.append(self._space.revision(self._mark))
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pen.Pen, "_void", void)
+        yield told
 
 
 @pytest.fixture(params=ENGINES)

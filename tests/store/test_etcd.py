@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from bocage.store import contract
-from bocage.store.etcd import access, engine, founding, gateway
+from bocage.store.etcd import access, engine, founding, gateway, records
 from tests.store import members
 from tests.store.conformance import following, put, state
 
@@ -56,7 +55,8 @@ async def test_a_store_that_was_replaced_is_neither_read_nor_written_nor_watched
     await put(store, a="1")
     watch = store.watch("", since=1)
     waiting = asyncio.ensure_future(following(watch))
-    await founding.renew(by, "another", root=root_of(store))
+    another = {"key": records.text(store._space.founding), "value": records.text(b"another")}
+    await by.ask("kv/put", another, within=10)
     doings = (store.get("a"), store.list(""), store.revision(), put(store, b="1"), store.apply(compare={"a": 1}))
     for doing in (*doings, store.compact(1), waiting, following(store.watch("", since=0))):
         with pytest.raises(founding.Replaced):
@@ -69,19 +69,14 @@ async def test_a_store_that_was_replaced_is_neither_read_nor_written_nor_watched
     await again.close()
 
 
-async def test_nothing_is_renewed_that_is_not_there(by):
-    with pytest.raises(founding.Unfounded):
-        await founding.renew(by, "one", root=members.new_root())
-
-
 # --- what others put there
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"00000000{}"], ids=["empty", "bare", "wrong"])
 async def test_a_value_that_is_not_ours_is_told_and_harms_no_other(store, by, value):
     await put(store, b="1")
-    foreign = base64.b64encode(store._space.key("a")).decode()
-    await by.ask("kv/put", {"key": foreign, "value": base64.b64encode(value).decode()}, within=10)
+    foreign = records.text(store._space.key("a"))
+    await by.ask("kv/put", {"key": foreign, "value": records.text(value)}, within=10)
     with pytest.raises(contract.Failed, match=r"malformed: .*data/a"):
         await store.get("a")
     with pytest.raises(contract.Failed, match="malformed"):
@@ -97,8 +92,8 @@ async def test_a_value_that_is_not_ours_is_told_and_harms_no_other(store, by, va
 
 async def test_a_value_under_another_key_is_not_believed(store, by):
     await put(store, a="1")
-    read = await by.ask("kv/range", {"key": base64.b64encode(store._space.key("a")).decode()}, within=10)
-    moved = {"key": base64.b64encode(store._space.key("b")).decode(), "value": read["kvs"][0]["value"]}
+    read = await by.ask("kv/range", {"key": records.text(store._space.key("a"))}, within=10)
+    moved = {"key": records.text(store._space.key("b")), "value": read["kvs"][0]["value"]}
     await by.ask("kv/put", moved, within=10)
     with pytest.raises(contract.Failed, match="malformed"):
         await store.get("b")
@@ -158,9 +153,10 @@ async def test_an_etcd_that_is_not_there_is_told():
     with pytest.raises(ValueError, match="members"):
         access.Access(())
     by = gateway.Gateway(access.Access(("http://127.0.0.1:9", "http://127.0.0.1:10")))
-    with pytest.raises(gateway.Silent) as caught:
-        await by.ask("kv/range", {"key": "YQ=="}, within=0.5)
-    assert not caught.value.loose
+    async with by.race("kv/range", {"key": "YQ=="}) as race:
+        with pytest.raises(gateway.Silent):
+            await race.answer(until=asyncio.get_running_loop().time() + 0.5)
+        assert not race.loose
     await by.close()
 
 

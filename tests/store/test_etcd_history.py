@@ -138,16 +138,18 @@ async def told(store: contract.Store, until: int) -> list[contract.Change]:
 
 
 @pytest.mark.parametrize("patience", [10.0, 0.5], ids=["patient", "impatient"])
-async def test_what_many_saw_while_members_died_can_have_happened_in_one_order(dice, monkeypatch, patience):
+async def test_what_many_saw_while_members_died_can_have_happened_in_one_order(dice, monkeypatch, voids, patience):
     monkeypatch.setattr(engine, "PATIENCE", patience)
-    await see_through(3, dice, (trouble.killed, trouble.frozen))
+    await see_through(3, dice, voids, (trouble.killed, trouble.frozen))
 
 
-async def test_what_many_saw_while_members_were_cut_off_can_have_happened_in_one_order(dice, seats):
-    await see_through(seats, dice, (trouble.cut, trouble.cut, trouble.muffled, trouble.unplugged))
+async def test_what_many_saw_while_members_were_cut_off_can_have_happened_in_one_order(dice, voids, seats):
+    await see_through(seats, dice, voids, (trouble.cut, trouble.cut, trouble.muffled, trouble.unplugged))
 
 
-async def test_what_many_saw_while_requests_and_answers_came_late_can_have_happened_in_one_order(dice, monkeypatch):
+async def test_what_many_saw_while_requests_and_answers_came_late_can_have_happened_in_one_order(
+    dice, monkeypatch, voids
+):
     monkeypatch.setattr(engine, "PATIENCE", 1.0)
     async with contextlib.AsyncExitStack() as stack:
         made = stack.enter_context(members.cluster(3, members.QUICK))
@@ -164,7 +166,7 @@ async def test_what_many_saw_while_requests_and_answers_came_late_can_have_happe
                 one.open()
             return "requests and answers held"
 
-        await see([access.Access(tuple(one.address for one in own)) for own in lanes], made.access(), dice, over)
+        await see([access.Access(tuple(one.address for one in own)) for own in lanes], made.access(), dice, voids, over)
 
 
 async def hold(lanes: Sequence[lane.Lane], dice: random.Random) -> None:
@@ -180,7 +182,9 @@ async def hold(lanes: Sequence[lane.Lane], dice: random.Random) -> None:
         await asyncio.sleep(dice.uniform(0.0, 0.5))
 
 
-async def see_through(at: int | Sequence[members.Seat], dice: random.Random, deeds: Sequence[trouble.Deed]) -> None:
+async def see_through(
+    at: int | Sequence[members.Seat], dice: random.Random, voids: list[int], deeds: Sequence[trouble.Deed]
+) -> None:
     """As `see`, while such things are done to members."""
     with members.cluster(at, members.QUICK) as made, trouble.making(made, dice, deeds) as troubles:
 
@@ -188,13 +192,14 @@ async def see_through(at: int | Sequence[members.Seat], dice: random.Random, dee
             await asyncio.to_thread(troubles.stop)
             return ", ".join(troubles.log)
 
-        await see([made.access(first=n) for n in range(CLIENTS)], made.access(), dice, over)
+        await see([made.access(first=n) for n in range(CLIENTS)], made.access(), dice, voids, over)
 
 
 async def see(
     ways: Sequence[access.Access],
     plain: access.Access,
     dice: random.Random,
+    voids: list[int],
     over: Callable[[], Coroutine[Any, Any, str]],
 ) -> None:
     """A client for each way, at work until the trouble that is going on is over; then what they saw is checked."""
@@ -218,11 +223,10 @@ async def see(
         assert seen == everything
     for store in stores:
         await store.close()
-    voids = sum(len(store._pen.voids) for store in stores)
     print(
         f"{done}: {len(history.spans)} operations, the longest {max(history.spans):.2f} s,"
         f" told by a watch {max(lags):.2f} s after the writer at most,"
-        f" {len(history.unsettled)} unsettled, {voids} made void"
+        f" {len(history.unsettled)} unsettled, {len(voids)} made void"
     )
     check_writes(history, everything)
     for key, operations in history.operations.items():

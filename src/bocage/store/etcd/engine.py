@@ -73,10 +73,10 @@ class EtcdStore:
         self._check()
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}")
+        if at is not None and at < 0:
+            raise await self._out_of_range(at, compacted=True)
         while True:
             try:
-                if at is not None and at < 0:
-                    raise gateway.OutOfRange(reason="compacted", code=0)
                 return await self._reader.list(prefix, limit=limit, after=after, at=at)
             except gateway.OutOfRange as refused:
                 if at is not None:  # else forgotten between two of its pages: again, as of now

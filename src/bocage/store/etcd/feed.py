@@ -326,4 +326,4 @@ async def oldest(by: gateway.Gateway, space: records.Space) -> int:
         except (TimeoutError, gateway.Lost):
             by.distrust(member)
             await asyncio.sleep(gateway.PAUSE)
-    raise gateway.Silent(reason="no member says what it keeps", bound=_TRY, loose=False)
+    raise gateway.Silent(reason="no member says what it keeps", bound=_TRY)

@@ -50,12 +50,3 @@ async def found(gateway: gateways.Gateway, incarnation: str, *, root: str = reco
         found = records.value(record).decode(errors="replace") if record else ""
         if found != incarnation:
             raise Founded(incarnation=found)
-
-
-async def renew(gateway: gateways.Gateway, incarnation: str, *, root: str = records.ROOT, within: float = 10.0) -> None:
-    """Give a store that was restored its new incarnation. Raises Unfounded, Silent, Refused."""
-    name = root.encode() + b"founding"
-    exists = {"target": "CREATE", "result": "GREATER", "key": records.text(name), "create_revision": "0"}
-    request = records.transaction([exists], [records.put(name, incarnation.encode())])
-    if not records.succeeded(await gateway.ask(records.TXN, request, within=within)):
-        raise Unfounded(root=root)

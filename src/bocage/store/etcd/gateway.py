@@ -35,13 +35,12 @@ Document = dict[str, Any]
 
 
 class Silent(contract.Failed):
-    """No member answered in time. When `loose`, what was asked may still be carried out."""
+    """No member answered in time."""
 
     type = "store-silent"
     text = N_("the store did not answer within {bound:seconds}: {reason}")
     hint = N_("more than half of the etcd members must run and reach each other")
     bound: float
-    loose: bool
 
 
 class Refused(contract.Failed):
@@ -50,7 +49,6 @@ class Refused(contract.Failed):
     type = "store-refused"
     text = N_("etcd refused: {reason}")
     hint = ""
-    code: int  # gRPC's status code
 
 
 class OutOfRange(Refused):
@@ -246,7 +244,7 @@ class Race:
             if failed and not self._answers and len(self._asked) >= len(self._gateway.order):
                 await asyncio.sleep(min(PAUSE, max(0.0, until - loop.time())))
         if not self._answers:
-            raise Silent(reason=self._reason, bound=loop.time() - begin, loose=self.loose)
+            raise Silent(reason=self._reason, bound=loop.time() - begin)
         return self._answers.pop(0)
 
     async def rest(self, *, until: float) -> list[Answer]:
@@ -332,19 +330,19 @@ def _error(status: int, content: bytes) -> Exception:
         code, reason = int(document["code"]), str(document["error"])
     except (ValueError, KeyError, TypeError):
         reason = content[:200].decode(errors="replace").strip()
-        return Refused(reason=reason, code=0) if status < 500 else Lost(reason, loose=True)
+        return Refused(reason=reason) if status < 500 else Lost(reason, loose=True)
     return _verdict(code, reason)
 
 
 def _verdict(code: int, reason: str) -> Exception:
     if code == _UNAUTHENTICATED or _SIGNED_IN_BEFORE in reason:
-        return _Unauthenticated(reason=reason, code=code)
+        return _Unauthenticated(reason=reason)
     if "too many requests" in reason:
         return Lost(reason, loose=False)
     if code not in _DEFINITE:  # no leader, no answer of the other members in time, member on its way down
         return Lost(reason, loose=True)
     kind = {_OUT_OF_RANGE: OutOfRange, _DENIED: Denied}.get(code, Full if "space exceeded" in reason else Refused)
-    return kind(reason=reason, code=code)
+    return kind(reason=reason)
 
 
 async def _results(response: httpx.Response) -> AsyncGenerator[Document, None]:

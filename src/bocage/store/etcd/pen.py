@@ -8,6 +8,7 @@ name in the mark and so know that it was written. See docs/decisions/21-etcd.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -56,7 +57,6 @@ class Pen:
     """Writes in the name of `client`, a name that no other process has at the same time."""
 
     def __init__(self, by: gateway.Gateway, space: records.Space, client: str, *, mark: int) -> None:
-        self.voids: list[int] = []  # revisions that changed nothing
         self._gateway = by
         self._space = space
         self._name = space.pen(client)
@@ -71,12 +71,8 @@ class Pen:
         if not wish.puts and not wish.deletes:
             return await self._compare(wish, until)
         if self._unknown:
-            try:
+            with contextlib.suppress(contract.Unsettled):  # its caller was told so
                 await self._void(self._unknown, until)
-            except contract.Unsettled:
-                pass  # its caller was told so
-            except gateway.Silent as silent:  # this one was not sent
-                raise dataclasses.replace(silent, loose=False) from silent
             self._unknown = ""
         while True:
             identity = secrets.token_hex(8)
@@ -132,22 +128,18 @@ class Pen:
         async with self._gateway.race(records.TXN, request) as race:
             answer = (await race.answer(until=until)).document
         if records.succeeded(answer):
-            self._voided(records.revision(answer))
+            self._mark = records.revision(answer)
             return None
         self._check(answer)
         mark = records.first(records.ranges(answer)[1])
         if _signature(mark).get("id") == own:
-            self._voided(records.modified(mark))
+            self._mark = records.modified(mark)
             return None
         try:
             moved = self._moved(mark, identity)
         except _Passed:
             return None
         return Written(self._space.revision(moved), began)
-
-    def _voided(self, revision: int) -> None:
-        self._mark = revision
-        self.voids.append(self._space.revision(revision))
 
     def _request(self, wish: Wish, identity: str) -> records.Document:
         where = {name: self._space.key(name) for name in sorted(wish.puts.keys() | wish.deletes)}

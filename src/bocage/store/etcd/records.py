@@ -17,7 +17,6 @@ from bocage.store import contract
 
 ROOT = "/bocage/"
 TXN = "kv/txn"
-RANGE = "kv/range"
 COMPACTION = "kv/compaction"
 WATCH = "watch"
 
