@@ -60,7 +60,7 @@ async def test_a_running_vm_is_not_exported_and_one_that_is_exported_does_not_st
     with pytest.raises(Exception, match="is running"):
         await house.export(made, tmp_path / "box")
     await house.ask("vm.kill", made)
-    with house.node.preparation.disks.copied([made]):
+    with house.node.preparation.in_use.copied([made]):
         starting = asyncio.create_task(house.ask("vm.start", made))
         waiting = await house.until(
             lambda: house.read(made),

@@ -160,7 +160,7 @@ async def test_started_by_hand_while_bocage_is_gone_it_runs_and_is_taken_care_of
 async def test_what_is_made_and_has_to_wait_for_its_start_has_its_definition(
     house: House, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(house.node.preparation.disks, "is_copied", lambda _: True)
+    monkeypatch.setattr(house.node.preparation.in_use, "is_copied", lambda _: True)
     entering = asyncio.create_task(house.create(start=True, **BLANK))
 
     async def waits() -> vm.VM | None:

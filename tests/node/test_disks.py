@@ -18,7 +18,7 @@ from bocage.model.units import Size
 from bocage.node import started
 from bocage.node.jobs import storages
 from bocage.node.life import freeing
-from bocage.node.place import disks, edits
+from bocage.node.place import edits, in_use
 from bocage.planner import usage
 from bocage.store import resources
 from tests.engine.qemu import bootsector
@@ -217,7 +217,7 @@ async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house
     assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
     assert problem(await house.keep(second, "first")) == "disk-still-plugged"
     assert await house.kept(second) == {}
-    with pytest.raises(disks.StillPlugged):
+    with pytest.raises(in_use.StillPlugged):
         await house.export(second, tmp_path / "second.tar")
     _, cloned = await house.clone(second, "fourth")
     assert problem(cloned) == "disk-still-plugged"

@@ -181,7 +181,7 @@ async def test_who_copies_from_a_vm_is_waited_for_before_its_old_place_goes(hous
     local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
     made = await house.create(**BLANK)
     old, new = house.place(made), directory.Directory(pathlib.Path(other.spec.path) / "vms" / made.uid)
-    with house.node.preparation.disks.copied([made]), house.node.preparation.disks.read(made.uid, made.name):
+    with house.node.preparation.in_use.copied([made]), house.node.preparation.in_use.read(made.uid, made.name):
         task = work.task("vm.move", subject=made.ref, host=house.node.ground.uid, storage=other.uid)
         await house.resources.create(task)
         await house.until(lambda: asyncio.to_thread(new.exists), bool)

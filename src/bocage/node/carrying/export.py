@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from bocage import errors, files
 from bocage.model import ground, vm
-from bocage.node.place import directory, disks
+from bocage.node.place import directory, in_use
 from bocage.node.place.preparation import Preparation
 from bocage.storage import archive, half_made, image_record, volumes
 from bocage.words import N_
@@ -41,8 +41,8 @@ async def stream(preparation: Preparation, machine: vm.VM, *, chain: bool) -> As
     """The archive, piece by piece; the VM cannot start meanwhile. Raises Running before the first piece."""
     with contextlib.ExitStack() as undo:
         try:
-            undo.enter_context(preparation.disks.copied([machine]))
-        except disks.CopyWhileRunning as error:
+            undo.enter_context(preparation.in_use.copied([machine]))
+        except in_use.CopyWhileRunning as error:
             raise Running(name=machine.name) from error
         async with (
             _laid_out(preparation, machine, chain=chain) as parts,

@@ -54,8 +54,8 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _still(shop: Shop, machine: vm.VM, moment: snapshot.Snapshot | None) -> Iterator[None]:
-    """What is copied inside does not change. Raises disks.CopyWhileRunning and disks.BeingMerged."""
-    held = shop.preparation.disks
+    """What is copied inside does not change. Raises in_use.CopyWhileRunning and in_use.BeingMerged."""
+    held = shop.preparation.in_use
     with held.read(machine.uid, machine.name) if moment else held.copied([machine]):
         yield
 

@@ -10,7 +10,7 @@ from typing import Any
 from bocage import errors
 from bocage.model import ground, requests, vm
 from bocage.node import tasks
-from bocage.node.place import disks
+from bocage.node.place import in_use
 from bocage.node.shop import Shop
 from bocage.planner import usage
 from bocage.store import resources
@@ -97,14 +97,14 @@ async def _subject(shop: Shop, run: tasks.Run) -> ground.Volume:
 
 
 async def _check_free(shop: Shop, volume: ground.Volume) -> None:
-    """Raises Attached, disks.StillPlugged and usage.VolumeKept."""
+    """Raises Attached, in_use.StillPlugged and usage.VolumeKept."""
     machines = await shop.ground.resources.list(vm.VM, volume.metadata.project, trash=True)
     for machine in machines.items:
         for disk in machine.spec.disks:
             if disk.volume == volume.uid:
                 raise Attached(name=volume.name, vm=machine.name, disk=disk.name)
-    if by := shop.preparation.disks.plugged_in(volume.uid):
-        raise disks.StillPlugged(disk=volume.name, vm=by)
+    if by := shop.preparation.in_use.plugged_in(volume.uid):
+        raise in_use.StillPlugged(disk=volume.name, vm=by)
     for machine in machines.items:
         if machine.uid == volume.spec.vm:
             raise usage.VolumeKept(name=volume.name, vm=machine.name)

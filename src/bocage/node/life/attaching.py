@@ -11,7 +11,7 @@ from bocage.model import ground, vm
 from bocage.node import started
 from bocage.node.life import freeing
 from bocage.node.life.standing import Standing
-from bocage.node.place import disks
+from bocage.node.place import in_use
 from bocage.node.place.preparation import Preparation
 from bocage.words import N_
 
@@ -41,7 +41,7 @@ async def plug(
     runtime = standing.ground.home.vm_runtime(machine.uid)
     await preparation.make_what_waits(machine)
     await _let_go_of_namesakes(disk, running, machine, preparation, runtime)
-    preparation.disks.hold(machine, disk)
+    preparation.in_use.hold(machine, disk)
     await asyncio.to_thread(started.note_coming, runtime, disk)
     try:
         await running.disks.attach(disk, (await preparation.plan(machine, connect=False)).chains[disk.name])
@@ -49,7 +49,7 @@ async def plug(
         raise  # it may be there all the same
     except (errors.Problem, OSError):
         await asyncio.to_thread(started.note_coming, runtime, disk, comes=False)
-        preparation.disks.let_go(machine, disk)
+        preparation.in_use.let_go(machine, disk)
         raise
     if not (disk.limits.none and machine.spec.share.disks.none):
         await running.holding.disk(disk.name, disk.limits, machine.spec.share.disks)
@@ -65,7 +65,7 @@ async def _let_go_of_namesakes(
         if other.name == disk.name and other.volume != disk.volume:
             await running.disks.detach(other.name)
             await asyncio.to_thread(started.note_coming, runtime, other, comes=False)
-            preparation.disks.let_go(machine, other)
+            preparation.in_use.let_go(machine, other)
 
 
 async def unplug(
@@ -78,10 +78,10 @@ async def unplug(
     await require_in_no_snapshot(disk, machine, preparation)
     volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
     if volume.spec.layers:
-        raise disks.BeingMerged(name=machine.name)
+        raise in_use.BeingMerged(name=machine.name)
     await running.disks.detach(disk.name)
     runtime = standing.ground.home.vm_runtime(machine.uid)
     await asyncio.to_thread(started.note_coming, runtime, disk, comes=False)
-    preparation.disks.let_go(machine, disk)
+    preparation.in_use.let_go(machine, disk)
     await freeing.free(standing, preparation, machine, volume)
     return volume.name

@@ -39,7 +39,7 @@ async def flatten(standing: Standing, preparation: Preparation, machine: vm.VM, 
     The store says before that the header may name the image or nothing, and afterwards that it names nothing.
     """
     flat: list[str] = []
-    with preparation.disks.merged(machine):
+    with preparation.in_use.merged(machine):
         for disk, volume in zip(machine.spec.disks, await preparation.disks.of(machine), strict=True):
             if volume.spec.linked and volume.spec.vm is None:
                 raise LiesByItself(name=machine.name, disk=disk.name)

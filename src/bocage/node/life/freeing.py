@@ -119,7 +119,7 @@ async def _had(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
     """The volumes that its process may have, or the machine whose memory is saved; None where nothing tells."""
     if standing.machine is not None:
         held = await asyncio.to_thread(started.held, standing.ground.home.vm_runtime(machine.uid))
-        return {disk.volume for disk in held.disks} | preparation.disks.had_by(machine) if held else None
+        return {disk.volume for disk in held.disks} | preparation.in_use.had_by(machine) if held else None
     if await preparation.has_saved(machine):
         return {disk.volume for disk in (await preparation.as_it_was(machine)).spec.disks}
     return set()

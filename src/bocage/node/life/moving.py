@@ -54,7 +54,7 @@ def _starts_soon(machine: vm.VM) -> bool:
 async def _carry(
     standing: Standing, preparation: Preparation, machine: vm.VM, target: ground.Storage, run: tasks.Run
 ) -> None:
-    with preparation.disks.copied([machine]):
+    with preparation.in_use.copied([machine]):
         at = await filling.ways(preparation, machine, target, run)
         try:
             await filling.fill(standing.ground, preparation, machine, target, at, run)
@@ -64,7 +64,7 @@ async def _carry(
         finally:
             await at.way.discard(at.making.path)
     try:
-        async with preparation.disks.taken_away(machine):  # who copies from it now reads what then goes
+        async with preparation.in_use.taken_away(machine):  # who copies from it now reads what then goes
             await filling.commit(standing, preparation, target)
     finally:
         await relocating.settle_off(standing, preparation, run)

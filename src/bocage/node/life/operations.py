@@ -97,7 +97,7 @@ async def attach_disk(
         if standing.machine:
             await attaching.plug(disk, standing.machine, machine, preparation, standing)
         else:
-            preparation.disks.check_plugged_nowhere_else(machine, disk)
+            preparation.in_use.check_plugged_nowhere_else(machine, disk)
             await preparation.make_what_waits(machine)
     except (errors.Problem, OSError):
         if standing.ended is None:  # else its process ended meanwhile, and the next one has the disk from the start
@@ -119,7 +119,7 @@ async def detach_disk(
         if standing.machine:
             await standing.machine.disks.detach(name)
             started.note_plugged(standing.ground.home.vm_runtime(machine.uid), machine, name, there=False)
-            preparation.disks.let_go(machine, disk)
+            preparation.in_use.let_go(machine, disk)
         elif await preparation.has_saved(machine):
             built = await preparation.as_it_was(machine)
             if any(one.volume == disk.volume for one in built.spec.disks):

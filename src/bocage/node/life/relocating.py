@@ -149,11 +149,11 @@ async def _carry(
         run.report(notes.Mirroring(name=machine.name))
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
-        await preparation.disks.unread(machine.uid)
+        await preparation.in_use.unread(machine.uid)
         await at.way.job(lambda _: files.sync_tree(at.making.path), None)  # else the vCPUs would stand for as long
         await filling.way_to(at.old.path).job(lambda _: files.sync_tree(at.old.disks), None)
         names = [one.disk.name for one in others]  # what comes into the definition meanwhile is not carried
-        async with preparation.disks.taken_away(machine):
+        async with preparation.in_use.taken_away(machine):
             await run.remember(old=str(at.old.path), new=str(at.new.path), disks=names, between=True)
             await at.way.call(at.check)  # it may have been taken out
             await at.way.call(files.rename_durably, at.making.path, at.new.path)

@@ -14,7 +14,7 @@ from bocage.model import base, ground, snapshot, vm
 from bocage.node import notes, tasks
 from bocage.node.life import launching, merging, overlaying, snapshotting
 from bocage.node.life.standing import Standing
-from bocage.node.place import directory, disks, saved
+from bocage.node.place import directory, in_use, saved
 from bocage.node.place.preparation import Preparation
 from bocage.planner import layers, reverting
 from bocage.store import resources
@@ -32,10 +32,10 @@ async def revert(standing: Standing, preparation: Preparation, machine: vm.VM, r
     if to.status.state != "ready":
         raise snapshotting.NotReady(snapshot=to.name, state=to.status.state)
     if standing.machine is not None:
-        raise disks.CopyWhileRunning(name=machine.name)
+        raise in_use.CopyWhileRunning(name=machine.name)
     held = {disk.volume for disk in to.status.disks}
     known = {uid: one for uid, one in (await overlaying.volumes_of(preparation, machine)).items() if uid in held}
-    with preparation.disks.merged(machine):
+    with preparation.in_use.merged(machine):
         place = await preparation.place(machine)
         if not known or not overlaying.entered(machine, known, overlaying.mark_of(run)):
             await launching.drop_saved(place)

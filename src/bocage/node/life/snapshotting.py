@@ -125,7 +125,7 @@ async def _check(
         raise NoMemory(name=machine.name)
     if made.spec.memory and running is not None and running.run is not engine.Run.RUNNING:
         raise Paused(name=machine.name)
-    preparation.disks.check_plugged_nowhere_else(machine)
+    preparation.in_use.check_plugged_nowhere_else(machine)
     layers.check_depth(machine, known)
     memory = machine.spec.memory if made.spec.memory else 0
     for storage in {volume.spec.storage for volume in known.values()}:
@@ -239,7 +239,7 @@ async def abandon(standing: Standing, preparation: Preparation, machine: vm.VM, 
 async def delete(standing: Standing, preparation: Preparation, machine: vm.VM, run: tasks.Run) -> dict[str, Any]:
     """Delete a snapshot: what only it needs goes, what came after it is merged into what it was."""
     name = run.task.spec.params.get("name", "")
-    with preparation.disks.merged(machine):
+    with preparation.in_use.merged(machine):
         with contextlib.suppress(resources.Missing):  # an earlier attempt came to its end, all but the answer
             doomed = await _subject(standing, run)
             await standing.ground.resources.change_status(

@@ -6,12 +6,10 @@ Every step looks first at what is there, so that it can be cut off anywhere and 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import dataclasses
 import os
 import pathlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from bocage import errors, files, reach, words
 from bocage.engine import base as engine
@@ -20,7 +18,7 @@ from bocage.model import base, ground, vm
 from bocage.model.units import Size
 from bocage.node import notes
 from bocage.node.ground import Ground
-from bocage.node.place import rooms
+from bocage.node.place import in_use, rooms
 from bocage.planner import layers
 from bocage.storage import directory, qcow2, sparse, volumes
 from bocage.store import resources
@@ -28,9 +26,6 @@ from bocage.words import N_
 
 Report = Callable[[words.Message], None]
 Progress = Callable[[int, int], None]
-
-
-_LOOK = 0.2  # seconds between two looks whether somebody still copies
 
 
 class Error(errors.Problem):
@@ -45,27 +40,6 @@ class ImageMissing(Error, errors.Unavailable):
     disk: str
 
 
-class CopyWhileRunning(Error, errors.Conflict):
-    type = "copy-while-running"
-    text = N_("{name} is running: its disks change while they would be copied")
-    hint = N_("'bocage vm stop {name}' first")
-    name: str
-
-
-class BeingCopied(Error, errors.Conflict):
-    type = "disks-being-copied"
-    text = N_("the disks of {name} are being copied just now")
-    hint = N_("'bocage task list' shows how far that is")
-    name: str
-
-
-class BeingMerged(Error, errors.Conflict):
-    type = "disks-being-merged"
-    text = N_("a snapshot of {name} is being deleted just now")
-    hint = N_("'bocage task list' shows how far that is; try again then")
-    name: str
-
-
 class VolumeMissing(Error, errors.Unavailable):
     type = "volume-file-missing"
     text = N_("the file {path} of disk {disk} is gone")
@@ -74,36 +48,13 @@ class VolumeMissing(Error, errors.Unavailable):
     path: str
 
 
-class StillPlugged(Error, errors.Conflict):
-    type = "disk-still-plugged"
-    text = N_("{disk} is still plugged in {vm}, whose guest has not let go of it")
-    hint = N_("'bocage vm reboot {vm}' or a stop takes it from there; 'bocage vm diff {vm}' shows what waits")
-    disk: str
-    vm: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Writer:
-    """A VM with a process, and the volumes that it has open."""
-
-    name: str
-    volumes: set[str]
-
-    @classmethod
-    def of(cls, machine: vm.VM, built: vm.VMSpec) -> _Writer:
-        return cls(machine.name, {disk.volume for disk in built.disks})
-
-
 class Disks:
-    """The disks of one host's VMs, and who uses them just now."""
+    """The disks of one host's VMs."""
 
-    def __init__(self, ground: Ground, room: rooms.Rooms) -> None:
+    def __init__(self, ground: Ground, room: rooms.Rooms, use: in_use.InUse) -> None:
         self._ground = ground
         self._rooms = room
-        self._written: dict[str, _Writer] = {}  # VMs that have a process, or are about to
-        self._copied: collections.Counter[str] = collections.Counter()  # VMs whose disks are read for a copy
-        self._read: collections.Counter[str] = collections.Counter()  # those of whose snapshots one is read
-        self._merged: set[str] = set()  # those whose layers are being rearranged
+        self._in_use = use
 
     async def of(self, machine: vm.VM) -> list[ground.Volume]:
         """A VM's volumes, in the order of its disks."""
@@ -120,104 +71,6 @@ class Disks:
             rooms.Extent(volume.spec.storage, await self.path(volume), volume.spec.size)
             for volume in await self.of(machine)
         ]
-
-    def write(self, machine: vm.VM) -> None:
-        """A VM's process may write from now on. Raises BeingCopied, StillPlugged."""
-        if self.is_copied(machine.uid):
-            raise BeingCopied(name=machine.name)
-        self.check_plugged_nowhere_else(machine)
-        self._written[machine.uid] = _Writer.of(machine, machine.spec)
-
-    def found(self, machine: vm.VM, built: vm.VMSpec) -> None:
-        """A process is there that was built so; what is known of it already stays."""
-        self._written.setdefault(machine.uid, _Writer.of(machine, built))
-
-    def hold(self, machine: vm.VM, disk: vm.Disk) -> None:
-        """A running VM is about to get a disk. Raises StillPlugged."""
-        self.check_plugged_nowhere_else(machine, disk)
-        if writer := self._written.get(machine.uid):
-            writer.volumes.add(disk.volume)
-
-    def let_go(self, machine: vm.VM, disk: vm.Disk) -> None:
-        """A running VM does not have a disk any more."""
-        if writer := self._written.get(machine.uid):
-            writer.volumes.discard(disk.volume)
-
-    def had_by(self, machine: vm.VM) -> set[str]:
-        """The volumes that its process has, or may have."""
-        writer = self._written.get(machine.uid)
-        return set(writer.volumes) if writer else set()
-
-    def plugged_in(self, volume: str) -> str | None:
-        """The VM whose process has a volume open, whatever its definition says by now."""
-        return next((one.name for one in self._written.values() if volume in one.volumes), None)
-
-    def check_plugged_nowhere_else(self, machine: vm.VM, *those: vm.Disk) -> None:
-        """No other VM's process has its disks, or `those` alone, open. Raises StillPlugged."""
-        for disk in those or machine.spec.disks:
-            for uid, writer in self._written.items():
-                if uid != machine.uid and disk.volume in writer.volumes:
-                    raise StillPlugged(disk=disk.name, vm=writer.name)
-
-    def rest(self, machine: vm.VM) -> None:
-        """No process of the VM is there any more."""
-        self._written.pop(machine.uid, None)
-
-    @contextlib.contextmanager
-    def copied(self, machines: Iterable[vm.VM]) -> Iterator[None]:
-        """Nobody starts these VMs inside. Raises CopyWhileRunning, BeingMerged, StillPlugged."""
-        with contextlib.ExitStack() as undo:
-            for machine in machines:
-                if machine.uid in self._written:
-                    raise CopyWhileRunning(name=machine.name)
-                if machine.uid in self._merged:
-                    raise BeingMerged(name=machine.name)
-                self.check_plugged_nowhere_else(machine)
-                self._copied[machine.uid] += 1
-                undo.callback(self._copied.subtract, [machine.uid])
-            yield
-
-    @contextlib.contextmanager
-    def read(self, vm_uid: str, name: str) -> Iterator[None]:
-        """Nobody merges layers of this VM inside. Raises BeingMerged."""
-        if vm_uid in self._merged:
-            raise BeingMerged(name=name)
-        self._read[vm_uid] += 1
-        try:
-            yield
-        finally:
-            self._read[vm_uid] -= 1
-
-    def is_read(self, vm_uid: str) -> bool:
-        """Whether somebody copies from its snapshots just now."""
-        return self._read[vm_uid] > 0
-
-    @contextlib.contextmanager
-    def merged(self, machine: vm.VM) -> Iterator[None]:
-        """Nobody reads the layers of this VM inside. Raises BeingCopied."""
-        if self._read[machine.uid] or self._copied[machine.uid]:
-            raise BeingCopied(name=machine.name)
-        self._merged.add(machine.uid)
-        try:
-            yield
-        finally:
-            self._merged.discard(machine.uid)
-
-    async def unread(self, vm_uid: str) -> None:
-        """Wait until nobody copies from this VM, which may take hours."""
-        while self.is_read(vm_uid) or self.is_copied(vm_uid):  # noqa: ASYNC110 - a look is cheap
-            await asyncio.sleep(_LOOK)
-
-    @contextlib.asynccontextmanager
-    async def taken_away(self, machine: vm.VM) -> AsyncIterator[None]:
-        """Nobody copies from this VM inside; who does so now is waited for. Raises no BeingCopied."""
-        await self.unread(machine.uid)
-        with self.merged(machine):
-            yield
-
-    def is_copied(self, vm_uid: str) -> bool:
-        """Whether a VM's disks are being read for a copy just now, so that it must not start."""
-        return self._copied[vm_uid] > 0
 
     async def make(
         self,
@@ -410,9 +263,9 @@ class Disks:
         project, spec = volume.metadata.project, volume.spec
         source = await self._ground.resources.get(ground.Volume, project, volume.spec.source)
         machines = (await self._ground.resources.list(vm.VM, project, trash=True)).items
-        with self.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
-            if by := self.plugged_in(source.uid):  # whose definition has it no more
-                raise StillPlugged(disk=source.name, vm=by)
+        with self._in_use.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
+            if by := self._in_use.plugged_in(source.uid):  # whose definition has it no more
+                raise in_use.StillPlugged(disk=source.name, vm=by)
             found, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
             same = len(found) == 1 and found[0].format == spec.format
             if same and await sparse.share(found[0].path, path):
@@ -424,7 +277,7 @@ class Disks:
     ) -> None:
         """Fill a volume from a snapshot's file of another one, whose VM may run meanwhile."""
         source = await self._ground.resources.get(ground.Volume, volume.metadata.project, uid)
-        with self.read(source.spec.vm or "", source.name):
+        with self._in_use.read(source.spec.vm or "", source.name):
             found = await self.layers(source, source.name, top=file)
             limit = await self._rooms.left(volume.spec.storage)
             await volumes.convert(found, path, image_format=volume.spec.format, limit=limit, progress=progress)

@@ -19,7 +19,7 @@ from bocage.guest import seed as seeds
 from bocage.model import ground, share, snapshot, vm
 from bocage.node import started
 from bocage.node.ground import Ground
-from bocage.node.place import admission, directory, disks, referred, rooms, saved, trash, uids, usb
+from bocage.node.place import admission, directory, disks, in_use, referred, rooms, saved, trash, uids, usb
 from bocage.node.wires import wiring
 from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
@@ -49,7 +49,8 @@ class Preparation:
         self._wires = wires
         self._uids = uids.Uids(ground.home.path)
         self.rooms = rooms.Rooms(ground)
-        self.disks = disks.Disks(ground, self.rooms)
+        self.in_use = in_use.InUse()
+        self.disks = disks.Disks(ground, self.rooms, self.in_use)
         self.admission = admission.Admission(ground)
         self.usb = usb.Usb()
 
@@ -240,10 +241,10 @@ class Preparation:
     async def claim(self, machine: vm.VM) -> None:
         """It is about to run: nobody copies its disks, and what it needs of the host and its disks can grow by is its.
 
-        Raises disks' BeingCopied and StillPlugged, admission.NotAdmitted, rooms.WouldNotFit; `disconnect` gives all
+        Raises in_use's BeingCopied and StillPlugged, admission.NotAdmitted, rooms.WouldNotFit; `disconnect` gives all
         back.
         """
-        self.disks.write(machine)
+        self.in_use.write(machine)
         await self.admission.claim(machine, machine.spec)
         await self.rooms.claim(machine.uid, await self.disks.extents(machine))
 
@@ -254,7 +255,7 @@ class Preparation:
                 runtime = self._ground.home.vm_runtime(machine.uid)
                 spec = started.held(runtime) or machine.spec
                 self.admission.find(machine.uid, spec)
-                self.disks.found(machine, spec)
+                self.in_use.found(machine, spec)
 
     async def plug_in(self, machine: vm.VM) -> None:
         """Before its vCPUs run: have its NICs be on their networks, held to their rules."""
@@ -263,7 +264,7 @@ class Preparation:
     async def note_running(self, machine: vm.VM) -> None:
         """It runs: what its disks can still grow by is promised to it, and its wires are known."""
         built = started.held(self._ground.home.vm_runtime(machine.uid)) or machine.spec
-        self.disks.found(machine, built)
+        self.in_use.found(machine, built)
         self.rooms.promise(machine.uid, await self.disks.extents(machine))
         self.admission.note(machine.uid, built)
         await self._wires.found(machine)
@@ -300,7 +301,7 @@ class Preparation:
 
     async def disconnect(self, machine: vm.VM) -> None:
         """Take down what carried its NICs; it writes no more."""
-        self.disks.rest(machine)
+        self.in_use.rest(machine)
         self.rooms.promise(machine.uid, [])
         self.admission.note(machine.uid, None)
         self.usb.forget(machine.uid)
