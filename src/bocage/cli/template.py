@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, failure, lazy, options, output, people, session, table, waiting
+from bocage.cli import complete, describe, failure, lazy, options, output, people, session, table, waiting
 from bocage.client import rest
 
 TemplateName = Annotated[str, typer.Argument(metavar="NAME", help="The template.", autocompletion=complete.templates)]
@@ -25,7 +25,7 @@ def create(
     snapshot: Annotated[
         str | None, typer.Option(metavar="SNAPSHOT", help="As this snapshot has it; then it may run.")
     ] = None,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
+    title: describe.Title = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,

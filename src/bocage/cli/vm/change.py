@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import failure, options, output, people, read, session
+from bocage.cli import describe, failure, options, output, people, read, session
 from bocage.cli.vm import carried, share, wishes
 from bocage.client import rest
 
@@ -45,9 +45,9 @@ def set_(
     now: Annotated[bool, typer.Option("--now", help="With --driver-cd: do not wait, they are installed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With a URL: download it without asking.")] = False,
     boot_once: Annotated[str | None, typer.Option(metavar="DEVICE", help="The next start only.")] = None,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
-    notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Its tags from now on; '' for none.")] = None,
+    title: describe.Title = None,
+    notes: describe.Notes = None,
+    tag: describe.Tags = None,
     protected: Annotated[
         bool | None, typer.Option("--protected/--unprotected", help="Whether it cannot be deleted.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage import errors
-from bocage.cli import complete, failure, options, read, session, waiting
+from bocage.cli import complete, describe, failure, options, read, session, waiting
 from bocage.cli import image as image_names
 from bocage.cli.vm import power, share, wishes
 from bocage.client import rest
@@ -85,8 +85,8 @@ def create(
         str | None, typer.Option(metavar="STORAGE", help="Where it lies: local.", autocompletion=complete.storage)
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="A full copy of the image in place of a link.")] = False,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")] = None,
-    notes: Annotated[str | None, typer.Option(metavar="TEXT", help="More free text.")] = None,
+    title: describe.Title = None,
+    notes: describe.Notes = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="A tag; as often as wanted.")] = None,
     user: Annotated[
         str | None, typer.Option(metavar="USER", help="A user to make, with sudo.", rich_help_panel=_GUEST)
