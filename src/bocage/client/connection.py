@@ -185,25 +185,22 @@ class Connection:
         kept = self._open()
         assert kept.sock
         kept.sock.settimeout(within)
-        try:
-            kept.request(method, url, body=body, headers=dict(headers))
-            response = kept.getresponse()
-            if response.status >= 400:
-                raise problems.read(response.status, response.read(), address=str(self.address))
-            yield response
-            if response.will_close:
-                self.close()
-        except TimeoutError as error:
-            self.close()
-            raise errors.TimedOut(what="the daemon", bound=within or 0) from error
-        except (http.client.HTTPException, ConnectionError) as error:
-            self.close()
-            if isinstance(error, problems.Error):
-                raise
-            raise problems.Broken(reason=str(error) or type(error).__name__) from error
-        except BaseException:
-            self.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            try:
+                kept.request(method, url, body=body, headers=dict(headers))
+                response = kept.getresponse()
+                if response.status >= 400:
+                    raise problems.read(response.status, response.read(), address=str(self.address))
+                yield response
+            except TimeoutError as error:
+                raise errors.TimedOut(what="the daemon", bound=within or 0) from error
+            except (http.client.HTTPException, ConnectionError) as error:
+                if isinstance(error, problems.Error):
+                    raise
+                raise problems.Broken(reason=str(error) or type(error).__name__) from error
+            if not response.will_close:
+                undo.pop_all()
 
     def _open(self) -> http.client.HTTPConnection:
         if self._kept and self._kept.sock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -107,13 +108,12 @@ def open_queue(name: str) -> int:
 
     The caller closes it. A tap that is not there is made, for as long as the descriptor is open. Raises OSError.
     """
-    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
+    with contextlib.ExitStack() as undo:
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        undo.callback(os.close, descriptor)
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
         fcntl.ioctl(descriptor, _TUNSETIFF, request)
-    except BaseException:
-        os.close(descriptor)
-        raise
+        undo.pop_all()
     return descriptor
 
 

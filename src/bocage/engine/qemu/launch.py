@@ -140,9 +140,12 @@ def _spawn(
     )
     stay = "become" if order.mounts else "stay"
     keeper = ["sh", "-c", _KEEPER, "keeper", str(beginning), stay, *map(str, doors), "--", *confined]
-    status = _open(order.status, os.O_TRUNC)
-    ours, theirs = socket.socketpair()
-    try:
+    with contextlib.ExitStack() as always, contextlib.ExitStack() as undo:
+        status = _open(order.status, os.O_TRUNC)
+        always.callback(os.close, status)
+        ours, theirs = socket.socketpair()
+        always.enter_context(theirs)
+        undo.enter_context(ours)
         ours.setblocking(False)
         child = subprocess.Popen(
             keeper,
@@ -155,12 +158,7 @@ def _spawn(
             pass_fds=order.descriptors,
             umask=0o077,
         )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        os.close(status)
+        undo.pop_all()
     return child, ours
 
 
