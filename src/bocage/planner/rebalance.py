@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from bocage import words
 from bocage.model import base, plan
 from bocage.planner import exchanges, moves, occupancy, patience, placement, survival
-from bocage.planner.occupancy import NOWHERE
 from bocage.words import N_
 
 _LEAST, _LEAST_OF_ALL = 0.01, 0.2
@@ -186,7 +185,7 @@ def _towards(host: int, replica: int, to: int, copy: int) -> Iterator[tuple[int,
 
 
 def _told(held: occupancy.Occupancy, step: moves.Step, before: float) -> plan.Move:
-    names = [*(host.name for host in held.hosts), None]  # NOWHERE is the last
+    names = [*(host.name for host in held.hosts), None]  # occupancy.NOWHERE is the last
     vm, origin = step.vm, held.hosts[held.at[step.vm]].name
     said: words.Message = Balances(before=before, after=step.score)
     if step.score >= before:
@@ -206,13 +205,7 @@ def _told(held: occupancy.Occupancy, step: moves.Step, before: float) -> plan.Mo
 
 def _against(held: occupancy.Occupancy, vm: int) -> list[words.Message]:
     """Why a VM must not be where it is."""
-    if not held.misplaced(vm):
-        return []
-    host = held.at[vm]
-    held.put(vm, NOWHERE)
-    found = held.wrong(vm, host)
-    held.put(vm, host)
-    return found
+    return held.wrong(vm, held.at[vm]) if held.misplaced(vm) else []
 
 
 def _stuck(state: moves.State) -> Iterator[plan.Stuck]:

@@ -123,8 +123,8 @@ class Scores:
     def _metrics(self, weights: plan.Weights) -> list[Metric]:
         """Those that VMs make a difference to; equal ones are one."""
         held, found = self.held, dict[object, Metric]()
-        for weight, per, own, copy, has in self._described(weights):
-            differs = any(own)
+        for weight, per, own, copy, first in self._described(weights):
+            has, differs = first.copy(), any(own)
             for places, amounts in ((held.at, own if differs else []), (held.replica, copy or [])):
                 for host, amount in zip(places, amounts, strict=False):
                     if host != NOWHERE:
@@ -144,40 +144,28 @@ class Scores:
         self, weights: plan.Weights
     ) -> Iterator[tuple[float, list[float], list[float], list[float] | None, list[float]]]:
         """Each metric: its weight, what one of it is of a host, what each VM and its replica add, what is there."""
-        held, vms, hosts = self.held, self.held.vms, self.held.hosts
-        all_loads = [vm.load for vm in vms]
+        held, hosts, copies = self.held, self.held.hosts, [bool(vm.replica or vm.replicated) for vm in self.held.vms]
 
         def per(size: Callable[[plan.PlanHost], float]) -> list[float]:
             counted = zip(hosts, self._counts, strict=True)
             return [1.0 / size(host) if counts and size(host) else 0.0 for host, counts in counted]
 
-        def loads(size: Callable[[plan.Load], float]) -> list[float]:
-            return [size(one) for one in all_loads]
+        def of_copies(amounts: list[float]) -> list[float] | None:
+            if not any(copies):
+                return None
+            return [amount if copy else 0.0 for amount, copy in zip(amounts, copies, strict=True)]
 
-        def own(size: Callable[[plan.PlanHost], float]) -> list[float]:
-            return [float(size(host)) for host in hosts]
-
-        power = per(lambda host: host.power)
-        disks, disk = [float(one) for one in held.keeps], loads(lambda load: load.disk)
-        copied: list[float] | None = None
-        written: list[float] | None = None
-        copies = [bool(vm.replica or vm.replicated) for vm in vms]
-        if any(copies):
-            copied = [one if copy else 0.0 for one, copy in zip(disks, copies, strict=True)]
-            written = [one if copy else 0.0 for one, copy in zip(disk, copies, strict=True)]
-
-        def none(_: plan.PlanHost) -> float:
-            return 0.0
-
-        memory = [float(one) for one in held.needs]
-        yield weights.memory, per(lambda host: host.memory), memory, None, own(lambda host: host.memory_own)
-        yield weights.disk, per(lambda host: host.disk), disks, copied, own(lambda host: host.disk_own)
-        vcpus = [float(one) for one in held.asks]
-        yield weights.vcpus, per(lambda host: host.cpus), vcpus, None, own(lambda host: host.cpus_own)
-        yield weights.cpu_load, power, loads(lambda load: load.cpu), None, own(none)
-        yield weights.memory_load, power, loads(lambda load: load.memory), None, own(none)
-        yield weights.disk_load, power, disk, written, own(none)
-        yield weights.net_load, power, loads(lambda load: load.net), None, own(none)
+        memory, disks, vcpus = ([float(one) for one in what] for what in (held.needs, held.keeps, held.asks))
+        yield weights.memory, per(lambda host: host.memory), memory, None, [float(host.memory_own) for host in hosts]
+        taken = [float(host.disk_own) for host in hosts]
+        yield weights.disk, per(lambda host: host.disk), disks, of_copies(disks), taken
+        yield weights.vcpus, per(lambda host: host.cpus), vcpus, None, [float(host.cpus_own) for host in hosts]
+        power, idle, loads = per(lambda host: host.power), [0.0] * len(hosts), [vm.load for vm in held.vms]
+        yield weights.cpu_load, power, [load.cpu for load in loads], None, idle
+        yield weights.memory_load, power, [load.memory for load in loads], None, idle
+        disk = [load.disk for load in loads]
+        yield weights.disk_load, power, disk, of_copies(disk), idle
+        yield weights.net_load, power, [load.net for load in loads], None, idle
 
 
 class Reserved:
