@@ -80,7 +80,7 @@ class Leader:
         storages = (await self._resources.list(ground.Storage)).items
         networks = (await self._resources.list(ground.Network)).items
         others = (await self._resources.list(vm.VM)).items if len(hosts) > 1 else []
-        world = snapshot.world(hosts, storages, networks, (one for one in others if one.uid != machine.uid))
+        world = snapshot.world(hosts, storages, networks, others)
         asked = snapshot.asked(machine, hosts, storages, networks)
         decided = placement.place(asked, world)
         if decided.host is None:  # a host that lacks room only may have it: its start is refused with the numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from bocage.model import board, ground, plan, sample
 from bocage.model import vm as model
@@ -14,7 +14,7 @@ _HAS_MEMORY = (model.State.STARTING, model.State.RUNNING, model.State.PAUSED, mo
 
 
 def world(
-    hosts: Iterable[ground.Host],
+    hosts: Collection[ground.Host],
     storages: Iterable[ground.Storage],
     networks: Iterable[ground.Network] = (),
     vms: Iterable[model.VM] = (),
@@ -28,7 +28,7 @@ def world(
     known = {one.uid: one for one in storages}
     called = {one.uid: _key(one.metadata.project, one.name) for one in networks}
     found = tuple(sorted((_host(one, known.values(), called.values(), now) for one in hosts), key=lambda one: one.name))
-    made = [vm(one, names, known, called, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
+    made = [_vm(one, names, known, called, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
     return plan.World(
         taken=now,
         survive=survive,
@@ -39,7 +39,7 @@ def world(
 
 def asked(
     machine: model.VM,
-    hosts: Iterable[ground.Host],
+    hosts: Collection[ground.Host],
     storages: Iterable[ground.Storage],
     networks: Iterable[ground.Network],
 ) -> plan.PlanVM:
@@ -48,7 +48,7 @@ def asked(
     return world(hosts, storages, networks, [kept]).vms[0]
 
 
-def vm(
+def _vm(
     machine: model.VM,
     hosts: Mapping[str, str],
     storages: Mapping[str, ground.Storage],
@@ -85,7 +85,7 @@ def vm(
 
 
 def _host(
-    host: ground.Host, storages: Iterable[ground.Storage], networks: Iterable[str], now: datetime.datetime | None
+    host: ground.Host, storages: Collection[ground.Storage], networks: Collection[str], now: datetime.datetime | None
 ) -> plan.PlanHost:
     status, capacity = host.status, admission.Capacity.of(host)
     memory = max(status.memory_bytes, capacity.memory)
@@ -110,7 +110,7 @@ def _host(
     )
 
 
-def _with_known_cpu(vm: plan.PlanVM, hosts: Iterable[plan.PlanHost]) -> plan.PlanVM:
+def _with_known_cpu(vm: plan.PlanVM, hosts: Collection[plan.PlanHost]) -> plan.PlanVM:
     """Without its CPU model where its own host, or every host, runs that in part only: then it refuses no host."""
     model_ = vm.hardware.cpu_model
     here = [one for one in hosts if vm.host in (None, one.name)]
