@@ -29,6 +29,7 @@ class Host:
 
     def __init__(self, path: pathlib.Path, *, listen: str = "127.0.0.1:0") -> None:
         self.path = path
+        self.program = [sys.executable, "-m", "bocage"]
         self.environment = {
             "BOCAGE_DEFAULT_NETWORK": "user",  # no bridge in the machine's own network
             **os.environ,
@@ -45,7 +46,7 @@ class Host:
         self.path.mkdir(exist_ok=True)
         with (self.path / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bocage", "daemon", "run"],
+                [*self.program, "daemon", "run"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
