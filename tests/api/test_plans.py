@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -101,19 +101,21 @@ async def test_a_world_says_its_version_and_two_hosts_at_once_have_a_bound(clien
 
 
 class Endless:
-    """A plan that ends when it is told to, and not before."""
+    """The real plan, made over and over until it is told to end, and not before."""
 
     def __init__(self) -> None:
         self.begun, self.ended = threading.Event(), threading.Event()
+        self._plan = rebalance.rebalance
 
-    def __call__(self, _of: plan.World, *, check: Callable[[], bool], **_: object) -> plan.Rebalanced:
+    def __call__(self, of: plan.World, **asked: Any) -> plan.Rebalanced:
+        bound = time.monotonic() + 120
         self.begun.set()
         try:
-            while not check():
-                time.sleep(0.001)
+            while (found := self._plan(of, **asked)).complete:
+                assert time.monotonic() < bound, "nobody told it to end"
+            return found
         finally:
             self.ended.set()
-        return plan.Rebalanced(before=0, after=0, moves=(), hosts_before=(), hosts_after=(), complete=False)
 
 
 @pytest.fixture
