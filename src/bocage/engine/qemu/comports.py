@@ -18,11 +18,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from bocage import errors, words
 from bocage.engine import base
-from bocage.engine.qemu import carriers, cgroup, comport, ending, isolation, launch, paths, processes
+from bocage.engine.qemu import carriers, cgroup, comport, ending, isolation, launch, paths, processes, speech
 from bocage.model import board as boards
 from bocage.words import N_
 
-_PROGRAM = pathlib.Path(comport.__file__).resolve()
+_FILES = [pathlib.Path(part).resolve() for part in (comport.__file__, speech.__file__)]
+_RUN = "import sys; sys.path.append({!r}); from bocage.engine.qemu import comport; comport.main(*sys.argv[1:])"
 _PYTHON = [] if sys.base_prefix.startswith("/usr/") or sys.base_prefix == "/usr" else [pathlib.Path(sys.base_prefix)]
 """What of Python lies elsewhere than programs do."""
 _FOLLOWS = 1.0  # seconds within which QEMU's end explains that of what serves its port
@@ -56,8 +57,9 @@ class Served:
 
 def command(port: boards.GuestPort, guest: str, peers: str) -> list[str]:
     """The line that starts it; `guest` and `peers` are as `comport` takes them."""
-    speech = "rfc2217" if port.rfc2217 else "telnet" if port.telnet else "raw"
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", os.fspath(_PROGRAM), guest, peers, speech]
+    spoken = "rfc2217" if port.rfc2217 else "telnet" if port.telnet else "raw"
+    run = _RUN.format(os.fspath(_FILES[0].parents[3]))
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", run, guest, peers, spoken]
 
 
 def peers(port: boards.GuestPort) -> str:
@@ -88,8 +90,8 @@ async def start(
             argv=command(port, f"fd={guest}", peers(port) if calls else f"fd={clients[0]}"),
             log=at.nic_log(port.name),
             status=at.nic_status(port.name),
-            cwd=_PROGRAM.parent,
-            view=isolation.View(read_only=[*_PYTHON, _PROGRAM]),
+            cwd=_FILES[0].parent,
+            view=isolation.View(read_only=[*_PYTHON, *_FILES]),
             owner=owner,
             mounts=mounts,
             network=calls or not mounts or await isolation.network_refused() is not None,
@@ -136,7 +138,7 @@ class Keeping:
             ends = 0 if loop.time() - since > _STEADY else ends
             await asyncio.sleep(_PAUSES[min(ends, len(_PAUSES) - 1)])
             ends += 1
-            how = await ending.ended_how(self._at.nic_status(name), program=_PROGRAM.stem)
+            how = await ending.ended_how(self._at.nic_status(name), program=_FILES[0].stem)
             try:
                 await self._start(name)
             except (errors.Problem, OSError) as error:
