@@ -26,7 +26,7 @@ async def open(how: access.Access, *, client: str, root: str = records.ROOT) -> 
     members = gateway.Gateway(how)
     try:
         unknown = records.Space(root.encode(), 0, "")
-        request = records.transaction([], [records.get(unknown.founding), records.get(unknown.pen(client))])
+        request = founding.look(unknown, records.get(unknown.pen(client)))
         answer = await members.ask(records.TXN, request, within=reader.PATIENCE)
         record, mark = map(records.first, records.ranges(answer))
         if record is None:

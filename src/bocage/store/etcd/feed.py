@@ -116,10 +116,10 @@ class Feed:
                 return None
             try:
                 async with asyncio.timeout(2 * self.gateway.hedge):
-                    answer = await self.gateway.ask_one(member, records.TXN, look(self.space))
+                    answer = await self.gateway.ask_one(member, records.TXN, founding.look(self.space))
             except TimeoutError:
                 return None
-            self.learn(read(self.space, answer))
+            self.learn(newest(self.space, answer))
 
     async def reach(self, revision: int, *, within: float) -> None:
         """Wait until all up to this revision is known, or for so many seconds."""
@@ -223,12 +223,12 @@ class Watch:
         """Raises contract.FutureRevision unless the position has happened."""
         feed = self._feed
         try:
-            newest = read(feed.space, await feed.gateway.ask(records.TXN, look(feed.space), within=_TRY))
+            answer = await feed.gateway.ask(records.TXN, founding.look(feed.space), within=_TRY)
         except gateway.Silent:
             return
-        feed.learn(newest)
-        if self.position > newest:
-            raise contract.FutureRevision(asked=self.position, newest=newest)
+        feed.learn(found := newest(feed.space, answer))
+        if self.position > found:
+            raise contract.FutureRevision(asked=self.position, newest=found)
 
     async def _catch_up(self) -> tuple[list[Event], int]:
         """As `_next`, of what was before the feed."""
@@ -292,22 +292,16 @@ async def _batches(
             if name.startswith(space.data):
                 events.append(Event(space, record, deleted=told.get("type") == "DELETE"))
             elif name == space.founding and not space.is_same(record):
-                raise founding.Replaced(reason="its incarnation has changed")
+                raise founding.Replaced
         if not document.get("fragment") and position > since:
             events.sort(key=lambda event: (event.revision, event.name))
             yield position, events
             since, events = position, []
 
 
-def look(space: records.Space) -> records.Document:
-    """The request for the newest revision."""
-    return records.transaction([], [records.get(space.founding)])
-
-
-def read(space: records.Space, answer: records.Document) -> int:
-    """The newest revision. Raises founding.Replaced."""
-    if not space.is_same(records.first(records.ranges(answer)[0])):
-        raise founding.Replaced(reason="its incarnation has changed")
+def newest(space: records.Space, answer: records.Document) -> int:
+    """The newest revision, from the answer to `founding.look`. Raises founding.Replaced."""
+    founding.seen(space, answer)
     return space.revision(records.revision(answer))
 
 

@@ -36,6 +36,7 @@ class Replaced(contract.Failed):
     type = "store-replaced"
     text = N_("the store is another than the one that was opened: {reason}")
     hint = ""
+    reason: str = "its incarnation has changed"
 
 
 async def found(gateway: gateways.Gateway, incarnation: str, *, root: str = records.ROOT, within: float = 10.0) -> None:
@@ -50,3 +51,16 @@ async def found(gateway: gateways.Gateway, incarnation: str, *, root: str = reco
         found = records.value(record).decode(errors="replace") if record else ""
         if found != incarnation:
             raise Founded(incarnation=found)
+
+
+def look(space: records.Space, *beside: records.Document) -> records.Document:
+    """The request for the newest revision, and for what is to be read at the same moment."""
+    return records.transaction([], [records.get(space.founding), *beside])
+
+
+def seen(space: records.Space, answer: records.Document) -> list[records.Document]:
+    """What was read beside the founding record, which comes first. Raises Replaced."""
+    record, *beside = records.ranges(answer)
+    if not space.is_same(records.first(record)):
+        raise Replaced
+    return beside

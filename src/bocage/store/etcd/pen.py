@@ -88,7 +88,7 @@ class Pen:
             answer = await race.answer(until=until)
         if not records.succeeded(answer.document):
             raise self._mismatch(wish, answer.document)
-        self._check(answer.document)
+        founding.seen(self._space, answer.document)
         return Written(self._space.revision(records.revision(answer.document)), answer.sent)
 
     async def _write(self, wish: Wish, identity: str, until: float) -> Written:
@@ -130,8 +130,7 @@ class Pen:
         if records.succeeded(answer):
             self._mark = records.revision(answer)
             return None
-        self._check(answer)
-        mark = records.first(records.ranges(answer)[1])
+        mark = records.first(founding.seen(self._space, answer)[0])
         if _signature(mark).get("id") == own:
             self._mark = records.modified(mark)
             return None
@@ -163,8 +162,7 @@ class Pen:
                 return _Refused(None, self._space.revision(revision), final=False)
             self._mark = revision
             return Written(self._space.revision(revision), answer.sent)
-        self._check(document)
-        mark = records.first(records.ranges(document)[1])
+        mark = records.first(founding.seen(self._space, document)[0])
         if records.modified(mark) != self._mark:
             return Written(self._space.revision(self._moved(mark, identity)), began)
         mismatch = self._mismatch(wish, document)
@@ -185,7 +183,7 @@ class Pen:
         raise contract.Unsettled(reason="another process writes with the same name")
 
     def _mismatch(self, wish: Wish, answer: records.Document) -> contract.Mismatch:
-        self._check(answer)
+        founding.seen(self._space, answer)
         for name, found in self._found(wish, answer).items():
             if found != wish.compare[name]:
                 return contract.Mismatch(key=name, expected=wish.compare[name], found=found)
@@ -198,10 +196,6 @@ class Pen:
             name: self._space.revision(records.modified(records.first(one)))
             for name, one in zip(sorted(wish.compare), found, strict=True)
         }
-
-    def _check(self, answer: records.Document) -> None:
-        if not self._space.is_same(records.first(records.ranges(answer)[0])):
-            raise founding.Replaced(reason="its incarnation has changed")
 
     def _look(self, keys: Mapping[str, int] | list[str], *, mark: bool = False) -> list[records.Document]:
         """Read which store it is, the mark, and the revisions of keys."""

@@ -67,12 +67,8 @@ class Reader:
 
     async def _ask(self, spans: Sequence[records.Document]) -> tuple[int, Sequence[records.Document]]:
         """etcd's revision, and what each span found, all at one moment. Raises Replaced, Silent, Refused."""
-        request = records.transaction([], [records.get(self._space.founding), *spans])
-        answer = await self._gateway.ask(records.TXN, request, within=PATIENCE)
-        record, *found = records.ranges(answer)
-        if not self._space.is_same(records.first(record)):
-            raise founding.Replaced(reason="its incarnation has changed")
-        return records.revision(answer), found
+        answer = await self._gateway.ask(records.TXN, founding.look(self._space, *spans), within=PATIENCE)
+        return records.revision(answer), founding.seen(self._space, answer)
 
     async def _get_on(self) -> None:
         while self._wanted:
