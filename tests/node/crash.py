@@ -94,7 +94,7 @@ def _watch(counter: Counter) -> None:
         counter.point()
         return revision
 
-    sqlite.SqliteStore.apply = counted  # type: ignore[method-assign]
+    sqlite.SqliteStore.apply = counted  # type: ignore[assignment, method-assign]
     execute = link.Link.execute
 
     async def told(self: link.Link, command: str, *arguments: Any, **options: Any) -> Any:

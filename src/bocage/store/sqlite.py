@@ -7,7 +7,6 @@ compaction) runs in one thread. All writing goes over one connection, all readin
 from __future__ import annotations
 
 import asyncio
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -16,10 +15,11 @@ import os
 import pathlib
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from bocage import errors
-from bocage.store import contract, schema, tables
+from bocage.store import contract, line, schema, tables
 from bocage.words import N_
 
 BATCH_JOBS = 128  # transactions of one COMMIT
@@ -27,6 +27,8 @@ BATCH_BYTES = 4 << 20
 CHECKPOINT_BYTES = 4 << 20  # written since the last one
 TRANSACTION_BYTES = 8 << 10  # pages that a transaction changes beside its values, about
 STRANGERS_MILLISECONDS = 100  # for another program that has the database locked
+
+_Job: TypeAlias = line.Job[int]  # beside transactions: the revision to compact to
 
 
 class InUse(contract.Error, errors.Conflict):
@@ -55,7 +57,7 @@ async def open(path: pathlib.Path, *, keep_revisions: int = 10_000) -> SqliteSto
     return SqliteStore(opened, keep_revisions=keep_revisions)
 
 
-class SqliteStore:
+class SqliteStore(line.Line[int]):
     """The contract over SQLite; made by `open`."""
 
     def __init__(self, opened: _Opened, *, keep_revisions: int) -> None:
@@ -64,14 +66,11 @@ class SqliteStore:
         self._keep = keep_revisions
         self._slack = min(keep_revisions // 10, 200)
         self._horizon = tables.horizon(self._reader)
-        self._jobs: collections.deque[_Job] = collections.deque()
-        self._wanted = asyncio.Event()
         self._watches: weakref.WeakSet[_Watch] = weakref.WeakSet()
         self._unchecked = 0  # bytes written since the last checkpoint
         self._suspect = False  # a COMMIT that failed may have left whole frames in the log
-        self._closed = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._task = asyncio.create_task(self._write_on(), name="store")
+        super().__init__()
 
     async def revision(self) -> int:
         """See contract.Store."""
@@ -92,22 +91,9 @@ class SqliteStore:
         with self._snapshot() as reader:
             return tables.page(reader, prefix, limit=limit, after=after, at=at)
 
-    async def apply(
-        self,
-        *,
-        compare: Mapping[str, int] = {},
-        puts: Mapping[str, bytes] = {},
-        deletes: Sequence[str] = (),
-    ) -> int:
-        """See contract.Store."""
-        contract.check(compare, puts, deletes)
-        values = {key: bytes(value) for key, value in puts.items()}
-        return await self._submit(tables.Transaction(dict(compare), values, frozenset(deletes)))
-
     def watch(self, prefix: str, *, since: int) -> contract.Watch:
         """See contract.Store."""
-        if self._closed:
-            raise contract.Closed
+        self._check()
         watch = _Watch(self._snapshot, prefix, since)
         self._watches.add(watch)
         return watch
@@ -116,17 +102,10 @@ class SqliteStore:
         """See contract.Store."""
         await self._submit(revision)
 
-    async def close(self) -> None:
-        """See contract.Store."""
-        self._closed = True
-        self._wanted.set()
-        await asyncio.shield(self._task)
-
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """All that is read inside is of one moment."""
-        if self._closed:
-            raise contract.Closed
+        self._check()
         try:
             self._reader.execute("BEGIN")
             try:
@@ -136,39 +115,14 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise contract.Failed(reason=str(error)) from error
 
-    async def _submit(self, wish: tables.Transaction | int) -> int:
-        if self._closed:
-            raise contract.Closed
-        job = _Job(wish, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
-        self._wanted.set()
-        return await job.answer
-
-    async def _write_on(self) -> None:
-        try:
-            while not self._closed:
-                await self._wanted.wait()
-                self._wanted.clear()
-                while self._jobs and not self._closed:
-                    await self._write(self._take())
-        finally:
-            self._closed = True
-            for job in self._jobs:
-                job.tell(contract.Closed())
-            for watch in self._watches:
-                watch.wake.set()
-            released = self._thread.submit(self._opened.close)
-            self._thread.shutdown(wait=False)
-            await asyncio.wrap_future(released)
-
     def _take(self) -> Sequence[_Job]:
-        jobs: collections.deque[_Job] = collections.deque()
+        jobs: list[_Job] = []
         size = 0
         while self._jobs and len(jobs) < BATCH_JOBS and size < BATCH_BYTES:
             job = self._jobs.popleft()
             if not job.answer.cancelled():
                 jobs.append(job)
-                size += job.size
+                size += _size(job.wish)
         return jobs
 
     async def _write(self, jobs: Sequence[_Job]) -> None:
@@ -178,7 +132,7 @@ class SqliteStore:
             if self._suspect:
                 await self._in_thread(self._mend)
             batch = tables.Batch(self._writer, before)
-            answers = [job.execute(batch) for job in jobs]
+            answers = [_execute(job.wish, batch) for job in jobs]
             if batch.newest - self._keep > batch.oldest + self._slack:
                 batch.forget(batch.newest - self._keep)
             await self._in_thread(batch.commit)
@@ -187,20 +141,12 @@ class SqliteStore:
             for job in jobs:
                 job.tell(contract.Failed(reason=str(error)))
             return
-        except asyncio.CancelledError:
-            for job in jobs:
-                job.answer.cancel()  # nobody knows whether it was written
-            raise
-        except BaseException:  # a fault of ours: the store ends, and what was begun is rolled back
-            for job in jobs:
-                job.tell(contract.Closed())
-            raise
         self._horizon = tables.Horizon(batch.newest, batch.oldest)
         for job, answer in zip(jobs, answers, strict=True):
             job.tell(answer)
         for watch in self._watches if batch.keys else ():
             watch.notice(before.newest, batch.newest, batch.keys)
-        await self._checkpoint(sum(job.size for job in jobs))
+        await self._checkpoint(sum(_size(job.wish) for job in jobs))
 
     async def _undo(self, error: sqlite3.Error) -> None:
         # A full disk cuts the log short of its commit mark; after most other faults the mark may be there.
@@ -225,31 +171,22 @@ class SqliteStore:
     async def _in_thread(self, do: Callable[[], object]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, do)
 
+    async def _release(self) -> None:
+        for watch in self._watches:
+            watch.wake.set()
+        released = self._thread.submit(self._opened.close)  # what was begun is rolled back
+        self._thread.shutdown(wait=False)
+        await asyncio.wrap_future(released)
 
-@dataclasses.dataclass(slots=True, eq=False)
-class _Job:
-    """One caller's wish: a transaction, or the revision to compact to."""
 
-    wish: tables.Transaction | int
-    answer: asyncio.Future[int]
+def _size(wish: line.Transaction | int) -> int:
+    """Bytes that it writes, about."""
+    return TRANSACTION_BYTES + (0 if isinstance(wish, int) else sum(map(len, wish.puts.values())))
 
-    @property
-    def size(self) -> int:
-        """Bytes that it writes, about."""
-        return TRANSACTION_BYTES + (0 if isinstance(self.wish, int) else sum(map(len, self.wish.puts.values())))
 
-    def execute(self, batch: tables.Batch) -> int | contract.Error:
-        """Make it part of the batch; what to tell the caller."""
-        return batch.forget(self.wish) if isinstance(self.wish, int) else batch.apply(self.wish)
-
-    def tell(self, answer: int | contract.Error) -> None:
-        """Answer the caller, if it still waits."""
-        if self.answer.done():
-            return
-        if isinstance(answer, int):
-            self.answer.set_result(answer)
-        else:
-            self.answer.set_exception(answer)
+def _execute(wish: line.Transaction | int, batch: tables.Batch) -> int | contract.Error:
+    """Make it part of the batch; what to tell the caller."""
+    return batch.forget(wish) if isinstance(wish, int) else batch.apply(wish)
 
 
 class _Watch:

@@ -7,7 +7,7 @@ import itertools
 import sqlite3
 from collections.abc import Mapping
 
-from bocage.store import contract, schema
+from bocage.store import contract, line, schema
 
 # Text sorts before any blob, so an empty blob as `past` bounds nothing. `+key` keeps to the order of ids.
 _GET = """
@@ -30,15 +30,6 @@ DELETE FROM change WHERE id IN (
 _FORGET_DELETES = "DELETE FROM change WHERE id >= ? AND id < ? AND created = 0"
 
 _LONGEST = 512  # changes of one step of a watch; more than one transaction can have
-
-
-@dataclasses.dataclass(slots=True, frozen=True)
-class Transaction:
-    """What `contract.Store.apply` was given."""
-
-    compare: Mapping[str, int]
-    puts: Mapping[str, bytes]
-    deletes: frozenset[str]
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -116,7 +107,7 @@ class Batch:
         self._do = writer.execute
         self._do("BEGIN IMMEDIATE")
 
-    def apply(self, wish: Transaction) -> int | contract.Error:
+    def apply(self, wish: line.Transaction) -> int | contract.Error:
         """One caller's transaction; what the caller is to be told once the batch is committed."""
         return self._mismatch(wish.compare) or self._change(wish.puts, wish.deletes)
 

@@ -7,15 +7,16 @@ Transactions go out one after the other, in the order in which they were given: 
 from __future__ import annotations
 
 import asyncio
-import collections
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Never, TypeAlias
 
-from bocage.store import contract
+from bocage.store import contract, line
 from bocage.store.etcd import access, feed, founding, gateway, pen, reader, records
 
 PATIENCE = 10.0  # seconds that a transaction has, from when it was given, or from the answer to the one before it
+
+_Job: TypeAlias = line.Job[Never]  # transactions alone
 
 
 async def open(how: access.Access, *, client: str, root: str = records.ROOT) -> EtcdStore:  # noqa: A001 - the field's word
@@ -40,7 +41,7 @@ async def open(how: access.Access, *, client: str, root: str = records.ROOT) -> 
     return EtcdStore(members, space, written, newest=space.revision(records.revision(answer)))
 
 
-class EtcdStore:
+class EtcdStore(line.Line[Never]):
     """The contract over etcd; made by `open`."""
 
     def __init__(self, members: gateway.Gateway, space: records.Space, writer: pen.Pen, *, newest: int) -> None:
@@ -50,11 +51,8 @@ class EtcdStore:
         self._pen = writer
         self._reader = reader.Reader(members, space)
         self._feed = feed.Feed(members, space, newest=newest)
-        self._jobs: collections.deque[_Job] = collections.deque()
-        self._wanted = asyncio.Event()
-        self._closed = False
         self._silent = False  # there was no answer to the last transaction
-        self._task = asyncio.create_task(self._write_on(), name="store")
+        super().__init__()
 
     async def revision(self) -> int:
         """See contract.Store."""
@@ -82,23 +80,6 @@ class EtcdStore:
                 if at is not None:  # else forgotten between two of its pages: again, as of now
                     raise await self._out_of_range(at, compacted=refused.compacted) from refused
 
-    async def apply(
-        self,
-        *,
-        compare: Mapping[str, int] = {},
-        puts: Mapping[str, bytes] = {},
-        deletes: Sequence[str] = (),
-    ) -> int:
-        """See contract.Store."""
-        contract.check(compare, puts, deletes)
-        self._check()
-        values = {key: bytes(value) for key, value in puts.items()}
-        wish = pen.Wish(dict(compare), values, frozenset(deletes))
-        job = _Job(wish, asyncio.get_running_loop().create_future(), given=time.clock_gettime(time.CLOCK_BOOTTIME))
-        self._jobs.append(job)
-        self._wanted.set()
-        return await job.answer
-
     def watch(self, prefix: str, *, since: int) -> contract.Watch:
         """See contract.Store."""
         self._check()
@@ -119,16 +100,6 @@ class EtcdStore:
                 raise
         self._feed.horizon = max(self._feed.horizon, revision)
 
-    async def close(self) -> None:
-        """See contract.Store."""
-        self._closed = True
-        self._wanted.set()
-        await asyncio.shield(self._task)
-
-    def _check(self) -> None:
-        if self._closed:
-            raise contract.Closed
-
     async def _out_of_range(self, asked: int, *, compacted: bool) -> contract.Error:
         newest = await self._reader.revision()
         if not compacted:
@@ -136,24 +107,8 @@ class EtcdStore:
         oldest = await feed.oldest(self._gateway, self._space)
         return contract.Compacted(asked=asked, oldest=oldest)
 
-    async def _write_on(self) -> None:
-        try:
-            while not self._closed:
-                await self._wanted.wait()
-                self._wanted.clear()
-                while self._jobs and not self._closed:
-                    job = self._jobs.popleft()
-                    if not job.answer.done():
-                        await self._write(job)
-        finally:
-            self._closed = True
-            for job in self._jobs:
-                job.tell(contract.Closed())
-            await self._feed.close()
-            await self._reader.close()
-            await self._gateway.close()
-
-    async def _write(self, job: _Job) -> None:
+    async def _write(self, jobs: Sequence[_Job]) -> None:
+        (job,) = jobs
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         patience = PATIENCE - (now - job.given if self._silent else 0.0)
         try:
@@ -161,19 +116,13 @@ class EtcdStore:
         except contract.Error as error:
             self._silent = isinstance(error, (gateway.Silent, contract.Unsettled))
             job.tell(error)
-        except asyncio.CancelledError:
-            job.answer.cancel()  # nobody knows whether it was written
-            raise
-        except BaseException:  # a fault of ours: the store ends
-            job.tell(contract.Closed())
-            raise
         else:
             self._silent = False
             self._feed.learn(written.revision)
             job.tell(written.revision)
             self._refuse(job.wish, written)
 
-    def _refuse(self, wish: pen.Wish, written: pen.Written) -> None:
+    def _refuse(self, wish: line.Transaction, written: pen.Written) -> None:
         """Answer those who are next and whose first compare cannot hold behind what was just written.
 
         They were given before it was sent, so that is their moment; of many who count at once only one goes to etcd.
@@ -186,20 +135,7 @@ class EtcdStore:
                 return
             self._jobs.popleft().tell(contract.Mismatch(key=key, expected=compare[key], found=found))
 
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Job:
-    """One caller's transaction, and when it was given, on CLOCK_BOOTTIME."""
-
-    wish: pen.Wish
-    answer: asyncio.Future[int]
-    given: float
-
-    def tell(self, answer: int | contract.Error) -> None:
-        """Answer the caller, if it still waits."""
-        if self.answer.done():
-            return
-        if isinstance(answer, int):
-            self.answer.set_result(answer)
-        else:
-            self.answer.set_exception(answer)
+    async def _release(self) -> None:
+        await self._feed.close()
+        await self._reader.close()
+        await self._gateway.close()

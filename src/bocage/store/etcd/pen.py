@@ -14,19 +14,10 @@ import json
 import secrets
 from collections.abc import Mapping
 
-from bocage.store import contract
+from bocage.store import contract, line
 from bocage.store.etcd import founding, gateway, records
 
 GRACE = 0.5  # seconds for the attempts that are behind, before they are made void
-
-
-@dataclasses.dataclass(slots=True, frozen=True)
-class Wish:
-    """What `contract.Store.apply` was given."""
-
-    compare: Mapping[str, int]
-    puts: Mapping[str, bytes]
-    deletes: frozenset[str]
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -63,7 +54,7 @@ class Pen:
         self._mark = mark  # etcd's revision of it
         self._unknown = ""  # the transaction whose end nobody knows
 
-    async def write(self, wish: Wish, *, until: float) -> Written:
+    async def write(self, wish: line.Transaction, *, until: float) -> Written:
         """Write it, by the loop's clock `until`.
 
         Raises contract.Mismatch, contract.Unsettled, gateway.Silent, gateway.Refused and founding.Replaced.
@@ -81,7 +72,7 @@ class Pen:
             except _Passed:
                 continue
 
-    async def _compare(self, wish: Wish, until: float) -> Written:
+    async def _compare(self, wish: line.Transaction, until: float) -> Written:
         """Nothing is written: any answer counts, and none can come too late."""
         request = records.transaction([self._space.same, *self._holds(wish)], self._look([]), self._look(wish.compare))
         async with self._gateway.race(records.TXN, request, harmless=True) as race:
@@ -91,7 +82,7 @@ class Pen:
         founding.seen(self._space, answer.document)
         return Written(self._space.revision(records.revision(answer.document)), answer.sent)
 
-    async def _write(self, wish: Wish, identity: str, until: float) -> Written:
+    async def _write(self, wish: line.Transaction, identity: str, until: float) -> Written:
         async with self._gateway.race(records.TXN, self._request(wish, identity)) as race:
             try:
                 answer = await race.answer(until=until)
@@ -140,7 +131,7 @@ class Pen:
             return None
         return Written(self._space.revision(moved), began)
 
-    def _request(self, wish: Wish, identity: str) -> records.Document:
+    def _request(self, wish: line.Transaction, identity: str) -> records.Document:
         where = {name: self._space.key(name) for name in sorted(wish.puts.keys() | wish.deletes)}
         writes = [self._signed(identity)]
         for name, place in where.items():
@@ -154,7 +145,7 @@ class Pen:
         compare = [self._space.same, self._unmoved(), *self._holds(wish)]
         return records.transaction(compare, writes, self._look(wish.compare, mark=True))
 
-    def _read(self, wish: Wish, identity: str, answer: gateway.Answer, began: float) -> Written | _Refused:
+    def _read(self, wish: line.Transaction, identity: str, answer: gateway.Answer, began: float) -> Written | _Refused:
         document = answer.document
         revision = records.revision(document)
         if records.succeeded(document):
@@ -182,14 +173,14 @@ class Pen:
             raise _Passed
         raise contract.Unsettled(reason="another process writes with the same name")
 
-    def _mismatch(self, wish: Wish, answer: records.Document) -> contract.Mismatch:
+    def _mismatch(self, wish: line.Transaction, answer: records.Document) -> contract.Mismatch:
         founding.seen(self._space, answer)
         for name, found in self._found(wish, answer).items():
             if found != wish.compare[name]:
                 return contract.Mismatch(key=name, expected=wish.compare[name], found=found)
         raise contract.Failed(reason="a transaction was refused whose compares hold")
 
-    def _found(self, wish: Wish, answer: records.Document) -> dict[str, int]:
+    def _found(self, wish: line.Transaction, answer: records.Document) -> dict[str, int]:
         """The revisions of the keys that were compared, by key; they were read last."""
         found = records.ranges(answer)[-len(wish.compare) :] if wish.compare else []
         return {
@@ -205,7 +196,7 @@ class Pen:
             *(records.get(self._space.key(name), only_key=True) for name in sorted(keys)),
         ]
 
-    def _holds(self, wish: Wish) -> list[records.Document]:
+    def _holds(self, wish: line.Transaction) -> list[records.Document]:
         return [self._space.at(name, revision) for name, revision in wish.compare.items()]
 
     def _unmoved(self) -> records.Document:
