@@ -20,6 +20,7 @@ from bocage.node.jobs import storages
 from bocage.node.life import freeing
 from bocage.node.place import edits, in_use
 from bocage.planner import usage
+from bocage.storage import sparse
 from bocage.store import resources
 from tests.engine.qemu import bootsector
 from tests.node.house import BLANK, BOUND, House
@@ -215,6 +216,7 @@ async def test_a_volume_of_its_own_stays_with_the_process_that_has_it_open(house
     disk = next(one for one in with_it if one.volume == volume.uid)
     await disks_are(house, second, *second.spec.disks, disk)  # its definition may name it: nothing is done with it
     assert problem(await house.ask("vm.start", second)) == "disk-still-plugged"
+    assert problem(await house.ask("vm.disk-grow", second, disk=disk.name, size="2M")) == "disk-still-plugged"
     assert problem(await house.keep(second, "first")) == "disk-still-plugged"
     assert await house.kept(second) == {}
     with pytest.raises(in_use.StillPlugged):
@@ -290,13 +292,48 @@ async def copied_alone(house: House, source: ground.Volume) -> work.Task:
     return await house.ask("volume.create", one)
 
 
-async def test_a_volume_that_could_not_be_plugged_in_is_as_free_as_before(house: House):
-    made = await house.create(start=True, **BLANK)
+async def by_itself(house: House, name: str) -> ground.Volume:
+    """A volume that no VM has."""
     local = await house.resources.find(ground.Storage, None, "local")
     spec = ground.VolumeSpec(storage=local.uid, size=Size(1 << 20))
-    volume = ground.Volume(metadata=base.Metadata(name="data", project="default"), spec=spec)
+    volume = ground.Volume(metadata=base.Metadata(name=name, project="default"), spec=spec)
     await house.resources.create(volume)
     done(await house.ask("volume.create", volume))
+    return volume
+
+
+async def test_a_volume_that_is_being_copied_is_written_by_nobody_meanwhile(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    made, second = await house.create(start=True, **BLANK), await house.create("second", **BLANK)
+    volume = await by_itself(house, "data")
+    copies, goes_on, share = asyncio.Event(), asyncio.Event(), sparse.share
+
+    async def waits(source: pathlib.Path, to: pathlib.Path) -> bool:
+        copies.set()
+        await goes_on.wait()
+        return await share(source, to)
+
+    monkeypatch.setattr(sparse, "share", waits)
+    copying = asyncio.create_task(copied_alone(house, volume))
+    await asyncio.wait_for(copies.wait(), BOUND)
+    assert problem(await house.attach(made, volume="data")) == "volume-being-copied"
+    for action in ("volume.grow", "volume.delete"):
+        assert problem(await house.ask(action, volume, size="2M")) == "volume-being-copied"
+    done(await house.attach(second, volume="data"))
+    assert problem(await house.ask("vm.disk-grow", second, disk="disk1", size="2M")) == "volume-being-copied"
+    starting = asyncio.create_task(house.ask("vm.start", second))
+    waiting = await house.until(lambda: house.read(second), lambda one: one.status.reason is not None)
+    assert waiting.status.reason is not None
+    assert waiting.status.reason.type == "vm-being-copied"
+    goes_on.set()
+    done(await copying)
+    done(await starting)
+
+
+async def test_a_volume_that_could_not_be_plugged_in_is_as_free_as_before(house: House):
+    made = await house.create(start=True, **BLANK)
+    volume = await by_itself(house, "data")
     assert problem(await house.attach(made, volume="data", bus="sata")) == "bus-not-hot-pluggable"
     done(await house.ask("volume.delete", volume))
 

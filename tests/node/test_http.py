@@ -180,7 +180,7 @@ async def test_a_client_that_goes_away_in_an_export_leaves_the_vm_free(house: Ho
     await house.until(
         lambda: asyncio.to_thread(lambda: list(house.place(made).path.glob(".export*"))), lambda left: left == []
     )
-    assert not house.node.preparation.in_use.is_copied(made.uid)
+    assert not house.node.preparation.in_use.is_copied(made)
 
 
 def console(house: House, uid: str, **query: str) -> websockets.connect:

@@ -97,7 +97,7 @@ async def _subject(shop: Shop, run: tasks.Run) -> ground.Volume:
 
 
 async def _check_free(shop: Shop, volume: ground.Volume) -> None:
-    """Raises Attached, in_use.StillPlugged and usage.VolumeKept."""
+    """Raises Attached, in_use's StillPlugged and VolumeBeingCopied, and usage.VolumeKept."""
     machines = await shop.ground.resources.list(vm.VM, volume.metadata.project, trash=True)
     for machine in machines.items:
         for disk in machine.spec.disks:
@@ -105,6 +105,7 @@ async def _check_free(shop: Shop, volume: ground.Volume) -> None:
                 raise Attached(name=volume.name, vm=machine.name, disk=disk.name)
     if by := shop.preparation.in_use.plugged_in(volume.uid):
         raise in_use.StillPlugged(disk=volume.name, vm=by)
+    shop.preparation.in_use.check_not_copied(volume.uid, volume.name)
     for machine in machines.items:
         if machine.uid == volume.spec.vm:
             raise usage.VolumeKept(name=volume.name, vm=machine.name)

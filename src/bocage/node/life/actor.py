@@ -260,7 +260,7 @@ class Actor:
         """Why a start must wait: its host goes down, its disks are being copied, or others start first."""
         if self._ground.leaves(machine):
             return notes.HostStopsVms(name=machine.name)
-        if self._preparation.in_use.is_copied(machine.uid):
+        if self._preparation.in_use.is_copied(machine):
             return notes.BeingCopied(name=machine.name)
         if not self.turn.is_set() and not seen.asked_to_start:
             return notes.WaitsForTurn(name=machine.name)

@@ -202,6 +202,9 @@ async def grow_disk(
     name, size = str(run.params["disk"]), requests.Grow.model_validate({"size": run.params["size"]}).size
     disk = _disk(machine, name)
     volume = await standing.ground.resources.get(ground.Volume, standing.project, disk.volume)
+    if standing.machine is None:
+        preparation.in_use.check_plugged_nowhere_else(machine, disk)
+        preparation.in_use.check_not_copied(disk.volume, disk.name)
     await preparation.disks.grow(volume, size, running=standing.machine, disk=name)
     return {"disk": name, "size": str(size)}
 

@@ -258,14 +258,14 @@ class Disks:
         await volumes.convert([layer], path, image_format=spec.format, limit=limit, progress=progress)
 
     async def _copy(self, volume: ground.Volume, path: pathlib.Path, progress: Progress | None) -> None:
-        """Fill a volume from another one, which nobody may write meanwhile."""
+        """Fill a volume from another one, which nobody may write meanwhile. Raises what `in_use.copied` does."""
         assert volume.spec.source
         project, spec = volume.metadata.project, volume.spec
         source = await self._ground.resources.get(ground.Volume, project, volume.spec.source)
         machines = (await self._ground.resources.list(vm.VM, project, trash=True)).items
-        with self._in_use.copied(one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)):
-            if by := self._in_use.plugged_in(source.uid):  # whose definition has it no more
-                raise in_use.StillPlugged(disk=source.name, vm=by)
+        with self._in_use.copied(
+            (one for one in machines if any(disk.volume == source.uid for disk in one.spec.disks)), source
+        ):
             found, limit = await self.layers(source, source.name), await self._rooms.left(spec.storage)
             same = len(found) == 1 and found[0].format == spec.format
             if same and await sparse.share(found[0].path, path):

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from bocage import errors
-from bocage.model import vm
+from bocage.model import ground, vm
 from bocage.words import N_
 
 _LOOK = 0.2  # seconds between two looks whether somebody still copies
@@ -31,6 +31,13 @@ class BeingCopied(Error, errors.Conflict):
     text = N_("the disks of {name} are being copied just now")
     hint = N_("'bocage task list' shows how far that is")
     name: str
+
+
+class VolumeBeingCopied(Error, errors.Conflict):
+    type = "volume-being-copied"
+    text = N_("the volume of {disk} is being copied just now")
+    hint = N_("'bocage task list' shows how far that is")
+    disk: str
 
 
 class BeingMerged(Error, errors.Conflict):
@@ -65,13 +72,13 @@ class InUse:
 
     def __init__(self) -> None:
         self._written: dict[str, _Writer] = {}  # VMs that have a process, or are about to
-        self._copied: collections.Counter[str] = collections.Counter()  # VMs whose disks are read for a copy
+        self._copied: collections.Counter[str] = collections.Counter()  # VMs, and volumes, that are read for a copy
         self._read: collections.Counter[str] = collections.Counter()  # those of whose snapshots one is read
         self._merged: set[str] = set()  # those whose layers are being rearranged
 
     def write(self, machine: vm.VM) -> None:
         """A VM's process may write from now on. Raises BeingCopied, StillPlugged."""
-        if self.is_copied(machine.uid):
+        if self.is_copied(machine):
             raise BeingCopied(name=machine.name)
         self.check_plugged_nowhere_else(machine)
         self._written[machine.uid] = _Writer.of(machine, machine.spec)
@@ -81,7 +88,8 @@ class InUse:
         self._written.setdefault(machine.uid, _Writer.of(machine, built))
 
     def hold(self, machine: vm.VM, disk: vm.Disk) -> None:
-        """A running VM is about to get a disk. Raises StillPlugged."""
+        """A running VM is about to get a disk. Raises VolumeBeingCopied, StillPlugged."""
+        self.check_not_copied(disk.volume, disk.name)
         self.check_plugged_nowhere_else(machine, disk)
         if writer := self._written.get(machine.uid):
             writer.volumes.add(disk.volume)
@@ -112,8 +120,11 @@ class InUse:
         self._written.pop(machine.uid, None)
 
     @contextlib.contextmanager
-    def copied(self, machines: Iterable[vm.VM]) -> Iterator[None]:
-        """Nobody starts these VMs inside. Raises CopyWhileRunning, BeingMerged, StillPlugged."""
+    def copied(self, machines: Iterable[vm.VM], *volumes: ground.Volume) -> Iterator[None]:
+        """Nobody starts these VMs inside, nor gets one of their volumes or of these.
+
+        Raises CopyWhileRunning, BeingMerged, StillPlugged.
+        """
         with contextlib.ExitStack() as undo:
             for machine in machines:
                 if machine.uid in self._written:
@@ -121,9 +132,16 @@ class InUse:
                 if machine.uid in self._merged:
                     raise BeingMerged(name=machine.name)
                 self.check_plugged_nowhere_else(machine)
-                self._copied[machine.uid] += 1
-                undo.callback(self._copied.subtract, [machine.uid])
+                self._copy(undo, machine.uid, *(disk.volume for disk in machine.spec.disks))
+            for volume in volumes:
+                if by := self.plugged_in(volume.uid):  # whose definition has it no more
+                    raise StillPlugged(disk=volume.name, vm=by)
+                self._copy(undo, volume.uid)
             yield
+
+    def _copy(self, undo: contextlib.ExitStack, *uids: str) -> None:
+        self._copied.update(uids)
+        undo.callback(self._copied.subtract, uids)
 
     @contextlib.contextmanager
     def read(self, vm_uid: str, name: str) -> Iterator[None]:
@@ -153,7 +171,7 @@ class InUse:
 
     async def unread(self, vm_uid: str) -> None:
         """Wait until nobody copies from this VM, which may take hours."""
-        while self.is_read(vm_uid) or self.is_copied(vm_uid):  # noqa: ASYNC110 - a look is cheap
+        while self.is_read(vm_uid) or self._copied[vm_uid]:  # noqa: ASYNC110 - a look is cheap
             await asyncio.sleep(_LOOK)
 
     @contextlib.asynccontextmanager
@@ -163,6 +181,11 @@ class InUse:
         with self.merged(machine):
             yield
 
-    def is_copied(self, vm_uid: str) -> bool:
+    def is_copied(self, machine: vm.VM) -> bool:
         """Whether a VM's disks are being read for a copy just now, so that it must not start."""
-        return self._copied[vm_uid] > 0
+        return any(self._copied[uid] for uid in (machine.uid, *(disk.volume for disk in machine.spec.disks)))
+
+    def check_not_copied(self, volume: str, disk: str) -> None:
+        """Raises VolumeBeingCopied."""
+        if self._copied[volume]:
+            raise VolumeBeingCopied(disk=disk)
