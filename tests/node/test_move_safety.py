@@ -159,7 +159,7 @@ async def test_a_storage_that_a_vm_is_moved_to_is_not_deleted_before_it_is_there
     local, other = await house.resources.find(ground.Storage, None, "local"), await house.storage("other")
     made = await house.create(start=True, **BLANK)
     with monkeypatch.context() as patch:
-        patch.setattr(house.node.preparation.disks, "is_read", lambda _: True)
+        patch.setattr(house.node.preparation.in_use, "is_read", lambda _: True)
         moving = await begun(house, made, other)
         assert problem(await house.ask("storage.delete", other)) == "storage-in-use"
     done(await house.ended(moving))
@@ -210,7 +210,7 @@ async def test_a_qemu_that_dies_in_the_middle_of_a_move_is_started_again_where_i
 
     with monkeypatch.context() as patch:
         if moment == "mirrored":
-            patch.setattr(house.node.preparation.disks, "is_read", lambda _: True)
+            patch.setattr(house.node.preparation.in_use, "is_read", lambda _: True)
             moving = await begun(house, made, other)
             os.kill(before, signal.SIGKILL)
             await house.until(lambda: house.read(made), lambda one: one.status.pid != before)
@@ -282,7 +282,7 @@ async def test_a_vm_is_stopped_and_started_whatever_the_storage_does_that_it_was
         if way == "between":
             moving = await hung_between(house, slow, made, other, patch)
         else:
-            patch.setattr(house.node.preparation.disks, "is_read", lambda _: True)
+            patch.setattr(house.node.preparation.in_use, "is_read", lambda _: True)
             moving = await begun(house, made, other)
             slow.hang()
             await wrote((await monitor_of(house, made)).execute, "aio_write -P 5 0 64k")  # which never comes back

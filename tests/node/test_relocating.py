@@ -127,7 +127,7 @@ async def test_what_does_not_fit_or_is_cancelled_stays_where_it_is_and_leaves_no
         assert problem(await move(house, made, "narrow")) == "disk-not-carried"
     await lies_wholly_in(house, made, local, narrow, other)
     with monkeypatch.context() as patch:
-        patch.setattr(house.node.preparation.disks, "is_read", lambda _: True)
+        patch.setattr(house.node.preparation.in_use, "is_read", lambda _: True)
         task = work.task("vm.move", subject=made.ref, host=house.node.ground.uid, storage=other.uid)
         await house.resources.create(task)
         await house.until(lambda: jobs(house, made), lambda found: len(found) == 2 and "ready" in found)
