@@ -207,6 +207,9 @@ async def test_one_can_go_back_and_forth_in_a_tree_and_copy_from_any_place_of_it
     await tiny_house.says(copy, "^tiny: ready")
     assert await reads(tiny_house, copy, "vdb") == "left"
     assert copy.spec.hardware.generation_id != made.spec.hardware.generation_id
+    done(await tiny_house.ask("vm.kill", copy))
+    _, task = await tiny_house.clone(copy, "second")  # of what it is now, not of what it was made of
+    done(task)
 
 
 async def test_of_a_vm_that_is_off_the_board_comes_back_too(house: House):

@@ -289,6 +289,21 @@ def test_a_clone_shares_no_identity_and_says_what_is_copied():
     assert [disk.address for disk in one.disks] == [disk.address for disk in two.disks]
 
 
+def test_what_a_disk_was_made_of_and_rests_on_is_not_its_copys():
+    machine = define(image="tiny").vm
+    (disk,) = machine.spec.disks
+    spec = ground.VolumeSpec(
+        storage=OTHER.uid, size="1G", preallocated=True, image="ab" * 32, linked=True, vm=machine.uid, name="disk0",
+        source=base.new_uid(), source_file="disk0.qcow2", layers={"disk0-0a1b2c3d.qcow2": "disk0.qcow2"},
+        flattening=True, merging="disk0-0a1b2c3d.qcow2",
+    )  # fmt: skip
+    of = {disk.volume: DATA.model_copy(update={"spec": spec})}
+    (copy,) = definition.clone(machine, of, name="b", uid=OTHER.uid)[0].volumes
+    assert copy.spec == ground.VolumeSpec(
+        storage=machine.spec.storage, size="1G", preallocated=True, vm=OTHER.uid, source=disk.volume
+    )
+
+
 def test_a_clone_takes_no_mac_address_that_another_has():
     machine = define(image="tiny").vm
     volumes = {disk.volume: DATA for disk in machine.spec.disks}

@@ -202,20 +202,7 @@ def clone(
     for disk in vm.spec.disks:
         if disk.volume not in volumes:
             raise parts.NoSuch(kind="volume", name=disk.volume)
-        source = volumes[disk.volume].spec
-        spec = source.model_copy(
-            update={
-                "storage": vm.spec.storage,
-                "vm": uid,
-                "name": disk.name,
-                "image": None,
-                "linked": False,
-                "layers": {},
-                "merging": None,
-                "flattening": False,
-                "source": disk.volume,
-            }
-        )
+        spec = _copied(volumes[disk.volume].spec, disk, storage=vm.spec.storage, vm=uid)
         volume = parts.new_volume(spec, vm_name=name, project=vm.metadata.project)
         made.append(volume)
         copies[volume.uid] = disk.volume
@@ -243,6 +230,12 @@ def clone(
         uid=uid, name=name, project=about.project, title=about.title, notes=about.notes, tags=about.tags
     )
     return Definition(model.VM(metadata=metadata, spec=copied.spec), tuple(made)), copies
+
+
+def _copied(source: ground.VolumeSpec, disk: model.Disk, *, storage: str, vm: str) -> ground.VolumeSpec:
+    """A volume for a copy of what the guest of `source` sees now, whatever that was made of and rests on."""
+    kept = source.model_dump(include={"size", "format", "preallocated"})
+    return ground.VolumeSpec(**kept, storage=storage, vm=vm, name=disk.name, source=disk.volume)
 
 
 def clone_of_moment(
