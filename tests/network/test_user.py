@@ -66,11 +66,16 @@ def test_a_machine_without_a_way_out_has_passt_take_its_loopback_for_a_model() -
     assert command[command.index("--fd") + 1] == "7"
 
 
-async def test_passt_is_chosen_where_it_is_installed_and_does_not_open_the_hosts_loopback() -> None:
+@pytest.mark.parametrize("asked", [None, (), ("192.0.2.53",)])
+async def test_passt_is_chosen_where_it_is_installed_and_opens_the_hosts_loopback_only_where_names_are_asked_for_there(
+    asked: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user, "_nameservers", lambda: asked)
     plan = await user.plan()
     assert plan.backend == "passt"
     assert pathlib.Path(plan.program).name == "passt"
-    assert not plan.reaches_loopback or not plan.nameservers
+    assert plan.reaches_loopback is (asked is None)
+    assert ("--no-map-gw" in user.passt_command(plan)) is (asked is not None)
     assert plan.why is None
 
 
