@@ -11,7 +11,7 @@ import pytest
 
 from bocage import errors
 from bocage.engine import base, block
-from bocage.engine.qemu import ending, engine, orderly, paths, processes, starting
+from bocage.engine.qemu import ending, engine, orderly, paths, processes, remains, starting
 from bocage.engine.qemu import machine as machines
 from bocage.engine.qemu import record as records
 from bocage.network import user
@@ -191,7 +191,7 @@ async def test_a_daemon_that_died_in_the_middle_of_a_start_leaves_nothing_that_t
 
     monkeypatch.setattr(engine, "_run", dies)
     monkeypatch.setattr(machines.QemuMachine, "kill", keeps)
-    monkeypatch.setattr(machines, "clear", lambda *_: asyncio.sleep(0))
+    monkeypatch.setattr(remains, "clear", lambda *_: asyncio.sleep(0))
     monkeypatch.setattr(starting, "_forget", lambda _: None)
     with pytest.raises(asyncio.CancelledError):
         await vms.start(plan)

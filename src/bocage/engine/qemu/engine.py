@@ -23,6 +23,7 @@ from bocage.engine.qemu import (
     paths,
     processes,
     qmp,
+    remains,
     runstate,
     saved,
     starting,
@@ -155,7 +156,7 @@ class QemuEngine:
             await asyncio.to_thread(shutil.rmtree, runtime, ignore_errors=True)
 
     async def _how_ended(self, known: records.Record, runtime: pathlib.Path) -> base.Ended:
-        return await machine.how_ended(known, runtime, machine.group_of(self._place, known.cgroup))
+        return await remains.how_ended(known, runtime, machine.group_of(self._place, known.cgroup))
 
     async def _search(self, uid: str, name: str, at: paths.Paths, cgroup: str) -> records.Record | None:
         """Look for the process among all: its record is lost, or of an earlier one.
@@ -193,7 +194,7 @@ class QemuEngine:
                 if pathlib.PurePath(found.arguments[0]).name in (*carriers.PROGRAMS, tpm.PROGRAM):
                     with contextlib.suppress(processes.Gone):
                         processes.send(found.identity, signal.SIGKILL)
-        await machine.clear(known, at, group)
+        await remains.clear(known, at, group)
 
     async def _processes(self) -> Sequence[processes.Found]:
         """All processes, from a look that is a second old at most: a daemon that starts asks for each VM."""

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import pathlib
 import secrets
-import shutil
 import signal
 import stat
 import time
@@ -22,13 +21,11 @@ from bocage.engine.qemu import (
     agent,
     booting,
     boundedlog,
-    carriers,
     carrying,
     cgroup,
     comports,
     confinement,
     driven,
-    ending,
     growing,
     holding,
     hotplug,
@@ -36,11 +33,11 @@ from bocage.engine.qemu import (
     layering,
     link,
     nics,
-    orderly,
     paths,
     plugs,
     processes,
     qmp,
+    remains,
     saved,
     using,
 )
@@ -332,8 +329,8 @@ class QemuMachine:
     async def _watch(self) -> base.Ended:
         await asyncio.wait([self._gone])
         await self.link.close()
-        told = await how_ended(self._record, self._paths.runtime, self._group, shutdown=self.link.shutdown)
-        await clear(self._record, self._paths, self._group)
+        told = await remains.how_ended(self._record, self._paths.runtime, self._group, shutdown=self.link.shutdown)
+        await remains.clear(self._record, self._paths, self._group)
         for task in self._tasks:
             task.cancel()
         self._close()
@@ -410,26 +407,3 @@ def group_of(place: cgroup.Place | None, name: str) -> cgroup.Directories | None
         return None
     _, home, own = name.split("/")
     return place.group(home, own)
-
-
-async def how_ended(
-    record: records.Record, runtime: pathlib.Path, group: cgroup.Directories | None, *, shutdown: str = ""
-) -> base.Ended:
-    """How a process that is gone has ended; `shutdown` is what QEMU said about it at the time, if anybody heard."""
-    at = paths.Paths(record.directory, runtime)
-    out_of_memory = await asyncio.to_thread(group.oom_kills) if group else 0
-    how = await ending.ended_how(at.status, log=at.qemu_log, oom_kills=out_of_memory, memory_bound=record.memory_bound)
-    return orderly.told(how, shutdown=shutdown)
-
-
-async def clear(record: records.Record | None, at: paths.Paths, group: cgroup.Directories | None) -> None:
-    """End what is left beside QEMU, and remove its group and sockets; the record stays, for whoever asks later."""
-    if record:
-        for helper in (*record.helpers.values(), *([record.tpm] if record.tpm else [])):
-            carriers.end(helper)
-        await comports.ended(record.ports.values())
-    if group:
-        await asyncio.to_thread(group.kill)
-        with contextlib.suppress(cgroup.Busy):
-            await group.remove(within=_KILL_BOUND)
-    await asyncio.to_thread(shutil.rmtree, at.io, ignore_errors=True)

@@ -22,6 +22,7 @@ from bocage.engine.qemu import (
     machine,
     paths,
     processes,
+    remains,
     tpm,
 )
 from bocage.engine.qemu import launch as launching
@@ -60,7 +61,7 @@ async def launch(
     owner = _owner(plan)
     group = machine.group_of(place, plan.cgroup)
     undo.callback(_forget, at)
-    undo.push_async_callback(machine.clear, None, at, group)
+    undo.push_async_callback(remains.clear, None, at, group)
     await asyncio.to_thread(_prepare, plan, at, owner)
     refused = await isolation.mounts_refused()
     open_ = refused or _needs_network(plan) or await isolation.network_refused()
