@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from bocage import errors
-from bocage.store import contract, line, schema, tables
+from bocage.store import contract, line, schema, tables, watching
 from bocage.words import N_
 
 BATCH_JOBS = 128  # transactions of one COMMIT
@@ -189,44 +189,27 @@ def _execute(wish: line.Transaction | int, batch: tables.Batch) -> int | contrac
     return batch.forget(wish) if isinstance(wish, int) else batch.apply(wish)
 
 
-class _Watch:
-    """Reads the history from where it stands, so that nothing queues up; is woken when there may be more."""
+class _Watch(watching.Watch):
+    """Reads the tables."""
 
     def __init__(
         self, snapshot: Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]], prefix: str, since: int
     ) -> None:
-        self.wake = asyncio.Event()
+        super().__init__(prefix, since)
         self._snapshot = snapshot
-        self._prefix = prefix
-        self._position = since
-        self._ended = False
-
-    def __aiter__(self) -> _Watch:
-        return self
 
     async def __anext__(self) -> list[contract.Change]:
         while not self._ended:
             self.wake.clear()
             try:
                 with self._snapshot() as reader:
-                    changes, self._position = tables.changes(reader, self._prefix, since=self._position)
+                    changes, self.position = tables.changes(reader, self._prefix, since=self.position)
             except contract.Closed:
                 break
             if changes:
                 return changes
             await self.wake.wait()
         raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        self._ended = True
-        self.wake.set()
-
-    def notice(self, previous: int, newest: int, keys: set[str]) -> None:
-        """Wake for what matches; what does not is passed by, so that a quiet watch keeps up with compaction."""
-        if self._position >= previous and not any(key.startswith(self._prefix) for key in keys):
-            self._position = max(self._position, newest)
-        else:
-            self.wake.set()
 
 
 @dataclasses.dataclass(slots=True, frozen=True)

@@ -13,7 +13,7 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator
 
-from bocage.store import contract
+from bocage.store import contract, watching
 from bocage.store.etcd import founding, gateway, records
 
 PULSE = 0.3  # seconds without a word, after which the member is asked
@@ -141,8 +141,9 @@ class Feed:
         self._size += sum(event.size for event in events)
         if self._size > _MOST:
             self._shorten()
+        keys = {event.key for event in events}
         for watch in self.watches:
-            watch.notice(previous, position, events)
+            watch.notice(previous, position, keys)
 
     def _shorten(self) -> None:
         """Keep the later half, in whole revisions."""
@@ -161,19 +162,13 @@ class Feed:
         self.wake()
 
 
-class Watch:
+class Watch(watching.Watch):
     """A reader of the feed; what was before the feed it reads from a member by itself."""
 
     def __init__(self, feed: Feed, prefix: str, since: int) -> None:
-        self.wake = asyncio.Event()
-        self.position = since
+        super().__init__(prefix, since)
         self._feed = feed
-        self._prefix = prefix
-        self._ended = False
         feed.watches.add(self)
-
-    def __aiter__(self) -> Watch:
-        return self
 
     async def __anext__(self) -> list[contract.Change]:
         """See contract.Watch."""
@@ -195,18 +190,6 @@ class Watch:
                 await self.wake.wait()
         feed.check()
         raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """See contract.Watch."""
-        self._ended = True
-        self.wake.set()
-
-    def notice(self, previous: int, position: int, events: list[Event]) -> None:
-        """Wake for what matches; what does not is passed by, so that a quiet watch keeps up with compaction."""
-        if self.position >= previous and not any(event.key.startswith(self._prefix) for event in events):
-            self.position = max(self.position, position)
-        else:
-            self.wake.set()
 
     async def _next(self) -> tuple[list[Event], int]:
         """The next changes, if there are any yet, and the revision up to which they are all."""
