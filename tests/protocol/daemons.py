@@ -77,7 +77,11 @@ class Daemon:
             if each.alive and each.opened
         }
         before = self.returning.life
-        self._come_back(self.returning.seen(view, runs, gone=host.gone if host.empty else None, sent=sent, now=now))
+        self._come_back(
+            self.returning.seen(
+                view, runs, host.read_directories(), gone=host.gone if host.empty else None, sent=sent, now=now
+            )
+        )
         self._lives(before)
         if self.returning.phase is returning.Phase.STRANGE:
             for own in self.owning.values():
@@ -98,7 +102,7 @@ class Daemon:
                 host.guarded, host.stored = life, (life, self.returning.bounds)
         self._hand_over(view, life, sent)
         for own in self.owning.values():
-            self._perform(own.seen(view, life, sent, now))
+            self._perform(own, own.seen(view, life, sent, now))
 
     def _end_what_is_not_ours(self, view: records.View) -> None:
         ends = self.returning.to_end(view, {each.name for each in self.host.machines.values()})
@@ -111,7 +115,7 @@ class Daemon:
     def _come_back(self, acts: list[returning.Act]) -> None:
         host = self.host
         for act in acts:
-            if isinstance(act, returning.Ask):
+            if isinstance(act, records.Ask):
                 host.ask(act.transaction, functools.partial(self._answered, act))
             elif isinstance(act, returning.EndLife) and host.guard is not None:
                 host._do(host.guard.raised(act.life))
@@ -120,7 +124,7 @@ class Daemon:
                 host.stored = (host.stored[0], host.guard.bounds)
                 self.returning.narrowed(act.bounds)
 
-    def _answered(self, act: returning.Ask, answer: records.Answer) -> None:
+    def _answered(self, act: records.Ask, answer: records.Answer) -> None:
         if self.host.daemon is self:
             before = self.returning.life
             self.returning.answered(act.attempt, answer)
@@ -147,13 +151,13 @@ class Daemon:
         for act in acts:
             assert isinstance(act, owning.End)  # the next tick ends it
 
-    def _perform(self, acts: list[owning.Act]) -> None:
+    def _perform(self, own: owning.Owning, acts: list[owning.Act]) -> None:
         host = self.host
         for act in acts:
-            if isinstance(act, owning.Claim):
+            if isinstance(act, records.Ask):
                 if host.name in self.world.store.slow_hosts:
                     self.world.store.slow[id(act.transaction)] = act.transaction
-                host.ask(act.transaction, functools.partial(self._claimed, act))
+                host.ask(act.transaction, functools.partial(self._claimed, own, act.attempt))
             elif isinstance(act, owning.Start):
                 self._start_soon(act, host.boot)
 
@@ -163,16 +167,16 @@ class Daemon:
         delay = host.random.uniform(2.0, 3.2) if host.starts_slowly else delay
         host.time.after(delay, lambda: host.awake(boot, lambda: self._start(act)))
 
-    def _claimed(self, act: owning.Claim, answer: records.Answer) -> None:
+    def _claimed(self, own: owning.Owning, attempt: int, answer: records.Answer) -> None:
         if self.host.daemon is self:
-            self._perform(self.owning[act.machine].answered(act.attempt, answer))
+            self._perform(own, own.answered(attempt, answer))
 
     def _start(self, act: owning.Start) -> None:
         own = self.owning[act.machine]
         if self.host.daemon is not self or not own.still(act.attempt):
             return
         started = self.host.start(act.machine, act.generation, paused=False)
-        self._perform(own.started(act.attempt, running=started is not None))
+        self._perform(own, own.started(act.attempt, running=started is not None))
 
     # The leader's
 
@@ -235,9 +239,9 @@ class Daemon:
             for act in target.seen(view):
                 self._targeted(target, machine, act)
 
-    def sourced(self, source: moving.Source, machine: Machine, acts: list[moving.Ask | moving.Act]) -> None:
+    def sourced(self, source: moving.Source, machine: Machine, acts: list[records.Ask | moving.Act]) -> None:
         for act in acts:
-            if isinstance(act, moving.Ask):
+            if isinstance(act, records.Ask):
                 self.host.ask(act.transaction, functools.partial(self._handed, source, machine, act))
             elif act is moving.Act.CONTINUE and machine.alive:
                 machine.generation, machine.completed, machine.migrating = source.generation, False, None
@@ -249,7 +253,7 @@ class Daemon:
         if source.phase in (moving.SourcePhase.STAYED, moving.SourcePhase.GONE):
             self.sources.pop(machine.name, None)
 
-    def _handed(self, source: moving.Source, machine: Machine, act: moving.Ask, answer: records.Answer) -> None:
+    def _handed(self, source: moving.Source, machine: Machine, act: records.Ask, answer: records.Answer) -> None:
         if self.host.daemon is self and machine.alive:
             self.sourced(source, machine, source.answered(act.attempt, answer))
 

@@ -88,6 +88,7 @@ class Host:
         self.hangs_until = 0.0
         self.freeze_works = self.drop_works = self.kill_works = True
         self.dropped, self._fed, self.gone, self.guarded = False, None, self.now(), None
+        self.stored = (None, self.stored[1])  # the file names the boot that the life belongs to
         self.guard = self.world.kinds.guard.first()
         self.beat, self.daemon = None, daemons.Daemon(self, fresh=True)
         boot = self.boot
@@ -170,7 +171,7 @@ class Host:
             self.ask(None, lambda view: self._told(beat, beat.looked(view)))
             return
         for each in beat.tick(self.now()):
-            self.ask(each.transaction, functools.partial(self._beaten, beat, each.number))
+            self.ask(each.transaction, functools.partial(self._beaten, beat, each.attempt))
 
     def _beaten(self, beat: beating.Beating, number: int, answer: records.Answer) -> None:
         self._told(beat, self.world.kinds.answered(beat, number, answer, self.now()))
@@ -326,6 +327,12 @@ class Host:
     @property
     def empty(self) -> bool:
         return not any(machine.alive for machine in self.machines.values())
+
+    def read_directories(self) -> dict[str, int]:
+        """The generations that the VMs' definitions name, on the array beside their disks."""
+        if not self.storage_linked or self.name in self.world.array.shut_out:
+            return {}
+        return {name: disk.opened for name, disk in self.world.array.disks.items()}
 
     def end(self, name: str) -> None:
         """Kill the VM's processes here and destroy what they left; the daemon is told when that is done."""

@@ -109,7 +109,7 @@ def test_who_has_not_seen_lately_that_he_leads_does_nothing_outside_the_store() 
 
 
 def told(**reports: dict[str, int]) -> dict[str, tuple[object, int]]:
-    return {f"report/{host}": (records.Report("first", runs), 45) for host, runs in reports.items()}
+    return {f"report/{host}": (records.Report("first", runs, {"erp": 9}), 45) for host, runs in reports.items()}
 
 
 def test_a_restored_store_stays_closed_until_every_host_has_told_what_it_runs_or_is_dead() -> None:
@@ -117,11 +117,35 @@ def test_a_restored_store_stays_closed_until_every_host_has_told_what_it_runs_or
     two = view(settled=False, more=erp | told(h1={"erp": 9}, h2={"erp": 7}))
     assert census.missing(two, []) == ["h3"]
     assert census.settling(two, [], 7) is None
-    opens = census.settling(two, ["h3"], 7)
+    owners = census.settling(two, ["h3"], 7)
+    assert owners is not None
+    assert owners.puts == {"owner/erp": records.Owner("h1", 10, anew=True)}  # the higher generation; h3 told nothing
+    opens = census.settling(
+        records.View({**two.entries, "owner/erp": records.Entry(owners.puts["owner/erp"], 60)}), ["h3"], 7
+    )
     assert opens is not None
-    assert opens.puts["owner/erp"] == records.Owner("h1", 10, anew=True)  # the higher generation; h3 has told nothing
-    assert opens.puts[records.CLUSTER] == records.Cluster("first", settled=True)
+    assert opens.puts == {records.CLUSTER: records.Cluster("first", settled=True)}
     assert opens.compare == {"epoch/h1": 40, "epoch/h2": 40, "epoch/h3": 40, "cluster": 1, "leader": 7}
+
+
+def test_many_owners_are_settled_some_at_a_time_and_the_store_is_opened_last() -> None:
+    many: dict[str, tuple[object, int]] = {f"owner/vm{number}": (records.Owner("h2", 5), 9) for number in range(200)}
+    seen, asked = view(settled=False, more=many | told(h1={}, h2={"vm7": 5}, h3={})), []
+    while (ask := census.settling(seen, [], 7)) is not None:
+        asked.append(ask)
+        assert len(ask.compare) + len(ask.puts) <= 128
+        seen = records.View({**seen.entries, **{key: records.Entry(put, 60) for key, put in ask.puts.items()}})
+    assert [records.CLUSTER in ask.puts for ask in asked] == [False] * 5 + [True]
+    assert seen.get(records.Owner, "owner/vm7") == records.Owner("h2", 6, anew=True)
+
+
+def test_an_instance_goes_on_where_its_directory_names_no_later_start() -> None:
+    erp: dict[str, tuple[object, int]] = {"owner/erp": (records.Owner("h2", 5), 9)}
+    for generation, anew in ((9, False), (8, True)):  # 9 was started last, on a host that has been off since
+        seen = view(settled=False, more=erp | told(h1={"erp": generation}, h2={}, h3={}))
+        opens = census.settling(seen, [], 7)
+        assert opens is not None
+        assert opens.puts["owner/erp"] == records.Owner("h1", 10, anew=anew)
 
 
 def test_an_instance_that_is_older_than_one_on_a_dead_host_is_over() -> None:

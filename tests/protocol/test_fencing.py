@@ -117,6 +117,16 @@ def test_its_own_word_proves_it() -> None:
     assert fence.revision == 12
 
 
+def test_a_persons_word_proves_it_once_the_epoch_is_raised() -> None:
+    fence = fencing.Fencing("h2", NONE, PROFILE)
+    fence.said_by("anna")
+    assert fence.proof is None
+    fence = raised(NONE)
+    fence.said_by("anna")
+    assert fence.proof is Proof.PERSON
+    assert fence.tick(100.1) == [Act.END_WRITES]
+
+
 def test_a_host_that_has_taken_its_new_epoch_is_left_alone() -> None:
     fence = raised()
     fence.ordered(100.2)

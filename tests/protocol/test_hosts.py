@@ -33,20 +33,20 @@ def test_the_guard_is_told_when_the_beat_was_sent_whenever_its_answer_comes() ->
     beats = beating.Beating(LIFE, PROFILE)
     first = beats.tick(10.0)[0]
     beats.tick(10.25)
-    assert beats.answered(first.number, records.Applied(50)) == [beating.Confirmed(LIFE, 10.0)]
+    assert beats.answered(first.attempt, records.Applied(50)) == [beating.Confirmed(LIFE, 10.0)]
 
 
 def test_another_incarnation_is_neither_confirmed_nor_raised() -> None:
     beats = beating.Beating(LIFE, PROFILE)
     first = beats.tick(10.0)[0]
-    assert beats.answered(first.number, records.Refused(records.CLUSTER)) == [beating.Strange(LIFE)]
+    assert beats.answered(first.attempt, records.Refused(records.CLUSTER)) == [beating.Strange(LIFE)]
     assert beats.tick(10.3) != []
 
 
 def test_a_refused_beat_ends_the_life_unless_the_host_itself_has_gone_on() -> None:
     beats = beating.Beating(LIFE, PROFILE)
     first = beats.tick(10.0)[0]
-    assert beats.answered(first.number, records.Refused("epoch/h1")) == [beating.Look()]
+    assert beats.answered(first.attempt, records.Refused("epoch/h1")) == [beating.Look()]
     assert beats.tick(11.0) == []
     assert beats.looked(view(epoch_h1=(records.Epoch(4, 4), 44))) == []
     assert beats.looked(view(epoch_h1=(records.Epoch(4, 3), 44))) == [beating.Raised(LIFE)]
@@ -62,7 +62,7 @@ def given(generation: int = 5, revision: int = 9, host: str = "h1") -> records.V
 def test_a_vm_that_was_given_is_claimed_under_a_new_generation_and_then_started() -> None:
     own = owning.Owning("erp", "h1", PROFILE)
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
-    assert isinstance(claim, owning.Claim)
+    assert isinstance(claim, records.Ask)
     assert claim.transaction == records.Transaction("first", {ERP: 9, "epoch/h1": 40}, {ERP: records.Owner("h1", 6)})
     assert own.answered(claim.attempt, records.Applied(10)) == [owning.Start("erp", 6, 1)]
 
@@ -73,8 +73,8 @@ def test_a_claim_without_answer_is_settled_by_another_one_and_its_own_answer_cou
     assert own.seen(given(), LIFE, 10.5, 10.55) == []  # it may still come
     assert own.seen(given(), LIFE, 10.3, 11.0) == []  # read before it was given up
     (second,) = own.seen(given(6, 10), LIFE, 10.7, 10.8)
-    assert isinstance(first, owning.Claim)
-    assert isinstance(second, owning.Claim)
+    assert isinstance(first, records.Ask)
+    assert isinstance(second, records.Ask)
     assert second.transaction.puts == {ERP: records.Owner("h1", 7)}
     assert own.answered(first.attempt, records.Applied(10)) == []
     assert own.answered(second.attempt, records.Applied(11)) == [owning.Start("erp", 7, 2)]
@@ -94,7 +94,7 @@ def test_what_belongs_to_another_host_is_ended_and_what_it_sent_with_it() -> Non
 def test_a_process_that_the_guard_does_not_take_is_ended() -> None:
     own = owning.Owning("erp", "h1", PROFILE)
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
-    assert isinstance(claim, owning.Claim)
+    assert isinstance(claim, records.Ask)
     own.answered(claim.attempt, records.Applied(10))
     assert own.started(claim.attempt, running=False) == [owning.End("erp")]
 
@@ -102,7 +102,7 @@ def test_a_process_that_the_guard_does_not_take_is_ended() -> None:
 def test_in_a_store_that_is_not_settled_nothing_is_claimed_and_what_was_granted_before_is_not_started() -> None:
     own = owning.Owning("erp", "h1", PROFILE)
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
-    assert isinstance(claim, owning.Claim)
+    assert isinstance(claim, records.Ask)
     own.strange()
     assert own.answered(claim.attempt, records.Applied(10)) == []
     assert own.seen(view(settled=False, owner_erp=(records.Owner("h1", 5), 9)), LIFE, 11.0, 11.1) == []
@@ -114,18 +114,18 @@ def test_in_a_store_that_is_not_settled_nothing_is_claimed_and_what_was_granted_
 def come_back(
     host: returning.Returning, seen: records.View, *, gone: float | None = 0.0, sent: float = 10.0, now: float = 10.1
 ) -> list[returning.Act]:
-    acts = host.seen(seen, {}, gone=gone, sent=sent, now=now)
+    acts = host.seen(seen, {}, {}, gone=gone, sent=sent, now=now)
     for act in acts:
         if isinstance(act, returning.Narrow):
             host.narrowed(act.bounds)
-            return host.seen(seen, {}, gone=gone, sent=sent, now=now)
+            return host.seen(seen, {}, {}, gone=gone, sent=sent, now=now)
     return acts
 
 
 def live() -> returning.Returning:
     host = returning.Returning("h1", BOUNDS, PROFILE)
     (ask,) = come_back(host, view(epoch_h1=(records.Epoch(2, 2), 30)))
-    assert isinstance(ask, returning.Ask)
+    assert isinstance(ask, records.Ask)
     host.answered(ask.attempt, records.Applied(40))
     assert host.life == LIFE
     return host
@@ -134,7 +134,7 @@ def live() -> returning.Returning:
 def test_a_host_that_boots_takes_a_new_epoch_though_nobody_has_raised_the_old_one() -> None:
     host = returning.Returning("h1", BOUNDS, PROFILE)
     (ask,) = come_back(host, view(epoch_h1=(records.Epoch(2, 2), 30)))
-    assert isinstance(ask, returning.Ask)
+    assert isinstance(ask, records.Ask)
     assert ask.transaction.puts == {"epoch/h1": records.Epoch(3, 3, 2, BOUNDS)}
     assert ask.transaction.compare["epoch/h1"] == 30
 
@@ -149,20 +149,20 @@ def test_an_epoch_whose_answer_was_lost_is_found_in_the_records() -> None:
 def test_a_host_whose_epoch_was_raised_takes_the_new_one_only_when_nothing_of_the_old_is_left() -> None:
     host = live()
     raised = view(epoch_h1=(records.Epoch(4, 3, 2, BOUNDS), 44))
-    assert come_back(host, raised, gone=None, sent=20.0, now=20.1) == []
+    assert come_back(host, raised, gone=None, sent=20.0, now=20.1) == [returning.EndLife(LIFE)]
     assert host.phase is returning.Phase.ENDING
     (ask,) = come_back(host, raised, sent=21.0, now=21.1)
-    assert isinstance(ask, returning.Ask)
+    assert isinstance(ask, records.Ask)
     assert ask.transaction.puts == {"epoch/h1": records.Epoch(4, 4, 3, BOUNDS)}
 
 
 def test_in_a_restored_store_a_host_tells_what_it_runs_and_waits() -> None:
     host = live()
     strange = view(settled=False, incarnation="second", epoch_h1=(records.Epoch(2, 2), 30))
-    (ask,) = host.seen(strange, {"erp": 6}, gone=None, sent=20.0, now=20.1)
-    assert isinstance(ask, returning.Ask)
+    (ask,) = host.seen(strange, {"erp": 6}, {"erp": 6, "web": 4}, gone=None, sent=20.0, now=20.1)
+    assert isinstance(ask, records.Ask)
     assert ask.transaction.incarnation == "second"
-    assert ask.transaction.puts["report/h1"] == records.Report("second", {"erp": 6})
+    assert ask.transaction.puts["report/h1"] == records.Report("second", {"erp": 6}, {"erp": 6, "web": 4})
     assert ask.transaction.compare == {"epoch/h1": 30, records.CLUSTER: 1}
     host.answered(ask.attempt, records.Applied(50))
     assert host.waits
@@ -171,7 +171,7 @@ def test_in_a_restored_store_a_host_tells_what_it_runs_and_waits() -> None:
     assert host.waits  # until what belongs elsewhere is ended
     host.ended(settled)
     (clean,) = come_back(host, settled, gone=None, sent=22.0, now=22.1)
-    assert isinstance(clean, returning.Ask)
+    assert isinstance(clean, records.Ask)
     assert clean.transaction.puts == {"epoch/h1": records.Epoch(4, 4, 3, BOUNDS)}
     host.answered(clean.attempt, records.Applied(60))
     assert not host.waits
@@ -187,7 +187,7 @@ def test_a_host_that_a_restored_store_was_settled_without_ends_its_life() -> Non
     host = live()
     settled = view(incarnation="second", epoch_h1=(records.Epoch(2, 2), 30))
     assert come_back(host, settled, gone=None, sent=20.0, now=20.1) == [returning.EndLife(LIFE)]
-    assert isinstance(come_back(host, settled, gone=0.0, sent=21.0, now=21.1)[0], returning.Ask)
+    assert isinstance(come_back(host, settled, gone=0.0, sent=21.0, now=21.1)[0], records.Ask)
 
 
 def test_other_bounds_come_with_another_epoch_and_what_runs_goes_on() -> None:
@@ -195,7 +195,7 @@ def test_other_bounds_come_with_another_epoch_and_what_runs_goes_on() -> None:
     bounds = records.Bounds(self_fence=True, guard=9.0, watchdog=5.0)
     host.change(bounds)
     (ask,) = come_back(host, view(epoch_h1=(records.Epoch(3, 3, 2, BOUNDS), 40)), gone=None, sent=20.0, now=20.1)
-    assert isinstance(ask, returning.Ask)
+    assert isinstance(ask, records.Ask)
     assert ask.transaction.puts == {"epoch/h1": records.Epoch(4, 4, 3, bounds)}
 
 
@@ -215,7 +215,7 @@ def test_before_completed_a_source_that_fails_runs_on_where_it_is() -> None:
 def test_ownership_goes_over_in_one_transaction_that_compares_both_epochs() -> None:
     source = leaving()
     (ask,) = source.completed(given(), LIFE, 10.0)
-    assert isinstance(ask, moving.Ask)
+    assert isinstance(ask, records.Ask)
     assert ask.transaction == records.Transaction(
         "first", {ERP: 9, "epoch/h1": 40, "epoch/h2": 41}, {ERP: records.Owner("h2", 6)}
     )
@@ -225,10 +225,10 @@ def test_ownership_goes_over_in_one_transaction_that_compares_both_epochs() -> N
 def test_a_source_whose_question_was_not_answered_runs_only_after_a_transaction_that_keeps_it() -> None:
     source = leaving()
     (first,) = source.completed(given(), LIFE, 10.0)
-    assert isinstance(first, moving.Ask)
+    assert isinstance(first, records.Ask)
     assert source.seen(given(), LIFE, 10.4, 10.45) == []
     (keep,) = source.seen(given(), LIFE, 10.6, 10.7)
-    assert isinstance(keep, moving.Ask)
+    assert isinstance(keep, records.Ask)
     assert keep.transaction.puts == {ERP: records.Owner("h1", 6)}
     assert source.answered(first.attempt, records.Refused(ERP)) == []
     assert source.answered(keep.attempt, records.Applied(51)) == [moving.Act.CONTINUE]

@@ -136,7 +136,7 @@ class World:
             kind, _, name = key.partition("/")
             if kind == "beat" and not self._lives(name):
                 raise ground.Violation(f"a beat of {name} is confirmed in an epoch that was raised")
-            settles = records.CLUSTER in transaction.puts
+            settles = not records.settled(store.view())
             owner = record.host if isinstance(record, records.Owner) and not settles else None
             if owner is not None and not self._lives(owner):
                 raise ground.Violation(f"{owner} comes to own {name} in an epoch that was raised")
@@ -328,8 +328,8 @@ def _slow_claims(world: World) -> None:
     def heals() -> None:
         victim.linked = True
 
-    world.time.after(world.time.random.uniform(0.3, 1.2), cut)
-    world.time.after(world.time.random.uniform(2, 8), heals)
+    world.time.after(world.time.random.uniform(2.7, 3.8), cut)
+    world.time.after(world.time.random.uniform(5, 11), heals)
 
 
 def _array_slow(world: World) -> None:

@@ -13,14 +13,6 @@ _KEPT = 1024  # beats whose answers may still come
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Send:
-    """One beat. Its answer comes back under `number`, however late."""
-
-    number: int
-    transaction: records.Transaction
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Confirmed:
     """To the guard: the store has taken a beat of this life that was sent at `sent`. When its answer came does not
     matter: it may have lain in TCP for minutes."""
@@ -61,7 +53,7 @@ class Beating:
         self._sent: dict[int, float] = {}
         self._ended = False
 
-    def tick(self, now: float) -> list[Send]:
+    def tick(self, now: float) -> list[records.Ask]:
         """Send a beat if it is time. Those before it may still be under way: any answer counts, by its own sending."""
         last = self._sent.get(self._number)
         if self._ended or (last is not None and now < last + self._profile.beat):
@@ -71,7 +63,7 @@ class Beating:
         self._sent.pop(self._number - _KEPT, None)
         life = self.life
         return [
-            Send(
+            records.Ask(
                 self._number,
                 records.Transaction(
                     life.incarnation,

@@ -7,9 +7,12 @@ it runs, or is proven dead, and of several instances the one with the highest ge
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection
 
 from bocage.protocol import records
+
+_BATCH = 48  # owners in one transaction: the store takes 128 compares and puts
 
 
 def restored(view: records.View, incarnation: str, floor: int) -> dict[str, object]:
@@ -46,16 +49,31 @@ def missing(view: records.View, dead: Collection[str]) -> list[str]:
 
 
 def settling(view: records.View, dead: Collection[str], leader: int) -> records.Transaction | None:
-    """The transaction that opens the store for work: who owns what, by what the hosts have told.
+    """The next transaction on the way to a store that is open for work: who owns what, by what the hosts have told.
 
-    It compares the epoch of every host: one that came meanwhile and told what it runs must be heard. What a host has
-    told counts when it has died since, too: an older instance elsewhere is over, and the leader frees the VM. And where
-    a dead host has told nothing, nobody knows whether it had run something newer: what runs is started anew from disk.
+    The owners come first, some at a time; the last one opens the store. It compares the epoch of every host: one that
+    came meanwhile and told what it runs must be heard. What a host has told counts when it has died since, too: an
+    older instance elsewhere is over, and the leader frees the VM. What runs goes on only where it is known to be the
+    newest: its directory names no later start, and no host died without a word.
     """
     cluster = view.get(records.Cluster, records.CLUSTER)
     if cluster is None or cluster.settled or missing(view, dead):
         return None
+    compare = {records.CLUSTER: view.revision(records.CLUSTER), records.LEADER: leader}
+    owners = _owners(view, cluster)
+    if owners:
+        batch = dict(itertools.islice(owners.items(), _BATCH))
+        compare |= {key: view.revision(key) for key in batch}
+        return records.Transaction(cluster.incarnation, compare, batch)
+    compare |= {records.epoch_of(host): view.revision(records.epoch_of(host)) for host in records.hosts(view)}
+    opened = {records.CLUSTER: dataclasses.replace(cluster, settled=True)}
+    return records.Transaction(cluster.incarnation, compare, opened)
+
+
+def _owners(view: records.View, cluster: records.Cluster) -> dict[str, records.Owner]:
+    """The owner records that are not yet as the hosts' reports would have them."""
     best: dict[str, records.Owner] = {}
+    started: dict[str, int] = {}
     unheard = False
     for host in records.hosts(view):
         report = view.get(records.Report, records.report_of(host))
@@ -65,15 +83,16 @@ def settling(view: records.View, dead: Collection[str], leader: int) -> records.
         for machine, generation in report.runs.items():
             if machine not in best or generation > best[machine].generation:
                 best[machine] = records.Owner(host, generation)
-    puts: dict[str, object] = {records.CLUSTER: dataclasses.replace(cluster, settled=True)}
+        for machine, generation in report.started.items():
+            started[machine] = max(generation, started.get(machine, 0))
     known = {key.removeprefix("owner/") for key in view.entries if key.startswith("owner/")}
+    owners = {}
     for machine in sorted(known | set(best)):
-        key = records.owner_of(machine)
-        recorded = view.get(records.Owner, key) or records.Owner()
-        found = best.get(machine, records.Owner())
-        # A generation that was never given, whoever has it now.
-        generation = max(recorded.generation, cluster.floor, found.generation) + 1
-        puts[key] = records.Owner(found.host, generation, anew=unheard and found.host is not None)
-    compare = {records.epoch_of(host): view.revision(records.epoch_of(host)) for host in records.hosts(view)}
-    compare |= {records.CLUSTER: view.revision(records.CLUSTER), records.LEADER: leader}
-    return records.Transaction(cluster.incarnation, compare, puts)
+        found, last = best.get(machine, records.Owner()), started.get(machine)
+        newest = not unheard and last is not None and found.generation >= last
+        anew = found.host is not None and not newest
+        given = max(cluster.floor, found.generation, last or 0)  # no generation up to it is given again
+        recorded = view.get(records.Owner, records.owner_of(machine)) or records.Owner()
+        if recorded.generation <= given or (recorded.host, recorded.anew) != (found.host, anew):
+            owners[records.owner_of(machine)] = records.Owner(found.host, max(given, recorded.generation) + 1, anew)
+    return owners

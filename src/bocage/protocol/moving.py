@@ -6,7 +6,6 @@ until it reports `completed`, a source resumes by itself on any error.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 
 from bocage.protocol import records, timing
@@ -24,14 +23,6 @@ class SourcePhase(enum.Enum):
 class Act(enum.Enum):
     CONTINUE = "let this side's vCPUs run"
     END = "end this side's process"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ask:
-    """A transaction; its answer comes back under `attempt`."""
-
-    attempt: int
-    transaction: records.Transaction
 
 
 class Source:
@@ -58,7 +49,7 @@ class Source:
         if self.phase is SourcePhase.COPYING:
             self.phase = SourcePhase.STAYED
 
-    def completed(self, view: records.View, life: records.Life, now: float) -> list[Ask | Act]:
+    def completed(self, view: records.View, life: records.Life, now: float) -> list[records.Ask | Act]:
         """QEMU has reported `completed`: its vCPUs stand still and it will not resume by itself."""
         owner = view.get(records.Owner, records.owner_of(self.machine))
         if self.phase is not SourcePhase.COPYING or self._target is None:
@@ -73,7 +64,7 @@ class Source:
         target = {records.epoch_of(self._target.host): self._target.revision}
         return [self._ask(view, life, records.Owner(self._target.host, self.generation + 1), target, now)]
 
-    def answered(self, attempt: int, answer: records.Answer) -> list[Ask | Act]:
+    def answered(self, attempt: int, answer: records.Answer) -> list[records.Ask | Act]:
         """What the store said to the newest transaction."""
         if attempt != self._attempt:
             return []
@@ -93,7 +84,7 @@ class Source:
             self.phase = SourcePhase.UNSETTLED
             self._attempt += 1
 
-    def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[Ask | Act]:
+    def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[records.Ask | Act]:
         """The records, by a read sent at `sent`: what became of a transaction that nobody answered."""
         if not records.settled(view, life.incarnation):
             return []
@@ -113,12 +104,12 @@ class Source:
 
     def _ask(
         self, view: records.View, life: records.Life, owner: records.Owner, compare: dict[str, int], now: float
-    ) -> Ask:
+    ) -> records.Ask:
         self._attempt += 1
         self._asked = now
         key = records.owner_of(self.machine)
         compare = {key: view.revision(key), records.epoch_of(life.host): life.revision} | compare
-        return Ask(self._attempt, records.Transaction(life.incarnation, compare, {key: owner}))
+        return records.Ask(self._attempt, records.Transaction(life.incarnation, compare, {key: owner}))
 
 
 class Target:

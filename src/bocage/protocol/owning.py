@@ -22,15 +22,6 @@ class Phase(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Claim:
-    """A transaction; its answer comes back under `attempt`."""
-
-    machine: str
-    attempt: int
-    transaction: records.Transaction
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Start:
     """Its outcome comes back under `attempt`, by `started`."""
 
@@ -46,7 +37,7 @@ class End:
     machine: str
 
 
-Act = Claim | Start | End
+Act = records.Ask | Start | End
 
 
 class Owning:
@@ -92,7 +83,7 @@ class Owning:
         self.generation = owner.generation + 1
         compare = {key: view.revision(key), records.epoch_of(self._host): life.revision}
         claim = records.Transaction(life.incarnation, compare, {key: records.Owner(self._host, self.generation)})
-        return [Claim(self.machine, self._attempt, claim)]
+        return [records.Ask(self._attempt, claim)]
 
     def answered(self, attempt: int, answer: records.Answer) -> list[Act]:
         """What the store said to a claim. Only the newest counts: it was made so that no older one can hold."""

@@ -131,6 +131,7 @@ class Report:
 
     incarnation: str
     runs: Mapping[str, int]
+    started: Mapping[str, int] = dataclasses.field(default_factory=dict)  # as the VMs' own directories say
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -197,3 +198,11 @@ class Refused:
 
 
 Answer = Applied | Refused
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ask:
+    """A transaction that a machine wants done; its answer comes back to it under `attempt`, however late."""
+
+    attempt: int
+    transaction: Transaction

@@ -36,14 +36,6 @@ class Copy:
     number: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ask:
-    """A transaction; its answer comes back under `attempt`."""
-
-    attempt: int
-    transaction: records.Transaction
-
-
 _LITTLE = 64 << 20  # bytes that are copied while the guest stands still
 
 
@@ -97,7 +89,7 @@ class Replicating:
             self._attempt += 1
         return [Act.LET_GO, Act.CONTINUE] if self.phase is Phase.ALONE else []
 
-    def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[Ask]:
+    def seen(self, view: records.View, life: records.Life, sent: float, now: float) -> list[records.Ask]:
         """The records, by a read that was sent at `sent`: ask what is to be asked, and again if nobody answered."""
         if self.phase not in (Phase.JOINING, Phase.FAILING):
             return []
@@ -115,7 +107,7 @@ class Replicating:
         record = records.Replica(self._copy, in_sync=self.phase is Phase.JOINING)
         self._attempt += 1
         self._asked = now
-        return [Ask(self._attempt, records.Transaction(life.incarnation, compare, {key: record}))]
+        return [records.Ask(self._attempt, records.Transaction(life.incarnation, compare, {key: record}))]
 
     def answered(self, attempt: int, answer: records.Answer) -> list[Act | Copy]:
         """What the store said. A write of ours that comes late fails: a newer one was made on what it had not seen."""

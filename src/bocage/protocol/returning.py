@@ -19,14 +19,6 @@ class Phase(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Ask:
-    """A transaction; its answer comes back under `attempt`."""
-
-    attempt: int
-    transaction: records.Transaction
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class EndLife:
     """To the guard: end this life, as if its epoch had been raised. A restored store was settled without it."""
 
@@ -40,7 +32,7 @@ class Narrow:
     bounds: records.Bounds
 
 
-Act = Ask | EndLife | Narrow
+Act = records.Ask | EndLife | Narrow
 
 
 class Returning:
@@ -64,7 +56,7 @@ class Returning:
     def resumed(
         cls, life: records.Life, bounds: records.Bounds, wanted: records.Bounds, profile: timing.Timing
     ) -> Returning:
-        """A daemon that was started anew: a file of the home has the life, and the bounds that it was taken with."""
+        """A daemon that was started anew in the same boot: a file of the home has its life and the bounds of that."""
         host = cls(life.host, wanted, profile)
         host.life, host.bounds, host.phase = life, bounds, Phase.LIVE
         return host
@@ -82,9 +74,17 @@ class Returning:
         self._narrowed = bounds
 
     def seen(
-        self, view: records.View, runs: Mapping[str, int], *, gone: float | None, sent: float, now: float
+        self,
+        view: records.View,
+        runs: Mapping[str, int],
+        started: Mapping[str, int],
+        *,
+        gone: float | None,
+        sent: float,
+        now: float,
     ) -> list[Act]:
-        """The records, by a read sent at `sent`; what `runs` here, by generation; since when nothing of it is left.
+        """The records, by a read sent at `sent`; what `runs` here, by generation; the generations under which VMs were
+        `started` last, as their own directories say, wherever that was; since when nothing of the old life is left.
 
         What had reached an array by then lands within T_drain: only after it the old life is over.
         """
@@ -105,7 +105,8 @@ class Returning:
             return []
         if self.phase is Phase.STOPPING:
             return self._stop(view, epoch, over=over)
-        if self.phase is Phase.STRANGE and cluster.settled and self.life is not None and gone is None:
+        ends = self.phase is Phase.ENDING or (self.phase is Phase.STRANGE and cluster.settled)
+        if ends and self.life is not None and gone is None:
             return [EndLife(self.life)]
         if not over and (
             self.phase in (Phase.BOOTED, Phase.ENDING) or (self.phase is Phase.STRANGE and gone is not None)
@@ -119,7 +120,7 @@ class Returning:
         taken = records.Epoch(number, number, last, self._wanted)
         puts: dict[str, object] = {key: taken}
         if not cluster.settled:
-            puts[records.report_of(self.host)] = records.Report(cluster.incarnation, dict(runs))
+            puts[records.report_of(self.host)] = records.Report(cluster.incarnation, dict(runs), dict(started))
         self.waits = not (cluster.settled and self._clean)
         self._proposed = (cluster.incarnation, number, self._wanted)
         return [self._ask(view, cluster.incarnation, puts, now)]
@@ -150,12 +151,12 @@ class Returning:
         self._proposed = None
         return [self._ask(view, self.life.incarnation, {records.epoch_of(self.host): closed}, None)]
 
-    def _ask(self, view: records.View, incarnation: str, puts: dict[str, object], now: float | None) -> Ask:
+    def _ask(self, view: records.View, incarnation: str, puts: dict[str, object], now: float | None) -> records.Ask:
         key = records.epoch_of(self.host)
         compare = {key: view.revision(key), records.CLUSTER: view.revision(records.CLUSTER)}
         self._attempt += 1
         self._asked = now
-        return Ask(self._attempt, records.Transaction(incarnation, compare, puts))
+        return records.Ask(self._attempt, records.Transaction(incarnation, compare, puts))
 
     def ended(self, view: records.View) -> None:
         """All that a settled store gave to others is ended here: now it takes an epoch that says so.

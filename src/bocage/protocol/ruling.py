@@ -54,6 +54,7 @@ class Ruling:
         self._off: dict[str, float] = {}  # hosts whose BMC said, unasked, that they are off; when it was asked
         self._done: dict[object, float] = {}
         self._lifted: dict[str, int] = {}
+        self._incarnation: str | None = None  # of the store that all of this is about
 
     def seen(
         self, view: records.View, clocks: silence.Silence, life: records.Life, sent: float, now: float
@@ -69,6 +70,10 @@ class Ruling:
         cluster = view.get(records.Cluster, records.CLUSTER)
         if cluster is None or cluster.incarnation != life.incarnation:
             return []
+        if self._incarnation != life.incarnation:
+            self._incarnation = life.incarnation
+            for known in (self.fences, self._off, self._done, self._lifted):
+                known.clear()
         beat = self.leading.beat(life.incarnation, now)
         acts: list[Act] = [Write(beat)] if beat else []
         for host in records.hosts(view):

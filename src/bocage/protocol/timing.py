@@ -18,10 +18,3 @@ class Timing:
     outage: float  # after which a host without confirmation of its own does not trust what it has not heard
     guard: float  # T_guard: what a host may run on after the last confirmed beat was sent
     drain: float  # T_drain: how long what was sent to an array may still lie there
-
-
-LAN = Timing(beat=0.1, answer=0.5, silence=0.8, outage=0.5, guard=4.0, drain=1.0)
-"""One site: at 20 ms and 1 % loss nobody is silent by mistake."""
-
-WIDE = Timing(beat=0.5, answer=2.0, silence=6.0, outage=3.0, guard=15.0, drain=2.0)
-"""Several sites: 300 ms and 5 % loss."""
