@@ -404,8 +404,11 @@ class VMStatus(Part):
 class Owner(Part):
     """The owner record: the host that may open the VM's disks, and the generation of that right."""
 
-    host: Uid
+    host: Uid | None
+    """None: it was taken from a host that is proven dead, and is not yet given to another."""
     generation: int
+    anew: bool = False
+    """What runs of it on that host may be older than its disks: it is ended, and started from them."""
 
 
 class VM(Resource[VMSpec, VMStatus]):

@@ -130,7 +130,7 @@ async def examine(
         held = await asyncio.to_thread(place.read)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoDefinition(path=str(path)) from error
-    if held.owner and held.owner.host not in (shop.ground.uid, terms.dead):
+    if held.owner and held.owner.host and held.owner.host not in (shop.ground.uid, terms.dead):
         raise OfAnotherHost(name=held.vm.name, host=held.owner.host)
     in_place = path == await asyncio.to_thread(pathlib.Path(storage.spec.path).resolve) / "vms" / held.vm.uid
     if in_place and await is_known(shop, held.vm.uid):
