@@ -280,6 +280,31 @@ async def test_a_disk_of_which_it_is_not_known_whether_it_came_is_its_machines_u
     await lies_by_itself(house, volume.uid)
 
 
+@pytest.mark.fault
+async def test_memory_is_saved_with_a_disk_of_which_nobody_noted_that_it_came(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    made, attach = await house.create(start=True, **BLANK), hotplug.Disks.attach
+
+    async def timed_out(*arguments: Any) -> None:
+        await attach(*arguments)
+        raise qmp.TimedOut(what="device_add", bound=0.0)
+
+    monkeypatch.setattr(hotplug, "_UNPLUG_BOUND", 0.2)  # nobody is there who could let go of it
+    monkeypatch.setattr(hotplug.Disks, "attach", timed_out)
+    assert (await house.attach(made, size="1M")).status.state is not work.TaskState.DONE
+    await house.adapted(made)
+    assert problem(await house.keep(made, "first", memory=True)) == "snapshot-memory-knows-more"
+    done(await house.ask("vm.save", made))
+    assert problem(await house.keep(made, "second", memory=True)) == "snapshot-memory-knows-more"
+    done(await house.ask("vm.start", made))
+    assert "vm-restored" in await house.events()
+    actor = house.node.crew.of(made.uid)
+    assert actor
+    assert actor.standing.machine
+    assert await actor.standing.machine.disks.there("disk1")
+
+
 def _volumes(*machines: vm.VM) -> set[str]:
     return {disk.volume for one in machines for disk in one.spec.disks}
 

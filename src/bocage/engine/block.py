@@ -30,6 +30,10 @@ class Carried:
 class Disks(Protocol):
     """Disks and CDs that come and go. Each call can be made again."""
 
+    async def there(self, name: str) -> bool:
+        """Whether the machine has a disk of this name."""
+        ...
+
     async def attach(self, disk: model.Disk, chain: Sequence[File]) -> None:
         """Give the guest a disk; not an error when it is there."""
         ...

@@ -50,6 +50,9 @@ class Disks:
     def __init__(self, at: link.Link) -> None:
         self._at = at
 
+    async def there(self, name: str) -> bool:
+        return await has_device(self._at, name)
+
     async def attach(self, disk: model.Disk, files: Sequence[block.File]) -> None:
         """Raises ColdBus, qmp.CommandFailed, OSError."""
         _require_hot(disk.bus)

@@ -106,8 +106,8 @@ async def apart(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     left = [one for one in await _lie_with(standing, machine) if one.uid not in disks]
     if not left:
         return []
-    had = await _had(standing, preparation, machine)
-    return [one for one in left if one.uid not in had] if had is not None else []
+    others = await had(standing, preparation, machine)
+    return [one for one in left if one.uid not in others] if others is not None else []
 
 
 async def _lie_with(standing: Standing, machine: vm.VM) -> list[ground.Volume]:
@@ -115,7 +115,7 @@ async def _lie_with(standing: Standing, machine: vm.VM) -> list[ground.Volume]:
     return [one for one in listing.items if one.spec.vm == machine.uid]
 
 
-async def _had(standing: Standing, preparation: Preparation, machine: vm.VM) -> set[str] | None:
+async def had(standing: Standing, preparation: Preparation, machine: vm.VM) -> set[str] | None:
     """The volumes that its process may have, or the machine whose memory is saved; None where nothing tells."""
     if standing.machine is not None:
         held = await asyncio.to_thread(started.held, standing.ground.home.vm_runtime(machine.uid))

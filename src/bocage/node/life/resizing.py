@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -66,10 +67,7 @@ def came_unsaid(noted: Built, found: Built, wanted: vm.VMSpec) -> Iterator[tuple
 
 
 async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
-    """What a running machine is made of by its own word, and noted so: who changed it last may not have come to that.
-
-    Saved memory fits no other.
-    """
+    """What a running machine is made of by its own word, and noted so: who changed it last may not have got to it."""
     built = await asyncio.to_thread(saved.built, runtime, machine)
     cpus = await running.growing.cpus()
     found = built.as_found(cpus, await running.growing.dimms() if built.first.slots else ())
@@ -78,3 +76,12 @@ async def as_found(runtime: pathlib.Path, machine: vm.VM, running: engine.Machin
     if found != built:
         await asyncio.to_thread(started.note, runtime, found)
     return found
+
+
+async def to_be_saved(runtime: pathlib.Path, machine: vm.VM, running: engine.Machine) -> Built:
+    """The machine that its memory fits, with the disks too that came to it and nobody noted."""
+    built = await as_found(runtime, machine, running)
+    names = {disk.name for disk in built.spec.disks}
+    coming = [disk for disk in await asyncio.to_thread(started.coming, runtime) if disk.name not in names]
+    came = [disk for disk in coming if await running.disks.there(disk.name)]
+    return dataclasses.replace(built, spec=built.spec.model_copy(update={"disks": (*built.spec.disks, *came)}))

@@ -12,7 +12,7 @@ from typing import Any
 
 from bocage import errors, files, reach, words
 from bocage.engine import base as engine
-from bocage.model import base, snapshot, vm, work
+from bocage.model import base, ground, snapshot, vm, work
 from bocage.node import notes, tasks
 from bocage.node.life import freeing, merging, overlaying, resizing
 from bocage.node.life.standing import Standing
@@ -54,6 +54,16 @@ class NotReady(Error, errors.Conflict):
     hint = N_("'bocage task list' shows how far that is")
     snapshot: str
     state: str
+
+
+class MemoryKnowsMore(Error, errors.Conflict):
+    """A snapshot would have the memory of a disk, and not what that held then."""
+
+    type = "snapshot-memory-knows-more"
+    text = N_("the memory of {name} knows the volume {volume}, which is no disk of it any more")
+    hint = N_("stop it and start it anew first; or take the snapshot without '--memory'")
+    name: str
+    volume: str
 
 
 class MemoryCutOff(Error, errors.Unavailable):
@@ -125,6 +135,10 @@ async def _check(
         raise NoMemory(name=machine.name)
     if made.spec.memory and running is not None and running.run is not engine.Run.RUNNING:
         raise Paused(name=machine.name)
+    if made.spec.memory:
+        for uid in (await freeing.had(standing, preparation, machine) or set()) - set(known):
+            volume = await standing.ground.resources.get(ground.Volume, standing.project, uid)
+            raise MemoryKnowsMore(name=machine.name, volume=volume.name)
     preparation.in_use.check_plugged_nowhere_else(machine)
     layers.check_depth(machine, known)
     memory = machine.spec.memory if made.spec.memory else 0
@@ -198,7 +212,7 @@ async def _take(
             return snapshot.Consistency.MEMORY, None
         if gone_on:
             raise MemoryCutOff(name=machine.name)
-        now = await resizing.as_found(standing.ground.home.vm_runtime(machine.uid), machine, running)
+        now = await resizing.to_be_saved(standing.ground.home.vm_runtime(machine.uid), machine, running)
         await reach.Way(place.storage).call(memory.parent.mkdir, mode=0o700, exist_ok=True)
         await reach.Way(place.storage).call(saved.note, built, now, running.started_generation)
         await run.remember(ran=True)
