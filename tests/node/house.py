@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from bocage import daemon, home
 from bocage.api import machines
 from bocage.cluster import leader
-from bocage.engine.qemu import console
+from bocage.engine.qemu import boundedlog, console, processes
 from bocage.engine.qemu import record as records
 from bocage.guest import password
 from bocage.model import base, device_requests, firewall, ground, requests, snapshot, work
@@ -26,6 +26,7 @@ from bocage.store import resources, sqlite
 T = TypeVar("T")
 BOUND = 120.0  # seconds for anything that a test waits for
 _LOOK = 0.5  # seconds
+_LINES = 80  # of each log that a failure shows
 BLANK: dict[str, Any] = {"memory": "32M", "disk": "1M", "nics": []}
 """The smallest VM: nothing boots on it, and it is there at once."""
 
@@ -132,7 +133,11 @@ class House:
 
     async def says(self, machine: vm.VM, pattern: str, *, send: str | None = None) -> str:
         """A line that the guest says; with `send` only after that was typed."""
-        return await self.console(machine).expect(pattern=pattern, within=BOUND, send=send)
+        try:
+            return await self.console(machine).expect(pattern=pattern, within=BOUND, send=send)
+        except console.NotSaid as error:
+            error.add_note(await self._seen())
+            raise
 
     async def undelete(self, which: vm.VM) -> work.Task:
         """Bring it back from the trash under its name."""
@@ -287,12 +292,24 @@ class House:
         due = clock.boottime() + BOUND
         since = await self.resources.store.revision()
         while not holds(found := await read()):
-            assert clock.boottime() < due, f"it did not come to hold; last seen: {found}"
+            assert clock.boottime() < due, f"it did not come to hold; last seen: {found}\n{await self._seen()}"
             async with contextlib.aclosing(self.resources.store.watch("/", since=since)) as changes:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK):
                         since = (await anext(changes))[-1].revision
         return found
+
+    async def _seen(self) -> str:
+        """What there is to know of each VM when something does not come: its status, processes and last words."""
+        said = [f"{one.spec.time:%T.%f} {one.spec.said.text}" for one in await self.all_events()]
+        said += [f"{task.spec.action}: {task.status}" for task in (await self.resources.list(work.Task)).items]
+        for one in (await self.resources.list(vm.VM, trash=True)).items:
+            said.append(f"{one.name}: {one.status}")
+            found = processes.find(self.homes.vm_runtime(one.uid))
+            said += [f"process {each.identity.pid}: {each.arguments[0]}" for each in found]
+            for log in ("serial.log", "qemu.log"):
+                said += [f"{log}: {line}" for line in boundedlog.tail_lines(self.place(one).path / log, _LINES)]
+        return "\n".join(said)
 
     async def facts(self) -> parts.Facts:
         kept = self.resources
