@@ -6,7 +6,11 @@ import pathlib
 
 import pytest
 
+from bocage.engine.qemu import balloon
 from bocage.model import ground, vm, work
+from bocage.model.units import MiB
+from bocage.node import started
+from bocage.node.place import edits
 from bocage.planner import rescue
 from bocage.store import resources
 from tests.node.house import House
@@ -76,6 +80,34 @@ async def test_a_rescue_ends_with_its_systems_own_end_and_with_a_start_that_fail
     assert failed.status.problem is not None
     after = await house.until(lambda: house.read(made), lambda one: one.spec.rescue is None)
     assert (after.spec.power, after.status.state) == (vm.Power.STOPPED, vm.State.STOPPED)
+
+
+async def test_a_rescue_system_is_left_the_memory_that_it_lives_in(
+    tiny_house: House, rescue_image: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    house, asked = tiny_house, []
+    ask = balloon.Balloon.ask
+
+    async def asks(self: balloon.Balloon, size: int) -> None:
+        asked.append(size)
+        await ask(self, size)
+
+    monkeypatch.setattr(balloon.Balloon, "ask", asks)
+    await house.add_image(rescue_image, "rescue")
+    image = (await house.facts()).images["rescue"]
+    small = await house.create("small", memory="32M", disk="1M", nics=[])
+    follows = {"minimum": "32M", "startup": "64M", "maximum": "300M"}
+    dynamic = await house.create("dynamic", memory=follows, disk="1M", nics=[])
+    for made in (small, dynamic):
+        await begin(house, made, image)
+    await house.node.balancing.look()  # as it does each second
+    assert all(size >= 256 * MiB for size in asked), asked
+    assert (await house.node.preparation.admission.shown()).memory == 512 * MiB
+    for made in (small, dynamic):
+        built = started.read(house.homes.vm_runtime(made.uid))
+        assert built
+        assert not edits.pending(built, await house.read(made)), "nothing of its own system waits"
+        done(await house.ask("vm.kill", made))
 
 
 async def test_memory_that_is_saved_is_never_met_by_a_rescue(tiny_house: House, rescue_image: pathlib.Path):

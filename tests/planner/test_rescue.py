@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bocage.model import vm
+from bocage.model.units import MiB, Size
 from bocage.planner import hardware, rescue
 from tests.planner import things
 
@@ -47,8 +48,20 @@ def test_every_disk_and_nic_has_a_place_on_its_board(disks: int, nics: int, memo
     assert [one.mac for one in spec.nics] == [one.mac for one in made.spec.nics]
     assert [cd.image for cd in spec.cds] == [IMAGE]
     assert spec.boot.order == ("rescue",)
-    assert spec.memory >= made.spec.memory
+    assert spec.memory == max(made.spec.memory, Size(256 * MiB))
     assert spec.ports == ()
+
+
+@pytest.mark.parametrize(
+    ("minimum", "startup", "then"),
+    [("64M", "128M", (256, 256)), ("128M", "512M", (256, 512)), ("512M", "768M", (512, 768))],
+)
+def test_a_balloon_never_leaves_it_less_than_it_lives_in(minimum: str, startup: str, then: tuple[int, int]):
+    made = things.machine(rescue=IMAGE, memory="1G", dynamic_memory={"minimum": minimum, "startup": startup})
+    spec = vm.VMSpec.model_validate(rescue.machine(made, STATUS).model_dump())
+    assert spec.dynamic_memory
+    assert (spec.dynamic_memory.minimum, spec.dynamic_memory.startup) == tuple(MiB * size for size in then)
+    assert spec.memory == made.spec.memory
 
 
 def test_firmware_and_tpm_are_never_its_own():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bocage import errors
 from bocage.model import ground
+from bocage.model import memory as memories
 from bocage.model import vm as model
 from bocage.model.units import MiB, Size
 from bocage.planner import hardware
 from bocage.words import N_
 
 CD = "rescue"
-_LEAST = Size(256 * MiB)  # memory that a rescue system starts with
+_LEAST = Size(256 * MiB)  # memory that a rescue system never has less than: it lives there
 
 
 class Error(errors.Problem):
@@ -84,6 +85,7 @@ def machine(vm: model.VM, host: ground.HostStatus) -> model.VMSpec:
         update={
             "hardware": board,
             "memory": max(spec.memory, _LEAST),
+            "dynamic_memory": _enough(spec.dynamic_memory),
             "disks": disks,
             "cds": (model.Cd(name=CD, image=spec.rescue, bus=model.Bus.SCSI, unit=0),),
             "nics": nics,
@@ -91,3 +93,10 @@ def machine(vm: model.VM, host: ground.HostStatus) -> model.VMSpec:
             "boot": model.Boot(order=(CD,)),
         }
     )
+
+
+def _enough(dynamic: memories.DynamicMemory | None) -> memories.DynamicMemory | None:
+    if dynamic is None:
+        return None
+    least = {name: max(getattr(dynamic, name), _LEAST) for name in ("minimum", "startup")}
+    return dynamic.model_copy(update=least)

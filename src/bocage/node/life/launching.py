@@ -60,14 +60,10 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
 async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     place = await preparation.place(machine)
     saved = place.saved if await preparation.has_saved(machine) else None
-    built = await preparation.as_saved(machine) if saved else machine
+    built = await _as_built(preparation, machine, saved=saved is not None)
     await preparation.claim(built)
-    await preparation.make_what_waits(built)
+    await preparation.make_what_waits(built if saved else machine)
     plan = await preparation.plan(built)
-    if machine.spec.rescue:
-        if saved:
-            raise rescue.SavedFirst(name=machine.name)
-        plan = await preparation.rescue(machine, plan)
     if saved:
         first = await reach.Way(place.storage).call(memory_saved.first, place)
         plan = dataclasses.replace(plan, first=first)
@@ -104,6 +100,15 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) 
     except asyncio.CancelledError:
         await asyncio.wait([going])  # not between the saved memory's end and the vCPUs' first step
         raise
+
+
+async def _as_built(preparation: Preparation, machine: vm.VM, *, saved: bool) -> vm.VM:
+    """The machine that is to run. Raises rescue.SavedFirst, and what keeps it from being this one."""
+    if machine.spec.rescue and saved:
+        raise rescue.SavedFirst(name=machine.name)
+    if machine.spec.rescue:
+        return await preparation.as_rescue(machine)
+    return await preparation.as_saved(machine) if saved else machine
 
 
 async def let_go(standing: Standing, preparation: Preparation, machine: vm.VM, running: engine.Machine) -> None:

@@ -67,7 +67,12 @@ def device_of(path: str) -> str:
 
 
 def pending(built: model.VMSpec, machine: model.VM) -> list[dict[str, Any]]:
-    """What of the spec waits for a cold start: path, what runs, what is wanted."""
+    """What of the spec waits for a cold start: path, what runs, what is wanted.
+
+    A rescue system's machine is another one, and its end comes before any start of the VM's own.
+    """
+    if machine.spec.rescue:
+        return []
     looked_at: dict[str, Any] = {**dict.fromkeys((*started.COLD, *started.HELD), True), "boot": {"order": True}}
     running, wanted = (spec.model_dump(mode="json", include=looked_at) for spec in (built, machine.spec))
     return [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable
@@ -104,6 +103,11 @@ class Preparation:
             for nic in built.spec.nics
         )
         return built.model_copy(update={"spec": built.spec.model_copy(update={"nics": nics})})
+
+    async def as_rescue(self, machine: vm.VM) -> vm.VM:
+        """The machine that its rescue system runs in. Raises hardware.NoMachine."""
+        host = await self._ground.resources.get(ground.Host, None, self._ground.uid)
+        return machine.model_copy(update={"spec": rescue.machine(machine, host.status)})
 
     async def trash(self, machine: vm.VM) -> pathlib.Path:
         """Where it lies after it was deleted."""
@@ -212,13 +216,6 @@ class Preparation:
             process_gid=uid,
             cgroup=self._ground.cgroup_of(machine.uid),
         )
-
-    async def rescue(self, machine: vm.VM, plan: engine.Plan) -> engine.Plan:
-        """The same plan with the board, and the CD, of its rescue."""
-        host = await self._ground.resources.get(ground.Host, None, self._ground.uid)
-        spec = rescue.machine(machine, host.status)
-        medium = {rescue.CD: await self.image_path(machine, machine.spec.rescue)}
-        return dataclasses.replace(plan, spec=spec, cds=medium)
 
     async def _merges(self) -> bool:
         host = await self._ground.resources.get(ground.Host, None, self._ground.uid)
