@@ -18,3 +18,7 @@ class Timing:
     outage: float  # after which a host without confirmation of its own does not trust what it has not heard
     guard: float  # T_guard: what a host may run on after the last confirmed beat was sent
     drain: float  # T_drain: how long what was sent to an array may still lie there
+
+
+LAN = Timing(beat=0.2, answer=0.5, silence=1.5, outage=1.0, guard=4.0, drain=2.0)
+"""For hosts in one building."""
