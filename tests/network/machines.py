@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -11,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+_PATIENCE = 20  # seconds, for what takes none when the machine is calm
 _LEASER = os.fspath(pathlib.Path(__file__).with_name("leaser"))
 _SPEAKER = """
 import socket, sys
@@ -50,8 +50,9 @@ class Machine:
 
     def ask_lease(self, *options: str) -> str:
         """Ask for an address by DHCP and take it; what was said."""
-        client = ("busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-t", "6", "-T", "1", "-s", _LEASER)
-        return self.run(*client, "-O", "hostname", *options, expect=None)
+        tries = ("-t", str(_PATIENCE), "-T", "1")
+        client = ("busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", *tries, "-s", _LEASER)
+        return self.run(*client, "-O", "hostname", *options, expect=None, within=2 * _PATIENCE)
 
     def lease(self, *options: str) -> str:
         """Ask for an address by DHCP and take it; empty when none is given."""
@@ -59,17 +60,24 @@ class Machine:
         return next((line.split()[1] for line in said.splitlines() if line.startswith("leased ")), "")
 
     def resolve(self, name: str, server: str) -> str:
-        """The IPv4 address of a name; empty when there is none."""
-        said = self.run("busybox", "timeout", "3", "busybox", "nslookup", "-type=a", name, server, expect=None)
+        """The IPv4 address of a name; empty when there is none, or no answer."""
+        said = self.run("busybox", "nslookup", "-type=a", name, server, expect=None)
         found = [line.split()[1] for line in said.splitlines() if line.startswith("Address:")]
         return found[-1] if len(found) > 1 else ""
 
-    def reaches(self, address: str, port: int) -> str:
-        """What a TCP service says; empty when it cannot be reached within a second."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            said = self.run("busybox", "nc", "-w", "1", address, str(port), expect=None, within=3)
-            return said.strip() if "HELLO" in said else ""
-        return ""
+    def reaches(self, address: str, port: int, *, within: int = _PATIENCE) -> str:
+        """What a TCP service says; empty when it cannot be reached. Where nothing shall answer, `within` be short."""
+        said = self.run("busybox", "nc", "-w", str(within), address, str(port), expect=None, within=within + _PATIENCE)
+        return said.strip() if "HELLO" in said else ""
+
+    def pings(self, address: str, *, within: int = _PATIENCE) -> bool:
+        """Whether a single ping is answered. Where nothing shall answer, `within` be short.
+
+        Not for what shall pass right after something that held ARP back, too: the kernel asks for an address three
+        times, a second apart, and what is sent after the last of these is lost, whatever passes by then.
+        """
+        ping = ("busybox", "ping", "-c", "1", "-W", str(within), address)
+        return " 0% packet loss" in self.run(*ping, expect=None, within=within + _PATIENCE)
 
 
 async def eventually(holds: Callable[[], bool], within: float = 10) -> None:
