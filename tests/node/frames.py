@@ -17,7 +17,7 @@ WORD = "bocage-test-"
 END = "the-end"
 _ALL_NODES = ipaddress.IPv6Address("ff02::1")
 _ARP, _IP, _IP6, _VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
-_UDP, _ICMP6, _FRAGMENT = 17, 58, 44
+_ICMP, _UDP, _ICMP6, _FRAGMENT = 1, 17, 58, 44
 _RUN = "/mnt/ld.so --library-path /mnt /mnt/frames"
 
 
@@ -93,10 +93,13 @@ def datagram(
 ) -> bytes:
     """A UDP packet to everybody, from an address."""
     payload = payload or mark(name)
-    udp = struct.pack("!HHHH", *ports, 8 + len(payload), 0) + payload
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, _UDP, 0)
-    header += ipaddress.IPv4Address(address).packed + b"\xff" * 4
-    return ethernet(header[:10] + _checksum(header) + header[12:] + udp, _IP, source)
+    return _ip(struct.pack("!HHHH", *ports, 8 + len(payload), 0) + payload, _UDP, address, source)
+
+
+def echo_request(name: str, address: str, *, source: str) -> bytes:
+    """A ping to everybody, from an address."""
+    body = struct.pack("!BBHI", 8, 0, 0, 1) + mark(name)
+    return _ip(body[:2] + _checksum(body) + body[4:], _ICMP, address, source)
 
 
 def datagram6(name: str, address: str, *, source: str, ports: tuple[int, int] = (4000, 4000)) -> bytes:
@@ -141,6 +144,12 @@ def _option(name: str) -> bytes:
     text = mark(name)
     whole = -(-(len(text) + 2) // 8)
     return (bytes((253, whole)) + text).ljust(whole * 8, b"\0")
+
+
+def _ip(payload: bytes, kind: int, address: str, source: str) -> bytes:
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, kind, 0)
+    header += ipaddress.IPv4Address(address).packed + b"\xff" * 4
+    return ethernet(header[:10] + _checksum(header) + header[12:] + payload, _IP, source)
 
 
 def _ip6(payload: bytes, kind: int, address: ipaddress.IPv6Address, source: str) -> bytes:
