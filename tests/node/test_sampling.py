@@ -140,7 +140,8 @@ async def test_a_tap_is_counted_from_the_guests_side(wired: House):
     await wired.says(made, "^tiny: ready")
     before = await wired.until(lambda: use_of(wired, made), lambda one: "nic0" in one.nics)
     gateway = "$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')"
-    await wired.says(made, "^sent", send=f"ping -c 5 -s 1000 {gateway} >/dev/null; echo sent")
+    sent = f"until ping -c 5 -s 1000 {gateway} >/dev/null; do usleep 100000; done; echo sent"  # once it has a route
+    await wired.says(made, "^sent", send=sent)
     after = await wired.until(
         lambda: use_of(wired, made),
         lambda one: one.nics["nic0"].sent_bytes - before.nics["nic0"].sent_bytes > 5000,

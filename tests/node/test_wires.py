@@ -205,14 +205,12 @@ async def test_an_isolated_network_leads_neither_to_the_host_nor_out(
     await greets(wired, beta, "within")
     assert await gets(wired, alpha, "beta") == "within"
 
-    async def knocks(guest: vm.VM, where: str) -> str:
-        knock = f"nc -w 2 {where} 80 </dev/null | grep HELLO || echo silence"
-        return await wired.says(guest, "^(HELLO|silence)", send=knock)
-
-    assert await knocks(open_, "192.0.2.9") == "HELLO outside"
+    asked = "until nc -w 5 192.0.2.9 80 </dev/null | grep HELLO; do :; done"
+    assert await wired.says(open_, "^HELLO", send=asked) == "HELLO outside"
     await wired.says(alpha, "^routed$", send="ip route add default via 10.99.0.1; echo routed")
     for where in ("10.99.0.1", "192.0.2.1", "192.0.2.9"):
-        assert await knocks(alpha, where) == "silence"
+        knock = f"nc -w 2 {where} 80 </dev/null | grep HELLO || echo silence"
+        assert await wired.says(alpha, "^(HELLO|silence)", send=knock) == "silence"
 
 
 async def test_the_default_network_of_root_has_nat_and_nothing_is_made_before_a_vm_starts_on_it(wired: House) -> None:
