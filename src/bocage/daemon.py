@@ -112,9 +112,11 @@ async def _first_things(shop: Shop) -> None:
         uid = await asyncio.to_thread(_uid_of_storage, shop.ground.home.local_storage)
         await kept.create(ground.Storage(metadata=base.Metadata(name="local", uid=uid), spec=spec))
         storages = await kept.list(ground.Storage)
-    for storage in storages.items:
+    for storage in (one for one in storages.items if one.concerns(shop.ground.uid)):
         try:
             new = storage.status.state == "pending"
+            if new and storage.shared:
+                continue  # whoever was asked to make it does
             await (jobs.storages.prepare(shop, storage) if new else jobs.storages.reopen(shop, storage))
         except (errors.Problem, OSError) as error:
             log.warning("storage %s: %s", storage.name, error)

@@ -32,10 +32,14 @@ BLANK: dict[str, Any] = {"memory": "32M", "disk": "1M", "nics": []}
 
 
 class House:
-    """One running host. `close` is a daemon's orderly end; the VMs go on."""
+    """One running host. `close` is a daemon's orderly end; the VMs go on.
 
-    def __init__(self, homes: home.Home) -> None:
+    One that stands `beside` another is of the same cluster: it has the other's store, where that one leads.
+    """
+
+    def __init__(self, homes: home.Home, beside: House | None = None) -> None:
         self.homes = homes
+        self._beside = beside
         self._stack = contextlib.AsyncExitStack()
         self.node: agent.Node
         self.resources: resources.Resources
@@ -45,7 +49,9 @@ class House:
         """Start the actors."""
         await self._open_store()
         self.node = await daemon._node(self.homes, self.resources)
-        working = [asyncio.create_task(self.node.run()), asyncio.create_task(leader.Leader(self.resources).run())]
+        working = [asyncio.create_task(self.node.run())]
+        if self._beside is None:
+            working.append(asyncio.create_task(leader.Leader(self.resources).run()))
         self._stack.push_async_callback(daemon._end, working)
         await self.node.ready.wait()
         return self
@@ -58,6 +64,9 @@ class House:
 
     async def _open_store(self) -> None:
         self.homes.prepare()
+        if self._beside is not None:
+            self.resources = self._beside.resources
+            return
         store = await sqlite.open(self.homes.database)
         self._stack.push_async_callback(store.close)
         self.resources = resources.Resources(store)
@@ -154,9 +163,10 @@ class House:
     async def storage(self, name: str, path: pathlib.Path | None = None, **spec: Any) -> ground.Storage:
         """A storage more."""
         where = path or self.homes.path / name
+        host = {} if spec.get("kind") == "shared" else {"host": self.node.ground.uid}
         made = ground.Storage(
             metadata=base.Metadata(name=name),
-            spec=ground.StorageSpec.model_validate({"host": self.node.ground.uid, "path": str(where), **spec}),
+            spec=ground.StorageSpec.model_validate({**host, "path": str(where), **spec}),
         )
         await self.resources.create(made)
         ended = await self.ask("storage.create", made)

@@ -44,6 +44,6 @@ async def take(request: requests.Adopt, call: Annotated[calls.Call, calls.may("h
         raise NameForSeveral(name=request.name)
     storage = await facts.storage_named(call, request.storage) if request.storage is not None else None
     await facts.check_networks(call, "default", request.networks.values())
-    host = storage.spec.host if storage else (await call.api.this_host()).uid
+    host = call.api.reaching(storage) if storage else (await call.api.this_host()).uid
     params = request.model_dump(mode="json", exclude={"storage"})
     return await call.accept(call.task("adopt", host=host, **params, storage=storage.uid if storage else None))

@@ -60,6 +60,11 @@ class Api:
             raise stored.Missing(kind="host", name="localhost")
         return hosts[0]
 
+    def reaching(self, storage: ground.Storage) -> str | None:
+        """The uid of the host that does what is asked of a storage: of those that reach it this one, if it can."""
+        every = sorted(uid for uid, found in storage.status.hosts.items() if found.state == "ready")
+        return storage.spec.host or (every[0] if every and self.host not in every else self.host)
+
     def beside(self, work_: Any) -> None:
         """Do something that no request waits for."""
         task = asyncio.create_task(work_)

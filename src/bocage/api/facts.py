@@ -80,8 +80,9 @@ async def host_of(call: calls.Call, storage: ground.Storage | None) -> ground.Ho
     """The host that reaches a storage; this one when there is none. Raises resources.Missing."""
     if storage is None:
         return await call.api.this_host()
-    held = call.api.index.ground.get(ground.Host, None, storage.spec.host)
-    return held or await call.resources.get(ground.Host, None, storage.spec.host)
+    uid = call.api.reaching(storage)
+    held = call.api.index.ground.get(ground.Host, None, uid) if uid else None
+    return held or (await call.resources.get(ground.Host, None, uid) if uid else await call.api.this_host())
 
 
 async def storage_named(call: calls.Call, name: str) -> ground.Storage:

@@ -92,7 +92,7 @@ async def delete(
     if users := (await call.api.index.fresh()).users_of_image(image):
         raise usage.ImageInUse(name=image.name, users=users[:10])
     storage = await call.resources.get(ground.Storage, None, image.spec.storage)
-    return await call.accept(call.task("image.delete", subject=image.ref, host=storage.spec.host))
+    return await call.accept(call.task("image.delete", subject=image.ref, host=call.api.reaching(storage)))
 
 
 async def _accept(
@@ -102,7 +102,7 @@ async def _accept(
     storage = await facts.storage_named(call, storage_name)
     await _check_name_is_free(call, project, name)
     subject = base.Ref(kind=ground.Image.kind, uid=base.new_uid(), project=project, name=name)
-    task = call.task(action, subject=subject, host=storage.spec.host, **params, storage=storage.uid)
+    task = call.task(action, subject=subject, host=call.api.reaching(storage), **params, storage=storage.uid)
     return await call.accept(task, location=f"{routing.BASE}/projects/{project}/images/{name}")
 
 

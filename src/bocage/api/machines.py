@@ -94,17 +94,18 @@ async def uid_of(call: calls.Call, project: str, name: str) -> str:
     return entry.value.decode() if entry else (await find(call, project, name)).uid
 
 
-async def host_of(call: calls.Call, machine: vm.VM) -> str:
+async def host_of(call: calls.Call, machine: vm.VM) -> str | None:
     """The uid of the host that does what is asked of a VM: its owner, else the one that reaches its storage."""
     if machine.status.host:
         return machine.status.host
-    storage = call.api.index.ground.get(ground.Storage, None, machine.spec.storage)  # its host never changes
-    return (storage or await call.resources.get(ground.Storage, None, machine.spec.storage)).spec.host
+    storage = call.api.index.ground.get(ground.Storage, None, machine.spec.storage)
+    return call.api.reaching(storage or await call.resources.get(ground.Storage, None, machine.spec.storage))
 
 
 async def carrier(call: calls.Call, machine: vm.VM) -> ground.Host | None:
     """The host that `host_of` names, as it was seen last."""
-    return call.api.index.ground.get(ground.Host, None, await host_of(call, machine))
+    uid = await host_of(call, machine)
+    return call.api.index.ground.get(ground.Host, None, uid) if uid else None
 
 
 async def until_unchanged(

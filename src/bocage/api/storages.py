@@ -48,14 +48,15 @@ async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = 
 @router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
 async def create(request: requests.StorageCreate, call: Annotated[calls.Call, calls.may("storage:create")]) -> Response:
     """Take a directory into use, or an empty disk: with a file system that is made on it."""
-    host = await call.api.this_host()
+    host, shared = await call.api.this_host(), request.kind == "shared"
     path = request.path or f"{host.status.home}/storage/{request.name}"
     if ".." in path.split("/"):
         raise Climbs(path=path)
     for other in (await call.resources.list(ground.Storage)).items:
-        if other.spec.host == host.uid and _overlap(path, other.spec.path):
+        if (shared or other.concerns(host.uid)) and _overlap(path, other.spec.path):
             raise Overlaps(path=path, name=other.name, other=other.spec.path)
-    spec = ground.StorageSpec.model_validate({**request.model_dump(exclude={"name"}), "path": path, "host": host.uid})
+    only = None if shared else host.uid
+    spec = ground.StorageSpec.model_validate({**request.model_dump(exclude={"name"}), "path": path, "host": only})
     storage = ground.Storage(metadata=base.Metadata(name=request.name), spec=spec)
     transaction = resources.Transaction()
     transaction.create(storage)
@@ -93,7 +94,7 @@ async def repair(
     """Put a disk into a mirror that lacks one: what the other holds is copied to it."""
     storage = await call.resources.find(ground.Storage, None, name)
     return await call.accept(
-        call.task("storage.repair", subject=storage.ref, host=storage.spec.host, disk=request.disk)
+        call.task("storage.repair", subject=storage.ref, host=call.api.reaching(storage), disk=request.disk)
     )
 
 
@@ -112,7 +113,7 @@ async def delete(
     ]
     if held := [*users, *on_it]:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
-    return await call.accept(call.task("storage.delete", subject=storage.ref, host=storage.spec.host))
+    return await call.accept(call.task("storage.delete", subject=storage.ref, host=call.api.reaching(storage)))
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -110,4 +110,6 @@ async def delete(
     if users := planner.users(held, numbers, volumes, (await call.resources.list(vm.VM, project, trash=True)).items):
         raise planner.InUse(name=held.name, users=users[:10])
     storage = await call.resources.get(ground.Storage, None, held.spec.storage)
-    return await call.accept(call.task("template.delete", subject=held.ref, host=storage.spec.host, version=version))
+    return await call.accept(
+        call.task("template.delete", subject=held.ref, host=call.api.reaching(storage), version=version)
+    )

@@ -114,7 +114,7 @@ async def import_vm(
     storage = await facts.storage_named(call, request.storage)
     await facts.check_networks(call, project, request.networks.values())
     params = request.model_dump(mode="json", exclude={"storage"})
-    task = call.task("vm.import", host=storage.spec.host, project=project, **params, storage=storage.uid)
+    task = call.task("vm.import", host=call.api.reaching(storage), project=project, **params, storage=storage.uid)
     return await call.accept(task)
 
 

@@ -153,7 +153,7 @@ async def upgrade_hardware(
 ) -> Response:
     """Move it to the newest machine type of its host, after a copy of it ran so; it counts from a cold start on."""
     machine = await machines.find(call, project, name)
-    host = await call.resources.get(ground.Host, None, await machines.host_of(call, machine))
+    host = await machines.carrier(call, machine) or await call.api.this_host()
 
     def wanted(present: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(present)

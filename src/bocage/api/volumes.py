@@ -58,7 +58,7 @@ async def create(
     volume = ground.Volume(metadata=base.Metadata(name=request.name, project=project), spec=spec)
     transaction = resources.Transaction()
     transaction.create(volume)
-    task = call.task("volume.create", subject=volume.ref, host=storage.spec.host)
+    task = call.task("volume.create", subject=volume.ref, host=call.api.reaching(storage))
     return await call.accept(task, transaction=transaction, location=answers.path(volume))
 
 
@@ -133,5 +133,5 @@ def _check_kept_by_none(held: index.Index, volume: ground.Volume) -> None:
         raise usage.VolumeKept(name=volume.name, vm=keeper)
 
 
-async def _host(call: calls.Call, volume: ground.Volume) -> str:
-    return (await call.resources.get(ground.Storage, None, volume.spec.storage)).spec.host
+async def _host(call: calls.Call, volume: ground.Volume) -> str | None:
+    return call.api.reaching(await call.resources.get(ground.Storage, None, volume.spec.storage))

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, describe, failure, lazy, options, output, people, session, table, waiting
+from bocage.cli import (
+    complete,
+    describe,
+    failure,
+    lazy,
+    options,
+    output,
+    people,
+    session,
+    storage_kinds,
+    table,
+    waiting,
+)
 from bocage.client import rest
 
 StorageName = Annotated[str, typer.Argument(metavar="NAME", help="The storage.", autocompletion=complete.storage)]
@@ -44,13 +56,14 @@ def _row(storage: rest.Document) -> tuple[str, ...]:
 
 
 def show(name: StorageName, json: options.Json = False) -> None:
-    """Show one storage.
+    """Show one storage: how full it is, which hosts reach it, and what its kind costs and protects.
 
     Examples:
       bocage storage show local
     """
     with session.connect() as api:
         storage = api.storage.get(name)
+        hosts = {one["metadata"]["uid"]: output.named(one) for one in api.hosts.list()["items"]} if not json else {}
     if json:
         output.document(storage)
         return
@@ -65,6 +78,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
                 ("reason", people.saying(status.get("reason"))),
                 ("kind", spec["kind"]),
                 ("path", spec["path"]),
+                *_hosts(storage, hosts),
                 ("disks", ", ".join(spec.get("disks") or ())),
                 ("mirror", _mirror(status.get("mirror"))),
                 ("size", people.size(status.get("total_bytes"))),
@@ -72,6 +86,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
                 ("taken", people.size(status.get("allocated_bytes"))),
                 ("promised", people.size(status.get("provisioned_bytes"))),
                 ("overcommit", "VMs may start that could fill it together" if spec.get("overcommit") else ""),
+                *storage_kinds.facts(spec["kind"]),
             ]
         )
     )
@@ -81,6 +96,13 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
     path: Annotated[
         str | None, typer.Option(metavar="DIRECTORY", help="Where on the host; with --disk where it is mounted.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dir|shared",
+            help="'shared': a cluster file system, or NFS, that all hosts have mounted at --path.",
+        ),
     ] = None,
     disk: Annotated[str | None, typer.Option(metavar="DEVICE", help="An empty disk, to make a file system on.")] = None,
     mirror: Annotated[
@@ -98,12 +120,15 @@ def create(
     Examples:
       bocage storage create fast --path /srv/nvme --reserve 10
       bocage storage create fast --disk /dev/sdb --mirror /dev/sdc
+      bocage storage create array --kind shared --path /mnt/array
     """
     if mirror and not disk:
         raise failure.Usage(option="--mirror", wrong="it mirrors another disk", right="name that with --disk")
     where = os.path.abspath(os.path.expanduser(path)) if path else None
     disks = [one for one in (disk, mirror) if one] or None
-    request = rest.given(name=name, path=where, disks=disks, reserve_percent=reserve, overcommit=overcommit or None)
+    request = rest.given(
+        name=name, kind=kind, path=where, disks=disks, reserve_percent=reserve, overcommit=overcommit or None
+    )
     with session.connect() as api:
         waiting.finish(api, api.storage.create(request), wait=wait, json=json, said=f"storage {name} is ready")
 
@@ -154,6 +179,18 @@ def repair(
     with session.connect() as api:
         said = f"{disk} is in {name}, and what the other disk holds is being copied to it"
         waiting.finish(api, api.storage.repair(name, disk=disk), wait=wait, json=json, said=said)
+
+
+def _hosts(storage: rest.Document, names: dict[str, str]) -> list[tuple[str, str]]:
+    """Which hosts reach it, and why others do not."""
+    if only := storage["spec"].get("host"):
+        return [("host", names.get(only, only))]
+    found = storage["status"].get("hosts") or {}
+    told = sorted((names.get(uid, uid), one["state"], people.saying(one.get("reason"))) for uid, one in found.items())
+    return [
+        ("host" if not line else "", f"{name}: {state}{': ' if why else ''}{why}")
+        for line, (name, state, why) in enumerate(told)
+    ]
 
 
 def _mirror(mirror: rest.Document | None) -> str:

@@ -126,9 +126,10 @@ class HostDisk(Part):
 
 
 class StorageSpec(Part):
-    kind: Literal["dir"] = "dir"
-    host: Uid
-    """The one host that reaches it."""
+    kind: Literal["dir", "shared"] = "dir"
+    """`shared`: a file system that several hosts have mounted at the same path."""
+    host: Uid | None = None
+    """The one host that reaches it (`dir`); None: whoever has it mounted (`shared`)."""
     path: AbsolutePath
     disks: Annotated[tuple[AbsolutePath, ...], Field(max_length=2)] = ()
     """Those that its file system was made on, which is mounted at the path; none for a directory of another one."""
@@ -136,6 +137,21 @@ class StorageSpec(Part):
     """No VM is started or grown that could fill it past this."""
     overcommit: bool = False
     """Let thin disks promise more than there is; a VM that meets the end pauses and goes on when there is room."""
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> StorageSpec:
+        if (self.host is None) != (self.kind == "shared"):
+            raise ValueError("host: a storage of kind 'dir' has one, and one of kind 'shared' has none")
+        if self.kind == "shared" and self.disks:
+            raise ValueError("disks: a storage of kind 'shared' lies in a file system that is mounted already")
+        return self
+
+
+class Reach(Part):
+    """How one host finds a storage that several reach."""
+
+    state: Literal["ready", "unavailable"]
+    reason: Saying | None = None
 
 
 class Mirror(Part):
@@ -161,6 +177,8 @@ class StorageStatus(Part):
     provisioned_bytes: int = 0
     """What its volumes may grow to."""
     mirror: Mirror | None = None
+    hosts: dict[Uid, Reach] = {}
+    """Of one that several reach: how each of them finds it, by the host's uid."""
 
 
 class Storage(Resource[StorageSpec, StorageStatus]):
@@ -168,6 +186,27 @@ class Storage(Resource[StorageSpec, StorageStatus]):
     plural: ClassVar[str] = "storage"
     in_project: ClassVar[bool] = False
     status: StorageStatus = StorageStatus()
+
+    @property
+    def shared(self) -> bool:
+        """Whether several hosts reach it."""
+        return self.spec.host is None
+
+    def concerns(self, host: str) -> bool:
+        """Whether a host is to look whether it reaches it."""
+        return self.spec.host in (None, host)
+
+    def reached_by(self, host: str) -> bool:
+        """Whether a host can have VMs on it: the one that it belongs to, or one that has found it mounted."""
+        if self.spec.host is not None:
+            return self.spec.host == host
+        found = self.status.hosts.get(host)
+        return found is not None and found.state == "ready"
+
+    def reason_on(self, host: str) -> Saying | None:
+        """Why a host does not find it."""
+        found = self.status.hosts.get(host)
+        return found.reason if found else self.status.reason
 
 
 class VolumeFormat(enum.StrEnum):

@@ -266,7 +266,8 @@ class Grow(Part):
 
 class StorageCreate(Part):
     name: Name
-    kind: Literal["dir"] = "dir"
+    kind: Literal["dir", "shared"] = "dir"
+    """`shared`: a file system that all hosts have mounted at `path`, be it a cluster's own or NFS."""
     path: AbsolutePath | None = None
     """A directory; with `disks` where they are mounted, below the home when it is not given."""
     disks: Annotated[tuple[AbsolutePath, ...], Field(max_length=2)] = ()
@@ -278,6 +279,8 @@ class StorageCreate(Part):
     def _somewhere(self) -> StorageCreate:
         if self.path is None and not self.disks:
             raise ValueError("a storage lies in a directory ('path') or on an empty disk ('disks')")
+        if self.kind == "shared" and (self.disks or self.path is None):
+            raise ValueError("a storage of kind 'shared' lies where it is mounted ('path'), and on no disk of a host")
         return self
 
 

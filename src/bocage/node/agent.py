@@ -127,6 +127,11 @@ class Node:
             self._leave_from = self.ground.leave_from
             for one in self.crew:
                 one.wake()
+        elif kind == ground.Storage.kind:
+            if part == "status":
+                self._upkeep.see_storage(keys.uid_of(change.key))
+            elif change.entry is None:
+                self.ground.forget_storage(keys.uid_of(change.key))
         elif kind == work.Task.kind and part == "spec":
             if change.entry is None:
                 self._known.discard(keys.uid_of(change.key))
@@ -134,8 +139,10 @@ class Node:
             task = resources.decode(work.Task, change.entry, None)
             if task.spec.cancel:
                 self._cancel(task.uid)
-            else:
+            elif change.entry.created == change.revision:
                 self._take(task)
+            elif task.uid not in self._known or task.spec.host != self.ground.uid:
+                self._spawn(self._take_as_it_is(task))
 
     def _see_vm(self, change: contract.Change, part: str) -> None:
         uid = keys.uid_of(change.key)
@@ -144,6 +151,8 @@ class Node:
             owner = vm.Owner.model_validate_json(change.entry.value)
             if owner.host == self.ground.uid:
                 self._ensure_actor(project, uid)
+                if owner.generation > 1:
+                    self._spawn(self._take_over_tasks(uid))
         if part == "spec":
             self.sampling.changed(uid)
         if known := self.crew.of(uid):
@@ -158,6 +167,13 @@ class Node:
         self._spawn(self._live(new, project, uid))
         return new
 
+    async def _take_over_tasks(self, uid: str) -> None:
+        """What was asked of a VM while another host had it, which may be dead, is this one's to do."""
+        for task in (await self.ground.resources.list(work.Task, holding=uid)).items:
+            about = task.spec.subject is not None and task.spec.subject.uid == uid
+            if about and task.spec.host != self.ground.uid and task.spec.action not in jobs.HANDLERS:
+                await tasks.hand_over(self.ground.resources, task, self.ground.uid)
+
     async def _live(self, new: actor.Actor, project: str, uid: str) -> None:
         try:
             await new.live()
@@ -166,9 +182,17 @@ class Node:
         for run in new.standing.runs:  # handed to it in its last moment
             self._ensure_actor(project, uid).hand(run)
 
+    async def _take_as_it_is(self, task: work.Task) -> None:
+        """Another host has handed it over, with what it remembers."""
+        with contextlib.suppress(resources.Missing):
+            self._take(await self.ground.resources.get(work.Task, task.metadata.project, task.uid))
+
     def _take(self, task: work.Task) -> None:
         """Hand a task on, once, when it is this host's and stands open."""
-        if task.spec.host != self.ground.uid or task.status.state.ended or task.uid in self._known:
+        if task.spec.host != self.ground.uid:
+            self._known.discard(task.uid)
+            return
+        if task.status.state.ended or task.uid in self._known:
             return
         self._known.add(task.uid)
         run = tasks.Run(self.ground.resources, task)

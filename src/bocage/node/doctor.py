@@ -232,8 +232,11 @@ async def _storages(shop: Shop) -> list[Graded]:
     listing = await shop.ground.resources.list(ground.Storage)
     findings: list[Graded] = []
     for storage in listing.items:
-        if storage.status.state == "unavailable":
-            reason = storage.status.reason.text if storage.status.reason else ""
+        if not storage.concerns(shop.ground.uid):
+            continue
+        if storage.status.state == "unavailable" or not storage.reached_by(shop.ground.uid):
+            told = storage.reason_on(shop.ground.uid)
+            reason = told.text if told else ""
             findings.append(("error", StorageGone(name=storage.name, reason=reason)))
             continue
         free = await asyncio.to_thread(_free, storage)

@@ -54,8 +54,17 @@ class Ground:
     def library(self, storage: ground_model.Storage) -> images.Library:
         """The images of a storage: one library each, since it knows what is coming in just now."""
         if storage.uid not in self.libraries:
-            self.libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path))
+            self.libraries[storage.uid] = images.Library(pathlib.Path(storage.spec.path), host=self.opens_as(storage))
         return self.libraries[storage.uid]
+
+    def opens_as(self, storage: ground_model.Storage) -> str:
+        """What this host calls itself in a storage that others have open too; empty in one that it has alone."""
+        return self.uid if storage.shared else ""
+
+    def forget_storage(self, uid: str) -> None:
+        """A storage was let go of; of its uid there may be one again, elsewhere."""
+        self.roots.pop(uid, None)
+        self.libraries.pop(uid, None)
 
     async def storage_root(self, uid: str) -> pathlib.Path:
         """Where a storage of this host lies; raises resources.Missing."""

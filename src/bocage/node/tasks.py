@@ -8,6 +8,7 @@ actor, all else by a job of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -50,6 +51,16 @@ class NoHost(Error, errors.Unavailable):
     text = N_("no host has {name}, so nobody can do it")
     hint = N_("its storage must be reached by a host: 'bocage why {name}'")
     name: str
+
+
+async def hand_over(store: resources.Resources, task: work.Task, host: str) -> None:
+    """What is asked of a VM is done by the host that has it: give an open task to that one."""
+
+    def given(present: work.Task) -> work.Task | None:
+        return None if present.status.state.ended else resources.with_spec(present, host=host)
+
+    with contextlib.suppress(resources.Missing):
+        await store.change(work.Task, task.metadata.project, task.uid, given)
 
 
 class Run:

@@ -99,7 +99,7 @@ def _host(
         cpus=max(capacity.cpus, 1),
         cpu_overcommit=capacity.cpu_overcommit,
         power=max(capacity.cpus, 1),
-        storages=tuple(sorted(one.name for one in storages if one.spec.host == host.uid)),
+        storages=tuple(sorted(one.name for one in storages if one.reached_by(host.uid))),
         networks=tuple(sorted(networks)),
         tags=host.metadata.tags,
         machines=status.types,

@@ -1,10 +1,10 @@
-"""Storage of kind `dir`: a directory with a marker, so that an empty mount point is never taken for it.
+"""A storage is a directory with a marker, so that an empty mount point is never taken for it.
 
 storage.yaml   the marker: version and the storage's uid
 vms/UID/       a VM each
 volumes/       volumes that belong to no VM
 images/        the image library
-incoming/      uploads that are not finished
+incoming/      uploads that are not finished; where several hosts have the storage open, HOST/ for each
 trash/UID/     VMs that were deleted, until they are purged
 """
 
@@ -24,6 +24,7 @@ from bocage.words import N_
 
 MARKER = "storage.yaml"
 _VERSION = 1
+_LEFT_BY_OTHERS = 86_400.0  # seconds after which what another host was making counts as left half made
 _PARTS = {"vms": 0o711, "volumes": 0o711, "images": 0o711, "incoming": 0o700, "trash": 0o700}
 
 
@@ -76,12 +77,16 @@ class Capacity:
 
 
 class Directory:
-    """An opened storage. Each use first makes sure, by `present`, that it is still there."""
+    """An opened storage. Each use first makes sure, by `present`, that it is still there.
 
-    def __init__(self, root: pathlib.Path, uid: str) -> None:
+    `host` is the uid of this host where others have it open too.
+    """
+
+    def __init__(self, root: pathlib.Path, uid: str, host: str = "") -> None:
         self.root = root
         self.uid = uid
-        self.library = images.Library(root)
+        self._untouched = _LEFT_BY_OTHERS if host else 0.0
+        self.library = images.Library(root, host=host)
 
     @property
     def vms(self) -> pathlib.Path:
@@ -123,17 +128,20 @@ class Directory:
     def sweep(self, *, keep_uploads: float = 7 * 86400.0) -> list[str]:
         """Remove what a crash left half made, before anything else is done here; the names that went.
 
-        Unfinished uploads stay for `keep_uploads` seconds. Raises as `present`.
+        Unfinished uploads stay for `keep_uploads` seconds, and what another host may be making for a day.
+        Raises as `present`.
         """
         self.present()
         swept = [f"incoming/{name}" for name in self.library.intake.sweep(keep_uploads)]
         for part, depth in (("images", 0), ("volumes", 1), ("vms", 2), ("trash", 2)):
-            swept += [f"{part}/{name}" for name in half_made.sweep(self.root / part, depth=depth)]
-        swept += [f"images/{name}" for name in self.library.sweep()]
+            swept += [
+                f"{part}/{name}" for name in half_made.sweep(self.root / part, depth=depth, untouched=self._untouched)
+            ]
+        swept += [f"images/{name}" for name in self.library.sweep(untouched=self._untouched)]
         return swept
 
 
-def create(root: pathlib.Path, uid: str) -> Directory:
+def create(root: pathlib.Path, uid: str, host: str = "") -> Directory:
     """Make a storage in a new or empty directory; one of this uid that is there already is opened.
 
     Raises NotEmpty, AnotherStorage, TooNew, OSError.
@@ -145,23 +153,21 @@ def create(root: pathlib.Path, uid: str) -> Directory:
             raise NotEmpty(path=str(root), first=strangers[0])
     else:
         _expect(root, uid)
-    for part, mode in _PARTS.items():
-        (root / part).mkdir(mode=mode, exist_ok=True)
+    _make_parts(root, host)
     if not (root / MARKER).exists():
         # the marker comes last: what has it is whole
         document = {"version": _VERSION, "uid": uid, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         files.write_durably(root / MARKER, yaml.safe_dump(document, sort_keys=False))
-    return Directory(root, uid)
+    return Directory(root, uid, host)
 
 
-def open(root: pathlib.Path, uid: str | None = None) -> Directory:  # noqa: A001 - the word for it
+def open(root: pathlib.Path, uid: str | None = None, host: str = "") -> Directory:  # noqa: A001 - the word for it
     """Open a storage, of this uid where it is known. Raises Gone, AnotherStorage, TooNew."""
     found = uid_at(root)
     if uid is not None and found != uid:
         raise AnotherStorage(path=str(root), found=found, wanted=uid)
-    for part, mode in _PARTS.items():
-        (root / part).mkdir(mode=mode, exist_ok=True)
-    return Directory(root, found)
+    _make_parts(root, host)
+    return Directory(root, found, host)
 
 
 def uid_at(root: pathlib.Path) -> str:
@@ -193,6 +199,12 @@ def allocated(root: pathlib.Path) -> int:
                 seen.add((known.st_dev, known.st_ino))
                 total += known.st_blocks * 512
     return total
+
+
+def _make_parts(root: pathlib.Path, host: str) -> None:
+    for part, mode in _PARTS.items():
+        (root / part).mkdir(mode=mode, exist_ok=True)
+    (root / "incoming" / host).mkdir(mode=_PARTS["incoming"], exist_ok=True)
 
 
 def _expect(root: pathlib.Path, uid: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import AsyncIterator
 
 from bocage import errors, files, storage, threads
@@ -54,17 +55,29 @@ def finish(beside: pathlib.Path, path: pathlib.Path, mode: int) -> None:
     files.rename_durably(beside, path)
 
 
-def sweep(directory: pathlib.Path, *, depth: int = 0) -> list[str]:
+def sweep(directory: pathlib.Path, *, depth: int = 0, untouched: float = 0.0) -> list[str]:
     """Remove what a crash left half made in a directory and `depth` levels below it; the paths that went.
 
-    Call it before anything is made there. Links are not followed.
+    Call it before anything is made there; where others may be making something just now, with the seconds that nobody
+    has written to it for. Links are not followed.
     """
     removed = []
     for entry in sorted(os.scandir(directory), key=lambda one: one.name):
         path = directory / entry.name
         if entry.name.endswith(SUFFIX):
-            files.remove_tree(path)
-            removed.append(entry.name)
+            if not untouched or is_untouched(path, untouched):
+                files.remove_tree(path)
+                removed.append(entry.name)
         elif depth and entry.is_dir(follow_symlinks=False):
-            removed += [f"{entry.name}/{below}" for below in sweep(path, depth=depth - 1)]
+            below = sweep(path, depth=depth - 1, untouched=untouched)
+            removed += [f"{entry.name}/{name}" for name in below]
     return removed
+
+
+def is_untouched(path: pathlib.Path, seconds: float) -> bool:
+    """Whether a file, and all below a directory, was written to that long ago; what is gone was not."""
+    try:
+        newest = max([os.lstat(path).st_mtime, *(os.lstat(one).st_mtime for one in path.rglob("*"))])
+    except FileNotFoundError:
+        return False
+    return time.time() - newest > seconds

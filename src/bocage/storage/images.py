@@ -106,10 +106,13 @@ class _Given:
 
 
 class Library:
-    """The images below `root`: `images/`, and what is coming in below `incoming/`."""
+    """The images below `root`: `images/`, and what is coming in below `incoming/`.
 
-    def __init__(self, root: pathlib.Path) -> None:
-        self.intake = intake.Intake(root / "incoming")
+    Where several hosts have it open, what comes in by one of them lies below `incoming/HOST/`.
+    """
+
+    def __init__(self, root: pathlib.Path, *, host: str = "") -> None:
+        self.intake = intake.Intake(root / "incoming" / host)
         self._images = root / "images"
         self._writing = asyncio.Lock()
 
@@ -211,9 +214,17 @@ class Library:
                 await threads.run(files.remove_tree, one)
             await threads.run(files.sync_directory, self._images)
 
-    def sweep(self) -> list[str]:
-        """Remove records whose image never came, or went; the names that went."""
-        gone = [path for path in self._images.glob("*.yaml") if image_record.read(self._images, path.stem) is None]
+    def sweep(self, *, untouched: float = 0.0) -> list[str]:
+        """Remove records whose image never came, or went; the names that went.
+
+        Where others may be entering one, those alone that nobody has written to for so many seconds.
+        """
+        gone = [
+            path
+            for path in self._images.glob("*.yaml")
+            if image_record.read(self._images, path.stem) is None
+            and (not untouched or half_made.is_untouched(path, untouched))
+        ]
         for path in gone:
             files.remove_tree(path)
         return sorted(path.name for path in gone)

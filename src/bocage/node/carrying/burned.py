@@ -54,7 +54,7 @@ async def forget(host: Ground) -> None:
         return
     for image in burned:
         storage = await kept.get(ground.Storage, None, image.spec.storage)
-        if storage.spec.host == host.uid and not usage.of_image(image, (), machines):
+        if storage.reached_by(host.uid) and not usage.of_image(image, (), machines):
             await kept.delete(image)
             await discard(host, image)
 

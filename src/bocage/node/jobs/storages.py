@@ -1,4 +1,4 @@
-"""Storage of this host: prepared and let go. Letting go removes no file."""
+"""Storage of this host, or of several: prepared, looked at and let go. Letting go removes no file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import time
 from typing import Any
 
 from bocage import errors, files, reach, words
@@ -20,6 +21,7 @@ from bocage.words import N_
 
 _ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
 _UPLOADS_KEPT = 7 * 86_400.0  # seconds
+_TURN = 120  # seconds for which one of those that reach a storage tells how full it is
 _WALK_BUSY, _WALK_IDLE = 8, 40  # rounds between two walks through all files: two minutes, ten minutes
 
 
@@ -144,7 +146,7 @@ async def _delete(shop: Shop, storage: ground.Storage) -> None:
     if storage.spec.disks:
         await filesystems.let_go(pathlib.Path(storage.spec.path), storage.uid, storage.spec.disks)
     await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
-    shop.ground.roots.pop(storage.uid, None)
+    shop.ground.forget_storage(storage.uid)
 
 
 def _uses(task: work.Task, storage: ground.Storage) -> bool:
@@ -158,7 +160,8 @@ async def prepare(shop: Shop, storage: ground.Storage) -> None:
     """Make a new storage in its directory, and measure it. Raises directory.Gone when its disks are not mounted."""
     if storage.spec.disks and not await asyncio.to_thread(os.path.ismount, storage.spec.path):
         raise directory.Gone(path=storage.spec.path)
-    place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid)
+    host = shop.ground.opens_as(storage)
+    place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid, host)
     await asyncio.to_thread(place.library.intake.sweep, _UPLOADS_KEPT)  # which notes the boot that uploads belong to
     await measure(shop, storage)
 
@@ -167,14 +170,14 @@ async def reopen(shop: Shop, storage: ground.Storage) -> None:
     """Open a storage that was made before, sweep what a crash left half made, and measure it.
 
     One whose marker is not there is unavailable, never made anew: its file system may not be mounted.
-    Called while nothing can be made there: at the daemon's start, and while its disks are not mounted; what is being
-    made looks like what a crash left.
+    Called while nothing can be made there by this host: at the daemon's start, and while its disks are not mounted;
+    what is being made looks like what a crash left.
     """
     root = pathlib.Path(storage.spec.path)
     with contextlib.suppress(errors.Problem):
         if storage.spec.disks:
             await filesystems.mount(root, storage.uid, storage.spec.disks)
-        place = await asyncio.to_thread(directory.open, root, storage.uid)
+        place = await reach.Way(root).call(directory.open, root, storage.uid, shop.ground.opens_as(storage))
         await asyncio.to_thread(place.sweep)
     await measure(shop, storage)
 
@@ -183,11 +186,45 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
     """Write how full a storage is; one that is not there is unavailable, and says why.
 
     What its files take is found by walking through all of them, with `whole`; else as it was found last.
+    Of a storage that several reach each host writes how it finds it, and one of them at a time all the rest.
     """
+    if storage.shared:
+        await _measure_shared(shop, storage, whole=whole)
+        return
+    status = await _measured(shop, storage, whole=whole)
+    await shop.ground.resources.change_status(ground.Storage, None, storage.uid, lambda _: status)
+
+
+async def _measure_shared(shop: Shop, storage: ground.Storage, *, whole: bool) -> None:
+    host, hosts = shop.ground.uid, {one.uid for one in (await shop.ground.resources.list(ground.Host)).items}
+    mine = _is_turn_of(host, storage)
+    found = await _measured(shop, storage, whole=whole and mine)
+
+    def told(present: ground.Storage) -> ground.StorageStatus:
+        before = present.status
+        reach = ground.Reach(state="ready" if found.state == "ready" else "unavailable", reason=found.reason)
+        every = {**{uid: one for uid, one in before.hosts.items() if uid in hosts}, host: reach}
+        if found.state == "ready":
+            return (found if mine else before).model_copy(update={"state": "ready", "reason": None, "hosts": every})
+        if any(one.state == "ready" for one in every.values()):
+            return before.model_copy(update={"hosts": every})
+        return before.model_copy(update={"state": "unavailable", "reason": found.reason, "hosts": every})
+
+    await shop.ground.resources.change_status(ground.Storage, None, storage.uid, told)
+
+
+def _is_turn_of(host: str, storage: ground.Storage) -> bool:
+    """Whether it is this host that tells of a storage what all see alike. Nobody has to know who is alive for it."""
+    others = sorted(uid for uid, one in storage.status.hosts.items() if one.state == "ready")
+    return not storage.status.total_bytes or not others or others[int(time.time()) // _TURN % len(others)] == host
+
+
+async def _measured(shop: Shop, storage: ground.Storage, *, whole: bool) -> ground.StorageStatus:
+    """How this host finds a storage."""
     root, before = pathlib.Path(storage.spec.path), storage.status
     way = reach.Way(root)  # one that hangs holds up no other
     try:
-        place = await way.call(directory.open, root, storage.uid)
+        place = await way.call(directory.open, root, storage.uid, shop.ground.opens_as(storage))
         known = await way.call(os.statvfs, root)
         mirrored = await asyncio.to_thread(mirror.look, root) if len(storage.spec.disks) > 1 else None
         allocated, provisioned = before.allocated_bytes, before.provisioned_bytes
@@ -202,19 +239,18 @@ async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) ->
                         await _measure_volume(shop, volume)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
-        status = before.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
-    else:
-        status = ground.StorageStatus(
-            state="ready",
-            total_bytes=known.f_blocks * known.f_frsize,
-            free_bytes=known.f_bavail * known.f_frsize,
-            allocated_bytes=allocated,
-            provisioned_bytes=provisioned,
-            mirror=mirrored,
-        )
-        if abs(status.free_bytes - before.free_bytes) < max(status.total_bytes // 1000, 1 << 20):
-            status = status.model_copy(update={"free_bytes": before.free_bytes})  # not worth a write
-    await shop.ground.resources.change_status(ground.Storage, None, storage.uid, lambda _: status)
+        return before.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
+    status = ground.StorageStatus(
+        state="ready",
+        total_bytes=known.f_blocks * known.f_frsize,
+        free_bytes=known.f_bavail * known.f_frsize,
+        allocated_bytes=allocated,
+        provisioned_bytes=provisioned,
+        mirror=mirrored,
+    )
+    if abs(status.free_bytes - before.free_bytes) < max(status.total_bytes // 1000, 1 << 20):
+        status = status.model_copy(update={"free_bytes": before.free_bytes})  # not worth a write
+    return status
 
 
 async def _measure_volume(shop: Shop, volume: ground.Volume) -> None:
@@ -241,10 +277,25 @@ class Measuring:
         self._shop, self._crew = shop, crew
         self._rounds = 0
         self._changed = True
+        self._new: set[str] = set()  # storages of several hosts that were made, or told of by another host, just now
 
     def see(self, kind: str, part: str) -> None:
         """A part of a resource was written."""
         self._changed = self._changed or (part == "spec" and kind in _ON_STORAGE)
+
+    def see_storage(self, uid: str) -> None:
+        """A host told of a storage: it may be new, and this one has not looked for it yet."""
+        self._new.add(uid)
+
+    async def look_for_new(self) -> None:
+        """Tell at once how this host finds what others have made for all."""
+        new, self._new = self._new, set()
+        for uid in new:
+            with contextlib.suppress(resources.Missing):
+                storage = await self._shop.ground.resources.get(ground.Storage, None, uid)
+                known = self._shop.ground.uid in storage.status.hosts
+                if storage.shared and not known and storage.status.state != "pending":
+                    await measure(self._shop, storage, whole=False)
 
     async def look(self) -> None:
         """Measure."""
@@ -254,7 +305,7 @@ class Measuring:
         self._changed = False
         listing = await self._shop.ground.resources.list(ground.Storage)
         for storage in listing.items:
-            if storage.spec.host == self._shop.ground.uid and storage.status.state != "pending":
+            if storage.concerns(self._shop.ground.uid) and storage.status.state != "pending":
                 async with self._shop.storages[storage.uid]:
                     with contextlib.suppress(resources.Missing):  # it was let go of meanwhile
                         present = await self._shop.ground.resources.get(ground.Storage, None, storage.uid)

@@ -46,6 +46,10 @@ _WISHES = {
 }
 
 
+class Left(Exception):
+    """Another host has the VM, and nothing of it is left here."""
+
+
 class Actor:
     """Everything that is done to one VM on this host is done here."""
 
@@ -88,7 +92,7 @@ class Actor:
         self.wake()
 
     async def live(self) -> None:
-        """Drive the VM until its resource is gone."""
+        """Drive the VM until its resource is gone, or another host's."""
         again: float | None
         try:
             while not self.looked.is_set():
@@ -102,6 +106,8 @@ class Actor:
                     await self._rest(again)
         except Gone:
             await self._settle_gone()
+        except Left:
+            log.info("VM %s is another host's", self.name or self.standing.uid)
         finally:
             self.looked.set()
             await self.standing.release()
@@ -142,7 +148,7 @@ class Actor:
     async def _guarded(self, what: Callable[[], Awaitable[float | None]]) -> float | None:
         try:
             again = await what()
-        except Gone:
+        except (Gone, Left):
             raise
         except errors.Problem as problem:
             return await self._stumble(problem)
@@ -201,8 +207,10 @@ class Actor:
         standing, preparation = self.standing, self._preparation
         self._at_hand = list(standing.runs)  # before the VM is read: so what is read has all that they wrote
         machine = await standing.read()
-        if machine.status.host != self._ground.uid:
+        if machine.status.host is None:
             return await self._without_owner(machine)
+        if machine.status.host != self._ground.uid:
+            return await self._elsewhere(machine, machine.status.host)
         machine = await self._drop_cancelled(machine)
         if standing.machine is None:
             await self._settle_moves()
@@ -245,6 +253,16 @@ class Actor:
         for run in self.standing.asked("vm.move"):
             with contextlib.suppress(reach.Hangs):  # which holds nobody up: what does not count is known by its age
                 await relocating.settle_off(self.standing, self._preparation, run)
+
+    async def _elsewhere(self, machine: vm.VM, host: str) -> float | None:
+        """Another host has it: what is asked of it is that one's to do. Raises Left when nothing of it is here."""
+        for run in list(self.standing.runs):
+            await tasks.hand_over(self._ground.resources, run.task, host)
+            self.standing.runs.remove(run)
+        if self.standing.machine is None:
+            await self._preparation.leave(machine)
+            raise Left
+        return None
 
     async def _without_owner(self, machine: vm.VM) -> float | None:
         if not self.standing.runs:

@@ -175,7 +175,7 @@ class Disks:
         roots = [await self._ground.storage_root(storage)]
         if anywhere:
             known = await self._ground.resources.list(ground.Storage)
-            roots += [pathlib.Path(one.spec.path) for one in known.items if one.spec.host == self._ground.uid]
+            roots += [pathlib.Path(one.spec.path) for one in known.items if one.reached_by(self._ground.uid)]
         there = [root / "images" / f"{digest}.{suffix}" for root in roots for suffix in ("qcow2", "raw", "iso")]
         return await asyncio.to_thread(lambda: next((path for path in there if path.is_file()), None))
 

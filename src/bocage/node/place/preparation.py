@@ -304,6 +304,12 @@ class Preparation:
         self.usb.forget(machine.uid)
         await self._wires.disconnect(machine)
 
+    async def leave(self, machine: vm.VM) -> None:
+        """Another host has it: what this one knew of it, and the link to it, go."""
+        await self.disconnect(machine)
+        await asyncio.to_thread(self.unlink, machine)
+        self._uids.forget(machine.uid)
+
     async def has_room(self, machine: vm.VM) -> bool:
         """Whether a VM that met a full storage can go on: 64 MiB are free again wherever its disks lie."""
         roots = {await self._ground.storage_root(volume.spec.storage) for volume in await self.disks.of(machine)}
@@ -339,7 +345,7 @@ class Preparation:
         if machine.uid in self._uids:
             return self._uids.of(machine.uid, place.path, [])
         known = await self._ground.resources.list(ground.Storage)
-        siblings = [pathlib.Path(one.spec.path) / "vms" for one in known.items if one.spec.host == self._ground.uid]
+        siblings = [pathlib.Path(one.spec.path) / "vms" for one in known.items if one.reached_by(self._ground.uid)]
         return await asyncio.to_thread(self._uids.of, machine.uid, place.path, siblings)
 
     async def _firmware_variables(self, machine: vm.VM, place: directory.Directory) -> None:

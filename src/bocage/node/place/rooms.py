@@ -1,4 +1,8 @@
-"""The room on this host's storages: what running VMs may still write is promised to them."""
+"""The room on this host's storages: what running VMs may still write is promised to them.
+
+On a storage of several hosts what those of the others may write counts as well, from the wish that they run on: two
+that are to start at the same moment on two hosts know of each other, so that no byte is promised twice.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from bocage import errors, files, reach, words
-from bocage.model import ground
+from bocage.model import ground, vm
 from bocage.node.ground import Ground
 from bocage.planner import capacity
 from bocage.words import N_
@@ -85,13 +89,30 @@ class Rooms:
 
     async def _room(self, uid: str, *, besides: str = "") -> tuple[capacity.Room, ground.Storage]:
         storage = await self._ground.resources.get(ground.Storage, None, uid)
-        known = await reach.Way(pathlib.Path(storage.spec.path)).call(os.statvfs, storage.spec.path)
+        root = pathlib.Path(storage.spec.path)
+        known = await reach.Way(root).call(os.statvfs, root)
         total = known.f_blocks * known.f_frsize
-        promised = sum(
-            extent.growth()
-            for vm_uid, extents in self._promised.items()
-            for extent in extents
-            if vm_uid != besides and extent.storage == uid
-        )
+        promises = dict(self._promised)
+        if storage.shared and not storage.spec.overcommit:
+            promises = {**await self._of_others(storage), **promises}
+        extents = [one for vm_uid, those in promises.items() if vm_uid != besides for one in those]
+        promised = await reach.Way(root).call(lambda: sum(one.growth() for one in extents if one.storage == uid))
         free, reserve = known.f_bavail * known.f_frsize, total * storage.spec.reserve_percent // 100
         return capacity.Room(total=total, free=free, promised=promised, reserve=reserve), storage
+
+    async def _of_others(self, storage: ground.Storage) -> dict[str, tuple[Extent, ...]]:
+        """What the VMs of other hosts that run, or are to, may come to take of a storage."""
+        kept = self._ground.resources
+        volumes = {one.uid: one for one in (await kept.list(ground.Volume)).items if one.spec.storage == storage.uid}
+        found = dict[str, tuple[Extent, ...]]()
+        for machine in (await kept.list(vm.VM)).items:
+            runs = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED) or machine.status.pid is not None
+            if runs and machine.status.host not in (None, self._ground.uid):
+                those = [volumes[disk.volume] for disk in machine.spec.disks if disk.volume in volumes]
+                found[machine.uid] = tuple(_extent(one) for one in those)
+        return found
+
+
+def _extent(volume: ground.Volume) -> Extent:
+    """Of a volume on a storage of several hosts, which has one path on all of them."""
+    return Extent(volume.spec.storage, pathlib.Path(volume.status.path or f"/{volume.uid}"), volume.spec.size)

@@ -43,9 +43,12 @@ class Alarming:
         self._changed = True
         self._looked = 0.0
         self._unknown: dict[str, int] = {}
+        self._elsewhere: set[str] | None = None  # VMs of any host; None: not read since one was written
 
     def see(self, kind: str) -> None:
         """Something of a kind was written."""
+        if kind == vm.VM.kind:
+            self._elsewhere = None
         self._changed = self._changed or kind in _KINDS
 
     def clock_moved(self) -> float:
@@ -100,14 +103,15 @@ class Alarming:
 
     async def _unknown_directories(self) -> dict[str, int]:
         """By storage: how many VM directories it has that no VM of the store has."""
-        known = {actor.standing.uid for actor in self._crew}
-        listing = await self._shop.ground.resources.list(ground.Storage)
-        roots = {
-            storage.uid: pathlib.Path(storage.spec.path)
-            for storage in listing.items
-            if storage.spec.host == self._shop.ground.uid
-        }
-
+        known, kept = {actor.standing.uid for actor in self._crew}, self._shop.ground.resources
+        listing = await kept.list(ground.Storage)
+        here = [one for one in listing.items if one.reached_by(self._shop.ground.uid)]
+        roots = {one.uid: pathlib.Path(one.spec.path) for one in here}
+        if any(one.shared for one in here):  # VMs of other hosts lie there, too
+            if self._elsewhere is None:
+                page = await kept.store.list(keys.prefix(vm.VM.kind))
+                self._elsewhere = {keys.uid_of(entry.key) for entry in page.entries}
+            known |= self._elsewhere
         found = {}
         for uid, root in roots.items():
             with contextlib.suppress(reach.Hangs, OSError):

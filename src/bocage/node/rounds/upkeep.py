@@ -54,6 +54,10 @@ class Upkeep:
         if kind == work.Event.kind and part == "spec":
             self._new_events += 1
 
+    def see_storage(self, uid: str) -> None:
+        """A host told of a storage."""
+        self._measuring.see_storage(uid)
+
     async def run(self) -> None:
         """Go round until cancelled; one thing's failure keeps none of the others from being done."""
         while True:
@@ -128,6 +132,7 @@ class Upkeep:
         before = self._shop.wires.lease_times()
         while (left := due - clock.boottime()) > 0:
             await asyncio.sleep(min(left, _LEASE_LOOK))
+            await _safely(self._measuring.look_for_new)
             if (now := self._shop.wires.lease_times()) != before:
                 before = now
                 await _safely(self.find_addresses)

@@ -1,0 +1,152 @@
+"""A storage that two hosts reach: two hosts in one process, over one store and one directory."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bocage import home
+from bocage.model import base, ground, vm, work
+from bocage.node.jobs import storages
+from bocage.planner import snapshot
+from bocage.storage import directory
+from bocage.store import resources
+from tests.node.house import BLANK, House
+from tests.node.test_wishes import problem
+
+Pair = tuple[House, House]
+
+
+@pytest.fixture
+async def pair(house: House, other_homes: home.Home, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
+    """Two hosts of one cluster."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "second")
+    second = await House(other_homes, beside=house).open()
+    try:
+        yield house, second
+    finally:
+        await second.close()
+
+
+@pytest.fixture
+async def array(pair: Pair) -> ground.Storage:
+    """The storage that both reach."""
+    first, second = pair
+    made = await first.storage("array", first.homes.path / "array", kind="shared")
+    return await second.until(
+        lambda: second.resources.get(ground.Storage, None, made.uid), lambda one: len(one.status.hosts) == 2
+    )
+
+
+async def test_each_host_says_how_it_finds_it(
+    pair: Pair, array: ground.Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    here, there = first.node.ground.uid, second.node.ground.uid
+    assert {uid: one.state for uid, one in array.status.hosts.items()} == {here: "ready", there: "ready"}
+    assert array.spec.host is None
+    assert array.status.total_bytes > array.status.free_bytes > 0
+
+    opened = directory.open
+
+    def not_mounted(root: pathlib.Path, uid: str | None = None, host: str = "") -> Any:
+        if host == there:
+            raise directory.Gone(path=str(root))
+        return opened(root, uid, host)
+
+    monkeypatch.setattr(directory, "open", not_mounted)
+    await storages.measure(second.node.shop, array)
+    seen = await first.resources.get(ground.Storage, None, array.uid)
+    assert seen.status.state == "ready"
+    assert seen.reached_by(here)
+    assert not seen.reached_by(there)
+    told = seen.status.hosts[there].reason
+    assert told is not None
+    assert told.type == "storage-gone"
+    assert seen.status.free_bytes == array.status.free_bytes  # as the one that reaches it has told
+    world = snapshot.world((await first.resources.list(ground.Host)).items, [seen])
+    assert sorted("array" in one.storages for one in world.hosts) == [False, True]
+
+    monkeypatch.setattr(directory, "open", opened)
+    os.rename(array.spec.path, f"{array.spec.path}-aside")
+    os.mkdir(array.spec.path)
+    for one in pair:
+        await storages.measure(one.node.shop, seen)
+    seen = await first.resources.get(ground.Storage, None, array.uid)
+    assert seen.status.state == "unavailable"
+    assert {one.state for one in seen.status.hosts.values()} == {"unavailable"}
+    assert os.listdir(array.spec.path) == []  # an empty mount point is not taken for it
+
+
+async def test_one_of_them_tells_how_full_it_is(pair: Pair, array: ground.Storage) -> None:
+    uids = sorted(array.status.hosts)
+    now = time.time()
+    for moment in (now, now + storages._TURN, now + 2 * storages._TURN):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda moment=moment: moment)
+            assert [storages._is_turn_of(uid, array) for uid in uids].count(True) == 1
+    gone = array.model_copy(
+        update={"status": array.status.model_copy(update={"hosts": {uids[0]: array.status.hosts[uids[0]]}})}
+    )
+    assert storages._is_turn_of(uids[0], gone)
+    assert not storages._is_turn_of(uids[1], gone)
+
+
+async def test_an_image_that_one_host_took_in_is_there_for_the_other(
+    pair: Pair, array: ground.Storage, tmp_path: pathlib.Path
+) -> None:
+    first, second = pair
+    path = tmp_path / "disk.raw"
+    path.write_bytes(os.urandom(1 << 20))
+    subject = base.Ref(kind="image", uid=base.new_uid(), project="default", name="disk")
+    ended = await first.ask("image.add", subject, name="disk", path=str(path), storage=array.uid)
+    assert ended.status.state is work.TaskState.DONE, ended.status.problem
+    image = await second.resources.find(ground.Image, "default", "disk")
+    found = second.node.ground.library(array).path(image.spec.sha256)
+    assert found.read_bytes() == path.read_bytes()
+
+
+async def test_what_the_other_host_is_making_is_not_swept(pair: Pair, array: ground.Storage) -> None:
+    first, second = pair
+    root = pathlib.Path(array.spec.path)
+    making = root / "volumes" / ".disk.qcow2.0123.part"
+    making.write_bytes(b"half")
+    upload = first.node.ground.library(array).intake.path("add-0123")
+    upload.write_bytes(b"half")
+    await storages.reopen(second.node.shop, array)
+    assert making.exists()
+    assert upload.exists()
+    old = time.time() - 2 * directory._LEFT_BY_OTHERS
+    os.utime(making, (old, old))
+    await storages.reopen(second.node.shop, array)
+    assert not making.exists()
+    assert upload.exists()
+
+
+async def test_no_room_is_promised_twice(pair: Pair, array: ground.Storage) -> None:
+    first, second = pair
+    free = array.status.free_bytes
+    part = {**BLANK, "disk": f"{free * 6 // 10 >> 20}M"}
+    one = await first.create("one", storage="array", **part)
+    two = await first.create("two", storage="array", **part)
+    transaction_owner = vm.Owner(host=second.node.ground.uid, generation=2)
+    await give(first, two, transaction_owner)
+    assert (await first.ask("vm.start", one)).status.state is work.TaskState.DONE
+    refused = await second.ask("vm.start", two)
+    assert problem(refused) == "storage-would-not-fit"
+    assert (await first.ask("vm.kill", one)).status.state is work.TaskState.DONE
+    assert (await second.ask("vm.start", two)).status.state is work.TaskState.DONE
+
+
+async def give(house: House, machine: vm.VM, owner: vm.Owner) -> None:
+    """Write an owner record by hand."""
+    _, revision = await house.resources.owner(machine)
+    transaction = resources.Transaction()
+    transaction.set_owner(machine, owner, expected=revision)
+    await house.resources.commit(transaction)
