@@ -11,20 +11,23 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import bocage
 from bocage import errors, files, home, systemd
 from bocage.cluster import leader
 from bocage.engine.qemu import cgroup, scopes
 from bocage.engine.qemu import engine as qemu
+from bocage.membership import member, place
 from bocage.model import base, ground
 from bocage.node import agent, default_network, events, host, jobs
 from bocage.node import ground as node_ground
 from bocage.node.shop import Shop
-from bocage.store import resources, sqlite
+from bocage.store import contract, resources, sqlite
 
 log = logging.getLogger("bocage")
+
+_OPEN_AGAIN = 0.5  # seconds
 
 
 def run(homes: home.Home, listen: str) -> None:
@@ -36,51 +39,138 @@ def run(homes: home.Home, listen: str) -> None:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_main(homes, listen))
+        anew = runner.run(_main(homes, listen))
+    if anew:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
 
 
-async def _main(homes: home.Home, listen: str) -> None:
+async def _main(homes: home.Home, listen: str) -> bool:
+    """Whether the daemon is to start anew, on another store than it had."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with _standing(homes, listen) as working:
+    async with contextlib.AsyncExitStack() as undo:
+        try:
+            working, anew = await undo.enter_async_context(_standing(homes, listen, stop))
+        except _Stopped:
+            return False
         log.info("bocage %s at home in %s", bocage.__version__, homes.path)
-        stopping = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait([stopping, *working], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        for ended in done - {stopping}:
-            ended.result()  # an actor never ends by itself: show why
-    log.info("stopped; the VMs go on")
+        waiting = [asyncio.create_task(one.wait()) for one in (stop, anew)]
+        done, _ = await asyncio.wait([*waiting, *working], return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+        try:
+            for ended in done.difference(waiting) if not anew.is_set() else ():
+                ended.result()  # an actor never ends by itself: show why
+        except contract.Replaced as replaced:
+            log.warning("%s; starting anew", replaced)
+            anew.set()
+    log.info("starting anew" if anew.is_set() else "stopped; the VMs go on")
+    return anew.is_set()
+
+
+class _Stopped(Exception):
+    """The daemon was asked to end before it had begun."""
 
 
 @contextlib.asynccontextmanager
-async def _standing(homes: home.Home, listen: str) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def _standing(
+    homes: home.Home, listen: str, stop: asyncio.Event
+) -> AsyncIterator[tuple[list[asyncio.Task[None]], asyncio.Event]]:
     from bocage.node import http
 
     homes.prepare()
     async with contextlib.AsyncExitStack() as undo:
-        store = await sqlite.open(homes.database)  # refuses a second daemon
-        undo.push_async_callback(store.close)
+        identity = await asyncio.to_thread(homes.identity)
+        store, at = await undo.enter_async_context(_store(homes, identity.uid, stop))
         kept = resources.Resources(store)
-        node = await _node(homes, kept)
+        node = await _node(homes, kept, address=at.address if at else "")
         undo.enter_context(_pid_file(homes, listen))
         await undo.enter_async_context(http.serve(node.shop, node.crew, node.sampling, homes.node_socket))
         working = [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
         undo.push_async_callback(_end, working)
         await node.ready.wait()
-        from bocage.api import serve  # the largest import: VMs are found again before it
+        if at:
+            from bocage.membership import door
 
-        await undo.enter_async_context(serve.serve(kept, homes=homes, host=node.ground.uid, listen=listen))
+            inside = http.Interface(node.shop, node.crew, node.sampling).app()
+            await undo.enter_async_context(door.serve(homes, at, kept, inside))
+        from bocage.api import serve  # the largest import: VMs are found again before it
+        from bocage.membership import standing
+
+        membership = standing.Standing(homes, identity.uid, kept)
+        await undo.enter_async_context(
+            serve.serve(kept, homes=homes, host=node.ground.uid, listen=listen, membership=membership)
+        )
         systemd.notify("READY=1")
         # What stands now stands for good: a full collection over it would hold up every answer.
         gc.freeze()
         gc.set_threshold(10_000, 20, 100)
-        yield working
+        yield working, membership.anew
 
 
-async def _node(homes: home.Home, kept: resources.Resources) -> agent.Node:
+@contextlib.asynccontextmanager
+async def _store(
+    homes: home.Home, uid: str, stop: asyncio.Event
+) -> AsyncIterator[tuple[contract.Store, place.Place | None]]:
+    """SQLite's engine, or etcd's where this host is part of a cluster. Raises _Stopped."""
+    async with contextlib.AsyncExitStack() as undo:
+        at = place.read(homes)
+        store: contract.Store
+        if at is None:
+            store = await sqlite.open(homes.database)  # refuses a second daemon
+            undo.push_async_callback(store.close)
+            await member.sweep(homes)
+        else:
+            undo.callback(os.close, await asyncio.to_thread(sqlite.lock, homes.database))
+            await asyncio.to_thread(_set_aside, homes)
+            store, at = await undo.enter_async_context(_etcd(homes, uid, at, stop))
+        yield store, at
+
+
+@contextlib.asynccontextmanager
+async def _etcd(
+    homes: home.Home, uid: str, at: place.Place, stop: asyncio.Event
+) -> AsyncIterator[tuple[contract.Store, place.Place]]:
+    from bocage.membership import keeper  # late, as all that needs httpx
+    from bocage.store.etcd import engine
+
+    opened: list[engine.EtcdStore] = []
+
+    def tell(clients: Sequence[str]) -> None:
+        for store in opened:
+            store.learn(clients)
+
+    keeping = keeper.Keeper(homes, at, member.Member(homes, uid, at.address), tell)
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(keeping.close)
+        running = asyncio.create_task(keeping.run())
+        undo.push_async_callback(_end, [running])
+        while not opened:
+            if stop.is_set():
+                raise _Stopped
+            try:
+                opened.append(await engine.open(keeping.at.access(homes), client=uid))
+            except contract.Failed as failed:
+                log.warning("%s; it is asked again", failed)
+                await asyncio.sleep(_OPEN_AGAIN)
+        (store,) = opened
+        undo.push_async_callback(store.close)
+        store.learn(keeping.at.clients)
+        await asyncio.to_thread(keeping.opened, store.incarnation)
+        yield store, keeping.at
+
+
+def _set_aside(homes: home.Home) -> None:
+    """The database of before is kept; nothing may take it for the present one."""
+    for rest in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{homes.database}{rest}", f"{homes.former_database}{rest}")
+
+
+async def _node(homes: home.Home, kept: resources.Resources, *, address: str = "") -> agent.Node:
     identity = await asyncio.to_thread(homes.identity)
-    facts = await host.introduce(kept, identity, homes)
+    facts = await host.introduce(kept, identity, homes, address=address)
     place = scopes.place() or cgroup.place()
     node = agent.Node(
         node_ground.Ground(
@@ -106,13 +196,16 @@ async def _first_things(shop: Shop) -> None:
     """The storage `local` and the network `default` are there from the first start; all storage is looked at."""
     kept = shop.ground.resources
     await asyncio.to_thread(jobs.images.sweep, shop.ground.home.cache)
-    storages = await kept.list(ground.Storage)
-    if not any(storage.name == "local" for storage in storages.items):
-        spec = ground.StorageSpec(host=shop.ground.uid, path=str(shop.ground.home.local_storage))
+    storages = (await kept.list(ground.Storage)).items
+    path = str(shop.ground.home.local_storage)
+    mine = [one for one in storages if one.spec.host == shop.ground.uid]
+    if not any(one.name == "local" or one.spec.path == path for one in mine):
+        name = await _free_name(shop, {one.name for one in storages})
         uid = await asyncio.to_thread(_uid_of_storage, shop.ground.home.local_storage)
-        await kept.create(ground.Storage(metadata=base.Metadata(name="local", uid=uid), spec=spec))
-        storages = await kept.list(ground.Storage)
-    for storage in (one for one in storages.items if one.concerns(shop.ground.uid)):
+        spec = ground.StorageSpec(host=shop.ground.uid, path=path)
+        await kept.create(ground.Storage(metadata=base.Metadata(name=name, uid=uid), spec=spec))
+        storages = (await kept.list(ground.Storage)).items
+    for storage in (one for one in storages if one.concerns(shop.ground.uid)):
         try:
             new = storage.status.state == "pending"
             if new and storage.shared:
@@ -121,6 +214,14 @@ async def _first_things(shop: Shop) -> None:
         except (errors.Problem, OSError) as error:
             log.warning("storage %s: %s", storage.name, error)
     await default_network.ensure(shop)
+
+
+async def _free_name(shop: Shop, taken: set[str]) -> str:
+    """What this host's own storage is called: `local`, and `local-HOST` where another host's is."""
+    if "local" not in taken:
+        return "local"
+    name = (await shop.ground.resources.get(ground.Host, None, shop.ground.uid)).name
+    return next(one for one in (f"local-{name}"[:63].rstrip("-"), f"local-{shop.ground.uid[:8]}") if one not in taken)
 
 
 def _uid_of_storage(root: pathlib.Path) -> str:

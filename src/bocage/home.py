@@ -79,6 +79,49 @@ class Home:
         return self.path / "samples.db"
 
     @property
+    def former_database(self) -> pathlib.Path:
+        """The database of before this host became part of a cluster; nothing reads it any more."""
+        return self.path / "bocage.db.before-cluster"
+
+    @property
+    def secret_key(self) -> pathlib.Path:
+        """What secrets in the store are sealed with; the same on all hosts of a cluster."""
+        return self.path / "secret.key"
+
+    @property
+    def cluster(self) -> pathlib.Path:
+        """What makes this host part of a cluster."""
+        return self.path / "cluster"
+
+    @property
+    def cluster_document(self) -> pathlib.Path:
+        """There when this host is part of a cluster, and not before everything else is."""
+        return self.cluster / "cluster.json"
+
+    @property
+    def authority(self) -> pathlib.Path:
+        """The certificate that all hosts of the cluster believe."""
+        return self.cluster / "ca.crt"
+
+    @property
+    def authority_key(self) -> pathlib.Path:
+        return self.cluster / "ca.key"
+
+    @property
+    def certificate(self) -> pathlib.Path:
+        """This host's own."""
+        return self.cluster / "host.crt"
+
+    @property
+    def certificate_key(self) -> pathlib.Path:
+        return self.cluster / "host.key"
+
+    @property
+    def etcd(self) -> pathlib.Path:
+        """The data of this host's etcd member."""
+        return self.cluster / "etcd"
+
+    @property
     def local_storage(self) -> pathlib.Path:
         return self.path / "storage" / "local"
 

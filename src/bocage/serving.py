@@ -7,14 +7,18 @@ import contextlib
 import os
 import pathlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _START_BOUND = 10.0  # seconds
 _STOP_BOUND = 5.0
+_BACKLOG = 2048
+_HOST, _STRANGER = ("host", 0), ("stranger", 0)
 
 
 class _Server(uvicorn.Server):
@@ -56,6 +60,20 @@ async def on(listener: socket.socket, app: Any, **options: Any) -> AsyncIterator
         listener.close()
 
 
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that listens on an IP address. Raises OSError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 @contextlib.asynccontextmanager
 async def unix(app: Any, path: pathlib.Path, *, mode: int, **options: Any) -> AsyncIterator[None]:
     """Serve `app` on a Unix socket that has `mode` from its first moment. Raises OSError."""
@@ -72,6 +90,50 @@ async def unix(app: Any, path: pathlib.Path, *, mode: int, **options: Any) -> As
     async with on(listener, app, **options):
         yield
     _remove(path)
+
+
+class _KnownHost(HttpToolsProtocol):
+    """`scope["client"]` is `("host", 0)` where the other end has a certificate, else `("stranger", 0)`."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.client = _who(transport)
+
+
+class _KnownHostSocket(Socket):
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.client = _who(transport)
+
+
+@contextlib.asynccontextmanager
+async def tls(
+    app: Any, listener: socket.socket, *, authority: pathlib.Path, certificate: pathlib.Path, key: pathlib.Path
+) -> AsyncIterator[None]:
+    """Serve `app` over TLS; whether the other end has a certificate of `authority` is known by `is_host`."""
+    async with on(
+        listener,
+        app,
+        http=_KnownHost,
+        ws=_KnownHostSocket,
+        ws_per_message_deflate=False,
+        proxy_headers=False,
+        server_header=False,
+        ssl_certfile=os.fspath(certificate),
+        ssl_keyfile=os.fspath(key),
+        ssl_ca_certs=os.fspath(authority),
+        ssl_cert_reqs=ssl.CERT_OPTIONAL,
+    ):
+        yield
+
+
+def is_host(scope: Mapping[str, Any]) -> bool:
+    """Whether who asks over `tls` has a certificate of the authority."""
+    return tuple(scope.get("client") or ()) == _HOST
+
+
+def _who(transport: Any) -> tuple[str, int]:
+    return _HOST if transport.get_extra_info("peercert") else _STRANGER
 
 
 def _remove(path: pathlib.Path) -> None:

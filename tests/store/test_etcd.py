@@ -59,7 +59,7 @@ async def test_a_store_that_was_replaced_is_neither_read_nor_written_nor_watched
     await by.ask("kv/put", another, within=10)
     doings = (store.get("a"), store.list(""), store.revision(), put(store, b="1"), store.apply(compare={"a": 1}))
     for doing in (*doings, store.compact(1), waiting, following(store.watch("", since=0))):
-        with pytest.raises(founding.Replaced):
+        with pytest.raises(contract.Replaced):
             await doing
     again = await members.opened(etcd.access(), root_of(store))
     assert again.incarnation == "another"

@@ -26,6 +26,7 @@ from bocage.api import (
     answers,
     auth,
     calls,
+    cluster,
     disks,
     events,
     firewall,
@@ -59,6 +60,7 @@ from bocage.api import (
     vms,
     volumes,
 )
+from bocage.membership import standing
 from bocage.store import resources
 
 _EVERYWHERE = {
@@ -77,12 +79,13 @@ def create(
     *,
     node_socket: pathlib.Path,
     host: str | None = None,
+    membership: standing.Standing | None = None,
     allowed_uids: Collection[int] | None = None,
 ) -> FastAPI:
     """The application over a store, and over the node behind a socket.
 
-    `host` is the uid of the host that it runs on. `allowed_uids` may ask over the Unix socket; root and the
-    daemon's own user when it is not given. Close `app.state.api` at the end.
+    `host` is the uid of the host that it runs on, `membership` how that stands to a cluster. `allowed_uids` may ask
+    over the Unix socket; root and the daemon's own user when it is not given. Close `app.state.api` at the end.
     """
     allowed = {0, os.geteuid()} if allowed_uids is None else allowed_uids
     app = FastAPI(
@@ -106,6 +109,7 @@ def create(
         views=views.Views(kept.store),
         node=nodes.Node(node_socket, closing),
         host=host,
+        membership=membership,
         closing=closing,
     )
     app.add_middleware(gate.Gate, authentication=auth.Authentication(kept, allowed_uids=allowed))
@@ -136,6 +140,7 @@ def routes() -> list[BaseRoute]:
         firewall.router,
         storages.router,
         hosts.router,
+        cluster.router,
         systems.router,
         tasks.router,
         tasks.in_project,

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from bocage import errors, words
 from bocage.api import answers, auth, idempotency, index, nodes, problems, views
+from bocage.membership import standing
 from bocage.model import base, ground, work
 from bocage.store import resources as stored
 from bocage.words import N_
@@ -36,6 +37,7 @@ class Api:
     views: views.Views
     node: nodes.Node
     host: str | None = None  # the uid of the host it runs on
+    membership: standing.Standing | None = None
     closing: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     planning: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(1))
     """A long plan takes all that one thread has."""

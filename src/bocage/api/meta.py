@@ -16,6 +16,7 @@ from bocage.model import ground
 API = 1
 EXTENSIONS = (
     "adopt",
+    "cluster",
     "console-expect",
     "events-stream",
     "idempotency-keys",

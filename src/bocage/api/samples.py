@@ -18,7 +18,12 @@ _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0bacd155d6c15b0f00a08f"
 _TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 _SUBJECT = base.Ref(kind="vm", uid=_VM, project="default", name="web1")
 
+_WORD = "10.0.0.1:8481/n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg/8XhT1fVvGqzqkq0cVw5o2A"
+_INCARNATION = "44265486572544978d4813a58ffb29e5"
+
 REQUESTS: dict[str, Any] = {
+    "Init": {"address": "10.0.0.1"},
+    "Join": {"word": _WORD, "address": "10.0.0.2"},
     "Adopt": {"directories": ["/mnt/old/vms/5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c15"]},
     "Clone": {"name": "web2", "start": True},
     "Description": {"title": "What it is, in free text", "tags": ["production"]},
@@ -130,6 +135,26 @@ def answers() -> dict[str, Any]:
             "line": "qemu-system-x86_64 -name web1",
             "script": "#!/bin/sh\nexec qemu-system-x86_64 -name web1\n",
         },
+        "Cluster": {
+            "incarnation": _INCARNATION,
+            "address": "10.0.0.1",
+            "hosts": [{"name": "host1", "uid": _HOST, "address": "10.0.0.1"}],
+            "members": [
+                {
+                    "host": "host1",
+                    "name": _HOST,
+                    "peer": "https://10.0.0.1:2380",
+                    "votes": True,
+                    "leads": True,
+                    "answers": True,
+                    "reason": "",
+                    "version": "3.4.23",
+                    "size": 65536,
+                }
+            ],
+        },
+        "Place": {"incarnation": _INCARNATION, "address": "10.0.0.1"},
+        "Invitation": {"word": _WORD},
         "WrittenFile": {"size": 1024, "mode": "0644"},
         "Created": {"token": "bcg_5f0c9f1e…", "resource": made["Token"]},
         "Differences": {

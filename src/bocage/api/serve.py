@@ -14,6 +14,7 @@ from bocage import errors, serving
 from bocage import home as homes_
 from bocage.api import app as application
 from bocage.api import problems
+from bocage.membership import standing
 from bocage.store import resources
 from bocage.words import N_
 
@@ -118,13 +119,18 @@ def peer(transport: Any) -> int:
 
 @contextlib.asynccontextmanager
 async def serve(
-    kept: resources.Resources, *, homes: homes_.Home, host: str | None = None, listen: str | None = None
+    kept: resources.Resources,
+    *,
+    homes: homes_.Home,
+    host: str | None = None,
+    listen: str | None = None,
+    membership: standing.Standing | None = None,
 ) -> AsyncIterator[Any]:
     """Serve the API until the end of the block; gives the application.
 
     `listen` is `HOST:PORT`; None: the Unix socket alone. Raises BadAddress, AddressTaken and SocketUnusable.
     """
-    app = application.create(kept, node_socket=homes.node_socket, host=host)
+    app = application.create(kept, node_socket=homes.node_socket, host=host, membership=membership)
     async with contextlib.AsyncExitStack() as undo:
         listener = bind(listen) if listen else None
         if listener:

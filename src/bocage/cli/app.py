@@ -27,6 +27,7 @@ NOUNS = lazy.Group(
             "network": "network:NOUN",
             "firewall": "firewall:NOUN",
             "host": "host:NOUN",
+            "cluster": "cluster:NOUN",
             "os": "systems:NOUN",
         },
         "What is going on": {

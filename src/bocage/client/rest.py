@@ -21,6 +21,7 @@ Nouns = nouns.Nouns
 given = nouns.given
 plain = nouns.plain
 _PLANNED_WITHIN = 300.0  # seconds that a plan for many hosts may take
+_JOINED_WITHIN = 120.0  # seconds that a host may take to become part of a cluster
 _OS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -136,6 +137,35 @@ class Plans(Nouns):
         return self._send("POST", f"{self.path}/{verb}", request, within=_PLANNED_WITHIN)
 
 
+class Cluster:
+    """The cluster that the host is part of."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def show(self) -> Document:
+        document: Document = self._connection.request("GET", "/cluster").document
+        return document
+
+    def init(self, request: Request) -> Document:
+        """Make one of this host alone."""
+        return self._act("init", request)
+
+    def invite(self) -> str:
+        """A word for one more host."""
+        return str(self._act("invite", {})["word"])
+
+    def join(self, request: Request) -> Document:
+        """Have this host become part of the one that a word is of."""
+        return self._act("join", request)
+
+    def _act(self, verb: str, request: Request) -> Document:
+        document: Document = self._connection.request(
+            "POST", f"/cluster/{verb}", document=plain(request), within=_JOINED_WITHIN
+        ).document
+        return document
+
+
 class Client:
     """The whole API, as one project sees it."""
 
@@ -157,6 +187,7 @@ class Client:
         self.alarms = Alarms(connection, "/alarms")
         self.tokens = Nouns(connection, "/tokens")
         self.plan = Plans(connection, "/plan")
+        self.cluster = Cluster(connection)
 
     def __enter__(self) -> Client:
         return self

@@ -44,6 +44,8 @@ class HostStatus(Part):
     version: str = ""
     """Bocage's own."""
     home: str = ""
+    address: str = ""
+    """At which the other hosts of its cluster reach it; empty for a host by itself."""
     kernel: str = ""
     cpus: int = 0
     memory_bytes: int = 0

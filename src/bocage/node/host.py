@@ -35,7 +35,7 @@ class Facts:
     rebooted: bool
 
 
-async def look(homes: home.Home, present: ground.Host | None) -> Facts:
+async def look(homes: home.Home, present: ground.Host | None, *, address: str = "") -> Facts:
     """Probe the accelerator, read what QEMU can do, and see whether the machine was started anew."""
     user = accelerator.User(uids.FIRST, uids.FIRST, accelerator.device_groups()) if os.geteuid() == 0 else None
     accelerated = await accelerator.probe(cache=homes.cache / "accelerator.json", user=user)
@@ -56,6 +56,7 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     status = ground.HostStatus(
         version=bocage.__version__,
         home=str(homes.path),
+        address=address,
         kernel=os.uname().release,
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -84,13 +85,15 @@ async def look(homes: home.Home, present: ground.Host | None) -> Facts:
     return Facts(status, boot_id.strip(), rebooted)
 
 
-async def introduce(store: resources.Resources, identity: home.Identity, homes: home.Home) -> Facts:
-    """Have this host in the store, with what it is now."""
+async def introduce(
+    store: resources.Resources, identity: home.Identity, homes: home.Home, *, address: str = ""
+) -> Facts:
+    """Have this host in the store, with what it is now; `address` is the one at which other hosts reach it."""
     try:
         present = await store.get(ground.Host, None, identity.uid)
     except resources.Missing:
         present = None
-    facts = await look(homes, present)
+    facts = await look(homes, present, address=address)
     if present is None:
         metadata = base.Metadata(uid=identity.uid, name=_label(socket.gethostname()))
         await store.create(ground.Host(metadata=metadata, spec=ground.HostSpec(), status=facts.status))

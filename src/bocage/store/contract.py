@@ -84,6 +84,15 @@ class Unsettled(Error, errors.Unavailable):
     reason: str
 
 
+class Replaced(Failed):
+    """The store was restored or recovered since it was opened: another incarnation. It must be opened anew."""
+
+    type = "store-replaced"
+    text = N_("the store is another than the one that was opened: {reason}")
+    hint = ""
+    reason: str = "its incarnation has changed"
+
+
 class Closed(Error, errors.Unavailable):
     """The store was closed; nothing was written."""
 

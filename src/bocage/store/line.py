@@ -53,6 +53,8 @@ class Line(abc.ABC, Generic[W]):
         self._jobs: collections.deque[Job[W]] = collections.deque()
         self._wanted = asyncio.Event()
         self._closed = False
+        self._held = False
+        self._writing = asyncio.Lock()
         self._task = asyncio.create_task(self._write_on(), name="store")
 
     async def apply(
@@ -73,6 +75,17 @@ class Line(abc.ABC, Generic[W]):
         self._wanted.set()
         await asyncio.shield(self._task)
 
+    async def hold(self) -> None:
+        """Write nothing until `go_on`: what is being written is, and what is given from now on waits."""
+        self._held = True
+        async with self._writing:
+            pass
+
+    def go_on(self) -> None:
+        """Write what has waited."""
+        self._held = False
+        self._wanted.set()
+
     def _check(self) -> None:
         if self._closed:
             raise contract.Closed
@@ -90,9 +103,10 @@ class Line(abc.ABC, Generic[W]):
             while not self._closed:
                 await self._wanted.wait()
                 self._wanted.clear()
-                while self._jobs and not self._closed:
-                    if jobs := self._take():
-                        await self._see_through(jobs)
+                while self._jobs and not (self._closed or self._held):
+                    async with self._writing:
+                        if jobs := self._take():
+                            await self._see_through(jobs)
         finally:
             self._closed = True
             for job in self._jobs:

@@ -228,8 +228,8 @@ class _Opened:
 def _open(path: pathlib.Path) -> _Opened:
     with contextlib.ExitStack() as undo:
         try:
-            lock = _lock(path)
-            undo.callback(os.close, lock)
+            lock_ = lock(path)
+            undo.callback(os.close, lock_)
             schema.prepare(path)
             writer = undo.enter_context(contextlib.closing(schema.connect(path)))
             writer.execute("PRAGMA synchronous = FULL")
@@ -246,7 +246,7 @@ def _open(path: pathlib.Path) -> _Opened:
         except (sqlite3.Error, OSError) as error:
             raise contract.Failed(reason=str(error)) from error
         undo.pop_all()
-        return _Opened(reader, writer, lock)
+        return _Opened(reader, writer, lock_)
 
 
 def _abandon(opening: asyncio.Future[_Opened]) -> None:
@@ -254,18 +254,21 @@ def _abandon(opening: asyncio.Future[_Opened]) -> None:
         opening.result().close()
 
 
-def _lock(path: pathlib.Path) -> int:
-    """The lock of the one process that has the database open; the kernel lets go of it when the process ends."""
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def lock(path: pathlib.Path) -> int:
+    """The lock of the one process that has the database open; the kernel lets go of it when the process ends.
+
+    Raises InUse and OSError.
+    """
+    held = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        said = os.pread(lock, 20, 0).strip()
-        os.close(lock)
+        said = os.pread(held, 20, 0).strip()
+        os.close(held)
         raise InUse(path=os.fspath(path), pid=int(said) if said.isdigit() else 0) from error
     with contextlib.suppress(OSError):  # a full disk
-        os.ftruncate(lock, os.pwrite(lock, b"%d\n" % os.getpid(), 0))
-    return lock
+        os.ftruncate(held, os.pwrite(held, b"%d\n" % os.getpid(), 0))
+    return held
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -54,6 +54,10 @@ class EtcdStore(line.Line[Never]):
         self._silent = False  # there was no answer to the last transaction
         super().__init__()
 
+    def learn(self, members: Sequence[str]) -> None:
+        """Ask these members from now on."""
+        self._gateway.learn(members)
+
     async def revision(self) -> int:
         """See contract.Store."""
         self._check()

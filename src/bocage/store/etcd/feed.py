@@ -241,7 +241,7 @@ async def revisions(
 ) -> AsyncIterator[AsyncIterator[tuple[int, list[Event]]]]:
     """The changes after a revision as one member tells them, in whole revisions, with the last revision of each batch.
 
-    Raises contract.Compacted, founding.Replaced, gateway.Lost and gateway.Refused.
+    Raises contract.Compacted, contract.Replaced, gateway.Lost and gateway.Refused.
     """
     request = {
         "create_request": {
@@ -275,7 +275,7 @@ async def _batches(
             if name.startswith(space.data):
                 events.append(Event(space, record, deleted=told.get("type") == "DELETE"))
             elif name == space.founding and not space.is_same(record):
-                raise founding.Replaced
+                raise contract.Replaced
         if not document.get("fragment") and position > since:
             events.sort(key=lambda event: (event.revision, event.name))
             yield position, events
@@ -283,7 +283,7 @@ async def _batches(
 
 
 def newest(space: records.Space, answer: records.Document) -> int:
-    """The newest revision, from the answer to `founding.look`. Raises founding.Replaced."""
+    """The newest revision, from the answer to `founding.look`. Raises contract.Replaced."""
     founding.seen(space, answer)
     return space.revision(records.revision(answer))
 

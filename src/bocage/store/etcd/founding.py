@@ -30,15 +30,6 @@ class Unfounded(contract.Error, errors.Conflict):
     root: str
 
 
-class Replaced(contract.Failed):
-    """The store was restored or recovered since it was opened: another incarnation. It must be opened anew."""
-
-    type = "store-replaced"
-    text = N_("the store is another than the one that was opened: {reason}")
-    hint = ""
-    reason: str = "its incarnation has changed"
-
-
 async def found(gateway: gateways.Gateway, incarnation: str, *, root: str = records.ROOT, within: float = 10.0) -> None:
     """Make an empty store. Raises Founded, Silent, Refused."""
     name = root.encode() + b"founding"
@@ -59,8 +50,8 @@ def look(space: records.Space, *beside: records.Document) -> records.Document:
 
 
 def seen(space: records.Space, answer: records.Document) -> list[records.Document]:
-    """What was read beside the founding record, which comes first. Raises Replaced."""
+    """What was read beside the founding record, which comes first. Raises contract.Replaced."""
     record, *beside = records.ranges(answer)
     if not space.is_same(records.first(record)):
-        raise Replaced
+        raise contract.Replaced
     return beside

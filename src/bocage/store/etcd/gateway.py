@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -134,13 +134,20 @@ class Gateway:
 
     def distrust(self, member: str) -> None:
         """Ask it last from now on."""
-        self.order.remove(member)
-        self.order.append(member)
+        if member in self.order:
+            self.order.remove(member)
+            self.order.append(member)
 
     def prefer(self, member: str) -> None:
         """Ask it first from now on."""
-        self.order.remove(member)
-        self.order.insert(0, member)
+        if member in self.order:
+            self.order.remove(member)
+            self.order.insert(0, member)
+
+    def learn(self, members: Sequence[str]) -> None:
+        """Ask these from now on; those that are known keep their turns."""
+        known = [member for member in self.order if member in members]
+        self.order[:] = known + [member for member in members if member not in known]
 
     async def attempt(self, member: str, path: str, content: bytes) -> Answer:
         """One request to one member. Raises Lost, Refused and contract.Closed."""

@@ -57,7 +57,7 @@ class Pen:
     async def write(self, wish: line.Transaction, *, until: float) -> Written:
         """Write it, by the loop's clock `until`.
 
-        Raises contract.Mismatch, contract.Unsettled, gateway.Silent, gateway.Refused and founding.Replaced.
+        Raises contract.Mismatch, contract.Unsettled, gateway.Silent, gateway.Refused and contract.Replaced.
         """
         if not wish.puts and not wish.deletes:
             return await self._compare(wish, until)
@@ -110,7 +110,7 @@ class Pen:
     async def _void(self, identity: str, until: float, began: float = 0.0) -> Written | None:
         """See to it that the transaction `identity` is not written any more; when it was, say so.
 
-        Raises contract.Unsettled, gateway.Silent, gateway.Refused and founding.Replaced.
+        Raises contract.Unsettled, gateway.Silent, gateway.Refused and contract.Replaced.
         """
         own = secrets.token_hex(8)
         request = records.transaction(

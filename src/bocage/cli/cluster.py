@@ -1,0 +1,157 @@
+"""`bocage cluster`: many hosts that behave as one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from bocage.cli import failure, lazy, options, output, people, session, table
+from bocage.client import problems, rest
+
+_WITHIN = 120.0  # seconds until a host has taken its place
+_LOOK = 0.2
+_HOSTS = (table.Column("HOST", least=16), table.Column("ADDRESS"), table.Column("UID"))
+_MEMBERS = (
+    table.Column("MEMBER OF THE STORE", least=20),
+    table.Column("VOTES"),
+    table.Column("LEADS"),
+    table.Column("ETCD"),
+    table.Column("SIZE", right=True),
+    table.Column("HEALTH", least=8),
+)
+Address = Annotated[str | None, typer.Option(metavar="IP", help="This host's address, at which the others reach it.")]
+
+
+def init(address: Address = None, json: options.Json = False) -> None:
+    """Make a cluster of this host alone. Its VMs run on; other hosts join it.
+
+    Examples:
+      bocage cluster init --address 10.0.0.1
+    """
+    with session.connect() as api:
+        made = api.cluster.init(rest.given(address=address))
+    found = _until(lambda one: any(member["leads"] for member in one["members"]))
+    if json:
+        output.document(found)
+    else:
+        output.line(f"this host is a cluster by itself, at {made['address']}")
+        output.complain("'bocage cluster invite' prints a word with which another host joins")
+
+
+def invite(json: options.Json = False) -> None:
+    """Print a word that lets one host in: once, and within an hour.
+
+    Examples:
+      bocage cluster invite
+    """
+    with session.connect() as api:
+        word = api.cluster.invite()
+    if json:
+        output.document({"word": word})
+    else:
+        output.line(word)
+        output.complain("on the other host: 'bocage cluster join WORD'; whoever has the word can join until then")
+
+
+def join(
+    word: Annotated[str, typer.Argument(metavar="WORD", help="What 'bocage cluster invite' printed.")],
+    address: Address = None,
+    json: options.Json = False,
+) -> None:
+    """Have this host, which must have no VMs, become part of the cluster that a word is of.
+
+    Examples:
+      bocage cluster join 10.0.0.1:8481/…/… --address 10.0.0.2
+    """
+    with session.connect() as api:
+        made = api.cluster.join(rest.given(word=word, address=address))
+    found = _until(lambda one: any(_is_at(host, made) for host in one["hosts"]) and _is_settled(one))
+    if json:
+        output.document(found)
+        return
+    votes = sum(member["votes"] for member in found["members"])
+    output.line(f"this host is one of {len(found['hosts'])} in the cluster, at {made['address']}")
+    if votes < 3:
+        output.complain(
+            "with two hosts the cluster stands still when the first one is lost; a third makes it stand the loss of any"
+        )
+
+
+def show(json: options.Json = False) -> None:
+    """Show the hosts of the cluster, and how the members of its store are.
+
+    Examples:
+      bocage cluster show
+    """
+    with session.connect() as api:
+        found = api.cluster.show()
+    if json:
+        output.document(found)
+        return
+    if found["incarnation"] is None:
+        output.complain("this host is part of no cluster: 'bocage cluster init' makes one")
+        return
+    output.line(table.facts([("incarnation", found["incarnation"]), ("this host's address", found["address"])]))
+    output.line("")
+    hosts = sorted(found["hosts"], key=lambda one: str(one["name"]))
+    output.line(table.render(_HOSTS, [(one["name"], one["address"] or people.NOTHING, one["uid"]) for one in hosts]))
+    output.line("")
+    members = sorted(found["members"], key=lambda one: str(one["host"]))
+    output.line(table.render(_MEMBERS, [_member(one) for one in members]))
+    sound = sum(one["votes"] and one["answers"] for one in members)
+    if 2 * sound <= sum(one["votes"] for one in members):
+        output.complain("the store has lost its majority: nothing can be changed until more of its members answer")
+
+
+def _member(one: rest.Document) -> tuple[str, ...]:
+    health = "answers" if one["answers"] else f"does not answer: {one['reason']}" if one["reason"] else "starts"
+    return (
+        one["host"] or one["peer"],
+        people.yes(one["votes"]),
+        people.yes(one["leads"]),
+        one["version"] or people.NOTHING,
+        people.size(one["size"]) if one["size"] else people.NOTHING,
+        health,
+    )
+
+
+def _is_at(host: rest.Document, made: rest.Document) -> bool:
+    return bool(host["address"] == made["address"])
+
+
+def _is_settled(found: rest.Document) -> bool:
+    """Whether every member has had its first start, and an odd number of them votes."""
+    return all(one["answers"] for one in found["members"]) and sum(one["votes"] for one in found["members"]) % 2 == 1
+
+
+def _until(holds: Callable[[rest.Document], bool]) -> rest.Document:
+    """The cluster once the daemon has started anew and it holds; as it is at the bound."""
+    bound = time.monotonic() + _WITHIN
+    found: rest.Document | None = None
+    while time.monotonic() < bound:
+        with contextlib.suppress(problems.Error), session.connect() as api:
+            found = api.cluster.show()
+            if holds(found):
+                return found
+        time.sleep(_LOOK)
+    if found is None:
+        raise failure.Usage(option="", wrong="the daemon does not answer", right="'bocage daemon log' has more")
+    return found
+
+
+NOUN = lazy.Group(
+    "cluster",
+    help="The cluster: many hosts that behave as one.",
+    verbs={
+        "Clusters": {
+            "init": "cluster:init",
+            "invite": "cluster:invite",
+            "join": "cluster:join",
+            "show": "cluster:show",
+        }
+    },
+)
