@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ class House:
         self._beside = beside
         self._stack = contextlib.AsyncExitStack()
         self.node: agent.Node
+        self._agent: asyncio.Task[None]
         self.resources: resources.Resources
         self.last_boot: str | None = None  # the boot id of the machine's last run, when it was another
 
@@ -50,11 +52,21 @@ class House:
         await self._open_store()
         self.node = await daemon._node(self.homes, self.resources)
         working = [asyncio.create_task(self.node.run())]
+        self._agent = working[0]
         if self._beside is None:
             working.append(asyncio.create_task(leader.Leader(self.resources).run()))
         self._stack.push_async_callback(daemon._end, working)
         await self.node.ready.wait()
         return self
+
+    async def die(self) -> None:
+        """The host is dead, as far as its VMs are concerned: nobody looks after them, and no process is left."""
+        await daemon._end([self._agent])
+        for found in processes.find(self.homes.runtime):
+            with contextlib.suppress(processes.Gone):
+                processes.send(found.identity, signal.SIGKILL)
+        while any(processes.alive(found.identity) for found in processes.find(self.homes.runtime)):
+            await asyncio.sleep(_LOOK / 10)
 
     async def introduce(self) -> None:
         """What a daemon does first, and no more."""

@@ -18,9 +18,15 @@ from bocage.planner import snapshot
 from bocage.storage import directory
 from bocage.store import resources
 from tests.node.house import BLANK, House
+from tests.node.test_snapshots import TWO, counts
 from tests.node.test_wishes import problem
 
 Pair = tuple[House, House]
+LAST = (
+    "n=0; while [ \"$(dd if=/dev/vdb skip=$((n+1)) count=1 2>/dev/null | head -n 1 | tr -d '\\0')\" = $((n+1)) ]; "
+    "do n=$((n+1)); done; echo last-$n"
+)
+"""How far the numbers go that the guest wrote one after the other."""
 
 
 @pytest.fixture
@@ -150,3 +156,77 @@ async def give(house: House, machine: vm.VM, owner: vm.Owner) -> None:
     transaction = resources.Transaction()
     transaction.set_owner(machine, owner, expected=revision)
     await house.resources.commit(transaction)
+
+
+async def take(pair: Pair, machine: vm.VM) -> vm.VM:
+    """The first host died; the leader gave the VM to the second, where it runs."""
+    first, second = pair
+    await first.die()
+    present = await second.read(machine)
+    assert present.status.host == first.node.ground.uid
+    owner = vm.Owner(host=second.node.ground.uid, generation=(present.status.owner_generation or 0) + 1)
+    await give(second, machine, owner)
+    return await second.until(
+        lambda: second.read(machine),
+        lambda one: one.status.state is vm.State.RUNNING and one.status.pid not in (None, present.status.pid),
+    )
+
+
+async def on_first(pair: Pair, array: ground.Storage, **request: Any) -> vm.VM:
+    """A VM that runs on the first host."""
+    first, second = pair
+    lacks = array.status.model_copy(
+        update={
+            "hosts": {
+                **array.status.hosts,
+                second.node.ground.uid: ground.Reach(state="unavailable"),
+            }
+        }
+    )
+    await first.resources.change_status(ground.Storage, None, array.uid, lambda _: lacks)
+    return await first.create(storage="array", start=True, **request)
+
+
+@pytest.mark.guest
+async def test_what_ran_on_a_host_that_died_runs_on_another_with_all_that_it_had_written(
+    pair: Pair, array: ground.Storage, tiny_image: pathlib.Path
+) -> None:
+    first, second = pair
+    await first.add_image(tiny_image)
+    made = await on_first(pair, array, **TWO)
+    await first.says(made, "^tiny: ready")
+    await counts(first, made)
+    directory = pathlib.Path(array.spec.path) / "vms" / made.uid
+    before = os.stat(directory / "serial.log").st_uid
+    (directory / "disks" / ".disk9.qcow2.0123.part").write_bytes(b"half")
+
+    there = await take(pair, made)
+    assert there.status.last_end is not None
+    assert there.status.last_end.reason.type == "vm-taken-over"
+    assert there.status.restarts == 0
+    assert not list(directory.rglob("*.part"))
+    await second.says(made, "^tiny: ready")
+    last = await second.says(made, "^last-", send=LAST)
+    assert int(last.removeprefix("last-")) > 5
+    if os.geteuid() == 0:  # each home has users of its own
+        assert os.stat(directory / "serial.log").st_uid != before
+        assert {os.stat(one).st_uid for one in (directory / "disks").iterdir()} == {
+            os.stat(directory / "serial.log").st_uid
+        }
+    definition = (directory / "vm.yaml").read_text()
+    assert f"host: {second.node.ground.uid}" in definition
+    assert (second.homes.by_name / "default" / made.name).resolve() == directory
+
+    # and back, with its memory, to where an older run of it has left files
+    await second.says(made, "^kept", send="echo heron > /tmp/bird; echo kept")
+    assert (await second.ask("vm.save", made)).status.state is work.TaskState.DONE
+    again = await House(first.homes, beside=first).open()
+    try:
+        await second.die()
+        owner = vm.Owner(host=again.node.ground.uid, generation=(there.status.owner_generation or 0) + 1)
+        await give(again, made, owner)
+        assert (await again.ask("vm.start", made)).status.state is work.TaskState.DONE
+        assert await again.says(made, "^bird-", send="echo bird-$(cat /tmp/bird)") == "bird-heron"
+        assert await again.says(made, "^last-", send=LAST) == last
+    finally:
+        await again.close()

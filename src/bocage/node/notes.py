@@ -123,6 +123,13 @@ class HostRestarted(Note):
     name: str
 
 
+class TakenOver(Note):
+    type = "vm-taken-over"
+    text = N_("{name} ran on {host} last, which does not have it any more")
+    name: str
+    host: str
+
+
 class Stopped(Note):
     type = "vm-stopped"
     text = N_("{name} is off")

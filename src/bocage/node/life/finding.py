@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 from bocage.engine import base as engine
-from bocage.model import base, vm
+from bocage.model import base, ground, vm
 from bocage.node import clock, notes
 from bocage.node.life import launching
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
+from bocage.store import resources
 
 _WAS_UP = (vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING, vm.State.UNKNOWN)
+_MAY_HAVE_RUN = (*_WAS_UP, vm.State.STARTING)
 _TOLD_TO_END = ("vm.stop", "vm.kill", "vm.save", "vm.delete")
 
 
@@ -36,6 +41,8 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         standing.started = since if since is not None else standing.started
         await preparation.note_running(machine)
         await _if_by_hand(standing, preparation, machine, found)
+    elif machine.status.state in _MAY_HAVE_RUN and (before := await _ran_before_on(preparation, machine)):
+        await _take_over(standing, preparation, machine, before)
     elif machine.status.state in _WAS_UP and not ground.rebooted:
         standing.ended = await ground.engine.post_mortem(runtime) or engine.Ended(
             orderly=machine.spec.power is vm.Power.STOPPED, reason=notes.FoundGone(name=machine.name)
@@ -49,6 +56,29 @@ async def find(standing: Standing, preparation: Preparation) -> None:
             await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None, last_end=end)
         await preparation.disconnect(machine)
         await ground.engine.forget(runtime)
+
+
+async def _ran_before_on(preparation: Preparation, machine: vm.VM) -> str | None:
+    """The uid of the other host that ran it last, if one did: what its directory says, before vCPUs run."""
+    owner = await preparation.last_owner(machine)
+    return owner.host if owner and owner.host != preparation.host else None
+
+
+async def _take_over(standing: Standing, preparation: Preparation, machine: vm.VM, before: str) -> None:
+    """What another host ran is no crash here: it is off, and starts at once where it should run.
+
+    What lies in this host's runtime directory is of an older run, and what is half made in the VM's of that host.
+    """
+    await preparation.disconnect(machine)
+    await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
+    await preparation.sweep(machine)
+    name = before[:8]
+    with contextlib.suppress(resources.Missing):
+        name = (await standing.ground.resources.get(ground.Host, None, before)).name
+    note = notes.TakenOver(name=machine.name, host=name)
+    end = vm.End(when=base.now(), reason=base.Saying.of(note))
+    none: dict[str, Any] = {"pid": None, "restarts": 0, "problem": None, "next_try": None}
+    await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, last_end=end, **none)
 
 
 async def _if_by_hand(standing: Standing, preparation: Preparation, machine: vm.VM, found: engine.Machine) -> None:

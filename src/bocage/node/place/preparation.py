@@ -22,7 +22,7 @@ from bocage.node.place import admission, directory, disks, in_use, referred, roo
 from bocage.node.wires import wiring
 from bocage.planner import rescue
 from bocage.storage import directory as storage_directory
-from bocage.storage import space
+from bocage.storage import half_made, space
 from bocage.words import N_
 
 _ROOM_TO_GO_ON = 64 << 20  # bytes
@@ -304,9 +304,31 @@ class Preparation:
         self.usb.forget(machine.uid)
         await self._wires.disconnect(machine)
 
+    @property
+    def host(self) -> str:
+        """The uid of this host."""
+        return self._ground.uid
+
+    async def last_owner(self, machine: vm.VM) -> vm.Owner | None:
+        """Whose it was when its definition was written last. Raises reach.Hangs."""
+        place = await self.place(machine)
+
+        def read() -> vm.Owner | None:
+            with contextlib.suppress(FileNotFoundError, directory.Unreadable):
+                return place.read().owner
+            return None
+
+        return await reach.Way(place.storage).call(read)
+
+    async def sweep(self, machine: vm.VM) -> None:
+        """Remove what its last host left half made of it."""
+        place = await self.place(machine)
+        await reach.Way(place.storage).call(half_made.sweep, place.path, depth=1)
+
     async def leave(self, machine: vm.VM) -> None:
         """Another host has it: what this one knew of it, and the link to it, go."""
         await self.disconnect(machine)
+        await self._wires.forget(machine)
         await asyncio.to_thread(self.unlink, machine)
         self._uids.forget(machine.uid)
 
