@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from bocage.api import answers, calls, describing, etags, paging, routing
-from bocage.model import ground, requests
+from bocage.model import ground, power, requests
 from bocage.model.work import Task
 
 router = routing.router("host", "/hosts")
@@ -29,15 +29,36 @@ async def get(name: calls.Name, call: Reading) -> Response:
     return answers.one(await call.resources.find(ground.Host, None, name))
 
 
-@router.patch("/{name}", name="change", response_model=ground.Host, responses=routing.problem_responses(404, 409, 412))
+@router.patch(
+    "/{name}",
+    name="change",
+    response_model=ground.Host,
+    responses=routing.problem_responses(404, 409, 412, 502, 504),
+)
 async def change(
     name: calls.Name,
     patch: requests.HostPatch,
     call: Annotated[calls.Call, calls.may("host:change")],
     if_match: etags.IfMatch = None,
 ) -> Response:
-    """Change what its VMs may have of it, and what is said of it (RFC 7396). What runs goes on running."""
-    return await describing.describe(call, ground.Host, None, name, patch, if_match, nullable=("cpu_overcommit",))
+    """Change what its VMs may have of it, its BMC, and what is said of it (RFC 7396). What runs goes on running."""
+    if patch.bmc:
+        host = await call.resources.find(ground.Host, None, name)
+        asked = patch.bmc.model_dump_json().encode()
+        looked = await call.api.node.document("POST", f"/hosts/{host.uid}/bmc", content=asked)
+        patch = patch.model_copy(update={"bmc": power.Bmc.model_validate(looked["bmc"])})
+    return await describing.describe(call, ground.Host, None, name, patch, if_match, nullable=("cpu_overcommit", "bmc"))
+
+
+class HostPower(BaseModel):
+    power: Literal["on", "off", "changing"]
+
+
+@router.get("/{name}/power", name="power", response_model=HostPower, responses=routing.problem_responses(404, 409, 502, 504))
+async def power_(name: calls.Name, call: Reading) -> Response:
+    """Whether it has power: its BMC is asked, by the host that was asked for it."""
+    host = await call.resources.find(ground.Host, None, name)
+    return await call.api.node.forward("GET", f"/hosts/{host.uid}/power")
 
 
 class Disks(BaseModel):

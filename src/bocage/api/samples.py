@@ -164,6 +164,7 @@ def answers() -> dict[str, Any]:
         "UsbDevices": {
             "devices": [ground.HostUsb(id="0529:0001", port="1-2.3", maker="AKS", model="HASP").model_dump(mode="json")]
         },
+        "HostPower": {"power": "on"},
         "Disks": {"disks": [_DISK.model_dump(mode="json")]},
         "Confinement": _CONFINED.model_dump(mode="json", context=base.WORDS),
         "History": sample.History(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import complete, failure, options, output, session
+from bocage.cli import bmcs, complete, failure, options, output, session
 from bocage.client import rest
 
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is, in free text.")]
@@ -101,17 +101,29 @@ def host(
     cpu_overcommit: Annotated[
         str | None, typer.Option(metavar="N", help="How many vCPUs a CPU is given as: 4; 'none' for any number.")
     ] = None,
+    bmc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="What switches it off and on: redfish://USER@ADDRESS[:PORT][/SYSTEM] (redfish+http:// without TLS), "
+            "ipmi://USER@ADDRESS; 'none' for none. Its password is asked for, or read from standard input.",
+        ),
+    ] = None,
+    bmc_password_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read the BMC's password from its first line.")
+    ] = None,
     title: Title = None,
     notes: Notes = None,
     tag: Tags = None,
     json: options.Json = False,
 ) -> None:
-    """Change a host: what VMs may have of it, how many times over it is given to them, and what is said of it.
+    """Change a host: what VMs may have of it, how many times over it is given to them, its BMC, what is said of it.
 
     Examples:
       bocage host set host1 --title "cellar, upper shelf"
       bocage host set host1 --memory-for-vms 24G
       bocage host set host1 --memory-overcommit 1.5 --cpu-overcommit 4
+      bocage host set host1 --bmc redfish://admin@10.0.0.51
     """
     often: dict[str, Any] = {}
     if cpu_overcommit is not None:
@@ -120,6 +132,8 @@ def host(
         except ValueError as error:
             wrong = f"'{cpu_overcommit}' is no number"
             raise failure.Usage(option="--cpu-overcommit", wrong=wrong, right="--cpu-overcommit 4, none") from error
+    if bmc is not None:
+        often["bmc"] = None if bmc == "none" else bmcs.asked(bmc, password_file=bmc_password_file)
     with session.connect() as api:
         change(
             api.hosts,

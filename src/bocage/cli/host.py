@@ -104,6 +104,7 @@ def show(
                 ("CPUs", status.get("cpus")),
                 ("memory", people.size(status.get("memory_bytes")) + _aside(host["spec"])),
                 *use,
+                *_bmc(host),
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
                 ("its VMs", "are off until the machine's next start" if status.get("leaving") else ""),
@@ -113,6 +114,26 @@ def show(
             ]
         )
     )
+
+
+def _bmc(host: rest.Document) -> list[tuple[str, object]]:
+    """Its BMC, and whether it is seen to be its own."""
+    bmc, status = host["spec"].get("bmc"), host["status"]
+    own = status.get("smbios_uuid") or "not known"
+    if not bmc:
+        return [("BMC", "none is set"), ("system UUID", own)]
+    system = f", system {bmc['system']}" if bmc["system"] else ""
+    seen = status.get("bmc") or {}
+    if (seen.get("address"), seen.get("system")) != (bmc["address"], bmc["system"]):
+        told = "not asked yet"
+    elif seen.get("problem"):
+        told = people.saying(seen["problem"])
+    elif seen["own"]:
+        told = f"{seen['uuid']}: this machine's"
+    else:
+        told = f"{seen['uuid'] or 'none'}: NOT this machine's, so nothing is switched off by it"
+    where = f"{bmc['kind']} at {bmc['address']} as {bmc['user']}{system}"
+    return [("BMC", where), ("its system UUID", told), ("system UUID", own)]
 
 
 def _aside(spec: dict[str, Any]) -> str:
@@ -165,6 +186,20 @@ def _device(one: rest.Document) -> tuple[str, ...]:
 
 def _user(vm: rest.Document) -> str:
     return str(vm["name"]) if vm["project"] in (None, "default") else f"{vm['project']}/{vm['name']}"
+
+
+def power(name: HostName = None, json: options.Json = False) -> None:
+    """Say whether a host has power: its BMC is asked.
+
+    Examples:
+      bocage host power host2
+    """
+    with session.connect() as api:
+        found = api.hosts.power(name or output.named(_the_only(api)))
+    if json:
+        output.document({"power": found})
+    else:
+        output.line(found)
 
 
 def stop_vms(name: HostName = None, wait: options.Wait = True, json: options.Json = False) -> None:
@@ -238,6 +273,7 @@ NOUN = lazy.Group(
             "disks": "host:disks",
             "usb": "host:usb",
             "set": "describe:host",
+            "power": "host:power",
         },
         "Before the machine goes down": {"stop-vms": "host:stop_vms", "start-vms": "host:start_vms"},
     },

@@ -39,6 +39,10 @@ class Hosts(Nouns):
         devices: Documents = self._get(self._of(name, "usb"))["devices"]
         return devices
 
+    def power(self, name: str) -> str:
+        """`on`, `off` or `changing`, as its BMC says now."""
+        return str(self._get(self._of(name, "power"))["power"])
+
     def act(self, name: str, verb: str) -> Document:
         """`stop-vms` or `start-vms`."""
         return self._post(self._of(name, verb))

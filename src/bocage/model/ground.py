@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from bocage.model import power
 from bocage.model.base import Part, Ref, Resource, Saying, Uid
 from bocage.model.units import Size
 
@@ -29,6 +30,8 @@ class HostSpec(Part):
     """How many times over its memory is given to VMs that run together: a start beyond that is refused."""
     cpu_overcommit: Overcommit | None = None
     """The same of its CPUs, as vCPUs; None: as often as is wanted. Reservations are never given twice."""
+    bmc: power.Bmc | None = None
+    """What switches it off and on from outside."""
 
 
 class Leaving(Part):
@@ -73,6 +76,9 @@ class HostStatus(Part):
     time_zone: str = "UTC"
     """IANA's name of the zone that the host is set to."""
     boot_id: str = ""
+    smbios_uuid: str = ""
+    """The machine's own, by which its BMC is known to be its; of one that has none, its machine-id."""
+    bmc: power.BmcSeen | None = None
     leaving: Leaving | None = None
     problem: Saying | None = None
     seen: datetime.datetime | None = None
@@ -83,6 +89,14 @@ class Host(Resource[HostSpec, HostStatus]):
     plural: ClassVar[str] = "hosts"
     in_project: ClassVar[bool] = False
     status: HostStatus = HostStatus()
+
+    @property
+    def bmc_is_its_own(self) -> bool:
+        """Whether the BMC that is set was seen to be this machine's, by both their UUIDs."""
+        set_, seen = self.spec.bmc, self.status.bmc
+        if set_ is None or seen is None or (seen.address, seen.system) != (set_.address, set_.system):
+            return False
+        return seen.own
 
 
 class HostUsb(Part):

@@ -13,6 +13,7 @@ from bocage.model import share as shares
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.firewall import FirewallGroupSpec, FirewallRule
 from bocage.model.ground import AbsolutePath, NetworkSpec, Overcommit, Sha256, VolumeFormat
+from bocage.model.power import BmcRequest
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import Size
 
@@ -305,6 +306,8 @@ class HostPatch(Description):
     memory_overcommit: Overcommit | None = None
     cpu_overcommit: Overcommit | None = None
     """Null: vCPUs are given as often as is wanted."""
+    bmc: BmcRequest | None = None
+    """Asked before it is kept, and refused when it is another host's. Null: it has none."""
 
 
 class StoragePatch(Description):

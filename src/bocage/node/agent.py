@@ -18,7 +18,7 @@ from bocage.node import jobs, memory, notes, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import balancing, boot, mending, plugging, sampling, upkeep
+from bocage.node.rounds import balancing, boot, identifying, mending, plugging, sampling, upkeep
 from bocage.node.shop import Shop
 from bocage.store import contract, resources
 
@@ -39,6 +39,7 @@ class Node:
         self._mending = mending.Mending(self.shop, self.crew)
         self._upkeep = upkeep.Upkeep(self.shop, self.crew)
         self.balancing = balancing.Balancing(self.shop, self.crew)
+        self._identifying = identifying.Rounds(ground)
         self.sampling = sampling.Sampling(self.shop, self.crew, self.balancing)
         self._jobs: dict[str, tuple[tasks.Run, asyncio.Task[None]]] = {}
         self._known: set[str] = set()  # tasks that were handed on
@@ -93,6 +94,7 @@ class Node:
         """What goes on beside the VMs, once each of them was looked at."""
         self._spawn(self._upkeep.run())
         self._spawn(self._mending.run())
+        self._spawn(self._identifying.run())
         self._spawn(plugging.Rounds(self.shop, self.crew).run())
         self._spawn(self.sampling.run())
         self._spawn(self.balancing.run())
@@ -121,6 +123,7 @@ class Node:
         part = change.key.rsplit("/", 1)[1]
         self._upkeep.see(kind, part)
         self.balancing.see(change.key, part)
+        self._identifying.see(change.key, part)
         if kind == vm.VM.kind and part in ("spec", "owner"):
             self._see_vm(change, part)
         elif kind == ground.Host.kind and self._leave_from != self.ground.leave_from:

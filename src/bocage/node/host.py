@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
 import shutil
 import socket
+import uuid
 
 import bocage
 from bocage import errors, home, process
@@ -18,6 +20,7 @@ from bocage.node import zone
 from bocage.node.place import uids
 from bocage.store import resources
 
+_MACHINE_UUIDS = (pathlib.Path("/sys/class/dmi/id/product_uuid"), pathlib.Path("/etc/machine-id"))
 _A_PC = re.compile(r"pc-(q35|i440fx)-\d+\.\d+|isapc")
 _FIRMWARE = {"uefi": (paths.OVMF_CODE, paths.OVMF_VARS), "secure-boot": (paths.OVMF_SECURE, paths.OVMF_MICROSOFT)}
 
@@ -74,6 +77,7 @@ async def look(homes: home.Home, present: ground.Host | None, *, address: str = 
         privileged=os.geteuid() == 0,
         time_zone=zone.of_host().key,
         boot_id=boot_id.strip(),
+        smbios_uuid=await asyncio.to_thread(_machine_uuid),
         problem=base.Saying.of(problem) if problem else None,
         seen=base.now(),
     )
@@ -82,26 +86,16 @@ async def look(homes: home.Home, present: ground.Host | None, *, address: str = 
         status = status.model_copy(update={"boot_id": present.status.boot_id})
     if present is not None and present.status.leaving and present.status.leaving.boot_id == boot_id.strip():
         status = status.model_copy(update={"leaving": present.status.leaving})
+    if present is not None:
+        status = status.model_copy(update={"bmc": present.status.bmc})
     return Facts(status, boot_id.strip(), rebooted)
 
 
-async def introduce(
-    store: resources.Resources, identity: home.Identity, homes: home.Home, *, address: str = ""
-) -> Facts:
-    """Have this host in the store, with what it is now; `address` is the one at which other hosts reach it."""
-    try:
-        present = await store.get(ground.Host, None, identity.uid)
-    except resources.Missing:
-        present = None
-    facts = await look(homes, present, address=address)
-    if present is None:
-        metadata = base.Metadata(uid=identity.uid, name=_label(socket.gethostname()))
-        await store.create(ground.Host(metadata=metadata, spec=ground.HostSpec(), status=facts.status))
-    else:
-        await store.change_status(ground.Host, None, identity.uid, lambda _: facts.status)
-    return facts
+def _machine_uuid() -> str:
+    """The SMBIOS UUID; of a machine without SMBIOS (an ARM board, a container) its machine-id, in the same form."""
+    for path in _MACHINE_UUIDS:
+        with contextlib.suppress(OSError, ValueError):
+            return str(uuid.UUID(path.read_text().strip()))
+    return ""
 
 
-def _label(name: str) -> str:
-    label = re.sub(r"[^a-z0-9-]+", "-", name.split(".")[0].lower()).strip("-")[:63]
-    return label or "host"

@@ -27,7 +27,8 @@ from bocage.engine import usb
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
-from bocage.node import asking, conversation, doctor, inside, started, streaming, tasks
+from bocage.model import power as powers
+from bocage.node import asking, conversation, doctor, inside, power, started, streaming, tasks
 from bocage.node.carrying import adoption, export
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
@@ -74,6 +75,8 @@ class Interface:
             Route("/doctor", self.doctor),
             Route("/disks", self.disks),
             Route("/usb", self.usb),
+            Route("/hosts/{uid}/power", self.power),
+            Route("/hosts/{uid}/bmc", self.look_at_bmc, methods=["POST"]),
             WebSocketRoute("/vms/{uid}/console", self.console),
         ]
         handlers = {errors.Problem: _problem, OSError: _os_problem, Exception: _fault}
@@ -240,6 +243,15 @@ class Interface:
         held = self._shop.preparation.usb.holder
         found = [one.model_copy(update={"vm": refs.get(held(one.node) or "")}) for one in found]
         return JSONResponse({"devices": [one.model_dump(mode="json") for one in found]})
+
+    async def power(self, request: Request) -> Response:
+        """Whether a host has power, as its BMC says."""
+        return JSONResponse({"power": await power.state(self._shop.ground, request.path_params["uid"])})
+
+    async def look_at_bmc(self, request: Request) -> Response:
+        """Who a BMC is that is to be a host's, and what is to be kept of it."""
+        asked = await asking.body(request, powers.BmcRequest)
+        return _json(await power.look(self._shop.ground, request.path_params["uid"], asked))
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
         """Where the machine that runs, or is saved, differs from the spec."""

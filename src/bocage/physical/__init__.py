@@ -1,0 +1,1 @@
+"""The machines themselves: their power, through their BMCs."""
