@@ -54,7 +54,9 @@ class HostPower(BaseModel):
     power: Literal["on", "off", "changing"]
 
 
-@router.get("/{name}/power", name="power", response_model=HostPower, responses=routing.problem_responses(404, 409, 502, 504))
+@router.get(
+    "/{name}/power", name="power", response_model=HostPower, responses=routing.problem_responses(404, 409, 502, 504)
+)
 async def power_(name: calls.Name, call: Reading) -> Response:
     """Whether it has power: its BMC is asked, by the host that was asked for it."""
     host = await call.resources.find(ground.Host, None, name)
