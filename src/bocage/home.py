@@ -74,11 +74,6 @@ class Home:
         return self.path / "bocage.db.lock"
 
     @property
-    def secret_key(self) -> pathlib.Path:
-        """What the passwords in the store are sealed with; all hosts of a cluster have the same, no backup has it."""
-        return self.path / "secret.key"
-
-    @property
     def samples(self) -> pathlib.Path:
         """The history of what VMs used; lost, it takes nothing else with it."""
         return self.path / "samples.db"

@@ -99,3 +99,23 @@ def _machine_uuid() -> str:
     return ""
 
 
+async def introduce(
+    store: resources.Resources, identity: home.Identity, homes: home.Home, *, address: str = ""
+) -> Facts:
+    """Have this host in the store, with what it is now; `address` is the one at which other hosts reach it."""
+    try:
+        present = await store.get(ground.Host, None, identity.uid)
+    except resources.Missing:
+        present = None
+    facts = await look(homes, present, address=address)
+    if present is None:
+        metadata = base.Metadata(uid=identity.uid, name=_label(socket.gethostname()))
+        await store.create(ground.Host(metadata=metadata, spec=ground.HostSpec(), status=facts.status))
+    else:
+        await store.change_status(ground.Host, None, identity.uid, lambda _: facts.status)
+    return facts
+
+
+def _label(name: str) -> str:
+    label = re.sub(r"[^a-z0-9-]+", "-", name.split(".")[0].lower()).strip("-")[:63]
+    return label or "host"
