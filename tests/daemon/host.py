@@ -27,9 +27,11 @@ Document = dict[str, Any]
 class Host:
     """One home, its daemon and a client of it."""
 
-    def __init__(self, path: pathlib.Path, *, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, path: pathlib.Path, *, listen: str = "127.0.0.1:0", name: str = "") -> None:
         self.path = path
         self.program = [sys.executable, "-m", "bocage"]
+        if name:  # as a machine of that name
+            self.program = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', name, *self.program]
         self.environment = {
             "BOCAGE_DEFAULT_NETWORK": "user",  # no bridge in the machine's own network
             **os.environ,
@@ -134,11 +136,11 @@ class Host:
 
 
 @contextlib.contextmanager
-def host() -> Iterator[Host]:
+def host(name: str = "") -> Iterator[Host]:
     """A host whose daemon runs; nothing of it is left afterwards."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="bocage-test-", dir="/var/tmp"))
     path.chmod(0o711)
-    made = Host(path)
+    made = Host(path, name=name)
     try:
         yield made
     finally:
@@ -150,7 +152,7 @@ def clear(made: Host) -> None:
     if made.process and made.process.poll() is None:
         made.process.kill()
         made.process.wait()
-    for found in processes.find(made.homes.runtime):
+    for found in [*processes.find(made.homes.runtime), *processes.find(made.homes.cluster)]:
         with contextlib.suppress(processes.Gone):
             processes.send(found.identity, signal.SIGKILL)
     if place := cgroup.place():

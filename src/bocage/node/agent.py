@@ -55,7 +55,7 @@ class Node:
                 try:
                     revision = await self._catch_up()
                     await self._follow(revision)
-                except contract.Closed:
+                except (contract.Closed, contract.Replaced):
                     raise
                 except contract.Compacted:
                     log.warning("the store moved on faster than it was watched; looking at everything again")

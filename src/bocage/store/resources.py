@@ -282,6 +282,11 @@ class Resources:
             transaction.update(wanted)
             try:
                 revision = await self.commit(transaction)
+            except contract.Unsettled:
+                settled = await self.get(cls, project, uid)
+                if _is_as(settled, wanted):
+                    return settled
+                continue
             except Changed:
                 if expected is not None:
                     raise
@@ -313,7 +318,7 @@ class Resources:
                 transaction.create(resource)
             try:
                 revision = await self.commit(transaction)
-            except Changed:
+            except (Changed, contract.Unsettled):  # whether it was written is seen by reading it again
                 continue
             return with_metadata(present.model_copy(update={"status": status}), status_revision=revision)
         raise errors.TimedOut(what=f"{cls.kind} {uid}", bound=0.0)
@@ -340,6 +345,11 @@ def bumped(before: R, after: R) -> R:
     if after.spec == before.spec:
         return after
     return with_metadata(after, generation=before.metadata.generation + 1)
+
+
+def _is_as(found: base.Resource[Any, Any], wanted: base.Resource[Any, Any]) -> bool:
+    """Whether metadata and spec are those that were to be written."""
+    return _spec_document(found) == _spec_document(wanted)
 
 
 def _place(resource: base.Resource[Any, Any]) -> tuple[str, str | None, str]:
