@@ -11,10 +11,10 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import bocage
-from bocage import errors, files, home, systemd
+from bocage import errors, files, home, ledger, systemd
 from bocage.cluster import leader
 from bocage.engine.qemu import cgroup, scopes
 from bocage.engine.qemu import engine as qemu
@@ -28,6 +28,9 @@ from bocage.store import contract, resources, sqlite
 log = logging.getLogger("bocage")
 
 _OPEN_AGAIN = 0.5  # seconds
+_FOLLOW_AGAIN = 0.2
+_Learn = Callable[[Sequence[str]], None]
+"""To be told etcd's members."""
 
 
 def run(homes: home.Home, listen: str) -> None:
@@ -82,13 +85,14 @@ async def _standing(
     homes.prepare()
     async with contextlib.AsyncExitStack() as undo:
         identity = await asyncio.to_thread(homes.identity)
-        store, at = await undo.enter_async_context(_store(homes, identity.uid, stop))
+        store, at, members = await undo.enter_async_context(_store(homes, identity.uid, stop))
         kept = resources.Resources(store)
         node = await _node(homes, kept, address=at.address if at else "")
+        working = _living(node, store, at, members) if at else []
+        undo.push_async_callback(_end, working)
         undo.enter_context(_pid_file(homes, listen))
         await undo.enter_async_context(http.serve(node.shop, node.crew, node.sampling, homes.node_socket))
-        working = [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
-        undo.push_async_callback(_end, working)
+        working += [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
         await node.ready.wait()
         if at:
             from bocage.membership import door
@@ -109,14 +113,44 @@ async def _standing(
         yield working, membership.anew
 
 
+def _living(
+    node: agent.Node, store: contract.Store, at: place.Place, members: list[_Learn]
+) -> list[asyncio.Task[None]]:
+    """This host's life in its cluster, which goes before all that starts VMs."""
+    from bocage.node.lives import array, lives, setting
+    from bocage.store.etcd import records
+
+    homes, uid = node.ground.home, node.ground.uid
+    book = ledger.Ledger(store, at.incarnation)
+    where = setting.of(homes, uid, at.access(homes), root=records.ROOT)
+    own = lives.Lives(where, book, array.Array(node.ground.resources, uid))
+    own.changed.append(node.wake)
+    members.append(own.learn)
+    node.ground.rights = own
+    return [asyncio.create_task(_follow(book)), asyncio.create_task(own.run())]
+
+
+async def _follow(book: ledger.Ledger) -> None:
+    """Keep up the protocol's records. Raises contract.Closed and contract.Replaced."""
+    while True:
+        try:
+            await book.run()
+        except (contract.Closed, contract.Replaced):
+            raise
+        except errors.Problem as problem:
+            log.warning("the cluster's records: %s", problem)
+            await asyncio.sleep(_FOLLOW_AGAIN)
+
+
 @contextlib.asynccontextmanager
 async def _store(
     homes: home.Home, uid: str, stop: asyncio.Event
-) -> AsyncIterator[tuple[contract.Store, place.Place | None]]:
+) -> AsyncIterator[tuple[contract.Store, place.Place | None, list[_Learn]]]:
     """SQLite's engine, or etcd's where this host is part of a cluster. Raises _Stopped."""
     async with contextlib.AsyncExitStack() as undo:
         at = place.read(homes)
         store: contract.Store
+        members: list[_Learn] = []
         if at is None:
             store = await sqlite.open(homes.database)  # refuses a second daemon
             undo.push_async_callback(store.close)
@@ -124,22 +158,23 @@ async def _store(
         else:
             undo.callback(os.close, await asyncio.to_thread(sqlite.lock, homes.database))
             await asyncio.to_thread(_set_aside, homes)
-            store, at = await undo.enter_async_context(_etcd(homes, uid, at, stop))
-        yield store, at
+            store, at = await undo.enter_async_context(_etcd(homes, uid, at, stop, members))
+        yield store, at, members
 
 
 @contextlib.asynccontextmanager
 async def _etcd(
-    homes: home.Home, uid: str, at: place.Place, stop: asyncio.Event
+    homes: home.Home, uid: str, at: place.Place, stop: asyncio.Event, members: list[_Learn]
 ) -> AsyncIterator[tuple[contract.Store, place.Place]]:
+    """etcd's engine; `members` are told whenever etcd has others."""
     from bocage.membership import keeper  # late, as all that needs httpx
     from bocage.store.etcd import engine
 
     opened: list[engine.EtcdStore] = []
 
     def tell(clients: Sequence[str]) -> None:
-        for store in opened:
-            store.learn(clients)
+        for learn in members:
+            learn(clients)
 
     keeping = keeper.Keeper(homes, at, member.Member(homes, uid, at.address), tell)
     async with contextlib.AsyncExitStack() as undo:
@@ -156,7 +191,8 @@ async def _etcd(
                 await asyncio.sleep(_OPEN_AGAIN)
         (store,) = opened
         undo.push_async_callback(store.close)
-        store.learn(keeping.at.clients)
+        members.append(store.learn)
+        tell(keeping.at.clients)
         await asyncio.to_thread(keeping.opened, store.incarnation)
         yield store, keeping.at
 

@@ -117,6 +117,11 @@ class Home:
         return self.cluster / "host.key"
 
     @property
+    def life(self) -> pathlib.Path:
+        """This host's life in its cluster, and the bounds of it."""
+        return self.cluster / "life.json"
+
+    @property
     def etcd(self) -> pathlib.Path:
         """The data of this host's etcd member."""
         return self.cluster / "etcd"

@@ -110,6 +110,15 @@ class UserMode:
 Backend = Tap | Passt | UserMode
 
 
+class Admit(Protocol):
+    """Asked for each process that writes a VM's disks, before its first instruction; what it raises keeps it from that.
+
+    `unified` and `legacy` are the directories of its control group: of version 2, or of version 1's freezer.
+    """
+
+    async def __call__(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """All that starting one VM needs to know beside its spec. Everything named here is there already."""
@@ -131,6 +140,7 @@ class Plan:
     process_uid: int | None = None  # the uid to run as; None: the daemon's own
     process_gid: int | None = None
     cgroup: str = ""  # such as `bocage/HOME/UID`; empty: none of its own
+    admit: Admit | None = dataclasses.field(default=None, compare=False)
 
 
 class Run(enum.StrEnum):

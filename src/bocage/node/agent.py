@@ -48,6 +48,11 @@ class Node:
         self._slots = asyncio.Semaphore(_JOBS_AT_ONCE)
         self.ready = asyncio.Event()
 
+    def wake(self) -> None:
+        """Something concerns all VMs: each is looked at."""
+        for one in self.crew:
+            one.wake()
+
     async def run(self) -> None:
         """Work until cancelled. VMs are never touched by that: they go on."""
         try:
@@ -128,8 +133,7 @@ class Node:
             self._see_vm(change, part)
         elif kind == ground.Host.kind and self._leave_from != self.ground.leave_from:
             self._leave_from = self.ground.leave_from
-            for one in self.crew:
-                one.wake()
+            self.wake()
         elif kind == ground.Storage.kind:
             if part == "status":
                 self._upkeep.see_storage(keys.uid_of(change.key))

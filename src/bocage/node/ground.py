@@ -11,7 +11,7 @@ from bocage import words
 from bocage.engine import base as engine
 from bocage.model import ground as ground_model
 from bocage.model import vm
-from bocage.node import events
+from bocage.node import events, rights
 from bocage.storage import images
 from bocage.store import resources
 
@@ -34,6 +34,7 @@ class Ground:
     rebooted: bool = False  # the machine was started anew since its VMs were last looked at
     cgroups: bool = True
     leave_from: int | None = None  # the autostart order from which on VMs are to be off, since this host goes down
+    rights: rights.Rights = dataclasses.field(default_factory=rights.Alone)
     libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
     unhurried: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(_UNHURRIED))
     roots: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by storage, which never moves

@@ -65,9 +65,20 @@ async def launch(
     await asyncio.to_thread(_prepare, plan, at, owner)
     refused = await isolation.mounts_refused()
     open_ = refused or _needs_network(plan) or await isolation.network_refused()
+
+    async def admit(process: launching.Process) -> None:
+        if plan.admit is not None:
+            legacy = group.legacy.get("freezer") if group else None
+            await plan.admit(
+                process.identity.pid,
+                process.identity.start_time,
+                unified=str(group.unified) if group and group.unified else None,
+                legacy=str(legacy) if legacy else None,
+            )
+
     keeps: processes.Identity | None = None
     if plan.spec.hardware.tpm is not boards.Tpm.NONE:
-        keeps = await tpm.start(at, owner=owner, mounts=refused is None, group=group)
+        keeps = await tpm.start(at, owner=owner, mounts=refused is None, group=group, before=admit)
         undo.callback(carriers.end, keeps)
     served: dict[str, comports.Served] = {}
     for port in plan.spec.ports:
@@ -110,6 +121,7 @@ async def launch(
             )
             await asyncio.to_thread(records.write, at.record, record)
             kept.append(record)
+            await admit(process)  # last: nothing may come between its answer and the process's first instruction
 
         process = await launching.start(to_start, before=before, within=_ANSWER_BOUND)
     # While QEMU comes up; it is durable before the vCPUs run.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+from collections.abc import Awaitable, Callable
 
 from bocage.engine.qemu import carriers, cgroup, ending, isolation, launch, paths, processes
 
@@ -16,9 +17,14 @@ PROGRAM = "swtpm"
 
 
 async def start(
-    at: paths.Paths, *, owner: isolation.Owner | None, mounts: bool, group: cgroup.Group | None
+    at: paths.Paths,
+    *,
+    owner: isolation.Owner | None,
+    mounts: bool,
+    group: cgroup.Group | None,
+    before: Callable[[launch.Process], Awaitable[None]] | None = None,
 ) -> processes.Identity:
-    """Start it, listening; its state is made if there is none.
+    """Start it, listening; its state is made if there is none. `before` is awaited when it has not run yet.
 
     Raises launch.Failed with its own words, errors.TimedOut and OSError; then none is left.
     """
@@ -36,7 +42,7 @@ async def start(
             group=group,
             descriptors=(listening,),
         )
-        started = await launch.start(order)
+        started = await launch.start(order, before=before)
         handed.callback(os.close, started.pidfd)
         return started.identity
 

@@ -221,7 +221,7 @@ class Actor:
         between = standing.machine is not None and any(map(relocating.is_between, standing.asked("vm.move")))
         if between and step.do not in (Do.QUIT, Do.KILL):
             step = lifecycle.Step(Do.NOTHING)  # it stands because its storage is changed, and goes on when that is done
-        if step.do in _STARTING and (reason := self._holds(machine, seen)) is not None:
+        if step.do in _STARTING and (reason := await self._holds(machine, seen)) is not None:
             await standing.show(reason=base.Saying.of(reason))
             if seen.ready:  # made for a start that has to wait: until then it is nowhere but in the store
                 await launching.define(standing, preparation, machine)
@@ -261,10 +261,15 @@ class Actor:
             self.standing.runs.remove(run)
         if self.standing.machine is None:
             await self._preparation.leave(machine)
+            await self._ground.engine.forget(self._ground.home.vm_runtime(machine.uid))
             raise Left
         return None
 
     async def _without_owner(self, machine: vm.VM) -> float | None:
+        """It is nobody's: what has run of it here is over, and nothing is written of it."""
+        if self.standing.ended is not None:
+            await launching.give_back(self.standing, self._preparation, machine)
+            self.standing.off()
         if not self.standing.runs:
             return None
         oldest = min(run.task.metadata.created for run in self.standing.runs)
@@ -274,15 +279,15 @@ class Actor:
         await self.standing.fail(tasks.NoHost(name=machine.name), *{run.action for run in self.standing.runs})
         return None
 
-    def _holds(self, machine: vm.VM, seen: lifecycle.World) -> words.Message | None:
-        """Why a start must wait: its host goes down, its disks are being copied, or others start first."""
+    async def _holds(self, machine: vm.VM, seen: lifecycle.World) -> words.Message | None:
+        """Why a start must wait: its host goes down or is cut off, its disks are being copied, others start first."""
         if self._ground.leaves(machine):
             return notes.HostStopsVms(name=machine.name)
         if self._preparation.in_use.is_copied(machine):
             return notes.BeingCopied(name=machine.name)
         if not self.turn.is_set() and not seen.asked_to_start:
             return notes.WaitsForTurn(name=machine.name)
-        return None
+        return await self._ground.rights.holds(machine.spec.storage)
 
     async def _do(self, do: Do, machine: vm.VM) -> bool:
         """Do a step. A long one is broken off, and False returned, when nobody wants it any more."""

@@ -12,7 +12,7 @@ from bocage import errors, files, reach, words
 from bocage.engine import base as engine
 from bocage.engine.qemu import saved as machine_saved
 from bocage.model import base, vm
-from bocage.node import clock, notes, started, tasks
+from bocage.node import clock, notes, rights, started, tasks
 from bocage.node.life import adapting, clocks
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory
@@ -38,10 +38,28 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     tries = machine.status.restarts + 1 if standing.failed is not None else machine.status.restarts
     restarts = 0 if by_person else tries
     standing.report(notes.Starting(name=machine.name), *STARTS)
+    try:
+        claim = await standing.ground.rights.claim(machine.uid, machine.spec.storage)
+    except rights.Elsewhere:
+        return  # the next look says what that means
+    except rights.Error as problem:
+        await _could_not_start(standing, preparation, machine, problem)
+        return
+    try:
+        if claim.generation is not None:
+            machine = await standing.read()  # with the generation that its definition is to say
+        await _start(standing, preparation, machine, claim, restarts)
+    finally:
+        claim.settle()
+
+
+async def _start(
+    standing: Standing, preparation: Preparation, machine: vm.VM, claim: rights.Claim, restarts: int
+) -> None:
     anew: dict[str, Any] = {"restarts": restarts, "problem": None, "memory_note": None, "outcomes": ()}
     showing = asyncio.create_task(standing.set_state(vm.State.STARTING, **anew))
     try:
-        await _launch(standing, preparation, machine)
+        await _launch(standing, preparation, machine, claim)
     except (errors.Problem, OSError) as error:
         await asyncio.wait([showing])
         if standing.machine is not None:
@@ -51,19 +69,19 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     except asyncio.CancelledError:
         await asyncio.shield(asyncio.wait([showing]))
         if standing.machine is None:
-            await asyncio.shield(_give_back(standing, preparation, machine))
+            await asyncio.shield(give_back(standing, preparation, machine))
         raise
     else:
         await asyncio.wait([showing])
 
 
-async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM, claim: rights.Claim) -> None:
     place = await preparation.place(machine)
     saved = place.saved if await preparation.has_saved(machine) else None
     built = await _as_built(preparation, machine, saved=saved is not None)
     await preparation.claim(built)
     await preparation.make_what_waits(built if saved else machine)
-    plan = await preparation.plan(built)
+    plan = dataclasses.replace(await preparation.plan(built), admit=claim.admit)
     if saved:
         first = await reach.Way(place.storage).call(memory_saved.first, place)
         plan = dataclasses.replace(plan, first=first)
@@ -146,7 +164,7 @@ async def _could_not_start(
     standing.concluding = True
     standing.failed = clock.boottime()
     if problem.type != "vm-already-running":
-        await _give_back(standing, preparation, machine)
+        await give_back(standing, preparation, machine)
     note = notes.StartFailed(name=machine.name, reason=words.say(problem))
     said = base.Saying.of(problem)
     await standing.fail(problem, "vm.reboot")
@@ -162,7 +180,7 @@ async def _could_not_start(
         await standing.turn(machine, vm.State.CRASHED, note, base.Severity.ERROR, problem=said)
 
 
-async def _give_back(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
+async def give_back(standing: Standing, preparation: Preparation, machine: vm.VM) -> None:
     """It did not come to run: what it was given is free, and nothing of it is known."""
     await preparation.disconnect(machine)
     await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))

@@ -1,0 +1,146 @@
+"""What the guard holds, as the daemon knows it, and a start that was granted, on its way past the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+from bocage.node import rights, spoken
+from bocage.protocol import owning, records
+
+PATIENCE = 15.0  # seconds that a start waits for the store, and for what the one before has left
+_ADMISSION = 5.0  # seconds that the guard has to answer
+
+Say = Callable[..., bool]
+
+
+class Guarded:
+    """The guard's standing, by its own words."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[spoken.Document]] = {}
+        self._held: dict[str, tuple[int, bool]] = {}  # generation, and whether a process of it lives
+        self._told = asyncio.Event()  # its standing was told anew
+        self.known = False
+        self.life: records.Life | None = None
+        self.bounds = records.Bounds()
+        self.gone: float | None = None
+
+    def held(self) -> list[str]:
+        """The VMs of which it holds anything: a process, or what one has left."""
+        return list(self._held)
+
+    def running(self) -> dict[str, int]:
+        """The generations of those whose processes live."""
+        return {vm: generation for vm, (generation, runs) in self._held.items() if runs}
+
+    def heed(self, told: spoken.Document) -> list[str]:
+        """Take in its standing; the VMs that have ended since the one before."""
+        before = self.running()
+        self._held = {vm: (int(one["generation"]), one["runs"] > 0) for vm, one in told["held"].items()}
+        self.life, self.bounds = spoken.life(told["life"]), spoken.bounds(told["bounds"])
+        self.gone, self.known = told["gone"], True
+        self._told.set()
+        return [vm for vm in before if vm not in self.running()]
+
+    async def take(self, life: records.Life, bounds: records.Bounds, *, within: float) -> bool:
+        """Give it a life; whether it has it."""
+        self.gone = None
+        self._say("taken", life=life, bounds=bounds)
+        return await self._until(lambda: self.life == life, within=within)
+
+    async def narrow(self, bounds: records.Bounds, *, within: float) -> bool:
+        """Have the tighter of its bounds and these hold; whether they do."""
+        if not self._say("narrow", bounds=bounds):
+            return False
+        return await self._until(lambda: _holds(self.bounds, bounds), within=within)
+
+    async def _until(self, holds: Callable[[], bool], *, within: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not holds():
+                    self._told.clear()
+                    await self._told.wait()
+        return holds()
+
+    async def admit(self, place: spoken.Document, pid: int, start_time: int) -> None:
+        """Have it take charge of a process. Raises rights.NotAdmitted."""
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            if not self._say("admit", id=number, place=place, pid=pid, start=start_time):
+                raise rights.NotAdmitted(reason="there is no guard just now")
+            async with asyncio.timeout(_ADMISSION):
+                told = await answer
+        except TimeoutError as error:
+            raise rights.NotAdmitted(reason="it does not answer") from error
+        finally:
+            del self._asked[number]
+        if not told["admitted"]:
+            raise rights.NotAdmitted(reason=str(told["reason"]))
+
+    def answered(self, told: spoken.Document) -> None:
+        """It has said whether a process may run."""
+        waiting = self._asked.get(int(told["id"]))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(told)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Granted:
+    """The store has made this host's claim the newest."""
+
+    vm: str
+    generation: int
+    attempt: int
+
+
+class Claim:
+    """A granted start; see rights.Claim."""
+
+    def __init__(
+        self,
+        own: owning.Owning,
+        granted: Granted,
+        guarded: Guarded,
+        storage: str,
+        perform: Callable[[owning.Owning, list[owning.Act]], None],
+    ) -> None:
+        self.generation = granted.generation
+        self._own, self._granted, self._guarded = own, granted, guarded
+        self._storage, self._perform = storage, perform
+
+    async def admit(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None:
+        self._check()
+        place = {
+            "vm": self._granted.vm,
+            "generation": self.generation,
+            "storage": self._storage,
+            "unified": unified,
+            "legacy": legacy,
+        }
+        await self._guarded.admit(place, pid, start_time)
+        self._check()  # nothing is awaited from here to the process's first instruction
+        if self._own.phase is owning.Phase.STARTING:
+            self._perform(self._own, self._own.started(self._granted.attempt, running=True))
+
+    def settle(self) -> None:
+        if self._own.still(self._granted.attempt):
+            self._perform(self._own, self._own.started(self._granted.attempt, running=False))
+
+    def _check(self) -> None:
+        """Whether that start is still wanted; with one process of it admitted it counts as running."""
+        same = self._own.phase is owning.Phase.RUNNING and self._own.generation >= self.generation
+        if not (self._own.still(self._granted.attempt) or same):
+            raise rights.NotAdmitted(reason="the VM was given to another host meanwhile, or its process has ended")
+
+
+def _holds(kept: records.Bounds, wanted: records.Bounds) -> bool:
+    """Whether bounds are as tight as those that were wanted."""
+    watchdogs = wanted.watchdog is None or (kept.watchdog is not None and kept.watchdog <= wanted.watchdog)
+    return kept.self_fence >= wanted.self_fence and watchdogs and (not wanted.self_fence or kept.guard <= wanted.guard)

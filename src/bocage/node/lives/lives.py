@@ -1,0 +1,373 @@
+"""What keeps this host in its cluster: it drives the machines that bring it to a life and let its VMs start and end.
+
+The order of things is the protocol's: tests/protocol/daemons.py drives the same machines, through all faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import bocage
+from bocage import errors, ledger, words
+from bocage.model import base
+from bocage.node import rights, spoken
+from bocage.node.lives import array, claims, keeping, partner, setting
+from bocage.protocol import owning, records, returning
+from bocage.store import contract
+
+log = logging.getLogger(__name__)
+
+_TOLD = 2.0  # seconds that the guard has to say that it was given a life
+
+
+class Lives:
+    """One host's life, and one Owning for each VM that it may start and others too."""
+
+    def __init__(self, where: setting.Setting, kept: ledger.Ledger, shared: array.Array) -> None:
+        self._setting, self._ledger, self._array = where, kept, shared
+        self._file = keeping.read(where.kept)
+        if self._file.life is None:
+            self._returning = returning.Returning(where.host, where.bounds, where.profile)
+        else:
+            life, bounds = self._file.life, self._file.bounds
+            self._returning = returning.Returning.resumed(life, bounds, where.bounds, where.profile)
+        self.confirmed: float | None = None
+        """When the newest confirmed beat of this life was sent."""
+        self.changed: list[Callable[[], None]] = []
+        """Called when this host has come by a life, or has lost it."""
+        self.guarded = claims.Guarded(self._say_to_guard)
+        self._owning: dict[str, owning.Owning] = {}
+        self._wanted: dict[str, tuple[asyncio.Future[claims.Granted], float]] = {}  # and when it was asked for
+        self._earlier: set[str] = set()  # VMs of ours of which something may have been here before this daemon
+        self._looked: float | None = None  # when that was seen
+        self._heard = -1.0  # when the newest view was asked for
+        self._gone: float | None = None
+        self._lost = base.now()
+        self._lived = False
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._beat = self._partner("beat", [], self._greet_beat, self._heed_beat)
+        dog = [str(where.watchdog), str(where.bounds.watchdog)] if where.watchdog else []
+        self._guard = self._partner("guard", [str(where.kept), *dog], lambda: None, self._heed_guard)
+
+    @property
+    def life(self) -> records.Life | None:
+        """This host's, while it is live."""
+        return self._returning.life if self._returning.phase is returning.Phase.LIVE else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it lives in a store that is not open for work yet."""
+        return self._returning.waits
+
+    async def run(self) -> None:
+        """Live until cancelled; beat, guard and VMs go on."""
+        try:
+            async with asyncio.TaskGroup() as together:
+                together.create_task(self._beat.run())
+                together.create_task(self._guard.run())
+                together.create_task(self._look_on())
+        finally:
+            for task in self._under_way:
+                task.cancel()
+
+    # The door for those who start VMs
+
+    async def shares(self, storage: str) -> bool:
+        """See rights.Rights."""
+        return await self._array.root(storage) is not None
+
+    async def holds(self, storage: str) -> words.Message | None:
+        """See rights.Rights."""
+        return self._no_life() if await self.shares(storage) else None
+
+    def _no_life(self) -> rights.NoLife | None:
+        return None if self._may_start() else rights.NoLife(since=self._lost.isoformat(timespec="seconds"))
+
+    def _may_start(self) -> bool:
+        fresh = self.confirmed is not None and spoken.now() < self.confirmed + self._returning.bounds.guard
+        return self.life is not None and not self.waits and fresh
+
+    async def claim(self, vm: str, storage: str) -> rights.Claim:
+        """See rights.Rights."""
+        root = await self._array.root(storage)
+        if root is None:
+            return rights.Own()
+        if (reason := self._no_life()) is not None:
+            raise reason
+        own, waiting = self._own(vm), asyncio.get_running_loop().create_future()
+        self._wanted[vm] = waiting, spoken.now()
+        self._wake.set()
+        try:
+            async with asyncio.timeout(claims.PATIENCE):
+                granted = await waiting
+        except TimeoutError as error:
+            raise rights.NotGranted(bound=claims.PATIENCE) from error
+        finally:
+            if self._wanted.get(vm, (None,))[0] is waiting:
+                del self._wanted[vm]
+        return claims.Claim(own, granted, self.guarded, str(root), self._perform)
+
+    def _own(self, vm: str) -> owning.Owning:
+        if vm not in self._owning:
+            own = self._owning[vm] = owning.Owning(vm, self._setting.host, self._setting.profile)
+            if vm in self._earlier:  # what it has sent may still land
+                self._earlier.discard(vm)
+                own.found(0)
+                own.died()
+                own.left(self._looked or spoken.now())
+        return self._owning[vm]
+
+    # The round
+
+    async def _look_on(self) -> None:
+        while True:
+            self._wake.clear()
+            sent = spoken.now()
+            try:
+                async with asyncio.timeout(self._setting.profile.silence):
+                    seen = await self._ledger.read()
+            except contract.Closed:
+                raise
+            except (errors.Problem, TimeoutError) as problem:
+                log.debug("the records: %s", problem)
+            else:
+                async with self._turn:
+                    await self._viewed(seen.view, seen.sent)
+            self._leave_all()
+            self._note_life()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.01, sent + self._setting.profile.beat / 2 - spoken.now())):
+                    await self._wake.wait()
+
+    async def _viewed(self, view: records.View, sent: float) -> None:
+        if sent < self._heard or not self.guarded.known:
+            return
+        self._heard = sent
+        now, back = spoken.now(), self._returning
+        if self._looked is None:
+            self._settle_in(view, now)
+        runs = {vm: max(generation, self._own(vm).generation) for vm, generation in self.guarded.running().items()}
+        started = {} if records.settled(view) else await self._array.started()
+        before, gone = back.life, self._gone if not runs else None
+        await self._come_back(back.seen(view, runs, started, gone=gone, sent=sent, now=now))
+        await self._lives(before)
+        if back.phase is returning.Phase.STRANGE:
+            for own in self._owning.values():
+                own.strange()
+        life = self.life
+        if life is None:
+            return
+        if back.waits:
+            if records.settled(view, life.incarnation):
+                self._end_what_is_not_ours(view)
+            return
+        if self.guarded.life != life and not await self._give_guard(life):
+            return
+        for vm, own in list(self._owning.items()):
+            self._see(vm, own, view, life, sent)
+
+    def _settle_in(self, view: records.View, now: float) -> None:
+        """A daemon's first look: what runs is taken up, and what may have run leaves first."""
+        self._looked = now
+        for vm, generation in self.guarded.running().items():
+            self._own(vm).found(generation)
+        for key, entry in view.entries.items():
+            owner, vm = entry.record, key.removeprefix("owner/")
+            if isinstance(owner, records.Owner) and owner.host == self._setting.host and vm not in self._owning:
+                self._earlier.add(vm)
+
+    def _see(self, vm: str, own: owning.Owning, view: records.View, life: records.Life, sent: float) -> None:
+        wanted, asked = self._wanted.get(vm, (None, 0.0))
+        owner = view.get(records.Owner, records.owner_of(vm))
+        if wanted and not wanted.done() and sent > asked and owner and owner.host != self._setting.host:
+            wanted.set_exception(rights.Elsewhere())
+        if (wanted and not wanted.done()) or own.phase in (owning.Phase.STARTING, owning.Phase.RUNNING):
+            self._perform(own, own.seen(view, life, sent, spoken.now()))
+        elif own.phase is owning.Phase.IDLE:
+            del self._owning[vm]
+
+    def _end_what_is_not_ours(self, view: records.View) -> None:
+        ends = self._returning.to_end(view, self.guarded.held())
+        for vm in ends:
+            self._perform(self._own(vm), self._own(vm).died())
+        if not ends:
+            self._returning.ended(view)
+
+    async def _come_back(self, acts: list[returning.Act]) -> None:
+        for act in acts:
+            match act:
+                case records.Ask():
+                    self._ask(act.transaction, functools.partial(self._answered, act))
+                case returning.EndLife(life):
+                    self._say_to_guard("raised", life=life)
+                case returning.Narrow(bounds):
+                    if await self.guarded.narrow(bounds, within=_TOLD):
+                        await self._keep(bounds=self.guarded.bounds)
+                        self._returning.narrowed(bounds)
+
+    async def _answered(self, act: records.Ask, answer: records.Answer) -> None:
+        async with self._turn:
+            before = self._returning.life
+            self._returning.answered(act.attempt, answer)
+            await self._lives(before)
+        self._wake.set()
+
+    async def _lives(self, before: records.Life | None) -> None:
+        """A life was taken: it is written down, and its beats begin."""
+        life = self._returning.life
+        if life is None or life == before:
+            return
+        log.info("this host lives in epoch %d", life.epoch)
+        self._gone = self.confirmed = None
+        await self._keep(life=life)
+        self._greet_beat()
+
+    async def _give_guard(self, life: records.Life) -> bool:
+        """The guard is given a life; a file has it for its successor."""
+        bounds = self._returning.bounds
+        if not await self.guarded.take(life, bounds, within=_TOLD):
+            return False
+        await self._keep(guarded=life, life=life, bounds=bounds)
+        return True
+
+    async def _keep(self, **fields: Any) -> None:
+        self._file = dataclasses.replace(self._file, **fields)
+        await asyncio.to_thread(self._file.write, self._setting.kept)
+
+    def _note_life(self) -> None:
+        """Who waits for a life is told when there is one; since when there is none is noted."""
+        lives = self._may_start()
+        if lives == self._lived:
+            return
+        self._lived = lives
+        if not lives:
+            self._lost = base.now() - datetime.timedelta(seconds=spoken.now() - (self.confirmed or spoken.now()))
+        for tell in self.changed:
+            tell()
+
+    # VMs
+
+    def _perform(self, own: owning.Owning, acts: list[owning.Act]) -> None:
+        for act in acts:
+            match act:
+                case records.Ask():
+                    self._ask(act.transaction, functools.partial(self._claimed, own, act.attempt))
+                case owning.Start(vm, generation, attempt):
+                    waiting, _ = self._wanted.get(vm, (None, 0.0))
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(claims.Granted(vm, generation, attempt))
+                    else:  # nobody wants it any more
+                        self._perform(own, own.started(attempt, running=False))
+                case owning.End():
+                    self._leave(own)
+
+    async def _claimed(self, own: owning.Owning, attempt: int, answer: records.Answer) -> None:
+        self._perform(own, own.answered(attempt, answer))
+        self._wake.set()
+
+    def _leave_all(self) -> None:
+        for own in self._owning.values():
+            if own.phase is owning.Phase.LEAVING:
+                self._leave(own)
+
+    def _leave(self, own: owning.Owning) -> None:
+        if not self.guarded.known:
+            return
+        if own.machine not in self.guarded.held():
+            own.left(spoken.now())
+        elif own.machine in self.guarded.running():
+            self._say_to_guard("end", vm=own.machine)
+
+    # Beat, guard and store
+
+    def _partner(
+        self, name: str, arguments: list[str], greet: Callable[[], None], heed: Callable[[spoken.Document], None]
+    ) -> partner.Partner:
+        place = self._setting
+        return partner.Partner(
+            f"bocage.node.{name}",
+            [str(place.runtime), *arguments],
+            socket=place.runtime / f"{name}.sock",
+            log_file=place.logs / f"{name}.log",
+            greet=greet,
+            heed=heed,
+        )
+
+    def _greet_beat(self) -> None:
+        if self._returning.life is None:
+            return
+        how = self._setting.access
+        papers = how.certificates
+        told = {
+            "members": list(how.members),
+            "certificates": {name: str(path) for name, path in dataclasses.asdict(papers).items()} if papers else None,
+            "user": dataclasses.asdict(how.user) if how.user else None,
+        }
+        place = self._setting
+        self._beat.say("life", life=self._returning.life, access=told, root=place.root, profile=place.profile)
+
+    def learn(self, members: Sequence[str]) -> None:
+        """These are etcd's members from now on."""
+        how = dataclasses.replace(self._setting.access, members=tuple(members))
+        self._setting = dataclasses.replace(self._setting, access=how)
+        self._greet_beat()
+
+    def _heed_beat(self, told: spoken.Document) -> None:
+        if told["say"] == "hello":
+            if told["version"] != bocage.__version__:
+                self._beat.replace()
+            return
+        life = spoken.life(told["life"])
+        if life != self._returning.life:
+            return
+        if told["say"] == "confirmed":
+            self.confirmed = max(float(told["sent"]), self.confirmed or 0.0)
+            if not self._lived:
+                self._note_life()
+        elif told["say"] == "raised":
+            log.warning("this host's life in the cluster was ended: its VMs on shared storage are ended")
+            self._returning.raised()
+            self._wake.set()
+
+    def _say_to_guard(self, say: str, **fields: object) -> bool:
+        return self._guard.say(say, **fields)
+
+    def _heed_guard(self, told: spoken.Document) -> None:
+        if told["say"] == "admitted":
+            self.guarded.answered(told)
+        elif told["say"] == "standing":
+            gone, ended = self.guarded.gone, self.guarded.heed(told)
+            if self.guarded.gone != gone:
+                self._gone = self.guarded.gone
+            for vm in ended:
+                if vm in self._owning:
+                    self._perform(self._owning[vm], self._owning[vm].died())
+            self._wake.set()
+        elif told["say"] == "hello" and told["version"] != bocage.__version__ and not told["held"]:
+            self._say_to_guard("leave")  # it has nothing to hand over
+
+    def _ask(
+        self, transaction: records.Transaction, reply: Callable[[records.Answer], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Ask the store. Where it says nothing, the machine that asked settles that by what it sees later."""
+
+        async def ask() -> None:
+            try:
+                answer = await self._ledger.write(transaction)
+            except (errors.Problem, ValueError) as problem:
+                log.info("the store has not answered: %s", problem)
+                return
+            await reply(answer)
+
+        task = asyncio.create_task(ask())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)

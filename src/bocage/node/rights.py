@@ -1,0 +1,98 @@
+"""The right to start a VM: on one host it is given at once, in a cluster the store is asked for it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bocage import errors, words
+from bocage.words import N_
+
+
+class Error(errors.Problem):
+    """A VM may not be started here."""
+
+
+class NoLife(Error, errors.Unavailable):
+    """The cluster has not confirmed this host lately, or has not yet let it in again."""
+
+    type = "host-without-life"
+    text = N_("this host is not in the cluster's majority since {since}: none of its VMs may start")
+    hint = N_("'bocage cluster show' says which members answer")
+    since: str
+
+
+class NotGranted(Error, errors.Unavailable):
+    type = "start-not-granted"
+    text = N_("the cluster has not answered within {bound:seconds} whether the VM may start here")
+    bound: float
+
+
+class NotAdmitted(Error, errors.Unavailable):
+    """The guard would not take charge of the process; it never ran."""
+
+    type = "start-not-admitted"
+    text = N_("this host's guard did not let the process run: {reason}")
+    hint = N_("it is tried again")
+    reason: str
+
+
+class Elsewhere(Error, errors.Conflict):
+    """The VM was given to another host meanwhile."""
+
+    type = "vm-elsewhere"
+    text = N_("the VM belongs to another host")
+
+
+class Claim(Protocol):
+    """One granted start."""
+
+    @property
+    def generation(self) -> int | None:
+        """What the owner record has; None where nobody else may start the VM."""
+
+    async def admit(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None:
+        """To be asked for each process that writes its disks, while it stands before its first instruction.
+
+        The two are its control group's directories, of version 2 or of version 1's freezer. Raises Error.
+        """
+
+    def settle(self) -> None:
+        """To be told when the start is over, however it went: what nobody uses is given back."""
+
+
+class Rights(Protocol):
+    """What this host may start."""
+
+    async def shares(self, storage: str) -> bool:
+        """Whether other hosts may start the VMs of a storage too. Raises errors.Problem."""
+
+    async def holds(self, storage: str) -> words.Message | None:
+        """Why no VM of a storage may be started here now. Raises errors.Problem."""
+
+    async def claim(self, vm: str, storage: str) -> Claim:
+        """The right to start a VM that lies on a storage. Raises Error, and errors.Problem."""
+
+
+class Own:
+    """A VM that nobody else may start: the right is there, and no guard is asked."""
+
+    generation: int | None = None
+
+    async def admit(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None:
+        return
+
+    def settle(self) -> None:
+        return
+
+
+class Alone:
+    """A host without a cluster."""
+
+    async def shares(self, storage: str) -> bool:
+        return False
+
+    async def holds(self, storage: str) -> words.Message | None:
+        return None
+
+    async def claim(self, vm: str, storage: str) -> Claim:
+        return Own()
