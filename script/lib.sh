@@ -116,6 +116,11 @@ have_packages() {
 
 install_packages() {
     export DEBIAN_FRONTEND=noninteractive
+    # Debian's etcd comes with a service of its own, on the very ports that the daemon's etcd listens on
+    local masked=/etc/systemd/system/etcd.service
+    case " $* " in *" etcd-server "*)
+        [ -e "$masked" ] || [ -L "$masked" ] || { mkdir -p "${masked%/*}" && ln -s /dev/null "$masked"; } ;;
+    esac
     apt-get update -q && apt-get install -q -y --no-install-recommends "$@"
 }
 

@@ -37,13 +37,13 @@ NET = f"127.{64 + os.getpid() % 128}.{os.getpid() // 128 % 256}"
 
 @dataclasses.dataclass
 class Ground:
-    hosts: list[hosts.Host]
+    machines: list[hosts.Host]
     before: dict[str, Any]
     """What was seen of the first host as it was by itself."""
 
     @property
     def first(self) -> hosts.Host:
-        return self.hosts[0]
+        return self.machines[0]
 
     def members(self) -> list[hosts.Document]:
         return list(self.first.api.cluster.show()["members"])
@@ -59,6 +59,7 @@ def cluster(tiny_image: pathlib.Path) -> Iterator[Ground]:
         first.add_tiny(tiny_image)
         first.create("web1", start=True)
         first.becomes("web1", "running")
+        made[1].add_tiny(tiny_image)
         token = first.api.tokens.create({"name": "laptop"})["token"]
         before = {"qemu": qemu(first), "token": token, "vm": first.vm("web1")}
         said(first.run("cluster", "init", "--address", f"{NET}.1"))
@@ -78,6 +79,12 @@ def word(host: hosts.Host) -> str:
 
 def qemu(host: hosts.Host) -> list[processes.Identity]:
     return [one.identity for one in host.qemus()]
+
+
+def at(home: homes.Home) -> place.Place:
+    found = place.read(home)
+    assert found
+    return found
 
 
 def etcd(host: hosts.Host) -> processes.Identity:
@@ -106,7 +113,7 @@ async def test_etcd_began_with_just_what_the_database_held(cluster, tmp_path):
     held = await sqlite.open(tmp_path / "bocage.db")
     before = await entries(held)
     await held.close()
-    store = await engine.open(place.read(home).access(home), client="test")
+    store = await engine.open(at(home).access(home), client="test")
     try:
         page = await store.list("/bocage/p1/cluster")
         begun = await entries(store, at=page.entries[0].created)
@@ -118,7 +125,7 @@ async def test_etcd_began_with_just_what_the_database_held(cluster, tmp_path):
 
 
 def test_hosts_know_each_other_and_have_their_own_storage(cluster):
-    shown = [one.api.cluster.show() for one in cluster.hosts]
+    shown = [one.api.cluster.show() for one in cluster.machines]
     assert [[host["address"] for host in sorted(one["hosts"], key=lambda host: host["name"])] for one in shown] == [
         [f"{NET}.1", f"{NET}.2", f"{NET}.3"]
     ] * 3
@@ -126,32 +133,36 @@ def test_hosts_know_each_other_and_have_their_own_storage(cluster):
     storages = {one["metadata"]["name"]: one["status"]["state"] for one in cluster.first.api.storage.list()["items"]}
     assert storages == {"local": "ready", "local-h2": "ready", "local-h3": "ready"}
     assert [one["metadata"]["name"] for one in cluster.first.api.networks.list()["items"]] == ["default"]
-    assert cluster.hosts[2].vm("web1")["status"]["state"] == "running"
+    images = cluster.first.api.images.list()["items"]
+    assert {(one["metadata"]["name"], one["status"]["state"]) for one in images} == {
+        ("tiny", "ready"),
+        ("tiny-h2", "ready"),
+    }
+    assert cluster.machines[2].vm("web1")["status"]["state"] == "running"
 
 
 def test_three_members_vote(cluster):
     members = cluster.members()
     assert [(one["votes"], one["answers"]) for one in members] == [(True, True)] * 3
     assert sum(one["leads"] for one in members) == 1
-    for one in cluster.hosts:  # each asks its own first, and knows the others
-        one.until(lambda one=one: place.read(one.homes).clients, lambda known: len(known) == 3)
-        at = place.read(one.homes)
-        assert at.clients[0] == f"https://{at.address}:2379"
+    for one in cluster.machines:  # each asks its own first, and knows the others
+        one.until(lambda one=one: at(one.homes).clients, lambda known: len(known) == 3)
+        assert at(one.homes).clients[0] == f"https://{at(one.homes).address}:2379"
 
 
 def test_a_member_that_is_killed_holds_nothing_up_and_comes_back(cluster):
-    for one in cluster.hosts:
+    for one in cluster.machines:
         before = etcd(one)
         processes.send(before, signal.SIGKILL)
-        storage = cluster.hosts[1].api.storage.change("local-h2", {"title": f"without {one.homes.path.name}"})
-        assert cluster.hosts[2].api.storage.get("local-h2")["metadata"]["title"] == storage["metadata"]["title"]
+        storage = cluster.machines[1].api.storage.change("local-h2", {"title": f"without {one.homes.path.name}"})
+        assert cluster.machines[2].api.storage.get("local-h2")["metadata"]["title"] == storage["metadata"]["title"]
         after = one.until(lambda one=one: [found.identity for found in processes.find(one.homes.etcd)], bool)
         assert after != [before]
         one.until(cluster.members, lambda members: all(member["answers"] for member in members))
 
 
 def test_a_daemon_that_is_killed_finds_its_member_again(cluster):
-    second = cluster.hosts[1]
+    second = cluster.machines[1]
     member = etcd(second)
     second.kill()
     assert etcd(second) == member
@@ -177,11 +188,10 @@ async def test_a_word_lets_one_host_in_and_no_second(cluster, tmp_path):
     with pytest.raises(admission.NameTaken):
         await ask(stranger(tmp_path / "a"), text, name="h2")
     uid = str(uuid.uuid4())
-    at = await ask(stranger(tmp_path / "b"), text, uid=uid)
-    assert at.clients
+    let_in = await ask(stranger(tmp_path / "b"), text, uid=uid)
     with pytest.raises(invitation.NotGood):
         await ask(stranger(tmp_path / "c"), text, name="h8")
-    store = await engine.open(at.access(stranger_at(tmp_path / "b")), client="test")  # its papers are good
+    store = await engine.open(let_in.access(stranger_at(tmp_path / "b")), client="test")  # its papers are good
     for part in ("spec", "status"):
         await store.apply(deletes=[f"/bocage/1/host/{uid}/{part}", "/bocage/1/name/host/h9"])
     await store.close()
@@ -198,12 +208,11 @@ async def test_a_word_with_another_secret_another_authority_or_too_old_lets_nobo
         await ask(home, str(dataclasses.replace(good, secret="AAAAAAAAAAAAAAAAAAAAAA")))
     with pytest.raises(joining.OtherAuthority):
         await ask(home, str(dataclasses.replace(good, fingerprint=bytes(32))))
-    at = place.read(cluster.first.homes)
-    store = await engine.open(at.access(cluster.first.homes), client="test")
+    store = await engine.open(at(cluster.first.homes).access(cluster.first.homes), client="test")
     try:
         assert (await invitation.look_up(store, good.secret)).key
         later = base.now() + invitation.GOOD_FOR + datetime.timedelta(seconds=1)
-        monkeypatch.setattr(invitation.base, "now", lambda: later)
+        monkeypatch.setattr(base, "now", lambda: later)
         with pytest.raises(invitation.NotGood):
             await invitation.look_up(store, good.secret)
     finally:
@@ -220,7 +229,7 @@ async def test_a_stranger_without_a_certificate_is_told_nothing_by_a_host(cluste
             assert (await client.get(path)).status_code == 403
         with pytest.raises((httpx.TransportError, ssl.SSLError)):
             await client.get(f"https://{NET}.1:2379/v3/kv/range")
-    known = place.certificates(cluster.hosts[1].homes).context()
+    known = place.certificates(cluster.machines[1].homes).context()
     async with httpx.AsyncClient(verify=known, base_url=f"https://{NET}.1:8481", trust_env=False) as client:
         assert (await client.get("/use")).status_code == 200
 

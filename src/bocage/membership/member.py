@@ -12,7 +12,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 
-from bocage import errors, files, process
+from bocage import errors, files
 from bocage.home import Home
 from bocage.membership import place
 from bocage.store.etcd import access
@@ -29,6 +29,12 @@ _END = 10.0  # seconds for an orderly end
 
 class Error(errors.Problem):
     """Anything that goes wrong with this host's etcd."""
+
+
+class NoEtcd(Error, errors.Unavailable):
+    type = "etcd-missing"
+    text = N_("etcd is not installed: it is where the hosts of a cluster keep what they know")
+    hint = N_("'systemctl mask etcd; apt install etcd-server': a service of its own is not needed, the daemon runs it")
 
 
 class Stuck(Error, errors.Unavailable):
@@ -67,13 +73,11 @@ class Member:
     async def start(self, peers: Mapping[str, str], *, new: bool = False) -> None:
         """Have it run: found again, else started. `peers` are all members' peer addresses by name, for its first start.
 
-        Raises process.Missing and OSError.
+        Raises NoEtcd and OSError.
         """
         if self.runs or await asyncio.to_thread(self._find):
             return
-        program = shutil.which(PROGRAM)
-        if program is None:
-            raise process.Missing(program=PROGRAM)
+        program = installed()
         await asyncio.to_thread(self._spawn, program, self._options(peers, new=new))
         log.info("etcd runs (process %d)", self._pid)
 
@@ -169,6 +173,13 @@ class Member:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+
+
+def installed() -> str:
+    """Where etcd is. Raises NoEtcd."""
+    if (program := shutil.which(PROGRAM)) is None:
+        raise NoEtcd
+    return program
 
 
 async def sweep(home: Home) -> None:

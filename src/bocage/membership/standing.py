@@ -11,13 +11,12 @@ import contextlib
 import dataclasses
 import ipaddress
 import logging
-import shutil
 import socket
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from bocage import errors, files, process
+from bocage import errors, files
 from bocage.home import Home
 from bocage.membership import conversion, invitation, member, papers, place
 from bocage.model import ground, vm
@@ -92,18 +91,17 @@ class Standing:
     async def init(self, address: str | None) -> place.Place:
         """Make a cluster of this host alone; the daemon is to start anew then.
 
-        Raises InOne, UnderWay, NoAddress, PortTaken, process.Missing, and what etcd and the disk raise.
+        Raises InOne, UnderWay, NoAddress, PortTaken, member.NoEtcd, and what etcd and the disk raise.
         """
-        async with self._alone():
-            if shutil.which(member.PROGRAM) is None:
-                raise process.Missing(program=member.PROGRAM)
+        async with self._alone() as store:
+            member.installed()
             own = _own_address(address, "192.0.2.1")
             at = place.Place(uuid.uuid4().hex, own, (place.url(own, place.CLIENT_PORT),))
             etcd = member.Member(self._home, self._uid, own)
             try:
                 await asyncio.to_thread(self._papers, own)
                 await etcd.start({}, new=True)
-                await self._found(at)
+                await self._found(at, store)
                 await asyncio.to_thread(at.write, self._home)
             except BaseException:
                 await etcd.stop()
@@ -121,21 +119,28 @@ class Standing:
     async def join(self, text: str, address: str | None) -> place.Place:
         """Become part of the cluster that a word is of; the daemon is to start anew then.
 
-        Raises InOne, UnderWay, HasVMs, NoAddress, PortTaken, invitation.Malformed and what `joining.join` raises.
+        What its storage holds comes along. Raises InOne, UnderWay, HasVMs, NoAddress, PortTaken, member.NoEtcd,
+        invitation.Malformed, and what `joining.join` and the cluster's store raise.
         """
+        from bocage.membership import bringing, joining  # late, as all that needs httpx
+        from bocage.store.etcd import engine
+
         word = invitation.Word.parse(text)
-        async with self._alone():
+        async with self._alone() as store:
+            await store.hold()
             machines = (await self._kept.list(vm.VM, trash=True)).items
             if machines:
                 more = "…" if len(machines) > _NAMED else ""
                 raise HasVMs(names=", ".join(one.name for one in machines[:_NAMED]) + more)
-            if shutil.which(member.PROGRAM) is None:
-                raise process.Missing(program=member.PROGRAM)
-            from bocage.membership import joining
-
+            member.installed()
             own = _own_address(address, word.address.rpartition(":")[0].strip("[]"))
             host = await self._kept.get(ground.Host, None, self._uid)
             at = await joining.join(self._home, word, uid=self._uid, name=host.name, address=own)
+            into = await engine.open(at.access(self._home), client=self._uid)
+            try:
+                await bringing.bring(self._kept, resources.Resources(into), host)
+            finally:
+                await into.close()
             await asyncio.to_thread(at.write, self._home)
         return at
 
@@ -144,7 +149,7 @@ class Standing:
         if self._at is None:
             return NONE
         at = place.read(self._home) or self._at
-        from bocage.membership import council  # late, as all that needs httpx
+        from bocage.membership import council
         from bocage.store.etcd import gateway
 
         hosts = (await self._kept.list(ground.Host)).items
@@ -168,8 +173,8 @@ class Standing:
         }
 
     @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """While this host changes its store nothing is written; when it does not come about, all is as before."""
+    async def _alone(self) -> AsyncIterator[line.Line[Any]]:
+        """While this host goes over to another store, which is held some time; else all is as before."""
         if place.read(self._home):
             raise InOne
         if self._busy:
@@ -180,8 +185,7 @@ class Standing:
         try:
             await member.sweep(self._home)
             self._home.cluster.mkdir(mode=0o700)
-            await store.hold()
-            yield
+            yield store
             self.anew.set()
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -205,7 +209,7 @@ class Standing:
         ):
             files.write_durably(path, content, mode=0o600)
 
-    async def _found(self, at: place.Place) -> None:
+    async def _found(self, at: place.Place, store: line.Line[Any]) -> None:
         from bocage.store.etcd import engine, founding, gateway
 
         how = at.access(self._home)
@@ -216,6 +220,7 @@ class Standing:
             await by.close()
         into = await engine.open(how, client=self._uid)
         try:
+            await store.hold()
             count = await conversion.copy(self._kept.store, into)
             await conversion.begin_protocol(into, at.incarnation)
         finally:
