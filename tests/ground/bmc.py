@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import signal
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,8 +30,11 @@ USER = "admin"
 class Machine(Protocol):
     """What a BMC has power over."""
 
-    name: str
-    uuid: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uuid(self) -> str: ...
 
     def power(self) -> str:
         """Redfish's PowerState: On, Off, or what is between them."""
@@ -135,6 +140,22 @@ def serving_at(
         yield ports
 
 
+def main() -> None:
+    """The BMCs of a ground, at the address of its switch. They see the machine's mounts: what they boot all see."""
+    from tests.ground import bmc, ground, kernel, machine
+
+    here = ground.Ground(pathlib.Path(sys.argv[1]))
+    kernel.enter_net(here.switch)
+    machines = [bmc.Bmc(one, one.bmc_password, one.bmc_port) for one in here.machines()]
+    with bmc.serving_at(machine.SWITCH_ADDRESS, machines):
+        print("ready", flush=True)
+        signal.pause()
+
+
 class _Quiet(serving.WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Nobody reads them."""
+
+
+if __name__ == "__main__":
+    main()

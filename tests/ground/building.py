@@ -1,0 +1,118 @@
+"""From bare hosts to a cluster with storage, step by step, each told in a line; what is done already is passed by."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.ground import bmc, ground, machine
+
+_BOOT = 90.0  # seconds that a daemon has until it answers
+_BOUND = 120.0  # seconds for one command
+_LOOK = 0.1
+
+
+class Failed(Exception):
+    """A step did not lead to what it was for."""
+
+
+@contextlib.contextmanager
+def step(words: str) -> Iterator[None]:
+    """Says what is done, and how long it took."""
+    begin = time.monotonic()
+    done = "FAILED"
+    try:
+        yield
+        done = "ok"
+    finally:
+        print(f"  {words:<56} {time.monotonic() - begin:6.1f} s  {done}", flush=True)
+
+
+def up(here: ground.Ground, asked: argparse.Namespace) -> None:
+    """Everything, until the cluster stands."""
+    begin = time.monotonic()
+    with step(f"a switch, and {asked.hosts} BMCs on it"):
+        here.make(asked.hosts, central=asked.storage == "central")
+        here.start_bmcs()
+    machines = here.machines()
+    with step(f"{', '.join(one.name for one in machines)}: power on"):
+        for one in machines:
+            one.on()
+            one.connect()
+        for one in machines:
+            wait(one)
+    first = machines[0]
+    if bocage(first, "cluster", "show")["incarnation"] is None:
+        with step(f"{first.name}: a cluster by itself"):
+            bocage(first, "cluster", "init", "--address", first.address)
+    joined = {one["name"] for one in bocage(first, "cluster", "show")["hosts"]}
+    for one in machines[1:]:
+        if one.name not in joined:
+            with step(f"{one.name} joins"):
+                word = bocage(first, "cluster", "invite")["word"]
+                bocage(one, "cluster", "join", word, "--address", one.address)
+    hosts = {one["metadata"]["name"]: one for one in bocage(first, "host", "list")["items"]}
+    with step("each host knows its BMC"):
+        for one in machines:
+            if not hosts[one.name]["spec"].get("bmc"):
+                url = f"redfish+http://{bmc.USER}@{machine.SWITCH_ADDRESS}:{one.bmc_port}"
+                bocage(first, "host", "set", one.name, "--bmc", url, stdin=one.bmc_password)
+        for one in machines:
+            until(f"{one.name} saw its BMC", lambda one=one: _knows_its_bmc(first, one))
+    print(f"\nUp after {time.monotonic() - begin:.1f} s. What next:")
+    print("  script/cluster exec host1 -- bocage host list")
+    print("  script/cluster kill host2")
+    print("  script/cluster down")
+
+
+def heal(here: ground.Ground, one: machine.Machine) -> None:
+    """Have all of a host well again: BMC, power, cable; and it goes on, if it stood still."""
+    here.start_bmcs()
+    one.wake_bmc()
+    off = one.power() == "Off"
+    if off:
+        one.on()
+    else:
+        one.groups.thaw()
+    one.connect()
+    with step(f"{one.name} {'boots' if off else 'is well again'}"):
+        wait(one)
+
+
+def wait(one: machine.Machine) -> None:
+    """Until its daemon answers."""
+    until(f"the daemon of {one.name} answers", lambda: answers(one), within=_BOOT)
+
+
+def until(what: str, holds: Any, *, within: float = _BOUND) -> None:
+    deadline = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Failed(f"{what}: not within {within:.0f} s")
+        time.sleep(_LOOK)
+
+
+def answers(one: machine.Machine) -> bool:
+    """Whether its daemon does."""
+    try:
+        return one.run("bocage", "daemon", "status", "--json", within=10.0).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def bocage(one: machine.Machine, *command: str, stdin: str = "") -> Any:
+    """What a command says as JSON. Raises Failed."""
+    done = one.run("bocage", *command, "--json", stdin=stdin, within=_BOUND)
+    if done.returncode == 0:
+        return json.loads(done.stdout or "null")
+    raise Failed(f"'bocage {' '.join(command)}' on {one.name}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def _knows_its_bmc(first: machine.Machine, one: machine.Machine) -> bool:
+    seen = bocage(first, "host", "show", one.name)["status"].get("bmc")
+    return bool(seen and seen["own"])
