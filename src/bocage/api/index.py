@@ -12,12 +12,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from bocage import errors
-from bocage.api import standing
 from bocage.model import ground, keys, units, vm
+from bocage.model.firewall import FirewallGroup
 from bocage.store import contract
+from bocage.store.held import Held
 
 _BOUND = 30.0  # seconds
-_KINDS = (vm.VM.kind, ground.Volume.kind, *sorted(standing.KINDS))
+_GROUND = frozenset(cls.kind for cls in (ground.Host, ground.Storage, ground.Image, ground.Network, FirewallGroup))
+_KINDS = (vm.VM.kind, ground.Volume.kind, *sorted(_GROUND))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Index:
         self.macs: dict[str, str] = {}
         self.smbios_uuids: dict[str, str] = {}
         self.users: dict[str, str] = {}  # of volumes
-        self.ground = standing.Ground()
+        self.ground = Held()
 
     async def fresh(self) -> Index:
         """This index, as of a revision that is no older than the call. Raises errors.TimedOut."""
@@ -144,7 +146,7 @@ class Index:
             kind = keys.kind_of(change.key)
             if kind not in _KINDS:
                 continue
-            if kind in standing.KINDS and change.entry is None:
+            if kind in _GROUND and change.entry is None:
                 self.ground.forget(change.key)
             elif change.entry:
                 self._put(change.entry)
@@ -154,7 +156,7 @@ class Index:
     def _put(self, entry: contract.Entry) -> None:
         kind, uid = keys.kind_of(entry.key), keys.uid_of(entry.key)
         try:
-            if kind in standing.KINDS:
+            if kind in _GROUND:
                 self.ground.put(entry)
             elif entry.key.endswith("/spec"):
                 self._read_one(kind, uid, json.loads(entry.value))
