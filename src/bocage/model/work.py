@@ -125,11 +125,17 @@ def event(message: words.Message, *, severity: Severity = Severity.INFO, subject
     )
 
 
+BY_LEADER = "cluster"
+"""Who raised an alarm, where that is the host that leads, whichever it is."""
+
+
 class AlarmSpec(Part):
     said: Saying
     severity: Severity = Severity.WARNING
     subject: Ref | None = None
     raised: datetime.datetime
+    raised_by: str = ""
+    """The uid of the host that raised it, or `cluster` for the one that leads: who raised it clears it."""
 
 
 class AlarmStatus(Part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import time
+from collections.abc import Collection
 from typing import Any
 
 from bocage import reach, words
@@ -71,12 +72,13 @@ class Alarming:
         if not (self._changed or stale or unknown != self._unknown or abs(moved) >= alarms.CLOCK_STEP):
             return
         self._changed, self._looked, self._unknown = False, clock.boottime(), unknown
-        kept = self._shop.ground.resources
+        kept, me = self._shop.ground.resources, self._shop.ground.uid
+        alone = len((await kept.list(ground.Host)).items) == 1
         world = alarms.World(
             now=base.now(),
-            host=await kept.get(ground.Host, None, self._shop.ground.uid),
-            storages=tuple((await kept.list(ground.Storage)).items),
-            vms=tuple((await kept.list(vm.VM)).items),
+            host=await kept.get(ground.Host, None, me),
+            storages=tuple(one for one in (await kept.list(ground.Storage)).items if one.concerns(me)),
+            vms=tuple(one for one in (await kept.list(vm.VM)).items if one.status.host == me or alone),
             tasks=await self._tasks(),
             snapshots=tuple((await kept.list(snapshot.Snapshot)).items),
             clock_moved=moved,
@@ -84,22 +86,30 @@ class Alarming:
         )
         holding = {raised.uid: raised for raised in alarms.conditions(world)}
         present = {alarm.uid: alarm for alarm in (await kept.list(work.Alarm)).items}
+        own = {one.uid for one in world.vms} | {one.uid for one in world.storages}
         for uid in present.keys() - holding.keys():
-            await self._clear(present[uid])
+            if self._is_ours(present[uid], own):
+                await self._clear(present[uid])
         for uid, raised in holding.items():
-            if uid in present:
-                await self._update(present[uid], raised)
-            else:
-                await self._raise(raised)
+            # What several hosts reach is told by each; who comes second finds it raised, or cleared.
+            with contextlib.suppress(resources.Changed, resources.Missing):
+                await (self._update(present[uid], raised) if uid in present else self._raise(raised))
+
+    def _is_ours(self, alarm: work.Alarm, own: Collection[str]) -> bool:
+        """Whether it is for this host to clear: one that it raised, or of a VM that it has by now."""
+        by, subject = alarm.spec.raised_by, alarm.spec.subject
+        about_ours = subject is not None and subject.uid in own
+        return by in ("", self._shop.ground.uid) or (by != work.BY_LEADER and about_ours)
 
     async def _tasks(self) -> tuple[work.Task, ...]:
-        """The tasks, if any of them failed or waits for room."""
+        """This host's tasks, if any of all failed or waits for room."""
         page = await self._shop.ground.resources.store.list(keys.prefix(work.Task.kind))
         telling = (b'"failed"', alarms.FLATTEN_WAITS.encode())
         status = [entry.value for entry in page.entries if entry.key.endswith("/status")]
         if not any(word in value for value in status for word in telling):
             return ()
-        return tuple((await self._shop.ground.resources.list(work.Task)).items)
+        tasks = (await self._shop.ground.resources.list(work.Task)).items
+        return tuple(one for one in tasks if one.spec.host in (None, self._shop.ground.uid))
 
     async def _unknown_directories(self) -> dict[str, int]:
         """By storage: how many VM directories it has that no VM of the store has."""
@@ -124,7 +134,13 @@ class Alarming:
         said = base.Saying.of(raised.condition)
         alarm = work.Alarm(
             metadata=base.Metadata(uid=raised.uid, name=raised.condition.type, project=project),
-            spec=work.AlarmSpec(said=said, severity=raised.severity, subject=raised.subject, raised=base.now()),
+            spec=work.AlarmSpec(
+                said=said,
+                severity=raised.severity,
+                subject=raised.subject,
+                raised=base.now(),
+                raised_by=self._shop.ground.uid,
+            ),
         )
         await self._shop.ground.resources.create(alarm)
         await self._shop.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
@@ -142,7 +158,8 @@ class Alarming:
             await self._shop.ground.events.record(raised.condition, severity=raised.severity, subject=raised.subject)
 
     async def _clear(self, alarm: work.Alarm) -> None:
-        await self._shop.ground.resources.delete(alarm)
+        with contextlib.suppress(resources.Changed, resources.Missing):
+            await self._shop.ground.resources.delete(alarm)
         name = alarm.spec.subject.name if alarm.spec.subject else ""
         over = Cleared(condition=alarm.spec.said.model_dump(), name=name)
         await self._shop.ground.events.record(over, subject=alarm.spec.subject)
