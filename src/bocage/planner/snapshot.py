@@ -26,7 +26,7 @@ def world(
     """Everything at one moment; `uses` is what VMs use, by uid. Without `now` no host counts as silent."""
     names = {one.uid: one.name for one in hosts}
     known = {one.uid: one for one in storages}
-    called = {one.uid: _key(one.metadata.project, one.name) for one in networks}
+    called = {one.uid: key(one.metadata.project, one.name) for one in networks}
     found = tuple(sorted((_host(one, known.values(), called.values(), now) for one in hosts), key=lambda one: one.name))
     made = [_vm(one, names, known, called, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
     return plan.World(
@@ -72,8 +72,8 @@ def _vm(
         storages=(storage.name if storage else spec.storage,),
         networks=tuple(sorted({networks.get(nic.network, nic.network) for nic in spec.nics})) if networks else (),
         host_tags=spec.placement.host_tags,
-        together=tuple(_key(machine.metadata.project, group) for group in spec.placement.together),
-        apart=tuple(_key(machine.metadata.project, group) for group in spec.placement.apart),
+        together=tuple(key(machine.metadata.project, group) for group in spec.placement.together),
+        apart=tuple(key(machine.metadata.project, group) for group in spec.placement.apart),
         hardware=plan.PlanBoard(
             machine=spec.hardware.machine,
             cpu_model=spec.hardware.cpu_model,
@@ -119,5 +119,6 @@ def _with_known_cpu(vm: plan.PlanVM, hosts: Collection[plan.PlanHost]) -> plan.P
     return vm.model_copy(update={"hardware": vm.hardware.model_copy(update={"cpu_model": ""})})
 
 
-def _key(project: str | None, name: str) -> str:
+def key(project: str | None, name: str) -> str:
+    """What a VM, a network or a group of a project is called in a world."""
     return name if project in (None, "default") else f"{project}/{name}"
