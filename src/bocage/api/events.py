@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from bocage import errors
 from bocage.api import answers, calls, nodes, paging, problems, routing
-from bocage.model import base, ground, keys, vm, work
+from bocage.model import base, failover, ground, keys, vm, work
 from bocage.store import contract, resources
 from bocage.words import N_
 
@@ -31,6 +31,7 @@ KINDS: Mapping[str, type[base.Resource[Any, Any]]] = {
         work.Task,
         work.Event,
         work.Alarm,
+        failover.Failover,
     )
 }
 

@@ -83,7 +83,7 @@ async def world(
     call: Reading, survive: Annotated[int, Query(ge=0, le=2, description="Hosts that may die at once.")] = 0
 ) -> Response:
     """The world as a planner sees it now: a text to keep, and to ask with."""
-    return answers.json(pydantic_core.to_json(_changed(await _present(call), survive=survive).document()))
+    return answers.json(pydantic_core.to_json(_changed(await present(call), survive=survive).document()))
 
 
 @router.post("/place", name="place", response_model=plan.Placed, responses=routing.problem_responses(404))
@@ -98,7 +98,7 @@ async def place(
     others = (one for one in of.vms if one.key != asked.key)
     asked = asked.model_copy(update={"host": None})
     of = _changed(of, vms=(*others, asked))
-    placed = await _computed(call, lambda check: placement.place(asked, of, check=check))
+    placed = await computed(call, lambda check: placement.place(asked, of, check=check))
     return answers.json(placed.model_dump_json(context=base.WORDS))
 
 
@@ -108,7 +108,7 @@ async def rebalance_(
 ) -> Response:
     """Which moves would balance the hosts, step by step, and who would survive then. Nothing is done."""
     of = await _world(call, request)
-    found = await _computed(
+    found = await computed(
         call, lambda check: rebalance.rebalance(of, most=request.moves, least=request.least, check=check)
     )
     return answers.json(found.model_dump_json(context=base.WORDS))
@@ -116,7 +116,7 @@ async def rebalance_(
 
 async def _world(call: calls.Call, request: Asked) -> plan.World:
     """The world that a request brings, or the present one."""
-    of = request.world or await _present(call)
+    of = request.world or await present(call)
     return of if request.survive is None else _changed(of, survive=request.survive)
 
 
@@ -128,7 +128,8 @@ def _changed(of: plan.World, **fields: object) -> plan.World:
         raise faults.problem(faults.read(error.errors())) from error
 
 
-async def _present(call: calls.Call) -> plan.World:
+async def present(call: calls.Call) -> plan.World:
+    """The world as it is now."""
     held = (await call.api.index.fresh()).ground
     uses: dict[str, sample.Use] = {}
     with contextlib.suppress(errors.Problem):  # a node that does not answer leaves loads unknown
@@ -143,7 +144,7 @@ async def _present(call: calls.Call) -> plan.World:
     )
 
 
-async def _computed(call: calls.Call, work: Callable[[patience.Check], R]) -> R:
+async def computed(call: calls.Call, work: Callable[[patience.Check], R]) -> R:
     """What takes long, beside everything else, while there is somebody who waits for it. Raises Busy and GivenUp."""
     assert isinstance(call.connection, Request)
     found = list[R]()

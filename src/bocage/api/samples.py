@@ -7,14 +7,15 @@ from typing import Any
 
 from bocage import words
 from bocage.api import examples
-from bocage.model import base, confinement, firewall, ground, plan, sample, snapshot, template, vm, work
+from bocage.model import base, confinement, failover, firewall, ground, plan, sample, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
-from bocage.planner import placement, rebalance
+from bocage.planner import outages, placement, rebalance
 
 _WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
 _UID = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c{:02d}"
 _HOST, _STORAGE, _NETWORK, _VOLUME, _IMAGE, _VM = (_UID.format(number) for number in range(10, 16))
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0bacd155d6c15b0f00a08f"
+_OTHER = _UID.format(22)
 _TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 _SUBJECT = base.Ref(kind="vm", uid=_VM, project="default", name="web1")
 
@@ -31,6 +32,7 @@ REQUESTS: dict[str, Any] = {
     "Exec": {"command": ["systemctl", "is-active", "nginx"], "timeout": 10},
     "Expect": {"send": "uname -r", "pattern": "^6", "timeout": 10},
     "GuestPassword": {"user": "root", "password": "correct horse battery staple"},
+    "Confirm": {"host": "host2", "off": True},
     "Grow": {"size": "40G"},
     "StorageRepair": {"disk": "/dev/sdd"},
     "ImageBuild": {"what": "debian", "name": "debian12", "release": "bookworm"},
@@ -153,6 +155,7 @@ def answers() -> dict[str, Any]:
                 }
             ],
         },
+        **_failovers(),
         "Place": {"incarnation": _INCARNATION, "address": "10.0.0.1"},
         "Invitation": {"word": _WORD},
         "WrittenFile": {"size": 1024, "mode": "0644"},
@@ -202,6 +205,27 @@ _DISK = ground.HostDisk(
     health="good",
     temperature=31,
     hours=41203,
+)
+_FAILOVER = failover.Failover(
+    metadata=base.Metadata(name="host2-4", uid=_TASK, created=_WHEN, revision=42, status_revision=43),
+    spec=failover.FailoverSpec(host=_OTHER, host_name="host2", epoch=4),
+    status=failover.FailoverStatus(
+        state=failover.State.DONE,
+        silent_since=_WHEN,
+        leader="host1",
+        proof="power",
+        steps=(failover.Step(time=_WHEN, said=base.Saying.of(outages.PowerOrdered(host="host2"))),),
+        vms=(
+            failover.Moved(
+                vm=_SUBJECT,
+                runs=True,
+                to=base.Ref(kind="host", uid=_HOST, name="host1"),
+                given=_WHEN,
+                started=_WHEN,
+            ),
+        ),
+        ended=_WHEN,
+    ),
 )
 _ASKED = {
     "name": "web1",
@@ -288,6 +312,7 @@ def _resources() -> list[base.Resource[Any, Any]]:
             metadata=_about("alarm-waits-for-storage", _UID.format(16)),
             spec=work.AlarmSpec(said=full, severity=base.Severity.ERROR, subject=_SUBJECT, raised=_WHEN),
         ),
+        _FAILOVER,
         work.Token(metadata=_about("laptop", _UID.format(17)), spec=work.TokenSpec(hash=_DIGEST)),
     ]
 
@@ -298,6 +323,17 @@ def _plans() -> dict[str, Any]:
         "World": world.document(),
         "Placed": placement.place(world.vms[1], world).model_dump(mode="json", context=base.WORDS),
         "Rebalanced": rebalance.rebalance(world).model_dump(mode="json", context=base.WORDS),
+    }
+
+
+def _failovers() -> dict[str, Any]:
+    host = ground.Host(metadata=_about("host2", _OTHER, None), spec=ground.HostSpec())
+    proofs = [one.model_dump(mode="json", context=base.WORDS) for one in outages.proofs(host, by_time=False)]
+    look = {"host": _OTHER, "name": "host2", "state": "silent", "since": _WHEN.isoformat(), "proofs": proofs}
+    would = {"vm": _SUBJECT.model_dump(mode="json"), "runs": True, "to": "host1", "reason": None}
+    return {
+        "Standings": {"leader": "host1", "since": _WHEN.isoformat(), "hosts": [look]},
+        "Simulated": {"host": "host2", "proofs": proofs, "vms": [would]},
     }
 
 

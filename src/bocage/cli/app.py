@@ -34,6 +34,7 @@ NOUNS = lazy.Group(
             "task": "task:NOUN",
             "events": "events:events",
             "alarm": "alarm:NOUN",
+            "failover": "failover:NOUN",
             "plan": "plan:NOUN",
         },
         "The installation": {

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import complete, lazy, options, output, people, session, table, waiting
+from bocage.cli import complete, failover, lazy, options, output, people, session, table, waiting
 from bocage.client import problems, rest
 
 HostName = Annotated[
@@ -22,6 +22,7 @@ _COLUMNS = (
     table.Column("BOCAGE"),
     table.Column("SEEN"),
 )
+_BEATS = table.Column("BEATS")
 
 
 _DISKS = (
@@ -52,10 +53,37 @@ def list_hosts(json: options.Json = False) -> None:
     """
     with session.connect() as api:
         found = api.hosts.list()
+        stands = {} if json else _standing(api)
     if json:
         output.document(found)
-    else:
-        output.line(table.render(_COLUMNS, [_row(one) for one in sorted(found["items"], key=output.named)]))
+        return
+    hosts = sorted(found["items"], key=output.named)
+    if not stands:
+        output.line(table.render(_COLUMNS, [_row(one) for one in hosts]))
+        return
+    rows = [(*_row(one), _beats(stands.get(one["metadata"]["uid"]))) for one in hosts]
+    output.line(table.render((*_COLUMNS, _BEATS), rows))
+    output.complain(f"{stands['']} leads")
+
+
+def _standing(api: rest.Client) -> dict[str, Any]:
+    """How each host of a cluster stands, by its uid, and under "" who leads; empty outside of one."""
+    try:
+        found = api.failovers.standing()
+    except problems.Error:
+        return {}
+    if not found["leader"]:
+        return {}
+    return {"": found["leader"], **{one["host"]: one for one in found["hosts"]}}
+
+
+def _beats(stands: rest.Document | None) -> str:
+    if stands is None or stands["state"] == "never":
+        return "never did"
+    if stands["state"] == "beats":
+        return "yes"
+    ended = {"silent": "", "fenced": "; fenced", "proven-dead": "; proven dead"}[stands["state"]]
+    return f"silent since {people.clock(stands['since'])}{ended}"
 
 
 def _row(host: rest.Document) -> tuple[str, ...]:
@@ -83,6 +111,7 @@ def show(
     with session.connect() as api:
         host = api.hosts.get(name) if name else _the_only(api)
         use = _use(api, host) if not json else []
+        stands = _standing(api) if not json else {}
     if json:
         output.document(host)
         return
@@ -105,6 +134,7 @@ def show(
                 ("memory", people.size(status.get("memory_bytes")) + _aside(host["spec"])),
                 *use,
                 *_bmc(host),
+                *_stands(stands, host["metadata"]["uid"]),
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
                 ("its VMs", "are off until the machine's next start" if status.get("leaving") else ""),
@@ -134,6 +164,15 @@ def _bmc(host: rest.Document) -> list[tuple[str, object]]:
         told = f"{seen['uuid'] or 'none'}: NOT this machine's, so nothing is switched off by it"
     where = f"{bmc['kind']} at {bmc['address']} as {bmc['user']}{system}"
     return [("BMC", where), ("its system UUID", told), ("system UUID", own)]
+
+
+def _stands(stands: dict[str, Any], uid: str) -> list[tuple[str, object]]:
+    """Whether it beats, who leads, and what could prove its death."""
+    if not stands:
+        return []
+    one = stands.get(uid)
+    told = failover.proofs(one["proofs"]) if one else []
+    return [("beats", _beats(one)), ("the leader is", stands[""]), *told]
 
 
 def _aside(spec: dict[str, Any]) -> str:

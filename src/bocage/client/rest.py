@@ -122,6 +122,22 @@ class Alarms(Nouns):
         return self._post(self._of(uid, "acknowledge"))
 
 
+class Failovers(Nouns):
+    """What was done about hosts that fell silent, and what would be."""
+
+    def standing(self) -> Document:
+        """Who leads, which hosts beat, what could prove each one's death."""
+        return self._get(self.path + "/standing")
+
+    def simulate(self, host: str) -> Document:
+        """What would become of a host's VMs if it died."""
+        return self._get(self.path + "/simulation", host=host)
+
+    def confirm(self, host: str) -> Document:
+        """Answer for it that a host has no power."""
+        return self._post(self.path + "/confirm", {"host": host, "off": True})
+
+
 class Plans(Nouns):
     """What would be done, without doing it."""
 
@@ -187,6 +203,7 @@ class Client:
         self.all_tasks = Tasks(connection, "/tasks")
         self.hosts = Hosts(connection, "/hosts")
         self.storage = Storages(connection, "/storage")
+        self.failovers = Failovers(connection, "/failovers")
         self.events = Nouns(connection, "/events")
         self.alarms = Alarms(connection, "/alarms")
         self.tokens = Nouns(connection, "/tokens")

@@ -1,0 +1,166 @@
+"""Failovers: what was done about hosts that fell silent, what would be, and a person's word for one that is off."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from bocage import errors, ledger
+from bocage.api import answers, calls, paging, plans, problems, routing
+from bocage.model import base, ground, standing, vm
+from bocage.model.failover import Confirmed, Failover, State
+from bocage.planner import failing, outages, snapshot
+from bocage.protocol import records
+from bocage.store import resources
+from bocage.words import N_
+
+router = routing.router("failover", "/failovers")
+
+Reading = Annotated[calls.Call, calls.may("failover:read")]
+
+
+class NothingToConfirm(problems.Error, errors.Conflict):
+    type = "failover-nothing-to-confirm"
+    text = N_("nobody waits for a word about {host}: its life has not been ended, or its death is proven already")
+    hint = N_("'bocage host list' says who beats; a host that beats is not dead, whatever else is wrong with it")
+    host: str
+
+
+class Confirm(base.Part):
+    """A person's word that a host has no power. If it is not true, VMs may run twice and lose what they hold."""
+
+    host: base.Name
+    off: bool
+    """That it is switched off, or was reset since it fell silent: true, or nothing is done."""
+
+
+class NotSaid(problems.Error, errors.Invalid):
+    type = "failover-not-said"
+    text = N_("it must be said that {host} has no power: `off: true`")
+    host: str
+
+
+class HostLook(standing.HostStanding):
+    """How one host stands, and what could prove its death."""
+
+    proofs: tuple[standing.Proof, ...] = ()
+
+
+class Standings(BaseModel):
+    leader: str | None
+    """The host that leads; null: this host is one by itself, or nobody leads."""
+    since: datetime.datetime | None = None
+    hosts: list[HostLook] = []
+
+
+class Would(base.Part):
+    """What would become of one VM."""
+
+    vm: base.Ref
+    runs: bool
+    """Whether it would be started there."""
+    to: str | None
+    """The host; null: it would have none."""
+    reason: base.Saying | None = None
+    """Why it would have none."""
+
+
+class Simulated(BaseModel):
+    host: str
+    proofs: list[standing.Proof]
+    vms: list[Would]
+
+
+@router.get("", name="list", response_model=answers.Listed[Failover])
+async def list_(call: Reading, limit: paging.Limit = 100) -> Response:
+    """The newest failovers, the newest last."""
+    return await call.api.views.newest_page(Failover, None, limit=limit)
+
+
+@router.get("/standing", name="standing", response_model=Standings)
+async def standing_(call: Reading) -> Response:
+    """Who leads, which hosts beat, since when one is silent, and what could prove its death."""
+    entry = await call.resources.store.get(standing.KEY)
+    if entry is None:
+        return answers.json(Standings(leader=None).model_dump_json())
+    told = standing.Standing.model_validate_json(entry.value)
+    hosts = {one.uid: one for one in (await call.api.index.fresh()).ground.every(ground.Host)}
+    looks = [
+        HostLook(**dict(one), proofs=tuple(await _proofs(call, hosts[one.host])))
+        for one in told.hosts
+        if one.host in hosts
+    ]
+    found = Standings(leader=told.leader, since=told.since, hosts=looks)
+    return answers.json(found.model_dump_json(context=base.WORDS))
+
+
+@router.get("/simulation", name="simulate", response_model=Simulated, responses=routing.problem_responses(404))
+async def simulate(
+    call: Reading, host: Annotated[str, Query(max_length=80, description="The host that would die, by name or uid.")]
+) -> Response:
+    """What would become of a host's VMs if it died now, and by what its death would be proven. Nothing is done."""
+    dead = await call.resources.find(ground.Host, None, host)
+    world = await plans.present(call)
+    its = [
+        one
+        for one in (await call.resources.list(vm.VM)).items
+        if one.status.host == dead.uid and not one.metadata.deleted
+    ]
+    hosts = tuple(one.model_copy(update={"state": "silent"}) if one.name == dead.name else one for one in world.hosts)
+    world = world.model_copy(update={"hosts": hosts})
+    keys = [snapshot.key(one.metadata.project, one.name) for one in its]
+    homes = await plans.computed(call, lambda check: failing.homes(world, keys, check=check))
+    found = Simulated(host=dead.name, proofs=await _proofs(call, dead), vms=_would(its, keys, homes))
+    return answers.json(found.model_dump_json(context=base.WORDS))
+
+
+@router.post("/confirm", name="confirm", response_model=Failover, responses=routing.problem_responses(404, 409))
+async def confirm(request: Confirm, call: Annotated[calls.Call, calls.may("failover:confirm")]) -> Response:
+    """Answer for it that a host has no power: then its VMs are started elsewhere. The word is kept with the name."""
+    host = await call.resources.find(ground.Host, None, request.host)
+    if not request.off:
+        raise NotSaid(host=host.name)
+    waiting = [
+        one
+        for one in (await call.resources.list(Failover)).items
+        if one.spec.host == host.uid and one.status.state is State.PROVING
+    ]
+    if not waiting:
+        raise NothingToConfirm(host=host.name)
+    word = Confirmed(by=call.asker.name, when=base.now())
+    changed = await call.resources.change(
+        Failover,
+        None,
+        max(waiting, key=lambda one: one.spec.epoch).uid,
+        lambda one: one if one.spec.confirmed else resources.with_spec(one, confirmed=word),
+    )
+    return answers.one(changed)
+
+
+@router.get("/{name}", name="get", response_model=Failover, responses=routing.problem_responses(404))
+async def get(name: calls.Name, call: Reading) -> Response:
+    """One failover: silent since when, by what proof, decided what, started when, step by step."""
+    return answers.one(await call.resources.find(Failover, None, name))
+
+
+async def _proofs(call: calls.Call, host: ground.Host) -> list[standing.Proof]:
+    key = records.epoch_of(host.uid)
+    entry = await call.resources.store.get(ledger.ROOT + key)
+    epoch = ledger.decoded(key, entry.value) if entry else None
+    proves = isinstance(epoch, records.Epoch) and epoch.bounds.proves
+    return outages.proofs(host, by_time=proves)
+
+
+def _would(machines: Sequence[vm.VM], keys: Sequence[str], homes: failing.Homes) -> list[Would]:
+    found = []
+    for machine, key in zip(machines, keys, strict=True):
+        why = homes.nowhere.get(key)
+        runs = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
+        reason = base.Saying.of(why) if why else None
+        found.append(Would(vm=machine.ref, runs=runs, to=homes.where.get(key), reason=reason))
+    return found

@@ -1,0 +1,203 @@
+"""The leader's work with everything but QEMU: three hosts over one store, their BMCs, a clock that the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bocage.model import base, failover, ground
+from bocage.model.failover import State
+from bocage.store import resources
+from tests.cluster.ground import PROFILE, World
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    yield made
+    await made.close()
+
+
+async def test_a_silent_hosts_vms_are_given_to_others_and_the_record_tells_it_all(world):
+    await world.build(3)
+    leader, victim, _ = world.hosts
+    await world.run(3)
+    assert world.leader() is leader
+    web, off = await world.machine("web", victim), await world.machine("off", victim, power="stopped")
+    stays = await world.machine("stays", leader)
+    victim.alive = False
+    await world.run(4)
+    assert world.power.orders == [victim.uid]
+    assert {await world.owner(web), await world.owner(off)} <= {"host1", "host3"}
+    assert await world.owner(stays) == "host1"
+    (record,) = await world.failovers()
+    assert record.name == "host2-2"
+    assert record.status.state is State.MOVING
+    assert record.status.proof == "power"
+    await world.runs(web)
+    await world.run(1)
+    (record,) = await world.failovers()
+    assert record.status.state is State.DONE
+    said = [step.said.type for step in record.status.steps]
+    assert said == [
+        "failover-epoch-raised",
+        "failover-power-ordered",
+        "failover-power-read",
+        "failover-power-read",
+        "failover-proven-power",
+        "failover-ended",
+    ]
+    assert (record.status.steps[0].time - record.status.silent_since).total_seconds() > PROFILE.silence
+    by_name = {one.vm.name: one for one in record.status.vms}
+    assert by_name["web"].started
+    assert by_name["web"].to
+    assert by_name["off"].to
+    assert by_name["off"].started is None
+    assert set(await world.alarms()) == {"alarm-host-dead"}
+
+
+async def test_the_next_leader_ends_what_a_leader_that_died_had_begun(world):
+    await world.build(4)
+    first, victim, *_ = world.hosts
+    web = await world.machine("web", victim)
+    await world.run(3)
+    assert world.leader() is first
+    world.power.dead.add(victim.uid)
+    victim.alive = False
+    await world.run(3)
+    assert await world.owner(web) == "host2"
+    first.alive = False
+    world.power.dead.clear()
+    await world.run(5)
+    assert world.leader() not in (None, first)
+    assert await world.owner(web) in ("host3", "host4")
+    record = next(one for one in await world.failovers() if one.spec.host == victim.uid)
+    said = [step.said.type for step in record.status.steps]
+    assert said.count("failover-epoch-raised") == 1
+    assert "failover-bmc-failed" in said
+    assert said.index("failover-led-by") < said.index("failover-proven-power")
+
+
+async def test_without_a_proof_it_waits_and_asks_and_a_persons_word_is_one(world):
+    await world.build(3, bmc=False)
+    _, victim, _ = world.hosts
+    web = await world.machine("web", victim)
+    await world.run(3)
+    victim.alive = False
+    await world.run(30)
+    assert await world.owner(web) == "host2"
+    assert set(await world.alarms()) == {"alarm-host-silent", "alarm-failover-waits"}
+    (record,) = await world.failovers()
+    assert record.status.waits.type == "alarm-failover-waits"
+    word = failover.Confirmed(by="unix:0", when=world.wall())
+    await world.kept.change(failover.Failover, None, record.uid, lambda one: resources.with_spec(one, confirmed=word))
+    await world.run(1)
+    assert await world.owner(web) in ("host1", "host3")
+    (record,) = await world.failovers()
+    assert record.status.proof == "person"
+    assert record.status.waits is None
+    assert "failover-confirmed" in [step.said.type for step in record.status.steps]
+
+
+async def test_when_most_are_silent_nobody_is_fenced_and_an_alarm_explains(world):
+    await world.build(5)
+    _, *others = world.hosts
+    machines = [await world.machine(f"vm{number}", host) for number, host in enumerate(others)]
+    await world.run(3)
+    for host in others[:3]:
+        host.connected = False
+    await world.run(20)
+    assert await world.failovers() == []
+    assert world.power.orders == []
+    assert set(await world.alarms()) == {"alarm-most-hosts-silent"}
+    for host in others:
+        host.connected = True
+    await world.run(3)
+    assert await world.alarms() == {}
+    assert [await world.owner(one) for one in machines] == [host.name for host in others]
+
+
+async def test_a_daemon_that_only_restarts_is_not_fenced(world):
+    await world.build(3)
+    _, host, _ = world.hosts
+    await world.run(3)
+    host.daemon = False
+    await world.run(10)
+    await host.end()
+    await host.begin()
+    host.daemon = True
+    await world.run(3)
+    assert await world.failovers() == []
+    assert await world.alarms() == {}
+
+
+async def test_a_leader_whose_daemon_is_gone_is_succeeded_and_not_fenced(world):
+    await world.build(3)
+    leader, _, _ = world.hosts
+    await world.run(3)
+    leader.daemon = False
+    await world.run(5)
+    assert world.leader() not in (None, leader)
+    assert await world.failovers() == []
+
+
+async def test_a_host_that_comes_back_before_the_proof_keeps_what_it_has(world):
+    await world.build(3, bmc=False)
+    _, host, _ = world.hosts
+    web = await world.machine("web", host)
+    await world.run(3)
+    host.alive = False
+    await world.run(5)
+    host.alive = True
+    await host.live(2)
+    await world.run(3)
+    assert await world.owner(web) == "host2"
+    (record,) = await world.failovers()
+    assert record.status.state is State.RETURNED
+    assert await world.alarms() == {}
+
+
+async def test_a_vm_that_no_host_can_take_waits_with_its_reason_and_goes_when_one_can(world):
+    await world.build(3)
+    _, victim, other = world.hosts
+    small, large = await world.machine("small", victim), await world.machine("large", victim, memory="32G")
+    await world.run(3)
+    victim.alive = False
+    await world.run(5)
+    assert await world.owner(small) in ("host1", "host3")
+    assert await world.owner(large) is None
+    assert "alarm-vm-without-host" in await world.alarms()
+    (record,) = await world.failovers()
+    told = {one.vm.name: one.problem for one in record.status.vms}
+    assert told["small"] is None
+    assert told["large"].type == "survive-no-room"
+    await world.kept.change_status(
+        ground.Host, None, other.uid, lambda one: one.status.model_copy(update={"memory_bytes": 64 << 30})
+    )
+    await world.run(3)
+    assert await world.owner(large) == "host3"
+    assert "alarm-vm-without-host" not in await world.alarms()
+
+
+async def test_one_on_local_disks_waits_for_its_own_host_and_goes_back_to_it(world):
+    await world.build(3)
+    _, victim, _ = world.hosts
+    local = base.new_uid()
+    spec = {"metadata": {"uid": local, "name": "local"}, "spec": {"host": victim.uid, "path": "/local"}}
+    await world.kept.create(ground.Storage.model_validate(spec))
+    alone = await world.machine("alone", victim, storage=local)
+    await world.run(3)
+    victim.alive = False
+    await world.run(5)
+    assert await world.owner(alone) is None
+    victim.alive = True
+    world.power.off_.clear()
+    await victim.live(2)
+    await world.run(3)
+    assert await world.owner(alone) == "host2"
+    await world.runs(alone)
+    await world.run(1)
+    (record,) = await world.failovers()
+    assert record.status.state is State.DONE
+    assert await world.alarms() == {}
