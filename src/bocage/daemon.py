@@ -104,7 +104,14 @@ async def _standing(
 
         membership = standing.Standing(homes, identity.uid, kept)
         await undo.enter_async_context(
-            serve.serve(kept, homes=homes, host=node.ground.uid, listen=listen, membership=membership)
+            serve.serve(
+                kept,
+                homes=homes,
+                host=node.ground.uid,
+                listen=listen,
+                membership=membership,
+                papers=place.certificates(homes) if at else None,
+            )
         )
         systemd.notify("READY=1")
         # What stands now stands for good: a full collection over it would hold up every answer.

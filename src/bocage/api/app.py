@@ -63,6 +63,7 @@ from bocage.api import (
 )
 from bocage.membership import standing
 from bocage.store import resources
+from bocage.store.etcd import access
 
 _EVERYWHERE = {
     401: "A token is needed, or this one is not known.",
@@ -81,12 +82,14 @@ def create(
     node_socket: pathlib.Path,
     host: str | None = None,
     membership: standing.Standing | None = None,
+    papers: access.Certificates | None = None,
     allowed_uids: Collection[int] | None = None,
 ) -> FastAPI:
     """The application over a store, and over the node behind a socket.
 
-    `host` is the uid of the host that it runs on, `membership` how that stands to a cluster. `allowed_uids` may ask
-    over the Unix socket; root and the daemon's own user when it is not given. Close `app.state.api` at the end.
+    `host` is the uid of the host that it runs on, `membership` how that stands to a cluster, and `papers` what the
+    other hosts of that know it by. `allowed_uids` may ask over the Unix socket; root and the daemon's own user when it
+    is not given. Close `app.state.api` at the end.
     """
     allowed = {0, os.geteuid()} if allowed_uids is None else allowed_uids
     app = FastAPI(
@@ -108,7 +111,7 @@ def create(
         resources=kept,
         index=index.Index(kept.store),
         views=views.Views(kept.store),
-        node=nodes.Node(node_socket, closing),
+        nodes=nodes.Nodes(kept, node_socket, closing, host=host, papers=papers),
         host=host,
         membership=membership,
         closing=closing,

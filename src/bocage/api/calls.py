@@ -35,7 +35,7 @@ class Api:
     resources: stored.Resources
     index: index.Index
     views: views.Views
-    node: nodes.Node
+    nodes: nodes.Nodes
     host: str | None = None  # the uid of the host it runs on
     membership: standing.Standing | None = None
     closing: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -51,7 +51,7 @@ class Api:
             task.cancel()
         await asyncio.gather(*self.working, return_exceptions=True)
         await self.index.close()
-        await self.node.close()
+        await self.nodes.close()
 
     async def this_host(self) -> ground.Host:
         """The host that the API runs on. Raises resources.Missing."""

@@ -45,7 +45,7 @@ async def change(
     if patch.bmc:
         host = await call.resources.find(ground.Host, None, name)
         asked = patch.bmc.model_dump_json().encode()
-        looked = await call.api.node.document("POST", f"/hosts/{host.uid}/bmc", content=asked)
+        looked = await call.api.nodes.own.document("POST", f"/hosts/{host.uid}/bmc", content=asked)
         patch = patch.model_copy(update={"bmc": power.Bmc.model_validate(looked["bmc"])})
     return await describing.describe(call, ground.Host, None, name, patch, if_match, nullable=("cpu_overcommit", "bmc"))
 
@@ -60,7 +60,7 @@ class HostPower(BaseModel):
 async def power_(name: calls.Name, call: Reading) -> Response:
     """Whether it has power: its BMC is asked, by the host that was asked for it."""
     host = await call.resources.find(ground.Host, None, name)
-    return await call.api.node.forward("GET", f"/hosts/{host.uid}/power")
+    return await call.api.nodes.own.forward("GET", f"/hosts/{host.uid}/power")
 
 
 class Disks(BaseModel):
@@ -70,8 +70,8 @@ class Disks(BaseModel):
 @router.get("/{name}/disks", response_model=Disks, responses=routing.problem_responses(404, 502, 504))
 async def disks(name: calls.Name, call: Reading) -> Response:
     """Its disks: what each is, how it is, and what lies on it."""
-    await call.resources.find(ground.Host, None, name)
-    return await call.api.node.forward("GET", "/disks", within=120.0)
+    host = await call.resources.find(ground.Host, None, name)
+    return await (await call.api.nodes.of(host.uid)).forward("GET", "/disks", within=120.0)
 
 
 class UsbDevices(BaseModel):
@@ -81,8 +81,8 @@ class UsbDevices(BaseModel):
 @router.get("/{name}/usb", response_model=UsbDevices, responses=routing.problem_responses(404, 502, 504))
 async def usb(name: calls.Name, call: Reading) -> Response:
     """What is plugged into its USB ports; hubs are left out."""
-    await call.resources.find(ground.Host, None, name)
-    return await call.api.node.forward("GET", "/usb")
+    host = await call.resources.find(ground.Host, None, name)
+    return await (await call.api.nodes.of(host.uid)).forward("GET", "/usb")
 
 
 @router.post("/{name}/stop-vms", status_code=202, response_model=Task, responses=routing.problem_responses(404))

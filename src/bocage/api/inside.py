@@ -73,7 +73,8 @@ async def write_file(
     """Write a file of the guest; one that is there is replaced and keeps its mode."""
     uploads.check_bytes(request)
     machine = await machines.find(call, project, name)
-    return await call.api.node.forward(
+    node = await machines.node_of(call, machine)
+    return await node.forward(
         "PUT",
         f"/vms/{machine.uid}/file",
         query={"path": path, "mode": mode},
@@ -101,7 +102,8 @@ async def _ask(
     within: float,
 ) -> Response:
     machine = await machines.find(call, project, name)
-    return await call.api.node.forward(
+    node = await machines.node_of(call, machine)
+    return await node.forward(
         method,
         f"/vms/{machine.uid}/{what}",
         query=query,

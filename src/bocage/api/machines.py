@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from bocage import errors, words
-from bocage.api import calls, etags, problems
+from bocage.api import calls, etags, nodes, problems
 from bocage.api import index as indexes
 from bocage.model import base, ground, keys, requests, vm, work
 from bocage.model.firewall import FirewallGroup
@@ -100,6 +100,11 @@ async def host_of(call: calls.Call, machine: vm.VM) -> str | None:
         return machine.status.host
     storage = call.api.index.ground.get(ground.Storage, None, machine.spec.storage)
     return call.api.reaching(storage or await call.resources.get(ground.Storage, None, machine.spec.storage))
+
+
+async def node_of(call: calls.Call, machine: vm.VM) -> nodes.Node:
+    """The node that has a VM. Raises ways.HostSilent."""
+    return await call.api.nodes.of(await host_of(call, machine))
 
 
 async def carrier(call: calls.Call, machine: vm.VM) -> ground.Host | None:

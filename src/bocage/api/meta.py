@@ -6,12 +6,13 @@ import platform
 from typing import Annotated, Any, Literal
 
 import pydantic_core
+from fastapi import Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
 import bocage
 from bocage.api import answers, calls, routing
-from bocage.model import ground
+from bocage.model import base, ground
 
 API = 1
 EXTENSIONS = (
@@ -101,7 +102,11 @@ async def whoami(call: Annotated[calls.Call, calls.may("meta:read")]) -> Respons
     return answers.json(Whoami(name=call.asker.name, local=call.asker.local).model_dump_json())
 
 
-@router.get("/doctor", name="doctor", response_model=Health, responses=routing.problem_responses(502, 504))
-async def doctor(call: Annotated[calls.Call, calls.may("host:read")]) -> Response:
-    """The checks of this machine, each with what to do."""
-    return await call.api.node.forward("GET", "/doctor", within=300.0)
+@router.get("/doctor", name="doctor", response_model=Health, responses=routing.problem_responses(404, 502, 504))
+async def doctor(
+    call: Annotated[calls.Call, calls.may("host:read")],
+    host: Annotated[base.Name | None, Query(description="The host; the one that answers, when not given.")] = None,
+) -> Response:
+    """The checks of a machine, each with what to do."""
+    uid = (await call.resources.find(ground.Host, None, host)).uid if host else None
+    return await (await call.api.nodes.of(uid)).forward("GET", "/doctor", within=300.0)

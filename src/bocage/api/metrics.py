@@ -44,7 +44,7 @@ async def scrape(call: Annotated[calls.Call, calls.may("metrics:read")]) -> Resp
     """All counters of this host and of the VMs that run on it, for Prometheus."""
     from prometheus_client import exposition  # late: not needed where nobody scrapes
 
-    uses = await use.now(call)
+    uses = await use.of_node(call)
     known = (await call.api.index.fresh()).vms
     collected: Any = _Collected([*_host(uses.host), *_vms(uses.vms, known)])
     return Response(exposition.generate_latest(collected), media_type=_TEXT)

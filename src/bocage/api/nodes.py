@@ -1,14 +1,13 @@
-"""What is no state is asked of the node, over its own interface on a Unix socket: streams both ways."""
+"""What is no state is asked of the node that has it, this host's or another's: streams both ways."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import pathlib
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
@@ -17,31 +16,22 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from bocage import errors, words
-from bocage.api import bodies, problems
+from bocage.api import bodies, ways
+from bocage.model import ground
+from bocage.store import resources
+from bocage.store.etcd import access
 from bocage.words import N_
 
 if TYPE_CHECKING:
     import httpx
 
 WITHIN = 60.0  # seconds that the node has to begin its answer
-_CONNECT = 5.0
 _PASSED = ("content-type", "content-length", "content-disposition", "bocage-offset", "bocage-size", "upload-offset")
-_PIECE = 256 << 10  # bytes; the largest frame of a console
 _GOING_AWAY, _UNEXPECTED = 1001, 1011  # RFC 6455, section 7.4.1
+_REASON = 120  # bytes that it may have at most (section 5.5)
 
 
-class Error(problems.Error):
-    """The node did not do what it was asked."""
-
-
-class Away(Error, errors.Unavailable):
-    type = "node-away"
-    text = N_("this host's node does not answer: {reason}")
-    hint = N_("it may be starting; 'bocage daemon status' says whether it runs")
-    reason: str
-
-
-class BrokeOff(Error, errors.Unavailable):
+class BrokeOff(ways.Error, errors.Unavailable):
     type = "node-broke-off"
     status = 502
     text = N_("the node broke off its answer: {reason}")
@@ -49,7 +39,7 @@ class BrokeOff(Error, errors.Unavailable):
     reason: str
 
 
-class Said(Error):
+class Said(ways.Error):
     """A problem of the node's that this version does not know by its type."""
 
     type = "node-problem"
@@ -58,11 +48,57 @@ class Said(Error):
     said: str
 
 
+class Nodes:
+    """The nodes of all hosts. `papers` are this host's, where it is part of a cluster."""
+
+    def __init__(
+        self,
+        kept: resources.Resources,
+        socket: pathlib.Path,
+        closing: asyncio.Event,
+        *,
+        host: str | None = None,
+        papers: access.Certificates | None = None,
+    ) -> None:
+        self._kept, self._closing = kept, closing
+        self._host, self._papers = host, papers
+        self.own = Node(ways.Own(socket), closing)
+        self._others: dict[str, tuple[object, Node]] = {}  # by host: what its client was made of, and the node there
+
+    @property
+    def alone(self) -> bool:
+        """Whether this host is part of no cluster."""
+        return self._papers is None
+
+    async def of(self, host: str | None) -> Node:
+        """The node of a host; this one's when none is named. Raises resources.Missing and ways.HostSilent."""
+        if host in (None, self._host) or self._papers is None:
+            return self.own
+        found = await self._kept.get(ground.Host, None, host)
+        way = ways.Other(found, self._papers)
+        if not way.address:
+            raise way.away("nobody knows its address")
+        made_of = (way.address, self._papers.certificate.stat().st_mtime_ns)  # which is renewed
+        known = self._others.get(found.uid)
+        if known is None or known[0] != made_of:
+            self._others[found.uid] = made_of, Node(way, self._closing)
+            if known:
+                await known[1].close()
+        node = self._others[found.uid][1]
+        node.way = way  # which knows when it was seen last
+        return node
+
+    async def close(self) -> None:
+        """End what is kept open to them."""
+        for node in (self.own, *(node for _, node in self._others.values())):
+            await node.close()
+
+
 class Node:
     """A host's node."""
 
-    def __init__(self, socket: pathlib.Path, closing: asyncio.Event) -> None:
-        self._socket = socket
+    def __init__(self, way: ways.Way, closing: asyncio.Event) -> None:
+        self.way = way
         self._closing = closing
         self._client: httpx.AsyncClient | None = None
 
@@ -81,7 +117,7 @@ class Node:
         content: AsyncIterator[bytes] | bytes | None = None,
         within: float | None = WITHIN,
     ) -> Response:
-        """The node's answer as it comes. Raises its problems, Away, BrokeOff and errors.TimedOut."""
+        """The node's answer as it comes. Raises its problems, what its way says, BrokeOff and errors.TimedOut."""
         import httpx
 
         request = self._http().build_request(
@@ -90,17 +126,17 @@ class Node:
             params={name: _plain(value) for name, value in (query or {}).items() if value is not None},
             headers=dict(headers or {}),
             content=content,
-            timeout=httpx.Timeout(None, connect=_CONNECT),
+            timeout=httpx.Timeout(None, connect=self.way.within),
         )
         try:
             async with asyncio.timeout(within):
-                response = await self._http().send(request, stream=True)
+                response = await self._unless_lost(self._http().send(request, stream=True))
         except TimeoutError as error:
             raise errors.TimedOut(what="the node", bound=within or 0) from error
         except ClientDisconnect as error:
             raise bodies.GoneAway from error
-        except httpx.ConnectError as error:
-            raise Away(reason=str(error)) from error
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise self.way.away(str(error) or f"no answer within {self.way.within:g} s") from error
         except httpx.TransportError as error:
             raise BrokeOff(reason=str(error) or type(error).__name__) from error
         passed = {name: response.headers[name] for name in _PASSED if name in response.headers}
@@ -108,7 +144,7 @@ class Node:
             content = await response.aread()
             await response.aclose()
             raise _told(response.status_code, content)
-        return Stream(response, passed, self._closing)
+        return Stream(response, passed, self._closing, self.way)
 
     async def document(self, method: str, path: str, **options: Any) -> Any:
         """The node's answer, whole and as JSON; raises as `forward`."""
@@ -119,47 +155,49 @@ class Node:
     async def converse(self, socket: WebSocket, path: str, query: Mapping[str, Any]) -> None:
         """Carry a WebSocket's frames both ways until either side ends.
 
-        Raises the node's problems, Away and BrokeOff before it is accepted.
+        Raises the node's problems, what its way says and BrokeOff before it is accepted.
         """
-        from websockets.asyncio import client
         from websockets.exceptions import InvalidHandshake, InvalidStatus
 
         tail = urllib.parse.urlencode({name: _plain(value) for name, value in query.items()})
         async with contextlib.AsyncExitStack() as stack:
             try:
-                upstream = await stack.enter_async_context(
-                    client.unix_connect(
-                        os.fspath(self._socket),
-                        f"ws://node{path}?{tail}",
-                        open_timeout=_CONNECT,
-                        close_timeout=1,
-                        max_size=_PIECE * 4,
-                        compression=None,
-                    )
-                )
+                upstream = await stack.enter_async_context(self.way.converse(f"{path}?{tail}"))
             except InvalidStatus as refused:
                 raise _told(refused.response.status_code, bytes(refused.response.body)) from refused
             except (OSError, TimeoutError, InvalidHandshake) as error:
-                raise Away(reason=str(error)) from error
+                raise self.way.away(str(error)) from error
             await socket.accept()
-            await _carry(socket, upstream, self._closing)
+            await _carry(socket, upstream, self._closing, self.way)
+
+    async def _unless_lost(self, sending: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+        """Wait for the beginning of an answer, as long as the node is there at all."""
+        answering, losing = asyncio.create_task(sending), asyncio.create_task(self.way.lost())
+        try:
+            await asyncio.wait([answering, losing], return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                return answering.result()
+            raise losing.result()
+        finally:
+            losing.cancel()
+            if not answering.done():
+                answering.cancel()
+            await asyncio.gather(answering, losing, return_exceptions=True)
 
     def _http(self) -> httpx.AsyncClient:
-        import httpx  # late: large, and not needed before somebody asks for a stream
-
         if self._client is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=5)
-            transport = httpx.AsyncHTTPTransport(uds=os.fspath(self._socket), limits=limits)
-            self._client = httpx.AsyncClient(transport=transport, base_url="http://node", trust_env=False)
+            self._client = self.way.client()
         return self._client
 
 
 class Stream(Response):
     """An answer of the node that is passed on piece by piece; it ends there when nobody listens here."""
 
-    def __init__(self, upstream: httpx.Response, headers: Mapping[str, str], closing: asyncio.Event) -> None:
+    def __init__(
+        self, upstream: httpx.Response, headers: Mapping[str, str], closing: asyncio.Event, way: ways.Way
+    ) -> None:
         self._upstream = upstream
-        self._closing = closing
+        self._closing, self._way = closing, way
         self.status_code = upstream.status_code
         self.background = None
         self.body = b""
@@ -179,7 +217,7 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await first(self._pump(send), gone(receive), self._closing.wait())
+            await first(self._pump(send), gone(receive), self._closing.wait(), _break_off(self._way))
         finally:
             await self._upstream.aclose()
 
@@ -213,7 +251,12 @@ async def gone(receive: Receive) -> None:
         pass
 
 
-async def _carry(socket: WebSocket, upstream: Any, closing: asyncio.Event) -> None:
+async def _break_off(way: ways.Way) -> None:
+    """Raise BrokeOff once the other end is gone without a word."""
+    raise BrokeOff(reason=words.say(await way.lost()))
+
+
+async def _carry(socket: WebSocket, upstream: Any, closing: asyncio.Event, way: ways.Way) -> None:
     from websockets.exceptions import ConnectionClosed
 
     async def down() -> None:
@@ -226,12 +269,18 @@ async def _carry(socket: WebSocket, upstream: Any, closing: asyncio.Event) -> No
             while (message := await socket.receive())["type"] == "websocket.receive":
                 await upstream.send(message.get("bytes") if message.get("bytes") is not None else message["text"])
 
-    await first(down(), up(), closing.wait())
+    losing = asyncio.ensure_future(way.lost())
+    try:
+        await first(down(), up(), closing.wait(), asyncio.wait([losing]))
+    finally:
+        losing.cancel()
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
-        code = _GOING_AWAY if closing.is_set() else upstream.close_code
+        code, reason = _GOING_AWAY if closing.is_set() else upstream.close_code, upstream.close_reason or ""
+        if losing.done() and not losing.cancelled():
+            code, reason = 4000 + losing.result().status, words.say(losing.result())
         known = code is not None and (code in (1000, _GOING_AWAY) or 4000 <= code < 5000)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await socket.close(code if known else _UNEXPECTED, upstream.close_reason or "")
+            await socket.close(code if known else _UNEXPECTED, reason[:_REASON])
 
 
 def _told(status: int, content: bytes) -> errors.Problem:

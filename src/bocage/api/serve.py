@@ -16,6 +16,7 @@ from bocage.api import app as application
 from bocage.api import problems
 from bocage.membership import standing
 from bocage.store import resources
+from bocage.store.etcd import access
 from bocage.words import N_
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
@@ -125,12 +126,13 @@ async def serve(
     host: str | None = None,
     listen: str | None = None,
     membership: standing.Standing | None = None,
+    papers: access.Certificates | None = None,
 ) -> AsyncIterator[Any]:
     """Serve the API until the end of the block; gives the application.
 
     `listen` is `HOST:PORT`; None: the Unix socket alone. Raises BadAddress, AddressTaken and SocketUnusable.
     """
-    app = application.create(kept, node_socket=homes.node_socket, host=host, membership=membership)
+    app = application.create(kept, node_socket=homes.node_socket, host=host, membership=membership, papers=papers)
     async with contextlib.AsyncExitStack() as undo:
         listener = bind(listen) if listen else None
         if listener:

@@ -87,7 +87,8 @@ async def console(
     daemon ends, and the reason in words.
     """
     machine = await machines.find(call, project, name)
-    await call.api.node.converse(socket, f"/vms/{machine.uid}/console", {"write": write, "take": take})
+    node = await machines.node_of(call, machine)
+    await node.converse(socket, f"/vms/{machine.uid}/console", {"write": write, "take": take})
 
 
 @router.post("/expect", name="expect", response_model=Expected, responses=_PROBLEMS)
@@ -134,7 +135,7 @@ async def yaml(project: calls.Project, name: calls.Name, call: Reading) -> Respo
 async def isolation(project: calls.Project, name: calls.Name, call: Reading) -> Response:
     """What the process of a running VM really may: read from the kernel, whatever was meant."""
     machine = await machines.find(call, project, name)
-    told = await call.api.node.document("GET", f"/vms/{machine.uid}/isolation")
+    told = await (await machines.node_of(call, machine)).document("GET", f"/vms/{machine.uid}/isolation")
     held = confinement.Confinement.model_validate(told)
     return answers.json(held.model_dump_json(context=base.WORDS))
 
@@ -151,7 +152,7 @@ async def apply(
 ) -> Response:
     """Take the hand edit of its `vm.yaml`."""
     machine = await machines.find(call, project, name)
-    held = await call.api.node.document("GET", f"/vms/{machine.uid}/edited")
+    held = await (await machines.node_of(call, machine)).document("GET", f"/vms/{machine.uid}/edited")
     if not held:
         raise NoEdit(name=machine.name)
     document = parts.validated(requests.Document, held, "")
@@ -190,7 +191,8 @@ async def _pass(
     within: float | None = 60.0,
 ) -> Response:
     machine = await machines.find(call, project, name)
-    return await call.api.node.forward(
+    node = await machines.node_of(call, machine)
+    return await node.forward(
         method,
         f"/vms/{machine.uid}/{what}",
         query=query,

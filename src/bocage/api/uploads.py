@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import calls, facts, problems, routing
-from bocage.model import base, requests
+from bocage.api import calls, facts, nodes, problems, routing
+from bocage.model import base, ground, requests
 from bocage.model.work import Task
 from bocage.words import N_
 
@@ -60,13 +60,13 @@ class Import(base.Part):
 @router.get("/{key}", name="get", response_class=Response, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
 async def get(key: Key, call: Uploading, storage: StorageName = "local") -> Response:
     """How much of an upload is here."""
-    return await call.api.node.forward("HEAD", f"/uploads/{key}", query={"storage": storage})
+    return await (await _node_of(call, storage)).forward("HEAD", f"/uploads/{key}", query={"storage": storage})
 
 
 @router.head("/{key}", name="head", response_class=Response, responses={200: {"headers": _OFFSET}, **_PROBLEMS})
 async def head(key: Key, call: Uploading, storage: StorageName = "local") -> Response:
     """How much of an upload is here."""
-    return await call.api.node.forward("HEAD", f"/uploads/{key}", query={"storage": storage})
+    return await (await _node_of(call, storage)).forward("HEAD", f"/uploads/{key}", query={"storage": storage})
 
 
 @router.patch(
@@ -82,7 +82,8 @@ async def send(
 @router.delete("/{key}", name="discard", status_code=204, responses=_PROBLEMS)
 async def discard(key: Key, call: Uploading, storage: StorageName = "local") -> Response:
     """Forget an upload."""
-    return await call.api.node.forward("DELETE", f"/uploads/{key}", query={"storage": storage})
+    node = await _node_of(call, storage)
+    return await node.forward("DELETE", f"/uploads/{key}", query={"storage": storage})
 
 
 @imports.put(
@@ -125,9 +126,16 @@ def check_bytes(request: Request) -> None:
         raise NotBytes(given=kind[:100])
 
 
+async def _node_of(call: calls.Call, name: str) -> nodes.Node:
+    """The node that uploads to a storage go to. Raises resources.Missing and ways.HostSilent."""
+    storage = await call.resources.find(ground.Storage, None, name)
+    return await call.api.nodes.of(call.api.reaching(storage))
+
+
 async def _send(call: calls.Call, request: Request, key: str, offset: int, storage: str) -> Response:
     check_bytes(request)
-    return await call.api.node.forward(
+    node = await _node_of(call, storage)
+    return await node.forward(
         "PATCH",
         f"/uploads/{key}",
         query={"storage": storage},

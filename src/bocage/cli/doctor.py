@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from bocage import client
-from bocage.cli import failure, options, output, people, session, table
+from bocage.cli import complete, failure, options, output, people, session, table
 from bocage.words import N_
 
 _MARKS = {"ok": "ok", "warning": "! ", "error": "!!"}
@@ -23,15 +23,22 @@ class AddressTaken(client.Unreachable):
     listen: str
 
 
-def doctor(json: options.Json = False) -> None:
+def doctor(
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Another host of the cluster.", autocompletion=complete.hosts),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Check the machine: accelerator, packages, cgroups, disk, clock, ports. Exit code 1 when something is amiss.
 
     Examples:
       bocage doctor
+      bocage doctor --host host2
     """
     try:
         with session.connect() as api:
-            answer = api.doctor()
+            answer = api.doctor(host=host)
     except client.Unreachable as unreachable:
         if taken := _taken():
             raise AddressTaken(address=unreachable.address, reason=unreachable.reason, listen=taken) from unreachable

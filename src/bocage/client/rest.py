@@ -242,8 +242,8 @@ class Client:
         document: Document = self.connection.request("GET", self.vms.path.rpartition("/")[0] + "/top").document
         return document
 
-    def doctor(self) -> Any:
-        return self.connection.request("GET", "/doctor").document
+    def doctor(self, *, host: str | None = None) -> Any:
+        return self.connection.request("GET", "/doctor", query=given(host=host)).document
 
     def adopt(self, request: Request) -> Document:
         document: Document = self.connection.request("POST", "/adopt", document=plain(request)).document
