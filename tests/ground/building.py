@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.ground import bmc, ground, machine
+from tests import built
+from tests.ground import bmc, ground, init, machine
 
 _BOOT = 90.0  # seconds that a daemon has until it answers
 _BOUND = 120.0  # seconds for one command
@@ -40,13 +42,11 @@ def up(here: ground.Ground, asked: argparse.Namespace) -> None:
         here.make(asked.hosts, central=asked.storage == "central")
         here.start_bmcs()
     machines = here.machines()
-    with step(f"{', '.join(one.name for one in machines)}: power on"):
-        for one in machines:
-            one.on()
-            one.connect()
-        for one in machines:
-            wait(one)
     first = machines[0]
+    for some in ([first], machines[1:]):
+        if some:
+            with step(f"{', '.join(one.name for one in some)}: power on"):
+                _boot(some, like=first)
     if bocage(first, "cluster", "show")["incarnation"] is None:
         with step(f"{first.name}: a cluster by itself"):
             bocage(first, "cluster", "init", "--address", first.address)
@@ -64,10 +64,45 @@ def up(here: ground.Ground, asked: argparse.Namespace) -> None:
                 bocage(first, "host", "set", one.name, "--bmc", url, stdin=one.bmc_password)
         for one in machines:
             until(f"{one.name} saw its BMC", lambda one=one: _knows_its_bmc(first, one))
+    _give_storage(first, machines, central=asked.storage == "central")
     print(f"\nUp after {time.monotonic() - begin:.1f} s. What next:")
-    print("  script/cluster exec host1 -- bocage host list")
+    where = " --storage array" if asked.storage == "central" else ""
+    print(f"  script/cluster exec host1 -- bocage vm create web1 --image tiny --memory 128M{where} --start")
+    print("  script/cluster exec host1 -- bocage vm list")
     print("  script/cluster kill host2")
+    print("  script/cluster exec host1 -- bocage failover show")
     print("  script/cluster down")
+
+
+def _boot(machines: list[machine.Machine], *, like: machine.Machine) -> None:
+    for one in machines:
+        if not (one.home / "cache").exists() and (like.home / "cache").exists():
+            shutil.copytree(like.home / "cache", one.home / "cache")  # on one machine QEMU can do the same for all
+        one.on()
+        one.connect()
+    for one in machines:
+        wait(one)
+
+
+def _give_storage(first: machine.Machine, machines: list[machine.Machine], *, central: bool) -> None:
+    """A storage that all hosts reach, where it is central, and the image `tiny` there."""
+    if central and "array" not in _names(bocage(first, "storage", "list")):
+        with step("storage 'array', which all hosts reach"):
+            bocage(first, "storage", "create", "array", "--kind", "shared", "--path", str(init.ARRAY))
+            until("all hosts reach it", lambda: _is_reached(first, len(machines)))
+    if "tiny" not in _names(bocage(first, "image", "list")):
+        with step("image 'tiny'"):
+            at = ("--storage", "array") if central else ()
+            bocage(first, "image", "add", str(built.tiny_image()), "--name", "tiny", *at)
+
+
+def _names(listed: Any) -> set[str]:
+    return {one["metadata"]["name"] for one in listed["items"]}
+
+
+def _is_reached(first: machine.Machine, hosts: int) -> bool:
+    told = bocage(first, "storage", "show", "array")["status"]["hosts"]
+    return sum(one["state"] == "ready" for one in told.values()) == hosts
 
 
 def heal(here: ground.Ground, one: machine.Machine) -> None:

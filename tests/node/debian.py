@@ -25,7 +25,7 @@ from bocage.engine.qemu import accelerator, chain, command, devices
 from bocage.guest import debian, gpt, gptdisk, seed, sources, tools
 from bocage.model import vm, work
 from bocage.planner import definition, hardware, parts
-from tests.conftest import CACHE
+from tests.built import CACHE
 from tests.node.conftest import new_home
 from tests.node.house import BOUND, House
 

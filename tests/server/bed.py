@@ -28,7 +28,7 @@ from bocage.guest import debian as builder
 from bocage.guest import gpt, gptdisk, sources, tools
 from bocage.model import vm, work
 from bocage.store import resources
-from tests.conftest import CACHE
+from tests.built import CACHE
 from tests.node import debian
 from tests.node.conftest import new_home
 from tests.node.house import House
