@@ -85,7 +85,8 @@ async def _standing(
     homes.prepare()
     async with contextlib.AsyncExitStack() as undo:
         identity = await asyncio.to_thread(homes.identity)
-        store, at, members = await undo.enter_async_context(_store(homes, identity.uid, stop))
+        anew = asyncio.Event()
+        store, at, members = await undo.enter_async_context(_store(homes, identity.uid, stop, anew))
         kept = resources.Resources(store)
         node = await _node(homes, kept, address=at.address if at else "")
         working = _living(node, store, at, members) if at else []
@@ -102,7 +103,7 @@ async def _standing(
         from bocage.api import serve  # the largest import: VMs are found again before it
         from bocage.membership import standing
 
-        membership = standing.Standing(homes, identity.uid, kept)
+        membership = standing.Standing(homes, identity.uid, kept, anew)
         await undo.enter_async_context(
             serve.serve(
                 kept,
@@ -117,7 +118,7 @@ async def _standing(
         # What stands now stands for good: a full collection over it would hold up every answer.
         gc.freeze()
         gc.set_threshold(10_000, 20, 100)
-        yield working, membership.anew
+        yield working, anew
 
 
 def _living(
@@ -151,7 +152,7 @@ async def _follow(book: ledger.Ledger) -> None:
 
 @contextlib.asynccontextmanager
 async def _store(
-    homes: home.Home, uid: str, stop: asyncio.Event
+    homes: home.Home, uid: str, stop: asyncio.Event, anew: asyncio.Event
 ) -> AsyncIterator[tuple[contract.Store, place.Place | None, list[_Learn]]]:
     """SQLite's engine, or etcd's where this host is part of a cluster. Raises _Stopped."""
     async with contextlib.AsyncExitStack() as undo:
@@ -165,13 +166,13 @@ async def _store(
         else:
             undo.callback(os.close, await asyncio.to_thread(sqlite.lock, homes.database))
             await asyncio.to_thread(_set_aside, homes)
-            store, at = await undo.enter_async_context(_etcd(homes, uid, at, stop, members))
+            store, at = await undo.enter_async_context(_etcd(homes, uid, at, stop, anew, members))
         yield store, at, members
 
 
 @contextlib.asynccontextmanager
 async def _etcd(
-    homes: home.Home, uid: str, at: place.Place, stop: asyncio.Event, members: list[_Learn]
+    homes: home.Home, uid: str, at: place.Place, stop: asyncio.Event, anew: asyncio.Event, members: list[_Learn]
 ) -> AsyncIterator[tuple[contract.Store, place.Place]]:
     """etcd's engine; `members` are told whenever etcd has others."""
     from bocage.membership import keeper  # late, as all that needs httpx
@@ -183,7 +184,7 @@ async def _etcd(
         for learn in members:
             learn(clients)
 
-    keeping = keeper.Keeper(homes, at, member.Member(homes, uid, at.address), tell)
+    keeping = keeper.Keeper(homes, at, member.Member(homes, uid, at.address), tell, anew.set)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(keeping.close)
         running = asyncio.create_task(keeping.run())

@@ -12,7 +12,7 @@ import typer
 from bocage.cli import failure, lazy, options, output, people, session, table
 from bocage.client import problems, rest
 
-_WITHIN = 120.0  # seconds until a host has taken its place
+_WITHIN = 60.0  # seconds until a host has taken its place
 _LOOK = 0.2
 _HOSTS = (table.Column("HOST", least=16), table.Column("ADDRESS"), table.Column("UID"))
 _MEMBERS = (

@@ -11,26 +11,39 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from bocage import errors
 from bocage.home import Home
-from bocage.membership import council, member, place
+from bocage.membership import council, member, papers, place
 from bocage.store.etcd import gateway
 
 log = logging.getLogger(__name__)
 
 MOST = 5  # members that vote
 _SOON, _ROUND = 0.5, 5.0  # seconds between two looks while something is to be done, and else
+_CHECK = 3600.0  # seconds between two looks at the certificate
 _LONGEST_WAIT = 30.0  # before one that ends again and again is started again
 
 
 class Keeper:
-    """One host's; `tell` is told etcd's members whenever they are others."""
+    """One host's; `tell` is told etcd's members whenever they are others.
 
-    def __init__(self, home: Home, at: place.Place, own: member.Member, tell: Callable[[Sequence[str]], None]) -> None:
+    `anew` is called when the host has another certificate, with which the daemon is to start anew.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        at: place.Place,
+        own: member.Member,
+        tell: Callable[[Sequence[str]], None],
+        anew: Callable[[], None],
+    ) -> None:
         self.at = at
-        self._home, self._own, self._tell = home, own, tell
+        self._home, self._own, self._tell, self._anew = home, own, tell, anew
+        self._checked = -math.inf  # when the certificate was looked at last
         self.members = gateway.Gateway(at.access(home))
 
     async def close(self) -> None:
@@ -66,6 +79,11 @@ class Keeper:
 
     async def look(self) -> bool:
         """One look, and the next step; whether nothing is left to be done. Raises errors.Problem and OSError."""
+        if asyncio.get_running_loop().time() - self._checked > _CHECK:
+            if await asyncio.to_thread(papers.renew, self._home, self._own.name, self.at.address):
+                log.info("this host has a new certificate")
+                self._anew()
+            self._checked = asyncio.get_running_loop().time()
         if self._own.has_data:
             await self._own.start({})
         seats = await council.seats(self.members)

@@ -124,6 +124,7 @@ class Member:
         for side in ("", "peer-"):
             options += [f"--{side}cert-file", str(papers.certificate), f"--{side}key-file", str(papers.key)]
             options += [f"--{side}client-cert-auth", f"--{side}trusted-ca-file", str(papers.authority)]
+        options += ["--experimental-peer-skip-client-san-verification"]  # a host may come from another of its addresses
         options += ["--auto-compaction-mode", "revision", "--auto-compaction-retention", str(KEPT_REVISIONS)]
         return [*options, *access.SERVER_OPTIONS, *_TIMING, "--pre-vote", "--logger", "zap", "--log-level", "warn"]
 

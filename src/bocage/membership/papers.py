@@ -10,7 +10,8 @@ import hashlib
 import ipaddress
 from typing import TYPE_CHECKING
 
-from bocage import errors
+from bocage import errors, files
+from bocage.home import Home
 from bocage.words import N_
 
 if TYPE_CHECKING:
@@ -65,13 +66,32 @@ def authority() -> tuple[bytes, bytes]:
 
 def request() -> tuple[bytes, bytes]:
     """A new key, and the request for a certificate for it, PEM; who it is for says whoever signs it."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    asked = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    return _private(key), asked.public_bytes(serialization.Encoding.PEM)
+    return _private(key), _request(key)
+
+
+def renew(home: Home, uid: str, address: str) -> bool:
+    """Give the host another certificate for the key that it has, when its own ends before long; whether that was so.
+
+    Raises OSError.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    left = ends(home.certificate.read_bytes()) - datetime.datetime.now(datetime.UTC)
+    if left > RENEW_BEFORE or not home.authority_key.exists():
+        return False
+    key = serialization.load_pem_private_key(home.certificate_key.read_bytes(), password=None)
+    signed = sign(
+        _request(key),
+        authority=home.authority.read_bytes(),
+        key=home.authority_key.read_bytes(),
+        uid=uid,
+        address=address,
+    )
+    files.write_durably(home.certificate, signed, mode=0o600)
+    return True
 
 
 def sign(asked: bytes, *, authority: bytes, key: bytes, uid: str, address: str) -> bytes:
@@ -123,6 +143,16 @@ def ends(certificate: bytes) -> datetime.datetime:
     from cryptography import x509
 
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
+def _request(key: object) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    asked = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return asked.public_bytes(serialization.Encoding.PEM)
 
 
 def _valid(builder: x509.CertificateBuilder, span: datetime.timedelta) -> x509.CertificateBuilder:

@@ -81,10 +81,10 @@ class HasVMs(Error, errors.Conflict):
 class Standing:
     """One daemon's."""
 
-    def __init__(self, home: Home, uid: str, kept: resources.Resources) -> None:
-        self.anew = asyncio.Event()
-        """Set when the daemon is to start anew, on another store than it has."""
+    def __init__(self, home: Home, uid: str, kept: resources.Resources, anew: asyncio.Event) -> None:
+        """`anew` is set when the daemon is to start anew, on another store than it has."""
         self._home, self._uid, self._kept = home, uid, kept
+        self._anew = anew
         self._at = place.read(home)  # that of the store that is open
         self._busy = False
 
@@ -186,7 +186,7 @@ class Standing:
             await member.sweep(self._home)
             self._home.cluster.mkdir(mode=0o700)
             yield store
-            self.anew.set()
+            self._anew.set()
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 self._home.cluster_document.unlink()
