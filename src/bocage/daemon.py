@@ -23,7 +23,8 @@ from bocage.model import base, ground
 from bocage.node import agent, default_network, events, host, jobs
 from bocage.node import ground as node_ground
 from bocage.node.shop import Shop
-from bocage.store import contract, resources, sqlite
+from bocage.physical import bmcs
+from bocage.store import contract, resources, secrets, sqlite
 
 log = logging.getLogger("bocage")
 
@@ -89,11 +90,13 @@ async def _standing(
         store, at, members = await undo.enter_async_context(_store(homes, identity.uid, stop, anew))
         kept = resources.Resources(store)
         node = await _node(homes, kept, address=at.address if at else "")
-        working = _living(node, store, at, members) if at else []
+        working = await _living(node, store, at, members) if at else []
         undo.push_async_callback(_end, working)
         undo.enter_context(_pid_file(homes, listen))
         await undo.enter_async_context(http.serve(node.shop, node.crew, node.sampling, homes.node_socket))
-        working += [asyncio.create_task(node.run()), asyncio.create_task(leader.Leader(kept).run())]
+        working += [asyncio.create_task(node.run())]
+        if not at:
+            working.append(asyncio.create_task(leader.Leader(kept).run()))
         await node.ready.wait()
         if at:
             from bocage.membership import door
@@ -121,10 +124,11 @@ async def _standing(
         yield working, anew
 
 
-def _living(
+async def _living(
     node: agent.Node, store: contract.Store, at: place.Place, members: list[_Learn]
 ) -> list[asyncio.Task[None]]:
-    """This host's life in its cluster, which goes before all that starts VMs."""
+    """This host's life in its cluster, which goes before all that starts VMs; and its part in leading that."""
+    from bocage.cluster import leadership
     from bocage.node.lives import array, lives, setting
     from bocage.store.etcd import records
 
@@ -135,7 +139,18 @@ def _living(
     own.changed.append(node.wake)
     members.append(own.learn)
     node.ground.rights = own
-    return [asyncio.create_task(_follow(book)), asyncio.create_task(own.run())]
+    box = await asyncio.to_thread(secrets.Box.open, homes.secret_key)
+    leads = leadership.Leadership(
+        uid,
+        node.ground.resources,
+        book,
+        own,
+        profile=where.profile,
+        bmc_of=lambda host: bmcs.of(host, box),
+        trust=await asyncio.to_thread(place.certificates(homes).context),
+        port=place.HOST_PORT,
+    )
+    return [asyncio.create_task(one) for one in (_follow(book), own.run(), leads.run())]
 
 
 async def _follow(book: ledger.Ledger) -> None:

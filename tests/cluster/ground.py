@@ -119,9 +119,9 @@ class Host:
         self.mirror = Mirror(world.store)
         self.book = Book(world)
         self.places = Places(self.mirror, lambda: world.now)
-        self.chronicle = Chronicle(world.kept, self.mirror, self.places, now=world.wall)
-        self.telling = Telling(world.kept, self.mirror, self.chronicle, now=world.wall)
         means = Means(self.mirror)
+        self.chronicle = Chronicle(world.kept, self.mirror, self.places, means.stays, now=world.wall)
+        self.telling = Telling(world.kept, self.mirror, self.chronicle, now=world.wall)
         self.ruler = Ruler(
             self.uid,
             book=self.book,
@@ -131,6 +131,7 @@ class Host:
             power=world.power,
             witness=self.chronicle,
             ends_writes=means.ends_writes,
+            stays=means.stays,
             profile=PROFILE,
             clock=lambda: world.now,
             pause=world.pause,

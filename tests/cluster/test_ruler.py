@@ -190,7 +190,8 @@ async def test_one_on_local_disks_waits_for_its_own_host_and_goes_back_to_it(wor
     await world.run(3)
     victim.alive = False
     await world.run(5)
-    assert await world.owner(alone) is None
+    assert await world.owner(alone) == "host2"
+    assert set(await world.alarms()) == {"alarm-host-dead", "alarm-vm-without-host"}
     victim.alive = True
     world.power.off_.clear()
     await victim.live(2)

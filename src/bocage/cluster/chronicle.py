@@ -17,7 +17,7 @@ from bocage.cluster.places import Places
 from bocage.cluster.ruler import Ruler
 from bocage.model import base, ground, vm, work
 from bocage.model.failover import Confirmed, Failover, FailoverSpec, FailoverStatus, Moved, State, Step, name_of
-from bocage.planner import outages
+from bocage.planner import outages, proofs
 from bocage.protocol import fencing, records
 from bocage.store import contract, resources
 
@@ -55,10 +55,11 @@ class Chronicle:
         kept: resources.Resources,
         mirror: Mirror,
         places: Places,
+        stays: Callable[[str], bool],
         *,
         now: Callable[[], datetime.datetime] = base.now,
     ) -> None:
-        self._resources, self._mirror, self._places, self._now = kept, mirror, places, now
+        self._resources, self._mirror, self._places, self._stays, self._now = kept, mirror, places, stays, now
         self.records: dict[Key, Record] = {}
         self._begun: dict[Key, datetime.datetime] = {}  # since when hosts were silent whose epoch is being raised
         self._silent: dict[str, datetime.datetime] = {}
@@ -226,6 +227,8 @@ class Chronicle:
                     self._tell_given(record, before, to)
             elif owner.host is None and uid in self._places.nowhere:
                 changes["problem"] = base.Saying.of(self._places.nowhere[uid])
+            elif owner.host == host and self._stays(uid):
+                changes["problem"] = base.Saying.of(proofs.Unreached(hosts=record.spec.host_name))
             if before.started is None and before.to and self._is_up(machine, before.to.uid):
                 changes["started"] = wall
             moved.append(before.model_copy(update=changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 
 from bocage import errors, ledger
@@ -13,7 +14,8 @@ from bocage.cluster.means import Means
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.places import Places
 from bocage.cluster.power import Bmcs
-from bocage.cluster.ruler import Living, Probe, Ruler
+from bocage.cluster.probing import Probing
+from bocage.cluster.ruler import Living, Ruler
 from bocage.cluster.telling import Telling
 from bocage.model import ground
 from bocage.physical import base as physical
@@ -39,12 +41,13 @@ class Leadership:
         *,
         profile: timing.Timing,
         bmc_of: Callable[[ground.Host], physical.Bmc],
-        probe: Probe | None = None,
+        trust: ssl.SSLContext,
+        port: int,
     ) -> None:
         self._book = book
         self._mirror = Mirror(kept.store)
         places, means = Places(self._mirror), Means(self._mirror)
-        self._chronicle = Chronicle(kept, self._mirror, places)
+        self._chronicle = Chronicle(kept, self._mirror, places, means.stays)
         self._telling = Telling(kept, self._mirror, self._chronicle)
         self.ruler = Ruler(
             me,
@@ -56,24 +59,31 @@ class Leadership:
             witness=self._chronicle,
             ends_writes=means.ends_writes,
             profile=profile,
-            probe=probe,
+            stays=means.stays,
+            probe=Probing(self._mirror, trust, port).answers,
         )
         self._placing = leader.Leader(kept, _Turn(self.ruler))
 
     async def run(self) -> None:
-        """Work until cancelled. `book` is followed elsewhere."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
-            await self._mirror.whole.wait()
-            group.create_task(self.ruler.run())
-            group.create_task(self._tell())
-            group.create_task(self._placing.run())
+        """Work until cancelled, by turns with the other hosts. `book` is followed elsewhere.
+
+        Raises contract.Closed and contract.Replaced.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow())
+                await self._mirror.whole.wait()
+                group.create_task(self.ruler.run())
+                group.create_task(self._tell())
+                group.create_task(self._placing.run())
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
 
     async def _follow(self) -> None:
         while True:
             try:
                 await self._mirror.run()
-            except contract.Closed:
+            except (contract.Closed, contract.Replaced):
                 raise
             except contract.Error as problem:
                 log.warning("the store: %s", problem)
@@ -88,7 +98,7 @@ class Leadership:
             try:
                 await self._chronicle.write()
                 await self._telling.write(self.ruler, *seen)
-            except contract.Closed:
+            except (contract.Closed, contract.Replaced):
                 raise
             except errors.Problem as problem:
                 log.warning("what the leader has to say could not be written: %s", problem)

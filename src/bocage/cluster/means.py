@@ -39,3 +39,9 @@ class Means(Mapping[str, fencing.Means]):
         """Whether that proof also says that nothing this host has sent can land any more, on any storage it reaches."""
         storages = (one for one in self._mirror.every(ground.Storage) if one.concerns(host))
         return all(proof in _ENDS.get(one.spec.kind, frozenset()) for one in storages)
+
+    def stays(self, machine: str) -> bool:
+        """Whether a VM lies on storage that its own host alone reaches."""
+        found = self._mirror.machine(machine)
+        storage = self._mirror.get(ground.Storage, found.spec.storage) if found else None
+        return storage is not None and not storage.shared

@@ -98,6 +98,7 @@ class Ruler:
         power: Power,
         witness: Witness,
         ends_writes: Callable[[str, fencing.Proof], bool],
+        stays: Callable[[str], bool],
         profile: timing.Timing,
         probe: Probe | None = None,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
@@ -107,6 +108,7 @@ class Ruler:
         self.ruling = ruling.Ruling(me, means, profile, place)
         self.silence = silence.Silence(me, profile, clock())
         self._book, self._living, self._power, self._witness = book, living, power, witness
+        self._stays = stays
         self._ends_writes, self._probe, self._profile = ends_writes, probe, profile
         self._clock, self._pause = clock, pause
         self._read_sent = float("-inf")  # of the newest read that was looked at
@@ -207,7 +209,7 @@ class Ruler:
             self._probing.discard(host)
 
     def _perform(self, acts: Collection[ruling.Act]) -> None:
-        writes = [act for act in acts if isinstance(act, ruling.Write)]
+        writes = [act for act in acts if isinstance(act, ruling.Write) and not self._is_idle(act)]
         for write in sorted(writes, key=self._urgency):
             for key in write.transaction.puts:
                 if key.startswith("epoch/"):
@@ -219,6 +221,13 @@ class Ruler:
             elif isinstance(act, ruling.Do) and act not in self._doing:
                 self._doing.add(act)
                 self._begin(self._do(act))
+
+    def _is_idle(self, act: ruling.Write) -> bool:
+        """Whether it would take a VM from its host that no other could have: it waits there for that one's return."""
+        return any(
+            isinstance(record, records.Owner) and record.host is None and self._stays(key.removeprefix("owner/"))
+            for key, record in act.transaction.puts.items()
+        )
 
     def _urgency(self, act: ruling.Write) -> tuple[int, str]:
         machines = [key.removeprefix("owner/") for key in act.transaction.puts if key.startswith("owner/")]

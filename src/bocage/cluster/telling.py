@@ -42,7 +42,7 @@ class Telling:
             self._told = await self._written()
         with contextlib.suppress(contract.Mismatch):  # another leads
             await self._write_standing(self._standing(ruler, seen.view, now), compare)
-        holding = self._conditions(ruler, seen.view, now)
+        holding = self._conditions(ruler, now)
         with contextlib.suppress(contract.Mismatch, resources.Changed, resources.Missing):  # or: seen
             await self._write_alarms(holding, compare)
 
@@ -86,12 +86,12 @@ class Telling:
             await self._resources.store.apply(compare=compare, puts=puts)
             self._told = found
 
-    def _conditions(self, ruler: Ruler, view: records.View, now: float) -> dict[str, _Raised]:
+    def _conditions(self, ruler: Ruler, now: float) -> dict[str, _Raised]:
         """By the uid of its alarm."""
-        found = list(self._holding(ruler, view, now))
+        found = list(self._holding(ruler, now))
         return {str(uuid.uuid5(_SPACE, f"{one[0].type}/{one[2]}")): one for one in found}
 
-    def _holding(self, ruler: Ruler, view: records.View, now: float) -> Iterator[_Raised]:
+    def _holding(self, ruler: Ruler, now: float) -> Iterator[_Raised]:
         silent = ruler.silence.silent(now)
         if ruler.silence.most_are_silent(now):
             names = sorted(self._chronicle.name_of(host) for host in silent)
@@ -108,13 +108,9 @@ class Telling:
             waits = record.status.waits.message if record and record.status.waits else None
             if isinstance(waits, alarms.Condition):
                 yield waits, subject, host
-        yield from self._without_host(view)
-
-    def _without_host(self, view: records.View) -> Iterator[_Raised]:
         for record in self._chronicle.records.values():
             for one in record.status.vms:
-                owner = view.get(records.Owner, records.owner_of(one.vm.uid))
-                if owner is not None and owner.host is None and one.problem is not None and one.runs:
+                if one.problem is not None and one.runs and not one.to:
                     name, reason = record.spec.host_name, one.problem.model_dump()
                     yield outages.NoHostForVm(vm=one.vm.name, host=name, reason=reason), one.vm, one.vm.uid
 
