@@ -67,6 +67,7 @@ def test_either_host_answers_for_both(pair: tuple[Host, Host], tiny_image: pathl
         first, "vm", "create", "box", "--image", "tiny", "--memory", "128M", "--network", "none",
         "--storage", "array", "--start",
     )  # fmt: skip
+    said(second, "image", "add", str(tiny_image), "--name", "copy", "--storage", "local")  # which the first has
     owner = first.vm("box")["status"]["host"]
     assert owner == second.vm("box")["status"]["host"]
     here, there = (first, second) if owner == first.homes.identity().uid else (second, first)
@@ -83,6 +84,10 @@ def test_either_host_answers_for_both(pair: tuple[Host, Host], tiny_image: pathl
     assert "accelerator" in said(there, "host", "show", "first")
     assert "storage array" in said(there, "doctor", "--host", "first" if here is first else "second")
     assert [one["name"] for one in there.api.top()["vms"]] == ["box"]
+
+    local = "local-second" if here is first else "local"
+    refused = there.run("vm", "migrate", "box", "--storage", local)
+    assert "does not reach the storage" in refused.stderr
 
     silent = here.process
     assert silent

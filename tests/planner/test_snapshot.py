@@ -9,6 +9,7 @@ from tests.planner import things
 
 NETWORK = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c14"
 OTHER = base.new_uid()
+ARRAY, IMAGE, DISK = base.new_uid(), base.new_uid(), base.new_uid()
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -71,3 +72,36 @@ def test_wishes_come_along_and_groups_of_projects_are_theirs_alone():
     assert (of.vms[0].apart, of.vms[0].together, of.vms[0].host_tags) == (("web",), ("shop",), ("ssd",))
     other = things.machine(metadata={"project": "other"}, placement=wishes)
     assert snapshot.world([things.host()], [things.storage()], vms=[other]).vms[0].apart == ("other/web",)
+
+
+def test_what_a_vm_has_on_other_storages_must_be_reached_as_well():
+    here, there = things.host(), things.host(metadata={"uid": OTHER, "name": "host2"})
+    array = ground.Storage.model_validate(
+        {
+            "metadata": {"uid": ARRAY, "name": "array"},
+            "spec": {"kind": "shared", "path": "/array"},
+            "status": {"state": "ready", "hosts": {uid: {"state": "ready"} for uid in (here.uid, there.uid)}},
+        }
+    )
+    storages = [array, things.storage()]
+    disk = {"name": "disk0", "volume": DISK, "serial": "d0", "address": "pcie.0/04.0"}
+    machine = things.machine(storage=ARRAY, disks=[disk])
+    assert snapshot.asked(machine, [here, there], storages, []).storages == ("array",)
+    world = snapshot.world([here, there], storages)
+    assert [one.storages for one in world.hosts] == [("array", "local"), ("array",)]
+    image = ground.Image.model_validate(
+        {
+            "metadata": {"uid": IMAGE, "name": "tiny", "project": "default"},
+            "spec": {"sha256": "ab" * 32, "format": "raw", "virtual_size": "1M", "storage": things.STORAGE},
+        }
+    )
+    for state, expected in (("pending", ("array", "local")), ("ready", ("array",))):
+        volume = ground.Volume.model_validate(
+            {
+                "metadata": {"uid": DISK, "name": "disk0", "project": "default"},
+                "spec": {"storage": ARRAY, "size": "1M", "image": "ab" * 32},
+                "status": {"state": state},
+            }
+        )
+        asked = snapshot.asked(machine, [here, there], storages, [], beside=[image, volume])
+        assert asked.storages == expected

@@ -29,6 +29,14 @@ class OnlyLocally(problems.Error, errors.Forbidden):
     hint = N_("upload it (/api/v1/uploads), or give a URL")
 
 
+class PathElsewhere(problems.Error, errors.Conflict):
+    type = "path-elsewhere"
+    text = N_("{path} is a file of this host, and {storage} is reached by others alone")
+    hint = N_("upload it (/api/v1/uploads), or ask there")
+    path: str
+    storage: str
+
+
 @router.get("", name="list", response_model=answers.Listed[ground.Image], responses=routing.problem_responses(404, 410))
 async def list_(
     project: calls.Project, call: Reading, limit: paging.Limit = 100, after: paging.After = None
@@ -46,6 +54,10 @@ async def add(
     """Take in an image from a URL, an upload, or (locally) a file. It is inspected before QEMU sees it."""
     if request.path is not None and not call.asker.local:
         raise OnlyLocally
+    if request.path is not None:
+        storage = await facts.storage_named(call, request.storage)
+        if call.api.reaching(storage) != (await call.api.this_host()).uid:
+            raise PathElsewhere(path=request.path, storage=storage.name)
     params = request.model_dump(mode="json", exclude={"storage"})
     return await _accept(call, project, "image.add", request.name, request.storage, params)
 

@@ -139,6 +139,7 @@ async def present(call: calls.Call) -> plan.World:
         held.every(ground.Storage),
         held.every(ground.Network),
         (await call.resources.list(VM)).items,
+        beside=[*(await call.resources.list(ground.Volume)).items, *held.every(ground.Image)],
         uses=uses,
         now=base.now(),
     )

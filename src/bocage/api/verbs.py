@@ -23,6 +23,15 @@ Changing = Annotated[calls.Call, calls.may("vm:change")]
 _PROBLEMS = routing.problem_responses(404, 409)
 
 
+class NotReached(problems.Error, errors.Conflict):
+    type = "storage-not-reached"
+    text = N_("{host}, which has {name}, does not reach the storage {storage}")
+    hint = N_("'bocage storage show {storage}' says which hosts do")
+    storage: str
+    host: str
+    name: str
+
+
 _RESCUE = "rescue"  # the image that is taken when none is named
 _RESCUE_STOPS = 30.0  # seconds that a rescue system gets to write what it holds
 
@@ -196,4 +205,7 @@ async def move(project: calls.Project, name: calls.Name, request: requests.MoveD
     machines.check_not_in_trash(machine)
     storage = await facts.storage_named(call, request.storage)
     host = await machines.host_of(call, machine)
+    if host and not storage.reached_by(host):
+        name_ = (await call.resources.get(ground.Host, None, host)).name
+        raise NotReached(storage=storage.name, host=name_, name=machine.name)
     return await call.accept(call.task("vm.move", subject=machine.ref, host=host, storage=storage.uid))

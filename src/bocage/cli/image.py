@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bocage.cli import complete, failure, lazy, options, output, people, session, table, waiting
-from bocage.client import rest
+from bocage.client import problems, rest
 
 ImageName = Annotated[str, typer.Argument(metavar="NAME", help="The image.", autocompletion=complete.images)]
 _COLUMNS = (
@@ -55,8 +55,12 @@ def add(
         file_name=_file_name(source),
     )
     with session.connect(project) as api:
-        request |= _where(api, source, storage)
-        task = api.images.create(request)
+        try:
+            task = api.images.create(request | _where(api, source, storage))
+        except problems.ProblemError as problem:
+            if problem.problem != "path-elsewhere":  # then it is sent there
+                raise
+            task = api.images.create(request | _uploaded(api, source, storage))
         waiting.finish(api, task, wait=wait, json=json, said=f"image {called} is there")
 
 
@@ -83,11 +87,13 @@ def _where(api: rest.Client, source: str, storage: str | None) -> dict[str, str]
     if not os.path.isfile(path):
         said = "is a directory" if os.path.isdir(path) else "is not there"
         raise failure.Usage(option="FILE", wrong=f"{source} {said}")
-    if api.connection.address.socket:
-        return {"path": path}
+    return {"path": path} if api.connection.address.socket else _uploaded(api, path, storage)
+
+
+def _uploaded(api: rest.Client, path: str, storage: str | None) -> dict[str, str]:
     from bocage.cli import sending
 
-    return {"upload": sending.upload(api, path, storage=storage)}
+    return {"upload": sending.upload(api, os.path.abspath(os.path.expanduser(path)), storage=storage)}
 
 
 def build(

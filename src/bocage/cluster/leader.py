@@ -134,7 +134,10 @@ class Leader:
         networks = (await self._resources.list(ground.Network)).items
         others = [one for one in (await self._resources.list(vm.VM)).items if one.status.host in fit]
         world = snapshot.world(hosts, storages, networks, others)
-        asked = snapshot.asked(machine, hosts, storages, networks)
+        volumes = await self._resources.list(ground.Volume, machine.metadata.project)
+        images = await self._resources.list(ground.Image, machine.metadata.project)
+        beside: list[ground.Volume | ground.Image] = [*volumes.items, *images.items]
+        asked = snapshot.asked(machine, hosts, storages, networks, beside=beside)
         decided = placement.place(asked, world)
         if decided.host is None:  # a host that lacks room only may have it: its start is refused with the numbers
             decided = placement.place(asked.model_copy(update={"running": False}), world)

@@ -13,7 +13,8 @@ from bocage.store import contract, held, resources
 log = logging.getLogger(__name__)
 
 _DECIDES = (vm.VM.kind, ground.Host.kind, ground.Storage.kind, ground.Network.kind)
-_KINDS = (*_DECIDES, work.Alarm.kind, failover.Failover.kind)
+_BESIDE = (ground.Volume.kind, ground.Image.kind)
+_KINDS = (*_DECIDES, *_BESIDE, work.Alarm.kind, failover.Failover.kind)
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
 

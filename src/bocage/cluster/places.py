@@ -46,7 +46,9 @@ class Places:
     def _world(self, fit: Collection[str], vms: Collection[vm.VM]) -> plan.World:
         """All as it stands; hosts that are not fit are silent."""
         hosts, storages = self._mirror.every(ground.Host), self._mirror.every(ground.Storage)
-        world = snapshot.world(hosts, storages, self._mirror.every(ground.Network), vms)
+        beside: list[ground.Volume | ground.Image] = list(self._mirror.every(ground.Volume))
+        beside += self._mirror.every(ground.Image)
+        world = snapshot.world(hosts, storages, self._mirror.every(ground.Network), vms, beside=beside)
         names = {host.name for host in hosts if host.uid in fit}
         shown = (one if one.name in names else one.model_copy(update={"state": "silent"}) for one in world.hosts)
         return world.model_copy(update={"hosts": tuple(shown)})

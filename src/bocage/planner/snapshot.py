@@ -19,16 +19,21 @@ def world(
     networks: Iterable[ground.Network] = (),
     vms: Iterable[model.VM] = (),
     *,
+    beside: Iterable[ground.Volume | ground.Image] = (),
     uses: Mapping[str, sample.Use] | None = None,
     survive: int = 0,
     now: datetime.datetime | None = None,
 ) -> plan.World:
-    """Everything at one moment; `uses` is what VMs use, by uid. Without `now` no host counts as silent."""
+    """Everything at one moment; `uses` is what VMs use, by uid. Without `now` no host counts as silent.
+
+    `beside` are the volumes and images that VMs have, or are made of: their storages must be reached, too.
+    """
     names = {one.uid: one.name for one in hosts}
     known = {one.uid: one for one in storages}
     called = {one.uid: key(one.metadata.project, one.name) for one in networks}
     found = tuple(sorted((_host(one, known.values(), called.values(), now) for one in hosts), key=lambda one: one.name))
-    made = [_vm(one, names, known, called, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
+    lying = _Lying(beside)
+    made = [_vm(one, names, known, called, lying, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
     return plan.World(
         taken=now,
         survive=survive,
@@ -42,10 +47,44 @@ def asked(
     hosts: Collection[ground.Host],
     storages: Iterable[ground.Storage],
     networks: Iterable[ground.Network],
+    *,
+    beside: Iterable[ground.Volume | ground.Image] = (),
 ) -> plan.PlanVM:
     """One VM alone, also one in the trash."""
     kept = machine.model_copy(update={"metadata": machine.metadata.model_copy(update={"deleted": None})})
-    return world(hosts, storages, networks, [kept]).vms[0]
+    return world(hosts, storages, networks, [kept], beside=beside).vms[0]
+
+
+class _Lying:
+    """On which storages lies what VMs have."""
+
+    def __init__(self, things: Iterable[ground.Volume | ground.Image]) -> None:
+        self._volumes: dict[str, ground.Volume] = {}
+        self._images: dict[str, ground.Image] = {}
+        self._content: dict[str, set[str]] = {}  # storages by what images are the content of
+        for one in things:
+            if isinstance(one, ground.Volume):
+                self._volumes[one.uid] = one
+            else:
+                self._images[one.uid] = one
+                self._content.setdefault(one.spec.sha256, set()).add(one.spec.storage)
+
+    def of(self, machine: model.VM) -> set[str]:
+        """The storages, by uid, that a host must reach to have a VM."""
+        spec = machine.spec
+        media = {image for image in (*(cd.image for cd in spec.cds), spec.rescue) if image}
+        found = {spec.storage, *(self._images[one].spec.storage for one in media if one in self._images)}
+        for volume in (self._volumes[disk.volume] for disk in spec.disks if disk.volume in self._volumes):
+            found.add(volume.spec.storage)
+            if volume.status.state != "ready":  # it is made of what lies elsewhere
+                found |= self._made_of(volume)
+        return found
+
+    def _made_of(self, volume: ground.Volume) -> set[str]:
+        source = self._volumes.get(volume.spec.source or "")
+        there = self._content.get(volume.spec.image or "", set())
+        image = {min(there)} if there and volume.spec.storage not in there else set[str]()
+        return image | ({source.spec.storage} if source else set())
 
 
 def _vm(
@@ -53,13 +92,14 @@ def _vm(
     hosts: Mapping[str, str],
     storages: Mapping[str, ground.Storage],
     networks: Mapping[str, str],
+    lying: _Lying,
     use: sample.Use | None = None,
 ) -> plan.PlanVM:
     """One VM; names of hosts and networks, and the storages, by uid."""
     spec, status = machine.spec, machine.status
     demand = admission.Demand.of(spec)
     wanted = spec.power in (model.Power.RUNNING, model.Power.PAUSED)
-    storage = storages.get(spec.storage)
+    needed = (storages[uid].name if uid in storages else uid for uid in lying.of(machine))
     return plan.PlanVM(
         name=machine.name,
         project=machine.metadata.project or "default",
@@ -69,7 +109,7 @@ def _vm(
         cpus_reserved=demand.reserved,
         load=plan.Load(cpu=round((use.now.get("cpu") or 0.0) if use else 0.0, 3)),
         host=hosts.get(status.host or ""),
-        storages=(storage.name if storage else spec.storage,),
+        storages=tuple(sorted(needed)),
         networks=tuple(sorted({networks.get(nic.network, nic.network) for nic in spec.nics})) if networks else (),
         host_tags=spec.placement.host_tags,
         together=tuple(key(machine.metadata.project, group) for group in spec.placement.together),
