@@ -116,7 +116,9 @@ class Admit(Protocol):
     `unified` and `legacy` are the directories of its control group: of version 2, or of version 1's freezer.
     """
 
-    async def __call__(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None: ...
+    async def __call__(
+        self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None
+    ) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -220,6 +222,10 @@ class Machine(Protocol):
     @property
     def pid(self) -> int:
         """Of the monitor itself, not of what wraps it."""
+        ...
+
+    async def show(self, admit: Admit) -> None:
+        """Have `admit` asked for its processes that write its disks, though they run already."""
         ...
 
     @property

@@ -50,7 +50,7 @@ class Claim(Protocol):
     def generation(self) -> int | None:
         """What the owner record has; None where nobody else may start the VM."""
 
-    async def admit(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None:
+    async def admit(self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None) -> None:
         """To be asked for each process that writes its disks, while it stands before its first instruction.
 
         The two are its control group's directories, of version 2 or of version 1's freezer. Raises Error.
@@ -72,13 +72,16 @@ class Rights(Protocol):
     async def claim(self, vm: str, storage: str) -> Claim:
         """The right to start a VM that lies on a storage. Raises Error, and errors.Problem."""
 
+    async def found(self, vm: str, storage: str) -> Claim | None:
+        """For a VM that was found running; None for one that nobody else may start. Raises errors.Problem."""
+
 
 class Own:
     """A VM that nobody else may start: the right is there, and no guard is asked."""
 
     generation: int | None = None
 
-    async def admit(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None:
+    async def admit(self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None) -> None:
         return
 
     def settle(self) -> None:
@@ -96,3 +99,6 @@ class Alone:
 
     async def claim(self, vm: str, storage: str) -> Claim:
         return Own()
+
+    async def found(self, vm: str, storage: str) -> Claim | None:
+        return None

@@ -165,6 +165,11 @@ class Directories:
         elif self.unified:
             _write(self.unified.parents[1] / "cpu.weight", str(min(_WEIGHT * cpus, _LARGEST_WEIGHT)))
 
+    def freezers(self) -> dict[str, str | None]:
+        """The directories whose files freeze it: of version 2, or of version 1."""
+        legacy = self.legacy.get("freezer")
+        return {"unified": str(self.unified) if self.unified else None, "legacy": str(legacy) if legacy else None}
+
     def exists(self) -> bool:
         """Whether any part of it is there."""
         return any(path.is_dir() for path in self._all())

@@ -130,6 +130,10 @@ class QemuMachine:
     def pid(self) -> int:
         return self._record.identity.pid
 
+    async def show(self, admit: base.Admit) -> None:
+        for identity in (self._record.identity, *([self._record.tpm] if self._record.tpm else [])):
+            await admit(identity.pid, identity.start_time, **(self._group.freezers() if self._group else {}))
+
     @property
     def run(self) -> base.Run:
         return self.link.run

@@ -68,13 +68,8 @@ async def launch(
 
     async def admit(process: launching.Process) -> None:
         if plan.admit is not None:
-            legacy = group.legacy.get("freezer") if group else None
-            await plan.admit(
-                process.identity.pid,
-                process.identity.start_time,
-                unified=str(group.unified) if group and group.unified else None,
-                legacy=str(legacy) if legacy else None,
-            )
+            identity = process.identity
+            await plan.admit(identity.pid, identity.start_time, **(group.freezers() if group else {}))
 
     keeps: processes.Identity | None = None
     if plan.spec.hardware.tpm is not boards.Tpm.NONE:

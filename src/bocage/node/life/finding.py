@@ -40,6 +40,8 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         since = clock.since(machine.status.since) if machine.status.state is vm.State.RUNNING else None
         standing.started = since if since is not None else standing.started
         await preparation.note_running(machine)
+        if (running := await ground.rights.found(machine.uid, machine.spec.storage)) is not None:
+            await found.show(running.admit)
         await _if_by_hand(standing, preparation, machine, found)
     elif machine.status.state in _MAY_HAVE_RUN and (before := await _ran_before_on(preparation, machine)):
         await _take_over(standing, preparation, machine, before)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import signal
 from collections.abc import Callable
 
+from bocage.engine.qemu import processes
 from bocage.node import rights, spoken
 from bocage.protocol import owning, records
 
@@ -115,16 +117,10 @@ class Claim:
         self._own, self._granted, self._guarded = own, granted, guarded
         self._storage, self._perform = storage, perform
 
-    async def admit(self, pid: int, start_time: int, *, unified: str | None, legacy: str | None) -> None:
+    async def admit(self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None) -> None:
         self._check()
-        place = {
-            "vm": self._granted.vm,
-            "generation": self.generation,
-            "storage": self._storage,
-            "unified": unified,
-            "legacy": legacy,
-        }
-        await self._guarded.admit(place, pid, start_time)
+        place = {"vm": self._granted.vm, "generation": self.generation, "storage": self._storage}
+        await self._guarded.admit({**place, "unified": unified, "legacy": legacy}, pid, start_time)
         self._check()  # nothing is awaited from here to the process's first instruction
         if self._own.phase is owning.Phase.STARTING:
             self._perform(self._own, self._own.started(self._granted.attempt, running=True))
@@ -138,6 +134,41 @@ class Claim:
         same = self._own.phase is owning.Phase.RUNNING and self._own.generation >= self.generation
         if not (self._own.still(self._granted.attempt) or same):
             raise rights.NotAdmitted(reason="the VM was given to another host meanwhile, or its process has ended")
+
+
+class Found:
+    """A VM that was found running: the guard takes charge of it as soon as it can."""
+
+    generation = None
+
+    def __init__(self, vm: str, storage: str) -> None:
+        self.vm = vm
+        self._storage = storage
+        self._processes: list[tuple[int, int, spoken.Document]] = []
+
+    async def admit(self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None) -> None:
+        self._processes.append((pid, start_time, {"unified": unified, "legacy": legacy}))
+
+    def settle(self) -> None:
+        return
+
+    @property
+    def lives(self) -> bool:
+        return any(processes.alive(each) for each in self._identities())
+
+    def kill(self) -> None:
+        for each in self._identities():
+            with contextlib.suppress(processes.Gone):
+                processes.send(each, signal.SIGKILL)
+
+    async def hand_over(self, guarded: Guarded, generation: int) -> None:
+        """Raises rights.NotAdmitted."""
+        place = {"vm": self.vm, "generation": generation, "storage": self._storage}
+        for pid, start_time, group in self._processes:
+            await guarded.admit({**place, **group}, pid, start_time)
+
+    def _identities(self) -> list[processes.Identity]:
+        return [processes.Identity(pid, start_time) for pid, start_time, _ in self._processes]
 
 
 def _holds(kept: records.Bounds, wanted: records.Bounds) -> bool:

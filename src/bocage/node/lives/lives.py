@@ -45,6 +45,7 @@ class Lives:
         self.guarded = claims.Guarded(self._say_to_guard)
         self._owning: dict[str, owning.Owning] = {}
         self._wanted: dict[str, tuple[asyncio.Future[claims.Granted], float]] = {}  # and when it was asked for
+        self._found: dict[str, claims.Found] = {}  # VMs that run, and that the guard does not hold yet
         self._earlier: set[str] = set()  # VMs of ours of which something may have been here before this daemon
         self._looked: float | None = None  # when that was seen
         self._heard = -1.0  # when the newest view was asked for
@@ -116,6 +117,14 @@ class Lives:
                 del self._wanted[vm]
         return claims.Claim(own, granted, self.guarded, str(root), self._perform)
 
+    async def found(self, vm: str, storage: str) -> rights.Claim | None:
+        """See rights.Rights."""
+        root = await self._array.root(storage)
+        if root is None or vm in self.guarded.held():
+            return None
+        found = self._found[vm] = claims.Found(vm, str(root))
+        return found
+
     def _own(self, vm: str) -> owning.Owning:
         if vm not in self._owning:
             own = self._owning[vm] = owning.Owning(vm, self._setting.host, self._setting.profile)
@@ -157,12 +166,18 @@ class Lives:
             self._settle_in(view, now)
         runs = {vm: max(generation, self._own(vm).generation) for vm, generation in self.guarded.running().items()}
         started = {} if records.settled(view) else await self._array.started()
-        before, gone = back.life, self._gone if not runs else None
+        self._found = {vm: one for vm, one in self._found.items() if one.lives and vm not in self.guarded.held()}
+        # What ran before this host's first life is of no life that was ended: it goes on in that one.
+        found = self._found if back.phase is not returning.Phase.BOOTED else {}
+        before, gone = back.life, self._gone if not (runs or found) else None
         await self._come_back(back.seen(view, runs, started, gone=gone, sent=sent, now=now))
         await self._lives(before)
         if back.phase is returning.Phase.STRANGE:
             for own in self._owning.values():
                 own.strange()
+        if back.phase is returning.Phase.ENDING:
+            for one in self._found.values():
+                one.kill()
         life = self.life
         if life is None:
             return
@@ -172,8 +187,23 @@ class Lives:
             return
         if self.guarded.life != life and not await self._give_guard(life):
             return
+        for one in list(self._found.values()):
+            await self._take_up(one, view)
         for vm, own in list(self._owning.items()):
             self._see(vm, own, view, life, sent)
+
+    async def _take_up(self, one: claims.Found, view: records.View) -> None:
+        """A VM that ran before its host was part of a cluster, or was started by hand: the guard is to hold it."""
+        owner = view.get(records.Owner, records.owner_of(one.vm))
+        if owner is None or owner.host != self._setting.host:
+            one.kill()
+            return
+        try:
+            await one.hand_over(self.guarded, owner.generation)
+        except rights.NotAdmitted as refused:
+            log.warning("VM %s: %s", one.vm, refused)
+            return
+        self._own(one.vm).found(owner.generation)
 
     def _settle_in(self, view: records.View, now: float) -> None:
         """A daemon's first look: what runs is taken up, and what may have run leaves first."""
