@@ -61,6 +61,11 @@ class Daemon:
     def confirmed(self, sent: float) -> None:
         self._own_sent = sent
 
+    @property
+    def life(self) -> records.Life | None:
+        """That something may be started in."""
+        return self.returning.life if self.returning.phase is returning.Phase.LIVE else None
+
     _own_sent: float | None = None
 
     def _viewed(self, view: records.View, sent: float) -> None:
@@ -84,8 +89,6 @@ class Daemon:
         )
         self._lives(before)
         if self.returning.phase is returning.Phase.STRANGE:
-            for own in self.owning.values():
-                own.strange()
             for source, _ in self.sources.values():
                 source.strange()
         life = self.returning.life
@@ -169,13 +172,14 @@ class Daemon:
 
     def _claimed(self, own: owning.Owning, attempt: int, answer: records.Answer) -> None:
         if self.host.daemon is self:
-            self._perform(own, own.answered(attempt, answer))
+            self._perform(own, own.answered(attempt, answer, self.life))
 
     def _start(self, act: owning.Start) -> None:
         own = self.owning[act.machine]
-        if self.host.daemon is not self or not own.still(act.attempt):
+        if self.host.daemon is not self:
             return
-        started = self.host.start(act.machine, act.generation, paused=False)
+        wanted = own.still(act.attempt, self.life)
+        started = self.host.start(act.machine, act.generation, paused=False) if wanted else None
         self._perform(own, own.started(act.attempt, running=started is not None))
 
     # The leader's

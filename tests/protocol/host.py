@@ -63,7 +63,7 @@ class Host:
         self.on, self.boot = False, 0
         self.hangs_until = 0.0
         self.linked = self.storage_linked = True  # to the store, to the array
-        self.answers_stick = self.starts_slowly = False
+        self.answers_stick = self.grants_stick = self.starts_slowly = False
         self.heard = True  # what it sends to the store arrives; what it is sent may come all the same
         self.freeze_works = self.drop_works = self.kill_works = True
         self.machines: dict[str, Machine] = {}  # by client
@@ -153,6 +153,8 @@ class Host:
         def back(said: object) -> None:
             delay = self.random.uniform(0.5, 12) if self.time.chance(0.03) else 0.0  # stuck in TCP
             delay = self.random.uniform(12.5, 16) if self.answers_stick else delay
+            if self.grants_stick and transaction and any(key.startswith("owner/") for key in transaction.puts):
+                delay = self.random.uniform(7, 11)
             self.time.after(delay, lambda: self._carry(lambda: self.awake(boot, lambda: reply(said))))
 
     def _carry(self, event: Callable[[], None], tries: int = 0, *, up: bool = False) -> None:

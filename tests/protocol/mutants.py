@@ -19,6 +19,16 @@ class _OwnsWithoutEpoch(owning.Owning):
         return [_without_epoch(act) if isinstance(act, records.Ask) else act for act in acts]
 
 
+class _TakesOldGrants(owning.Owning):
+    """What was granted counts, whatever life it was granted to."""
+
+    def answered(self, attempt, answer, life):
+        return super().answered(attempt, answer, self._life)
+
+    def still(self, attempt, life):
+        return super().still(attempt, self._life)
+
+
 def _without_epoch(claim: records.Ask) -> records.Ask:
     compare = {key: revision for key, revision in claim.transaction.compare.items() if not key.startswith("epoch/")}
     return dataclasses.replace(claim, transaction=dataclasses.replace(claim.transaction, compare=compare))
@@ -222,6 +232,7 @@ class Mutant:
 
 MUTANTS: dict[str, Mutant] = {
     "ownership without epoch compare": Mutant(_with(owning=_OwnsWithoutEpoch), ("slow claims",)),
+    "a grant to a life that is over": Mutant(_with(owning=_TakesOldGrants), ("late grants",)),
     "beat without incarnation compare": Mutant(_with(beating=_BeatsInAnyStore), ("lost history",)),
     "fence timer from sending": Mutant(_with(ruling=_FromSending)),
     "guard told the time of receipt": Mutant(_with(answered=_told_of_receipt), ("answers stick",)),

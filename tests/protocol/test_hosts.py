@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from bocage.protocol import beating, moving, owning, records, returning, timing
 
 PROFILE = timing.Timing(beat=0.25, answer=0.5, silence=1.0, outage=0.5, guard=4.0, drain=1.0)
@@ -64,7 +66,7 @@ def test_a_vm_that_was_given_is_claimed_under_a_new_generation_and_then_started(
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
     assert isinstance(claim, records.Ask)
     assert claim.transaction == records.Transaction("first", {ERP: 9, "epoch/h1": 40}, {ERP: records.Owner("h1", 6)})
-    assert own.answered(claim.attempt, records.Applied(10)) == [owning.Start("erp", 6, 1)]
+    assert own.answered(claim.attempt, records.Applied(10), LIFE) == [owning.Start("erp", 6, 1)]
 
 
 def test_a_claim_without_answer_is_settled_by_another_one_and_its_own_answer_counts_no_more() -> None:
@@ -76,8 +78,8 @@ def test_a_claim_without_answer_is_settled_by_another_one_and_its_own_answer_cou
     assert isinstance(first, records.Ask)
     assert isinstance(second, records.Ask)
     assert second.transaction.puts == {ERP: records.Owner("h1", 7)}
-    assert own.answered(first.attempt, records.Applied(10)) == []
-    assert own.answered(second.attempt, records.Applied(11)) == [owning.Start("erp", 7, 2)]
+    assert own.answered(first.attempt, records.Applied(10), LIFE) == []
+    assert own.answered(second.attempt, records.Applied(11), LIFE) == [owning.Start("erp", 7, 2)]
 
 
 def test_what_belongs_to_another_host_is_ended_and_what_it_sent_with_it() -> None:
@@ -95,16 +97,36 @@ def test_a_process_that_the_guard_does_not_take_is_ended() -> None:
     own = owning.Owning("erp", "h1", PROFILE)
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
     assert isinstance(claim, records.Ask)
-    own.answered(claim.attempt, records.Applied(10))
+    own.answered(claim.attempt, records.Applied(10), LIFE)
     assert own.started(claim.attempt, running=False) == [owning.End("erp")]
+
+
+def test_what_was_granted_to_a_life_that_is_over_starts_nothing_in_the_next_one() -> None:
+    """The VM may have been given to another host meanwhile."""
+    own = owning.Owning("erp", "h1", PROFILE)
+    (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
+    following = dataclasses.replace(LIFE, epoch=LIFE.epoch + 1, revision=LIFE.revision + 1)
+    assert own.answered(claim.attempt, records.Applied(10), following) == []
+    (anew,) = own.seen(given(6, 10), LIFE, 10.2, 10.3)
+    own.answered(anew.attempt, records.Applied(11), LIFE)
+    assert own.still(anew.attempt, LIFE)
+    assert not own.still(anew.attempt, following)
+    assert not own.still(anew.attempt, None)
+    assert own.started(anew.attempt, running=False) == [owning.End("erp")]
+
+
+def test_a_claim_of_a_life_that_is_over_is_not_waited_for() -> None:
+    own = owning.Owning("erp", "h1", PROFILE)
+    own.seen(given(), LIFE, 10.0, 10.1)
+    following = dataclasses.replace(LIFE, epoch=LIFE.epoch + 1, revision=LIFE.revision + 1)
+    assert len(own.seen(given(), following, 10.1, 10.2)) == 1
 
 
 def test_in_a_store_that_is_not_settled_nothing_is_claimed_and_what_was_granted_before_is_not_started() -> None:
     own = owning.Owning("erp", "h1", PROFILE)
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
     assert isinstance(claim, records.Ask)
-    own.strange()
-    assert own.answered(claim.attempt, records.Applied(10)) == []
+    assert own.answered(claim.attempt, records.Applied(10), None) == []
     assert own.seen(view(settled=False, owner_erp=(records.Owner("h1", 5), 9)), LIFE, 11.0, 11.1) == []
 
 

@@ -332,6 +332,25 @@ def _slow_claims(world: World) -> None:
     world.time.after(world.time.random.uniform(5, 11), heals)
 
 
+def _late_grants(world: World) -> None:
+    """A host whose VMs are killed claims them anew, and is granted that; it hears so in its next life."""
+    victim = _some(world)
+    if not victim.on or not victim.machines:
+        return
+    world.time.tell(f"{victim.name}: its VMs are killed, what it is told comes late, and it is cut off")
+    for machine in list(victim.machines.values()):
+        machine.killed = True
+        victim._dies(machine)
+
+    victim.grants_stick = True
+
+    def cut() -> None:
+        victim.grants_stick = False
+        _cut(victim, world.time.random.uniform(3, 5))
+
+    world.time.after(world.time.random.uniform(2.7, 3.4), cut)
+
+
 def _array_slow(world: World) -> None:
     """What was sent to the array lies there for as long as it may."""
 
@@ -473,6 +492,7 @@ TROUBLES: dict[str, tuple[float, Callable[[World], None]]] = {
     "lost history": (0.5, _lost_history),
     "answers stick": (1.5, _answers_stick),
     "slow claims": (1, _slow_claims),
+    "late grants": (1, _late_grants),
     "leader hangs": (2, _leader_hangs),
     "BMC": (1, _set("bmc_works", 30)),
     "stuck": (3, _stuck),

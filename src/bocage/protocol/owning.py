@@ -50,6 +50,7 @@ class Owning:
         self.phase = Phase.IDLE
         self.generation = 0  # what our instance was started under, or is being started under
         self._attempt = 0
+        self._life: records.Life | None = None  # that the newest claim was made in
         self._asked = 0.0
         self._left: float | None = None  # when nothing of it was here any more
 
@@ -73,43 +74,46 @@ class Owning:
         if self.phase is Phase.RUNNING and owner is not None:
             self.generation = max(self.generation, owner.generation)  # a restored store counts on from another number
             return []
-        if self.phase is Phase.CLAIMING and (sent <= self._asked + self._profile.answer or now < sent):
+        late = sent > self._asked + self._profile.answer and now >= sent
+        if self.phase is Phase.CLAIMING and life == self._life and not late:
             return []
         if self.phase not in (Phase.IDLE, Phase.CLAIMING) or owner is None or not ours:
             return []
         self.phase = Phase.CLAIMING
         self._attempt += 1
-        self._asked = now
+        self._life, self._asked = life, now
         self.generation = owner.generation + 1
         compare = {key: view.revision(key), records.epoch_of(self._host): life.revision}
         claim = records.Transaction(life.incarnation, compare, {key: records.Owner(self._host, self.generation)})
         return [records.Ask(self._attempt, claim)]
 
-    def answered(self, attempt: int, answer: records.Answer) -> list[Act]:
-        """What the store said to a claim. Only the newest counts: it was made so that no older one can hold."""
+    def answered(self, attempt: int, answer: records.Answer, life: records.Life | None) -> list[Act]:
+        """What the store said to a claim; `life` is the host's now, None where it has none to start anything in.
+
+        Only the newest claim counts: it was made so that no older one can hold. What was granted to a life that is
+        over, or in a store that was replaced, may long belong to others.
+        """
         if self.phase is not Phase.CLAIMING or attempt != self._attempt:
             return []
-        if isinstance(answer, records.Refused):
+        if isinstance(answer, records.Refused) or life != self._life:
             self.phase = Phase.IDLE
             return []
         self.phase = Phase.STARTING
         return [Start(self.machine, self.generation, attempt)]
 
-    def strange(self) -> None:
-        """The store is another incarnation: what it was asked before, and what it granted, counts for nothing now.
+    def still(self, attempt: int, life: records.Life | None) -> bool:
+        """Whether that start is still wanted: to be asked at the last moment before the process is executed.
 
-        What runs has been told to it; nothing that was not may begin to run.
+        Where it is not, `started` is told that nothing runs.
         """
-        if self.phase in (Phase.CLAIMING, Phase.STARTING):
-            self.phase = Phase.IDLE
+        return self._newest(attempt) and life == self._life
 
-    def still(self, attempt: int) -> bool:
-        """Whether that start is still wanted: to be asked at the last moment before the process is executed."""
+    def _newest(self, attempt: int) -> bool:
         return self.phase is Phase.STARTING and attempt == self._attempt
 
     def started(self, attempt: int, *, running: bool) -> list[Act]:
         """Whether the process runs; it does not where the guard would not take it. One of an older attempt is ended."""
-        if not self.still(attempt):
+        if not self._newest(attempt):
             return self._end() if running else []
         if not running:
             return self._end()
