@@ -105,9 +105,11 @@ def test_what_was_granted_to_a_life_that_is_over_starts_nothing_in_the_next_one(
     """The VM may have been given to another host meanwhile."""
     own = owning.Owning("erp", "h1", PROFILE)
     (claim,) = own.seen(given(), LIFE, 10.0, 10.1)
+    assert isinstance(claim, records.Ask)
     following = dataclasses.replace(LIFE, epoch=LIFE.epoch + 1, revision=LIFE.revision + 1)
     assert own.answered(claim.attempt, records.Applied(10), following) == []
     (anew,) = own.seen(given(6, 10), LIFE, 10.2, 10.3)
+    assert isinstance(anew, records.Ask)
     own.answered(anew.attempt, records.Applied(11), LIFE)
     assert own.still(anew.attempt, LIFE)
     assert not own.still(anew.attempt, following)

@@ -112,10 +112,11 @@ class Claim:
         guarded: Guarded,
         storage: str,
         perform: Callable[[owning.Owning, list[owning.Act]], None],
+        life: Callable[[], records.Life | None],
     ) -> None:
         self.generation = granted.generation
         self._own, self._granted, self._guarded = own, granted, guarded
-        self._storage, self._perform = storage, perform
+        self._storage, self._perform, self._life = storage, perform, life
 
     async def admit(self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None) -> None:
         self._check()
@@ -126,13 +127,12 @@ class Claim:
             self._perform(self._own, self._own.started(self._granted.attempt, running=True))
 
     def settle(self) -> None:
-        if self._own.still(self._granted.attempt):
-            self._perform(self._own, self._own.started(self._granted.attempt, running=False))
+        self._perform(self._own, self._own.started(self._granted.attempt, running=False))
 
     def _check(self) -> None:
         """Whether that start is still wanted; with one process of it admitted it counts as running."""
         same = self._own.phase is owning.Phase.RUNNING and self._own.generation >= self.generation
-        if not (self._own.still(self._granted.attempt) or same):
+        if not (self._own.still(self._granted.attempt, self._life()) or same):
             raise rights.NotAdmitted(reason="the VM was given to another host meanwhile, or its process has ended")
 
 

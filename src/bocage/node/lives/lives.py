@@ -115,7 +115,7 @@ class Lives:
         finally:
             if self._wanted.get(vm, (None,))[0] is waiting:
                 del self._wanted[vm]
-        return claims.Claim(own, granted, self.guarded, str(root), self._perform)
+        return claims.Claim(own, granted, self.guarded, str(root), self._perform, lambda: self.life)
 
     async def found(self, vm: str, storage: str) -> rights.Claim | None:
         """See rights.Rights."""
@@ -172,9 +172,6 @@ class Lives:
         before, gone = back.life, self._gone if not (runs or found) else None
         await self._come_back(back.seen(view, runs, started, gone=gone, sent=sent, now=now))
         await self._lives(before)
-        if back.phase is returning.Phase.STRANGE:
-            for own in self._owning.values():
-                own.strange()
         if back.phase is returning.Phase.ENDING:
             for one in self._found.values():
                 one.kill()
@@ -301,7 +298,7 @@ class Lives:
                     self._leave(own)
 
     async def _claimed(self, own: owning.Owning, attempt: int, answer: records.Answer) -> None:
-        self._perform(own, own.answered(attempt, answer))
+        self._perform(own, own.answered(attempt, answer, self.life))
         self._wake.set()
 
     def _leave_all(self) -> None:
