@@ -17,6 +17,7 @@ from bocage.node.jobs import storages
 from bocage.planner import snapshot
 from bocage.storage import directory
 from bocage.store import resources
+from tests.node import uefi
 from tests.node.house import BLANK, House
 from tests.node.test_snapshots import TWO, counts
 from tests.node.test_wishes import problem
@@ -230,3 +231,25 @@ async def test_what_ran_on_a_host_that_died_runs_on_another_with_all_that_it_had
         assert await again.says(made, "^last-", send=LAST) == last
     finally:
         await again.close()
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+async def test_firmware_variables_and_the_tpm_are_where_it_runs_next(
+    pair: Pair, array: ground.Storage, packages_cache: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    first, second = pair
+    await first.add_image(await uefi.image(tmp_path / "uefi.img", cache=packages_cache), "uefi")
+    made = await on_first(
+        pair, array, image="uefi", memory="256M", disk="64M", nics=[], firmware="uefi", board={"tpm": "crb"}
+    )
+    await first.says(made, "^tiny: ready")
+    assert await first.says(made, "^variable-", send=f"{uefi.MOUNT}; {uefi.READ_VARIABLE}") == "variable-"
+    assert await first.says(made, "^tpm-", send=uefi.READ_TPM) == "tpm-"
+    assert await first.says(made, "^variable-", send=f"{uefi.WRITE_VARIABLE}; {uefi.READ_VARIABLE}") == "variable-heron"
+    assert await first.says(made, "^tpm-", send=f"{uefi.WRITE_TPM}; {uefi.READ_TPM}") == uefi.KEPT
+
+    await take(pair, made)
+    await second.says(made, "^tiny: ready")
+    assert await second.says(made, "^variable-", send=f"{uefi.MOUNT}; {uefi.READ_VARIABLE}") == "variable-heron"
+    assert await second.says(made, "^tpm-", send=uefi.READ_TPM) == uefi.KEPT
