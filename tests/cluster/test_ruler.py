@@ -202,3 +202,21 @@ async def test_one_on_local_disks_waits_for_its_own_host_and_goes_back_to_it(wor
     (record,) = await world.failovers()
     assert record.status.state is State.DONE
     assert await world.alarms() == {}
+
+
+async def test_a_leader_that_comes_later_tells_nobody_anew_what_is_over(world):
+    await world.build(4)
+    first, victim, *_ = world.hosts
+    web = await world.machine("web", victim)
+    await world.run(3)
+    victim.alive = False
+    await world.run(3)
+    await world.runs(web)
+    await world.run(1)
+    (before,), alarm = await world.failovers(), (await world.alarms())["alarm-host-dead"]
+    first.daemon = False
+    await world.run(5)
+    assert world.leader() not in (None, first)
+    (after,) = await world.failovers()
+    assert after.status == before.status
+    assert (await world.alarms())["alarm-host-dead"] == alarm

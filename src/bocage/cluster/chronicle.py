@@ -110,7 +110,8 @@ class Chronicle:
             self._events.clear()
             return
         for host, fence in ruler.ruling.fences.items():
-            if fence.raised and (host, fence.number) not in self.records:
+            ended = (kept := self._stored(host, fence.number)) is not None and kept.status.state.ended
+            if fence.raised and (host, fence.number) not in self.records and not ended:
                 self._open(host, fence.number)
         for kept in self._mirror.every(Failover):
             key = (kept.spec.host, kept.spec.epoch)
@@ -130,6 +131,11 @@ class Chronicle:
         ):
             self._step(record, outages.PersonConfirmed(host=record.spec.host_name, by=confirmed.by))
         return confirmed.by
+
+    def status_of(self, host: str, number: int) -> FailoverStatus:
+        """As it is known now, also of one that has ended."""
+        record, kept = self.records.get((host, number)), self._stored(host, number)
+        return record.status if record else kept.status if kept else FailoverStatus()
 
     def urgency(self, machine: str) -> tuple[int, str]:
         found = self._mirror.machine(machine)

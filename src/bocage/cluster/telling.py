@@ -99,13 +99,12 @@ class Telling:
         for host, fence in ruler.ruling.fences.items():
             name, known = self._chronicle.name_of(host), self._mirror.get(ground.Host, host)
             subject = known.ref if known else None
-            record = self._chronicle.records.get((host, fence.number))
-            if fence.proof is not None:
-                count = len(record.status.vms) if record else 0
-                yield outages.HostDead(host=name, count=count), subject, host
+            status = self._chronicle.status_of(host, fence.number)
+            if status.proof is not None:  # whoever proved it
+                yield outages.HostDead(host=name, count=len(status.vms)), subject, host
                 continue
             yield outages.HostSilent(host=name), subject, host
-            waits = record.status.waits.message if record and record.status.waits else None
+            waits = status.waits.message if status.waits else None
             if isinstance(waits, alarms.Condition):
                 yield waits, subject, host
         for record in self._chronicle.records.values():
