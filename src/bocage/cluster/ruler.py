@@ -143,7 +143,7 @@ class Ruler:
                     self._begin(self.look())
                 self._perform(self.ruling.tick(self._clock()))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._profile.beat / 2):
+                    async with asyncio.timeout(self._profile.beat / (2 if self.leads else 1)):
                         await self._again.wait()
                 self._again.clear()
         finally:
