@@ -89,6 +89,12 @@ async def _standing(
         anew = asyncio.Event()
         store, at, members = await undo.enter_async_context(_store(homes, identity.uid, stop, anew))
         kept = resources.Resources(store)
+        if at and at.witness:
+            undo.enter_context(_pid_file(homes, listen))
+            await undo.enter_async_context(_api(homes, identity, kept, at, anew, listen=listen))
+            systemd.notify("READY=1")
+            yield [], anew
+            return
         node = await _node(homes, kept, address=at.address if at else "")
         working = await _living(node, store, at, members) if at else []
         undo.push_async_callback(_end, working)
@@ -103,25 +109,32 @@ async def _standing(
 
             inside = http.Interface(node.shop, node.crew, node.sampling).app()
             await undo.enter_async_context(door.serve(homes, at, kept, inside))
-        from bocage.api import serve  # the largest import: VMs are found again before it
-        from bocage.membership import standing
-
-        membership = standing.Standing(homes, identity.uid, kept, anew)
-        await undo.enter_async_context(
-            serve.serve(
-                kept,
-                homes=homes,
-                host=node.ground.uid,
-                listen=listen,
-                membership=membership,
-                papers=place.certificates(homes) if at else None,
-            )
-        )
+        await undo.enter_async_context(_api(homes, identity, kept, at, anew, listen=listen, host=node.ground.uid))
         systemd.notify("READY=1")
         # What stands now stands for good: a full collection over it would hold up every answer.
         gc.freeze()
         gc.set_threshold(10_000, 20, 100)
         yield working, anew
+
+
+@contextlib.asynccontextmanager
+async def _api(
+    homes: home.Home,
+    identity: home.Identity,
+    kept: resources.Resources,
+    at: place.Place | None,
+    anew: asyncio.Event,
+    *,
+    listen: str,
+    host: str | None = None,
+) -> AsyncIterator[None]:
+    from bocage.api import serve  # the largest import: VMs are found again before it
+    from bocage.membership import standing
+
+    membership = standing.Standing(homes, identity.uid, kept, anew)
+    papers = place.certificates(homes) if at else None
+    async with serve.serve(kept, homes=homes, host=host, listen=listen, membership=membership, papers=papers):
+        yield
 
 
 async def _living(

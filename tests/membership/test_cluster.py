@@ -246,3 +246,35 @@ def test_a_host_in_a_cluster_makes_no_other_and_one_with_vms_joins_none(cluster)
         assert "own" in refused.stderr
         assert not other.homes.cluster.exists()
         assert other.vm("own")
+
+
+def test_two_hosts_and_a_witness_stand_the_loss_of_the_first():
+    with contextlib.ExitStack() as stack:
+        names = ("w1", "w2", "w3")
+        first, second, witness = [stack.enter_context(hosts.host(name)) for name in names]
+        for one in (first, second, witness):
+            one.start()
+        said(first.run("cluster", "init", "--address", f"{NET}.11"))
+        lonely = second.run("cluster", "join", word(first), "--address", f"{NET}.12")
+        assert "--witness" in lonely.stderr
+        assert [one["votes"] for one in sorted(first.api.cluster.show()["members"], key=lambda one: one["host"])] == [
+            True,
+            False,
+        ]
+        joined = witness.run("cluster", "join", word(first), "--address", f"{NET}.13", "--witness")
+        assert "witness of a cluster of 2" in said(joined)
+        found = witness.api.cluster.show()
+        assert {(one["host"], one["votes"], one["witness"]) for one in found["members"]} == {
+            ("w1", True, False),
+            ("w2", True, False),
+            ("w3", True, True),
+        }
+        assert {one["name"] for one in found["hosts"]} == {"w1", "w2"}
+        assert not witness.homes.authority_key.exists()
+        assert witness.run("cluster", "invite").returncode == 4
+        refused = stack.enter_context(hosts.host("w1"))
+        refused.start()
+        assert refused.run("cluster", "join", word(first), "--address", f"{NET}.14").returncode == 4
+        hosts.clear(first)
+        second.done(second.api.vms.create({"name": "later", "memory": "128M", "disks": [], "storage": "local-w2"}))
+        assert second.api.storage.change("local-w2", {"title": "alone"})["metadata"]["title"] == "alone"

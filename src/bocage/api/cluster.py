@@ -27,6 +27,8 @@ class Member(BaseModel):
     peer: str
     votes: bool
     """Whether it counts for the majority. One that does not follows, and gets its vote when another host comes."""
+    witness: bool
+    """Whether it is on a machine that runs no VMs."""
     leads: bool
     answers: bool
     reason: str
@@ -70,6 +72,8 @@ class Join(base.Part):
     """As `invite` on a host of the cluster gave it."""
     address: Address | None = None
     """An IP address of this host at which the other hosts reach it; None: that towards the host of the word."""
+    witness: bool = False
+    """It is to vote and run no VMs: the third of two hosts."""
 
 
 class Invitation(BaseModel):
@@ -101,7 +105,7 @@ async def invite(call: Annotated[calls.Call, calls.may("cluster:invite")]) -> Re
 @router.post("/join", name="join", response_model=Place, responses=routing.problem_responses(409))
 async def join(request: Join, call: Annotated[calls.Call, calls.may("cluster:join")]) -> Response:
     """Have this host, which must have no VMs, become part of a cluster. The daemon starts anew."""
-    at = await _membership(call).join(request.word, request.address)
+    at = await _membership(call).join(request.word, request.address, witness=request.witness)
     return answers.json(Place(incarnation=at.incarnation, address=at.address).model_dump_json())
 
 

@@ -147,6 +147,7 @@ def answers() -> dict[str, Any]:
                     "name": _HOST,
                     "peer": "https://10.0.0.1:2380",
                     "votes": True,
+                    "witness": False,
                     "leads": True,
                     "answers": True,
                     "reason": "",

@@ -60,25 +60,31 @@ def invite(json: options.Json = False) -> None:
 def join(
     word: Annotated[str, typer.Argument(metavar="WORD", help="What 'bocage cluster invite' printed.")],
     address: Address = None,
+    witness: Annotated[
+        bool, typer.Option("--witness", help="It votes and runs no VMs: the third of two hosts.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Have this host, which must have no VMs, become part of the cluster that a word is of.
 
     Examples:
       bocage cluster join 10.0.0.1:8481/…/… --address 10.0.0.2
+      bocage cluster join 10.0.0.1:8481/…/… --address 10.0.0.9 --witness
     """
     with session.connect() as api:
-        made = api.cluster.join(rest.given(word=word, address=address))
-    found = _until(lambda one: any(_is_at(host, made) for host in one["hosts"]) and _is_settled(one))
+        made = api.cluster.join(rest.given(word=word, address=address, witness=witness or None))
+    found = _until(lambda one: one["address"] == made["address"] and _is_settled(one))
     if json:
         output.document(found)
         return
-    votes = sum(member["votes"] for member in found["members"])
-    output.line(f"this host is one of {len(found['hosts'])} in the cluster, at {made['address']}")
+    votes, count = sum(member["votes"] for member in found["members"]), len(found["hosts"])
+    if witness:
+        output.line(f"this machine is a witness of a cluster of {count}, at {made['address']}")
+    else:
+        output.line(f"this host is one of {count} in the cluster, at {made['address']}")
     if votes < 3:
-        output.complain(
-            "with two hosts the cluster stands still when the first one is lost; a third makes it stand the loss of any"
-        )
+        output.complain("when the first host is lost, the cluster stands still: a third host, or a small machine that")
+        output.complain("joins with '--witness', makes it stand the loss of any one")
 
 
 def show(json: options.Json = False) -> None:
@@ -110,17 +116,13 @@ def show(json: options.Json = False) -> None:
 def _member(one: rest.Document) -> tuple[str, ...]:
     health = "answers" if one["answers"] else f"does not answer: {one['reason']}" if one["reason"] else "starts"
     return (
-        one["host"] or one["peer"],
+        (one["host"] or one["peer"]) + (" (witness)" if one["witness"] else ""),
         people.yes(one["votes"]),
         people.yes(one["leads"]),
         one["version"] or people.NOTHING,
         people.size(one["size"]) if one["size"] else people.NOTHING,
         health,
     )
-
-
-def _is_at(host: rest.Document, made: rest.Document) -> bool:
-    return bool(host["address"] == made["address"])
 
 
 def _is_settled(found: rest.Document) -> bool:

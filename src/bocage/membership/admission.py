@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bocage import errors, serving
 from bocage.home import Home
-from bocage.membership import invitation, papers, place
+from bocage.membership import invitation, papers, place, witnesses
 from bocage.model import base, ground
 from bocage.store import resources
 from bocage.words import N_
@@ -49,6 +49,13 @@ class NameTaken(Error, errors.Conflict):
     name: str
 
 
+class OtherKind(Error, errors.Conflict):
+    type = "join-other-kind"
+    text = N_("the cluster knows {name} already, as a host or as a witness, and not as what it wants to be now")
+    hint = N_("join as what it was before, or with another home")
+    name: str
+
+
 class AddressTaken(Error, errors.Conflict):
     type = "join-address-taken"
     text = N_("the cluster's host {name} has the address {address}")
@@ -67,6 +74,7 @@ class Asked:
     address: str
     request: str
     """For a certificate, PEM."""
+    witness: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,8 +84,9 @@ class Papers:
     incarnation: str
     certificate: str
     authority: str
-    authority_key: str
     clients: list[str]
+    authority_key: str
+    """Empty for a witness, as the next."""
     secret_key: str
 
 
@@ -116,11 +125,20 @@ class Desk:
         """Let a host in: once for each word, and nothing of it when anything does not hold."""
         asked = await _read(request)
         entry = await invitation.look_up(self._kept.store, asked.secret)
-        host = await self._host(asked)
+        known = await self._known(asked)
         authority, key = self._home.authority.read_bytes(), self._home.authority_key.read_bytes()
-        signed = papers.sign(asked.request.encode(), authority=authority, key=key, uid=asked.uid, address=asked.address)
+        signed = papers.sign(
+            asked.request.encode(),
+            authority=authority,
+            key=key,
+            uid=asked.uid,
+            address=asked.address,
+            days=papers.WITNESS_DAYS if asked.witness else papers.HOST_DAYS,
+        )
         transaction = resources.Transaction(compare={entry.key: entry.revision}, deletes=[entry.key])
-        if host is None:
+        if asked.witness:
+            witnesses.enter(transaction, witnesses.Witness(asked.uid, asked.name, asked.address))
+        elif not known:
             metadata = base.Metadata(uid=asked.uid, name=asked.name)
             status = ground.HostStatus(address=asked.address)
             transaction.create(ground.Host(metadata=metadata, spec=ground.HostSpec(), status=status))
@@ -131,23 +149,26 @@ class Desk:
             incarnation=at.incarnation,
             certificate=signed.decode(),
             authority=authority.decode(),
-            authority_key=key.decode(),
             clients=list(at.clients),
-            secret_key=self._home.secret_key.read_text(),
+            authority_key="" if asked.witness else key.decode(),
+            secret_key="" if asked.witness else self._home.secret_key.read_text(),
         )
         return JSONResponse(dataclasses.asdict(given), headers={"cache-control": "no-store"})
 
-    async def _host(self, asked: Asked) -> ground.Host | None:
-        """The host itself when it was let in before. Raises NameTaken and AddressTaken."""
-        found = None
-        for host in (await self._kept.list(ground.Host)).items:
-            if host.uid == asked.uid:
-                found = host
-            elif host.name == asked.name:
+    async def _known(self, asked: Asked) -> bool:
+        """Whether it was let in before. Raises NameTaken, AddressTaken and OtherKind."""
+        hosts = (await self._kept.list(ground.Host)).items
+        there = [witnesses.Witness(one.uid, one.name, one.status.address) for one in hosts]
+        watching = await witnesses.list_all(self._kept.store)
+        for other in [*there, *watching]:
+            if other.uid == asked.uid:
+                if (other in watching) != asked.witness:
+                    raise OtherKind(name=other.name)
+            elif other.name == asked.name:
                 raise NameTaken(name=asked.name)
-            elif host.status.address == asked.address:
-                raise AddressTaken(name=host.name, address=asked.address)
-        return found
+            elif other.address == asked.address:
+                raise AddressTaken(name=other.name, address=asked.address)
+        return any(one.uid == asked.uid for one in there)
 
 
 async def _read(request: Request) -> Asked:
@@ -158,7 +179,8 @@ async def _read(request: Request) -> Asked:
             raise Malformed(reason="it is too large")
     try:
         told = json.loads(content)
-        asked = Asked(**{field.name: str(told[field.name]) for field in dataclasses.fields(Asked)})
+        text = {field.name: str(told[field.name]) for field in dataclasses.fields(Asked) if field.name != "witness"}
+        asked = Asked(**text, witness=told.get("witness") is True)
         ipaddress.ip_address(asked.address)
         base.Metadata(uid=asked.uid, name=asked.name)
     except (ValueError, KeyError, TypeError) as error:

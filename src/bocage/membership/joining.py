@@ -45,14 +45,16 @@ class Refused(Error, errors.Conflict):
     said: str
 
 
-async def join(home: Home, word: invitation.Word, *, uid: str, name: str, address: str) -> place.Place:
+async def join(
+    home: Home, word: invitation.Word, *, uid: str, name: str, address: str, witness: bool = False
+) -> place.Place:
     """Get this host's papers and put them into the home; gives what is still to be written, last.
 
     Raises Away, OtherAuthority, Refused, the problems of admission, and OSError.
     """
     authority = await _authority(word)
     key, request = papers.request()
-    asked = admission.Asked(word.secret, uid, name, address, request.decode())
+    asked = admission.Asked(word.secret, uid, name, address, request.decode(), witness)
     async with _client(word, ssl.create_default_context(cadata=authority.decode())) as client:
         answer = await client.post("/join", json=dataclasses.asdict(asked))
     if answer.status_code != httpx.codes.OK:
@@ -68,8 +70,9 @@ async def join(home: Home, word: invitation.Word, *, uid: str, name: str, addres
         (home.authority_key, given.authority_key),
         (home.secret_key, given.secret_key),
     ):
-        files.write_durably(path, content, mode=0o600)
-    return place.Place(given.incarnation, address, tuple(given.clients))
+        if content:
+            files.write_durably(path, content, mode=0o600)
+    return place.Place(given.incarnation, address, tuple(given.clients), witness)
 
 
 async def _authority(word: invitation.Word) -> bytes:

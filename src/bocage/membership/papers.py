@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AUTHORITY_YEARS = 50
 HOST_DAYS = 730
+WITNESS_DAYS = 7300  # it cannot sign another one itself
 RENEW_BEFORE = datetime.timedelta(days=240)
 _SLACK = datetime.timedelta(days=2)  # another host's clock may be wrong
 
@@ -94,7 +95,7 @@ def renew(home: Home, uid: str, address: str) -> bool:
     return True
 
 
-def sign(asked: bytes, *, authority: bytes, key: bytes, uid: str, address: str) -> bytes:
+def sign(asked: bytes, *, authority: bytes, key: bytes, uid: str, address: str, days: int = HOST_DAYS) -> bytes:
     """The certificate of the host `uid` at `address`, PEM. Raises BadRequest."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -114,7 +115,7 @@ def sign(asked: bytes, *, authority: bytes, key: bytes, uid: str, address: str) 
     places = dict.fromkeys((ipaddress.ip_address(address), ipaddress.ip_address("127.0.0.1")))
     names: list[x509.GeneralName] = [x509.IPAddress(place) for place in places]
     certificate = (
-        _valid(x509.CertificateBuilder(), datetime.timedelta(days=HOST_DAYS))
+        _valid(x509.CertificateBuilder(), datetime.timedelta(days=days))
         .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, uid)]))
         .issuer_name(issuer.subject)
         .public_key(wanted.public_key())

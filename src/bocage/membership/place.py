@@ -35,6 +35,8 @@ class Place:
     """This host's own, at which the others reach it."""
     clients: tuple[str, ...]
     """etcd's voting members (`https://10.0.0.1:2379`), this host's own first where it has one."""
+    witness: bool = False
+    """It votes and runs no VMs: it is no host, and has no key of the authority."""
 
     def access(self, home: Home) -> access.Access:
         """How etcd is reached."""
@@ -49,7 +51,8 @@ def read(home: Home) -> Place | None:
     """None: this host is one by itself. Raises Damaged."""
     try:
         told = json.loads(home.cluster_document.read_text())
-        return Place(str(told["incarnation"]), str(told["address"]), tuple(map(str, told["clients"])))
+        clients, witness = tuple(map(str, told["clients"])), told.get("witness") is True
+        return Place(str(told["incarnation"]), str(told["address"]), clients, witness)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -69,6 +69,12 @@ class PortTaken(Error, errors.Conflict):
     reason: str
 
 
+class OnlyWitness(Error, errors.Conflict):
+    type = "cluster-only-witness"
+    text = N_("this machine is a witness: it votes, and lets nobody in")
+    hint = N_("run it on a host of the cluster")
+
+
 class HasVMs(Error, errors.Conflict):
     type = "join-has-vms"
     text = N_("this host has VMs of its own ({names}); a host that joins a cluster must have none")
@@ -109,15 +115,17 @@ class Standing:
         return at
 
     async def invite(self) -> invitation.Word:
-        """A word for another host. Raises InNone, and what the store raises."""
+        """A word for another host. Raises InNone, OnlyWitness, and what the store raises."""
         if self._at is None:
             raise InNone
+        if self._at.witness:
+            raise OnlyWitness
         mark = papers.fingerprint(await asyncio.to_thread(self._home.authority.read_bytes))
         around = place.url(self._at.address, place.HOST_PORT).removeprefix("https://")
         return await invitation.make(self._kept.store, around, mark)
 
-    async def join(self, text: str, address: str | None) -> place.Place:
-        """Become part of the cluster that a word is of; the daemon is to start anew then.
+    async def join(self, text: str, address: str | None, *, witness: bool) -> place.Place:
+        """Become part of the cluster that a word is of, as a host or as a witness; the daemon is to start anew then.
 
         What its storage holds comes along. Raises InOne, UnderWay, HasVMs, NoAddress, PortTaken, member.NoEtcd,
         invitation.Malformed, and what `joining.join` and the cluster's store raise.
@@ -135,12 +143,13 @@ class Standing:
             member.installed()
             own = _own_address(address, word.address.rpartition(":")[0].strip("[]"))
             host = await self._kept.get(ground.Host, None, self._uid)
-            at = await joining.join(self._home, word, uid=self._uid, name=host.name, address=own)
-            into = await engine.open(at.access(self._home), client=self._uid)
-            try:
-                await bringing.bring(self._kept, resources.Resources(into), host)
-            finally:
-                await into.close()
+            at = await joining.join(self._home, word, uid=self._uid, name=host.name, address=own, witness=witness)
+            if not witness:
+                into = await engine.open(at.access(self._home), client=self._uid)
+                try:
+                    await bringing.bring(self._kept, resources.Resources(into), host)
+                finally:
+                    await into.close()
             await asyncio.to_thread(at.write, self._home)
         return at
 
@@ -149,11 +158,13 @@ class Standing:
         if self._at is None:
             return NONE
         at = place.read(self._home) or self._at
-        from bocage.membership import council
+        from bocage.membership import council, witnesses
         from bocage.store.etcd import gateway
 
         hosts = (await self._kept.list(ground.Host)).items
-        names = {host.uid: host.name for host in hosts}
+        watching = await witnesses.list_all(self._kept.store)
+        names = {one.uid: one.name for one in hosts} | {one.uid: one.name for one in watching}
+        voters = {one.uid for one in watching}
         by = gateway.Gateway(at.access(self._home))
         try:
             seats = await council.seats(by)
@@ -162,6 +173,7 @@ class Standing:
             await by.close()
         members = [
             {"host": names.get(one.name, ""), "name": one.name, "peer": one.peer, "votes": one.votes}
+            | {"witness": one.name in voters}
             | dataclasses.asdict(how)
             for one, how in zip(seats, found, strict=True)
         ]
