@@ -272,9 +272,6 @@ def test_two_hosts_and_a_witness_stand_the_loss_of_the_first():
         assert {one["name"] for one in found["hosts"]} == {"w1", "w2"}
         assert not witness.homes.authority_key.exists()
         assert witness.run("cluster", "invite").returncode == 4
-        refused = stack.enter_context(hosts.host("w1"))
-        refused.start()
-        assert refused.run("cluster", "join", word(first), "--address", f"{NET}.14").returncode == 4
         hosts.clear(first)
         second.done(second.api.vms.create({"name": "later", "memory": "128M", "disks": [], "storage": "local-w2"}))
         assert second.api.storage.change("local-w2", {"title": "alone"})["metadata"]["title"] == "alone"

@@ -12,7 +12,7 @@ import typer
 from bocage.cli import failure, lazy, options, output, people, session, table
 from bocage.client import problems, rest
 
-_WITHIN = 60.0  # seconds until a host has taken its place
+_WITHIN = 100.0  # seconds until a host has taken its place
 _LOOK = 0.2
 _HOSTS = (table.Column("HOST", least=16), table.Column("ADDRESS"), table.Column("UID"))
 _MEMBERS = (
@@ -82,7 +82,11 @@ def join(
         output.line(f"this machine is a witness of a cluster of {count}, at {made['address']}")
     else:
         output.line(f"this host is one of {count} in the cluster, at {made['address']}")
-    if votes < 3:
+    if not _is_settled(found):
+        output.complain(
+            "its member of the store has not taken its place yet: 'bocage cluster show', 'bocage daemon log'"
+        )
+    elif votes < 3:
         output.complain("when the first host is lost, the cluster stands still: a third host, or a small machine that")
         output.complain("joins with '--witness', makes it stand the loss of any one")
 

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 PROGRAM = "etcd"
 KEPT_REVISIONS = 10_000  # as SQLite's engine keeps
 _TIMING = ("--heartbeat-interval", "50", "--election-timeout", "500")
+_SAYS = ("--logger", "zap", "--log-level", "error")  # its warnings have a line for each request to its gateway
 _LONGEST_LOG = 4 << 20  # bytes
 _END = 10.0  # seconds for an orderly end
 
@@ -126,7 +127,7 @@ class Member:
             options += [f"--{side}client-cert-auth", f"--{side}trusted-ca-file", str(papers.authority)]
         options += ["--experimental-peer-skip-client-san-verification"]  # a host may come from another of its addresses
         options += ["--auto-compaction-mode", "revision", "--auto-compaction-retention", str(KEPT_REVISIONS)]
-        return [*options, *access.SERVER_OPTIONS, *_TIMING, "--pre-vote", "--logger", "zap", "--log-level", "warn"]
+        return [*options, *access.SERVER_OPTIONS, *_TIMING, "--pre-vote", *_SAYS]
 
     def _spawn(self, program: str, options: list[str]) -> None:
         said = self._home.cluster / "etcd.log"
