@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -95,6 +94,7 @@ class Ground:
             started = subprocess.Popen(
                 line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=machine.PROJECT,
                 start_new_session=True, env={"PATH": os.environ.get("PATH", os.defpath)},
+                preexec_fn=kernel.Groups(f"{self.switch}/bmcs").enter,
             )  # fmt: skip
         assert started.stdout
         if started.stdout.readline() != b"ready\n":
@@ -104,9 +104,6 @@ class Ground:
 
     def down(self) -> None:
         """Take all of it away, also what an earlier run left behind."""
-        if pid := self._bmcs():
-            os.kill(pid, signal.SIGKILL)
-            kernel.ended(pid, 10.0)
         kernel.Groups(self.switch).end()
         for name in reversed(kernel.namespaces(self.switch)):
             kernel.destroy_sockets(name)

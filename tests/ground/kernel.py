@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import pathlib
-import select
 import signal
 import subprocess
 import time
@@ -113,8 +112,9 @@ class Groups:
             path.write_text("THAWED" if path.name == "freezer.state" else "0")
 
     def pids(self) -> list[int]:
-        """Every process in them."""
-        return sorted({int(pid) for path in self._all() for pid in _read(path / "cgroup.procs").split()})
+        """Every process in them. One that is just going has no number any more, and is told as 0."""
+        found = {int(pid) for path in self._all() for pid in _read(path / "cgroup.procs").split()}
+        return sorted(found - {0})
 
     def end(self) -> None:
         """Kill all that is in them, also what is frozen, and remove them."""
@@ -122,6 +122,7 @@ class Groups:
         while pids := self.pids():
             assert time.monotonic() < deadline, f"processes that do not die: {pids}"
             for pid in pids:
+                assert pid > 1, "that would be everybody"
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             for path in self._all():
@@ -158,18 +159,6 @@ def mount_groups() -> None:
     for options, path in found.items():
         path.mkdir(parents=True, exist_ok=True)
         mount("cgroup", path, "cgroup" if options else "cgroup2", 0, options)
-
-
-def ended(pid: int, within: float) -> bool:
-    """Wait for the end of a process that is no child of ours."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], within)[0])
-    finally:
-        os.close(descriptor)
 
 
 def start_time(pid: int) -> int:
