@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bocage import home
-from bocage.model import base, ground, vm, work
+from bocage.model import base, firewall, ground, vm, work
 from bocage.node.jobs import storages
 from bocage.planner import snapshot
 from bocage.storage import directory
@@ -253,3 +253,31 @@ async def test_firmware_variables_and_the_tpm_are_where_it_runs_next(
     await second.says(made, "^tiny: ready")
     assert await second.says(made, "^variable-", send=f"{uefi.MOUNT}; {uefi.READ_VARIABLE}") == "variable-heron"
     assert await second.says(made, "^tpm-", send=uefi.READ_TPM) == uefi.KEPT
+
+
+async def test_a_copy_is_made_where_its_source_may_write(pair: Pair, array: ground.Storage) -> None:
+    first, second = pair
+    one = await first.create("one", storage="array", **BLANK)
+    await give(first, one, vm.Owner(host=second.node.ground.uid, generation=2))
+    for name in ("two", "three", "four"):  # else the leader spreads them
+        copy, ended = await first.clone(one, name)
+        assert ended.status.state is work.TaskState.DONE, ended.status.problem
+        assert (await first.read(copy)).status.host == second.node.ground.uid
+
+
+async def test_rules_that_one_host_was_asked_to_put_in_force_are_so_on_all(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    told: list[str] = []
+
+    async def refence(project: str | None, group: str) -> None:
+        told.append(group)
+
+    monkeypatch.setattr(second.node.wires, "refence", refence)
+    group = firewall.FirewallGroup(
+        metadata=base.Metadata(name="web", project="default"), spec=firewall.FirewallGroupSpec()
+    )
+    await first.resources.create(group)
+    assert (await first.ask("firewall-group.change", group)).status.state is work.TaskState.DONE
+    await second.until(second.resources.store.revision, lambda _: told == ["web"])

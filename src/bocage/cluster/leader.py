@@ -137,6 +137,8 @@ class Leader:
         volumes = await self._resources.list(ground.Volume, machine.metadata.project)
         images = await self._resources.list(ground.Image, machine.metadata.project)
         beside: list[ground.Volume | ground.Image] = [*volumes.items, *images.items]
+        if (near := _host_of_source(machine, volumes.items, others)) is not None:
+            world = snapshot.world([one for one in hosts if one.uid == near], storages, networks, others)
         asked = snapshot.asked(machine, hosts, storages, networks, beside=beside)
         decided = placement.place(asked, world)
         if decided.host is None:  # a host that lacks room only may have it: its start is refused with the numbers
@@ -151,6 +153,17 @@ class Leader:
         transaction.set_owner(machine, vm.Owner(host=host.uid, generation=1), expected=0)
         with contextlib.suppress(resources.Changed, resources.Missing, contract.Mismatch):
             await self._resources.commit(transaction)
+
+
+def _host_of_source(machine: vm.VM, volumes: Iterable[ground.Volume], others: Iterable[vm.VM]) -> str | None:
+    """The host of the VM whose disks a new one is copied from: who copies them must know whether that one writes."""
+    mine = {disk.volume for disk in machine.spec.disks}
+    sources = {one.spec.source for one in volumes if one.uid in mine and one.spec.source}
+    keepers = {one.spec.vm for one in volumes if one.uid in sources}
+    for other in others:
+        if other.uid in keepers or any(disk.volume in sources for disk in other.spec.disks):
+            return other.status.host
+    return None
 
 
 def _is_new(machine: vm.VM) -> bool:

@@ -148,6 +148,8 @@ class Node:
                 self._cancel(task.uid)
             elif change.entry.created == change.revision:
                 self._take(task)
+                if task.spec.host != self.ground.uid and (follow := jobs.BY_ALL.get(task.spec.action)):
+                    self._spawn(follow(self.shop, task))
             elif task.uid not in self._known or task.spec.host != self.ground.uid:
                 self._spawn(self._take_as_it_is(task))
 

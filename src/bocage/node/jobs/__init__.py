@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from bocage.model import work
 from bocage.node import tasks
 from bocage.node.jobs import adopt, firewalls, hosts, images, networks, storages, templates, volumes
 from bocage.node.shop import Shop
@@ -13,6 +14,8 @@ Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
 
 AT_ONCE = ("host.stop-vms", "host.start-vms")
 """What waits for no other job: a machine that goes down does not wait for long either."""
+BY_ALL: dict[str, Callable[[Shop, work.Task], Coroutine[Any, Any, None]]] = {"firewall-group.change": firewalls.follow}
+"""What all hosts do, though one alone is asked, and tells how it went."""
 HANDLERS: dict[str, Job] = {
     "image.add": images.add,
     "image.build": images.build,
