@@ -225,3 +225,17 @@ def test_a_host_that_is_shut_out_gets_no_vm_until_it_is_let_in() -> None:
     assert writes(acts)[0].puts == {"owner/erp": records.Owner("h2", 6)}
     rule.lifted("h1", 3)
     assert {"fence/h1": None} in [each.puts for each in writes(rule.seen(seen, clocks, LIFE, 102.86, 102.9))]
+
+
+def test_a_dead_host_that_owns_nothing_any_more_is_not_switched_off_once_more() -> None:
+    """It may be starting again just then, or be led by another who knows nothing of the first proof."""
+    clocks = listening(3)
+    ended = (records.Epoch(4, 3, 2), 60)
+    owned = view(leader="h1", more={"epoch/h2": ended, "owner/erp": (records.Owner("h2", 5), 9)})
+    cleared = view(leader="h1", more={"epoch/h2": ended, "owner/erp": (records.Owner("h3", 7), 61)})
+    unknown = view(leader="h1", settled=False, more={"epoch/h2": ended})
+    power_off = [ruling.Do(fencing.Act.POWER_OFF, "h2", 4)]
+    for seen, acts in ((owned, power_off), (cleared, []), (unknown, power_off)):
+        rule = rules()
+        rule.seen(seen, clocks, LIFE, 102.85, 102.9)
+        assert rule.tick(103.0) == acts

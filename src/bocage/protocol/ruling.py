@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bocage.protocol import census, fencing, leading, records, replicating, silence, timing
 
 _AGAIN = 0.5  # seconds before what was not answered is done again
+_TO_PROVE = (fencing.Act.POWER_OFF, fencing.Act.READ_POWER, fencing.Act.END_WRITES)
 
 Place = Callable[[str, Sequence[str]], "str | None"]
 """Which of these hosts is to run that VM."""
@@ -51,6 +52,7 @@ class Ruling:
         self._place = place
         self.leading = leading.Leading(me, profile)
         self.fences: dict[str, fencing.Fencing] = {}
+        self._owners: set[str] | None = None  # hosts that own a VM; None: nobody knows who owns what
         self._off: dict[str, float] = {}  # hosts whose BMC said, unasked, that they are off; when it was asked
         self._done: dict[object, float] = {}
         self._lifted: dict[str, int] = {}
@@ -80,15 +82,22 @@ class Ruling:
             acts += self._lift(host, view, life)
             if host != self._me:
                 acts += self._watch(host, view, clocks, life, now)
+        self._owners = _owners(view) if cluster.settled else None
         acts += self._settle(view, life) if not cluster.settled else self._free_and_place(view, clocks, life, now)
         return [act for each in acts for act in self._once(each, now)]
 
     def tick(self, now: float) -> list[Act]:
-        """What is due for the hosts that are being fenced, as long as this host leads."""
+        """What is due for the hosts that are being fenced, as long as this host leads.
+
+        One that owns nothing any more needs no proof: it may be starting again, and is not switched off once more.
+        """
         if not self.leading.leads(now):
             return []
         acts: list[Act] = [
-            Do(act, host, fence.number) for host, fence in self.fences.items() for act in fence.tick(now)
+            Do(act, host, fence.number)
+            for host, fence in self.fences.items()
+            for act in fence.tick(now)
+            if act not in _TO_PROVE or self._owners is None or host in self._owners
         ]
         return [act for each in acts for act in self._once(each, now)]
 
@@ -210,3 +219,11 @@ class Ruling:
         if not isinstance(act, Write):
             return act
         return (tuple(sorted(act.transaction.compare.items())), tuple(sorted(act.transaction.puts)))
+
+
+def _owners(view: records.View) -> set[str]:
+    return {
+        entry.record.host
+        for key, entry in view.entries.items()
+        if key.startswith("owner/") and isinstance(entry.record, records.Owner) and entry.record.host is not None
+    }
