@@ -16,6 +16,7 @@ from tests.ground import kernel, machine
 
 DEFAULT = pathlib.Path("/var/lib/bocage-ground")
 _MOST = 50  # hosts
+_MAC = "02:00:00:00:00:fe"  # else the bridge takes that of a port, and another one when that host is off
 
 
 class Refused(Exception):
@@ -79,7 +80,7 @@ class Ground:
             kernel.ip(f"netns add {self.switch}")
             kernel.ip(
                 "link set lo up",
-                f"link add {machine.BRIDGE} type bridge",
+                f"link add {machine.BRIDGE} address {_MAC} type bridge",
                 f"addr add {machine.SWITCH_ADDRESS}/24 dev {machine.BRIDGE}",
                 f"link set {machine.BRIDGE} up",
                 within=self.switch,
