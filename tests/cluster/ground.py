@@ -218,6 +218,13 @@ class World:
             await self.runs(made)
         return made
 
+    async def local(self, host: Host) -> str:
+        """The uid of a storage that this host alone reaches."""
+        spec = {"metadata": {"name": "local"}, "spec": {"host": host.uid, "path": "/local"}}
+        made = ground.Storage.model_validate(spec)
+        await self.kept.create(made)
+        return made.uid
+
     async def runs(self, machine: vm.VM) -> None:
         """Its host says that it runs."""
         running = vm.VMStatus(state=vm.State.STARTING)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bocage.model import base, failover, ground
+from bocage.model import failover, ground
 from bocage.model.failover import State
 from bocage.store import resources
 from tests.cluster.ground import PROFILE, World
@@ -180,28 +180,58 @@ async def test_a_vm_that_no_host_can_take_waits_with_its_reason_and_goes_when_on
     assert "alarm-vm-without-host" not in await world.alarms()
 
 
-async def test_one_on_local_disks_waits_for_its_own_host_and_goes_back_to_it(world):
+async def test_one_on_local_disks_waits_for_its_own_host(world):
     await world.build(3)
     _, victim, _ = world.hosts
-    local = base.new_uid()
-    spec = {"metadata": {"uid": local, "name": "local"}, "spec": {"host": victim.uid, "path": "/local"}}
-    await world.kept.create(ground.Storage.model_validate(spec))
-    alone = await world.machine("alone", victim, storage=local)
+    alone, web = (
+        await world.machine("alone", victim, storage=await world.local(victim)),
+        await world.machine("web", victim),
+    )
     await world.run(3)
     victim.alive = False
-    await world.run(5)
+    await world.run(3)
+    await world.runs(web)
+    await world.run(1)
     assert await world.owner(alone) == "host2"
+    (record,) = await world.failovers()
+    assert record.status.state is State.DONE
+    told = {one.vm.name: one.problem.type if one.problem else None for one in record.status.vms}
+    assert told == {"alone": "survive-unreached", "web": None}
     assert set(await world.alarms()) == {"alarm-host-dead", "alarm-vm-without-host"}
     victim.alive = True
-    world.power.off_.clear()
     await victim.live(2)
     await world.run(3)
     assert await world.owner(alone) == "host2"
-    await world.runs(alone)
-    await world.run(1)
+    assert await world.alarms() == {}
+
+
+async def test_a_host_that_has_nothing_others_could_have_keeps_its_power(world):
+    await world.build(4)
+    _, victim, *_ = world.hosts
+    await world.machine("alone", victim, storage=await world.local(victim))
+    await world.run(3)
+    victim.alive = False
+    await world.run(5)
+    assert world.power.orders == []
     (record,) = await world.failovers()
     assert record.status.state is State.DONE
-    assert await world.alarms() == {}
+    assert record.status.proof is None
+    assert set(await world.alarms()) == {"alarm-host-silent", "alarm-vm-without-host"}
+
+
+async def test_a_leader_that_comes_later_leaves_a_host_alone_that_is_on_its_way_back(world):
+    await world.build(4)
+    first, victim, *_ = world.hosts
+    await world.machine("web", victim)
+    await world.run(3)
+    victim.alive = False
+    await world.run(3)
+    assert world.power.orders == [victim.uid]
+    world.power.off_.clear()  # somebody has switched it on
+    first.daemon = False
+    await world.run(5)
+    assert world.leader() not in (None, first)
+    assert world.power.orders == [victim.uid]
 
 
 async def test_a_leader_that_comes_later_tells_nobody_anew_what_is_over(world):

@@ -137,6 +137,13 @@ class Chronicle:
         record, kept = self.records.get((host, number)), self._stored(host, number)
         return record.status if record else kept.status if kept else FailoverStatus()
 
+    def lacking(self, fences: Iterable[fencing.Fencing]) -> list[tuple[str, Moved]]:
+        """The VMs that should run and have no host that could do it, each with the one that had it."""
+        told = {(record.spec.host, record.spec.epoch): record.status for record in self.records.values()}
+        told |= {(fence.host, fence.number): self.status_of(fence.host, fence.number) for fence in fences}
+        found = [(self.name_of(host), one) for (host, _), status in told.items() for one in status.vms]
+        return [(name, one) for name, one in found if one.problem and one.runs and not one.to]
+
     def urgency(self, machine: str) -> tuple[int, str]:
         found = self._mirror.machine(machine)
         if found is None:
@@ -188,9 +195,13 @@ class Chronicle:
         vms = record.status.vms
         if back and record.status.proof is None and not any(one.given for one in vms):
             self._change(record, state=State.RETURNED, waits=None, ended=self._now())
-        elif record.status.state is State.MOVING and all(one.settled for one in vms):
+        elif record.status.state is State.MOVING and all(one.settled or self._stays(one.vm.uid) for one in vms):
             self._change(record, state=State.DONE, ended=self._now())
-            self._step(record, outages.Ended(host=name, count=len(vms)), tell=base.Severity.INFO)
+            moved = sum(one.settled for one in vms)
+            self._step(record, outages.Ended(host=name, count=moved), tell=base.Severity.INFO)
+        elif record.status.state is State.PROVING and all(self._stays(one.vm.uid) for one in vms):
+            self._change(record, state=State.DONE, waits=None, ended=self._now())
+            self._step(record, outages.NothingToMove(host=name))
         elif record.status.state is State.PROVING:
             self._change(record, waits=base.Saying.of(self._waits(record, epoch, ruler)))
 
@@ -217,7 +228,7 @@ class Chronicle:
                 if isinstance(entry.record, records.Owner) and entry.record.host == host
             )
             for one in filter(None, owned):
-                known.setdefault(one.uid, Moved(vm=one.ref, runs=one.spec.power in _RUNS))
+                known.setdefault(one.uid, self._first(one, record))
             return known.values()
         moved = []
         for uid, before in known.items():
@@ -233,12 +244,15 @@ class Chronicle:
                     self._tell_given(record, before, to)
             elif owner.host is None and uid in self._places.nowhere:
                 changes["problem"] = base.Saying.of(self._places.nowhere[uid])
-            elif owner.host == host and self._stays(uid):
-                changes["problem"] = base.Saying.of(proofs.Unreached(hosts=record.spec.host_name))
             if before.started is None and before.to and self._is_up(machine, before.to.uid):
                 changes["started"] = wall
             moved.append(before.model_copy(update=changes))
         return moved
+
+    def _first(self, machine: vm.VM, record: Record) -> Moved:
+        """One that its host had when it fell silent."""
+        alone = base.Saying.of(proofs.Unreached(hosts=record.spec.host_name)) if self._stays(machine.uid) else None
+        return Moved(vm=machine.ref, runs=machine.spec.power in _RUNS, problem=alone)
 
     def _is_up(self, machine: vm.VM, host: str) -> bool:
         """Whether its new host has said, since it has it, that it runs."""

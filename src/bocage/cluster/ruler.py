@@ -218,7 +218,7 @@ class Ruler:
         for act in acts:
             if isinstance(act, ruling.Lift):  # no storage of a kind that shuts hosts out is there
                 self.ruling.lifted(act.host, act.number)
-            elif isinstance(act, ruling.Do) and act not in self._doing:
+            elif isinstance(act, ruling.Do) and act not in self._doing and self._is_worth_it(act):
                 self._doing.add(act)
                 self._begin(self._do(act))
 
@@ -228,6 +228,21 @@ class Ruler:
             isinstance(record, records.Owner) and record.host is None and self._stays(key.removeprefix("owner/"))
             for key, record in act.transaction.puts.items()
         )
+
+    def _is_worth_it(self, act: ruling.Do) -> bool:
+        """Whether a proof is needed: a host that has nothing any more which others could have is left alone.
+
+        It may be on its way back, and a leader that comes later would cut its power again.
+        """
+        if act.number == 0 or self.newest is None:
+            return True
+        view = self.newest[0].view
+        owned = (
+            key.removeprefix("owner/")
+            for key, entry in view.entries.items()
+            if isinstance(entry.record, records.Owner) and entry.record.host == act.host
+        )
+        return not records.settled(view) or any(not self._stays(machine) for machine in owned)
 
     def _urgency(self, act: ruling.Write) -> tuple[int, str]:
         machines = [key.removeprefix("owner/") for key in act.transaction.puts if key.startswith("owner/")]

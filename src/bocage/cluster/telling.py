@@ -69,7 +69,8 @@ class Telling:
         fence, quiet = ruler.ruling.fences.get(host), ruler.silence.of(host, now)
         state: standing.Beats = "beats"
         if fence is not None:
-            state = "proven-dead" if fence.proven else "fenced"
+            proof = self._chronicle.status_of(host, fence.number).proof
+            state = "proven-dead" if fence.proven or proof else "fenced"
         elif view.get(records.Beat, records.beat_of(host)) is None:
             state = "never"
         elif host in ruler.silence.silent(now):
@@ -107,11 +108,9 @@ class Telling:
             waits = status.waits.message if status.waits else None
             if isinstance(waits, alarms.Condition):
                 yield waits, subject, host
-        for record in self._chronicle.records.values():
-            for one in record.status.vms:
-                if one.problem is not None and one.runs and not one.to:
-                    name, reason = record.spec.host_name, one.problem.model_dump()
-                    yield outages.NoHostForVm(vm=one.vm.name, host=name, reason=reason), one.vm, one.vm.uid
+        for name, one in self._chronicle.lacking(ruler.ruling.fences.values()):
+            reason = one.problem.model_dump() if one.problem else {}
+            yield outages.NoHostForVm(vm=one.vm.name, host=name, reason=reason), one.vm, one.vm.uid
 
     async def _write_alarms(self, holding: dict[str, _Raised], compare: dict[str, int]) -> None:
         raised = self._mirror.every(work.Alarm)

@@ -109,9 +109,15 @@ class Returned(words.Message):
     host: str
 
 
+class NothingToMove(words.Message):
+    type = "failover-nothing-to-move"
+    text = N_("{host} had nothing that another host could have; its power is left as it is")
+    host: str
+
+
 class Ended(words.Message):
     type = "failover-ended"
-    text = N_("all that {host} had is where it should be: {count} VMs")
+    text = N_("what others could have of {host} is where it should be: {count} VMs")
     host: str
     count: int
 
@@ -131,8 +137,8 @@ class WaitsForTime(words.Message):
 
 class HostSilent(Condition):
     type = "alarm-host-silent"
-    text = N_("{host} does not beat any more; its VMs stay where they are until it is proven that it is off")
-    hint = N_("'bocage failover show' says how far that is")
+    text = N_("{host} does not beat any more")
+    hint = N_("'bocage failover show' says what becomes of its VMs")
     host: str
 
 
