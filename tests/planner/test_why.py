@@ -132,6 +132,12 @@ def test_one_that_came_back_with_its_host_says_so():
     assert types(ask(subject)) == ["why-is", "why-came-back-with-host"]
 
 
+def test_one_that_another_host_took_over_says_so():
+    taken = ended("vm-taken-over", minutes(-5), host="host2")
+    subject = machine("running", state="running", last_end=taken)
+    assert types(ask(subject)) == ["why-is", "why-taken-over", taken.reason.message.type]
+
+
 def test_what_it_ended_of_comes_with_when_it_is_tried_again():
     crashed = base.Saying.of(lifecycle.NoRestart(name="web1"))
     subject = machine(

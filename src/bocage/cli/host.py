@@ -53,7 +53,7 @@ def list_hosts(json: options.Json = False) -> None:
     """
     with session.connect() as api:
         found = api.hosts.list()
-        stands = {} if json else _standing(api)
+        stands = {} if json else standing(api)
     if json:
         output.document(found)
         return
@@ -61,12 +61,12 @@ def list_hosts(json: options.Json = False) -> None:
     if not stands:
         output.line(table.render(_COLUMNS, [_row(one) for one in hosts]))
         return
-    rows = [(*_row(one), _beats(stands.get(one["metadata"]["uid"]))) for one in hosts]
+    rows = [(*_row(one), beats(stands.get(one["metadata"]["uid"]))) for one in hosts]
     output.line(table.render((*_COLUMNS, _BEATS), rows))
     output.complain(f"{stands['']} leads")
 
 
-def _standing(api: rest.Client) -> dict[str, Any]:
+def standing(api: rest.Client) -> dict[str, Any]:
     """How each host of a cluster stands, by its uid, and under "" who leads; empty outside of one."""
     try:
         found = api.failovers.standing()
@@ -77,7 +77,8 @@ def _standing(api: rest.Client) -> dict[str, Any]:
     return {"": found["leader"], **{one["host"]: one for one in found["hosts"]}}
 
 
-def _beats(stands: rest.Document | None) -> str:
+def beats(stands: rest.Document | None) -> str:
+    """Whether a host beats, and since when it does not."""
     if stands is None or stands["state"] == "never":
         return "never did"
     if stands["state"] == "beats":
@@ -111,7 +112,7 @@ def show(
     with session.connect() as api:
         host = api.hosts.get(name) if name else _the_only(api)
         use = _use(api, host) if not json else []
-        stands = _standing(api) if not json else {}
+        stands = standing(api) if not json else {}
     if json:
         output.document(host)
         return
@@ -172,7 +173,7 @@ def _stands(stands: dict[str, Any], uid: str) -> list[tuple[str, object]]:
         return []
     one = stands.get(uid)
     told = failover.proofs(one["proofs"]) if one else []
-    return [("beats", _beats(one)), ("the leader is", stands[""]), *told]
+    return [("beats", beats(one)), ("the leader is", stands[""]), *told]
 
 
 def _aside(spec: dict[str, Any]) -> str:

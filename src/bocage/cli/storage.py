@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from bocage.cli import (
     complete,
     describe,
     failure,
+    host,
     lazy,
     options,
     output,
@@ -64,6 +65,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
     with session.connect() as api:
         storage = api.storage.get(name)
         hosts = {one["metadata"]["uid"]: output.named(one) for one in api.hosts.list()["items"]} if not json else {}
+        stands = host.standing(api) if not json and len(hosts) > 1 else {}
     if json:
         output.document(storage)
         return
@@ -78,7 +80,7 @@ def show(name: StorageName, json: options.Json = False) -> None:
                 ("reason", people.saying(status.get("reason"))),
                 ("kind", spec["kind"]),
                 ("path", spec["path"]),
-                *_hosts(storage, hosts),
+                *_hosts(storage, hosts, stands),
                 ("disks", ", ".join(spec.get("disks") or ())),
                 ("mirror", _mirror(status.get("mirror"))),
                 ("size", people.size(status.get("total_bytes"))),
@@ -181,15 +183,19 @@ def repair(
         waiting.finish(api, api.storage.repair(name, disk=disk), wait=wait, json=json, said=said)
 
 
-def _hosts(storage: rest.Document, names: dict[str, str]) -> list[tuple[str, str]]:
-    """Which hosts reach it, and why others do not."""
+def _hosts(storage: rest.Document, names: dict[str, str], stands: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which hosts reach it, and why others do not; of one that is silent, that."""
     if only := storage["spec"].get("host"):
         return [("host", names.get(only, only))]
     found = storage["status"].get("hosts") or {}
-    told = sorted((names.get(uid, uid), one["state"], people.saying(one.get("reason"))) for uid, one in found.items())
+    told = []
+    for uid, one in found.items():
+        silent = stands.get(uid, {}).get("state", "beats") != "beats"
+        state = host.beats(stands[uid]) if silent else one["state"]
+        told.append((names.get(uid, uid), state, "" if silent else people.saying(one.get("reason"))))
     return [
         ("host" if not line else "", f"{name}: {state}{': ' if why else ''}{why}")
-        for line, (name, state, why) in enumerate(told)
+        for line, (name, state, why) in enumerate(sorted(told))
     ]
 
 

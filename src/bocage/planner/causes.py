@@ -72,6 +72,13 @@ class CameBackWithHost(Because):
     when: str
 
 
+class TakenOver(Because):
+    type = "why-taken-over"
+    text = N_("the host that had it was gone, and it was started on this one ({when})")
+    hint = N_("'bocage failover list' tells how that was known")
+    when: str
+
+
 class ShouldBe(Because):
     type = "why-should-be"
     text = N_("it should be {power}")

@@ -21,6 +21,7 @@ _MOVED_BY = {
 _MAKING = ("vm.create", "vm.clone")
 _MOVES = {action for actions in _MOVED_BY.values() for action in actions} - set(_MAKING)
 _HOST_RESTARTED = "vm-host-restarted"
+_TAKEN_OVER = "vm-taken-over"
 _SAYS_THE_STATE = ("vm-stopped", "vm-paused", "vm-resumed")  # reasons that tell nothing more
 
 
@@ -160,6 +161,9 @@ def _came_back(world: _World) -> Iterator[words.Message]:
     when = _time(end.when)
     if end.reason.type == _HOST_RESTARTED:
         yield causes.CameBackWithHost(when=when)
+    elif end.reason.type == _TAKEN_OVER:
+        yield causes.TakenOver(when=when)
+        yield end.reason.message
     else:
         yield causes.CameBack(policy=world.vm.spec.restart.policy, when=when)
         yield end.reason.message
