@@ -127,3 +127,22 @@ async def test_a_second_guard_does_not_come_beside_one(guard: ground.Guard) -> N
         assert guard.process.wait(ground.BOUND) == 0
     finally:
         guard.process = first
+
+
+async def test_the_watchdog_is_fed_while_the_host_is_confirmed_or_has_nothing_to_hold() -> None:
+    with ground.directory() as path:
+        dog = ground.Dog(path / "watchdog")
+        fences = records.Bounds(self_fence=True, guard=1.0, watchdog=10.0)
+        try:
+            with ground.guard(str(path / "watchdog"), "10", path=path) as guard:
+                ground.until(dog.fed)
+                async with running(guard, fences) as writer:
+                    ground.until(writer.group.frozen)
+                    dog.fed()
+                    assert not any(writer.writes() for _ in range(3))  # several times as long as it is fed apart
+                    assert not dog.fed(), "the kernel may still write what a frozen process has given it"
+                    guard.say("confirmed", life=LIFE, sent=spoken.now())
+                    ground.until(dog.fed)
+                    ground.until(writer.writes)
+        finally:
+            dog.close()
