@@ -91,7 +91,7 @@ class Lives:
         return self._no_life() if await self.shares(storage) else None
 
     def _no_life(self) -> rights.NoLife | None:
-        return None if self._may_start() else rights.NoLife(since=self._lost.isoformat(timespec="seconds"))
+        return None if self._may_start() else rights.NoLife(since=f"{self._lost:%Y-%m-%d %H:%M:%S} UTC")
 
     def _may_start(self) -> bool:
         fresh = self.confirmed is not None and spoken.now() < self.confirmed + self._returning.bounds.guard
