@@ -276,9 +276,16 @@ class Process:
             bounds=standing.bounds,
             phase=standing.phase.name,
             confirmed=standing.confirmed,
+            admits=self._admits(standing),
             gone=self._gone,
             held={vm: {"generation": one.place.generation, "runs": len(one.pidfds)} for vm, one in self._held.items()},
         )
+
+    @staticmethod
+    def _admits(standing: guarding.Standing) -> bool:
+        """Whether a process would be let run just now."""
+        fresh = standing.confirmed is not None and spoken.now() < standing.confirmed + standing.bounds.guard
+        return standing.phase is guarding.Phase.OPEN and fresh
 
     def _show(self) -> None:
         """Tell all who listen, when something that concerns them is other than it was."""

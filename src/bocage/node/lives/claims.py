@@ -32,6 +32,7 @@ class Guarded:
         self.life: records.Life | None = None
         self.bounds = records.Bounds()
         self.gone: float | None = None
+        self.admits = False  # whether it lets anything run just now
 
     def held(self) -> list[str]:
         """The VMs of which it holds anything: a process, or what one has left."""
@@ -46,7 +47,7 @@ class Guarded:
         before = self.running()
         self._held = {vm: (int(one["generation"]), one["runs"] > 0) for vm, one in told["held"].items()}
         self.life, self.bounds = spoken.life(told["life"]), spoken.bounds(told["bounds"])
-        self.gone, self.known = told["gone"], True
+        self.gone, self.admits, self.known = told["gone"], bool(told["admits"]), True
         self._told.set()
         return [vm for vm in before if vm not in self.running()]
 

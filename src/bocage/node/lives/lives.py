@@ -94,8 +94,8 @@ class Lives:
         return None if self._may_start() else rights.NoLife(since=f"{self._lost:%Y-%m-%d %H:%M:%S} UTC")
 
     def _may_start(self) -> bool:
-        fresh = self.confirmed is not None and spoken.now() < self.confirmed + self._returning.bounds.guard
-        return self.life is not None and not self.waits and fresh
+        guarded = self._guard.there and self.guarded.admits and self.guarded.life == self.life
+        return self.life is not None and not self.waits and guarded
 
     async def claim(self, vm: str, storage: str) -> rights.Claim:
         """See rights.Rights."""
@@ -358,8 +358,6 @@ class Lives:
             return
         if told["say"] == "confirmed":
             self.confirmed = max(float(told["sent"]), self.confirmed or 0.0)
-            if not self._lived:
-                self._note_life()
         elif told["say"] == "raised":
             log.warning("this host's life in the cluster was ended: its VMs on shared storage are ended")
             self._returning.raised()
@@ -378,6 +376,7 @@ class Lives:
             for vm in ended:
                 if vm in self._owning:
                     self._perform(self._owning[vm], self._owning[vm].died())
+            self._note_life()
             self._wake.set()
         elif told["say"] == "hello" and told["version"] != bocage.__version__ and not told["held"]:
             self._say_to_guard("leave")  # it has nothing to hand over
