@@ -11,7 +11,7 @@ import pathlib
 log = logging.getLogger(__name__)
 
 _CURRENT, _FUTURE = 1, 2  # of mlockall(2)
-_BEFORE_OTHERS = -10  # nice
+_LEAST = 1  # of the priorities that come before all that has none
 _LAST = "-900"  # to be killed when memory runs out
 
 
@@ -19,7 +19,9 @@ def in_place() -> None:
     """Each of these as far as it is allowed."""
     if ctypes.CDLL(None, use_errno=True).mlockall(_CURRENT | _FUTURE) != 0:
         log.warning("memory is not locked: %s", os.strerror(ctypes.get_errno()))
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _BEFORE_OTHERS)
+    try:  # not by niceness, which counts only among those of one session (sched(7), autogroup)
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(_LEAST))
+    except OSError as error:
+        log.warning("it waits behind others for a CPU: %s", error.strerror)
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/oom_score_adj").write_text(_LAST)
