@@ -220,7 +220,7 @@ class Node:
                 if handler is None:
                     await run.failed(tasks.UnknownAction(action=run.action))
                 else:
-                    await tasks.carry_out(run, lambda run: handler(self.shop, run))
+                    await self._carry_out(run, handler)
         except asyncio.CancelledError:
             if run.unwanted:  # also one that still waited for its turn
                 await asyncio.shield(run.cancelled(run.unwanted))
@@ -228,6 +228,15 @@ class Node:
         finally:
             self._jobs.pop(run.uid, None)
             memory.give_back()
+
+    async def _carry_out(self, run: tasks.Run, handler: jobs.Job) -> None:
+        """Again from its beginning when the store gave no answer meanwhile."""
+        while True:
+            try:
+                return await tasks.carry_out(run, lambda run: handler(self.shop, run))
+            except contract.NO_ANSWER as problem:
+                log.warning("task %s (%s) waits: %s", run.uid, run.action, problem)
+                await asyncio.sleep(_RETRY)
 
     def _cancel(self, uid: str) -> None:
         if job := self._jobs.get(uid):

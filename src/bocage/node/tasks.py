@@ -16,7 +16,7 @@ from typing import Any
 from bocage import errors, words
 from bocage.model import base, work
 from bocage.node import clock
-from bocage.store import resources
+from bocage.store import contract, resources
 from bocage.words import N_
 
 LOG_LINES = 200
@@ -192,11 +192,13 @@ async def carry_out(run: Run, handler: Handler) -> None:
     """Do it and write how it ended. A handler that is cancelled undoes by its own exits what it had begun.
 
     Only when nobody wants the task any more that is its end: else, as when the daemon stops, it stays open and is
-    carried on later.
+    carried on later; so does one that the store gave no answer to: raises contract.Silent and contract.Unsettled.
     """
     await run.begin()
     try:
         result = await handler(run)
+    except contract.NO_ANSWER:
+        raise
     except asyncio.CancelledError:
         if run.unwanted:
             await asyncio.shield(run.cancelled(run.unwanted))

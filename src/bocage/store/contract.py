@@ -72,6 +72,15 @@ class Failed(Error, errors.Unavailable):
     reason: str
 
 
+class Silent(Failed):
+    """The engine asked others and got no answer in time: nothing was written, and the same may be done later."""
+
+    type = "store-silent"
+    text = N_("the store did not answer within {bound:seconds}: {reason}")
+    hint = N_("more than half of the etcd members must run and reach each other")
+    bound: float
+
+
 class Unsettled(Error, errors.Unavailable):
     """No answer is neither yes nor no: the transaction may have been written, or be written yet.
 
@@ -98,6 +107,10 @@ class Closed(Error, errors.Unavailable):
 
     type = "store-closed"
     text = N_("the store is closed")
+
+
+NO_ANSWER = (Silent, Unsettled)
+"""What is no verdict on what was asked: whoever has something to do does it again later."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import layers, usage
 from bocage.storage import directory, filesystems, mirror
-from bocage.store import resources
+from bocage.store import contract, resources
 from bocage.words import N_
 
 _ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
@@ -50,6 +50,8 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
         if storage.spec.disks:
             await _make_file_system(storage, run)
         await prepare(shop, storage)
+    except contract.NO_ANSWER:
+        raise
     except (errors.Problem, OSError):
         await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
         raise

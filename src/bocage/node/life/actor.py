@@ -22,6 +22,7 @@ from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Do
+from bocage.store import contract
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,8 @@ class Actor:
         log.warning("VM %s: %s", self.standing.uid, problem)
         with contextlib.suppress(errors.Problem, OSError):
             machine = await self.standing.read()
-            if self._stumbles >= 3 or not isinstance(problem, (errors.TimedOut, ConnectionError)):
+            in_doubt = isinstance(problem, contract.NO_ANSWER)  # the next look at the VM shows what came of it
+            if not in_doubt and (self._stumbles >= 3 or not isinstance(problem, (errors.TimedOut, ConnectionError))):
                 await self._give_up(machine, problem)
             machine = await self.standing.show(problem=base.Saying.of(problem))
             if self.standing.machine and await self.standing.machine.look() is engine.Run.UNKNOWN:

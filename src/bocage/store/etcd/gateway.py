@@ -34,13 +34,7 @@ _SIGNED_IN_BEFORE = "revision of auth store is old"  # users or roles were chang
 Document = dict[str, Any]
 
 
-class Silent(contract.Failed):
-    """No member answered in time."""
-
-    type = "store-silent"
-    text = N_("the store did not answer within {bound:seconds}: {reason}")
-    hint = N_("more than half of the etcd members must run and reach each other")
-    bound: float
+Silent = contract.Silent
 
 
 class Refused(contract.Failed):
