@@ -121,3 +121,13 @@ def test_a_host_without_a_life_says_why_nothing_starts(host: hosts.Host) -> None
     finally:
         processes.send(beat.identity, signal.SIGCONT)
     host.becomes("one", "running")
+
+
+def test_what_moves_to_shared_storage_while_it_runs_is_guarded_from_then_on(host: hosts.Host) -> None:
+    done(host, "vm", "create", "two", "--memory", "32M", "--disk", "1M", "--network", "none", "--start")
+    uid = host.becomes("two", "running")["metadata"]["uid"]
+    assert uid not in guarded(host)
+    done(host, "vm", "migrate", "two", "--storage", "array")
+    host.until(lambda: guarded(host), lambda held: uid in held)
+    done(host, "vm", "kill", "two")
+    host.until(lambda: guarded(host), lambda held: uid not in held)

@@ -73,7 +73,10 @@ class Rights(Protocol):
         """The right to start a VM that lies on a storage. Raises Error, and errors.Problem."""
 
     async def found(self, vm: str, storage: str) -> Claim | None:
-        """For a VM that was found running; None for one that nobody else may start. Raises errors.Problem."""
+        """For a VM that runs already, or is about to on another storage; None where nobody else may start it.
+
+        Raises errors.Problem.
+        """
 
 
 class Own:

@@ -248,6 +248,16 @@ async def _beats(host: Host) -> int:
         await seen.close()
 
 
+async def test_another_beat_takes_the_place_of_one_that_ends(host: Host) -> None:
+    life, first = await host.lives_in(), host.pid_of("beat")
+    host.lives._beat.replace()
+    await host.until(lambda: host.pid_of("beat") != first)
+    since = spoken.now()
+    await host.until(lambda: (host.lives.confirmed or 0.0) > since + 1.0)
+    await host.until(lambda: not os.path.exists(f"/proc/{first}/exe"))
+    assert await host.lives_in() == life
+
+
 async def test_what_is_given_to_another_host_ends_here(host: Host) -> None:
     async with writing(host) as writer:
         await host.give(OTHER, 5)

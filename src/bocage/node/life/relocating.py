@@ -146,6 +146,8 @@ async def _carry(
             await _other(preparation, disk, volume, at, target) for disk, volume in await _own(preparation, machine)
         ]
         firmware = at.making.firmware_variables if _has_variables(machine) else None
+        if (running_there := await standing.ground.rights.found(machine.uid, target.uid)) is not None:
+            await running.show(running_there.admit)
         run.report(notes.Mirroring(name=machine.name))
         told = lambda done, total: run.progress(done, total)  # noqa: E731
         await running.carrying.follow(overlaying.mark_of(run), others, firmware, report=told)
