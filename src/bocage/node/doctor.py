@@ -84,6 +84,11 @@ class LackingForDisks(Lacking):
     text = N_("{what} is not installed: of disks, 'bocage storage create --disk' and 'bocage host disks' do less")
 
 
+class LackingForIpmi(Lacking):
+    type = "doctor-lacking-for-ipmi"
+    text = N_("{what} is not installed: this host cannot ask those BMCs that are set with ipmi://")
+
+
 class Slow(Finding):
     """The reason and its advice are the accelerator's own, as `host show` and `why` give them."""
 
@@ -177,9 +182,12 @@ _AS_ROOT = (
 )
 
 
+_FOR_IPMI = ("ipmitool", "ipmitool", LackingForIpmi)
+
+
 async def examine(shop: Shop) -> dict[str, Any]:
     """Every check: its level (ok, warning, error), what is so, and what to do."""
-    findings = [*_packages(), *_machine(shop), *await _storages(shop), *await _ports(shop)]
+    findings = [*await _packages(shop), *_machine(shop), *await _storages(shop), *await _ports(shop)]
     return {
         "checks": [
             {
@@ -197,13 +205,21 @@ async def examine(shop: Shop) -> dict[str, Any]:
 Graded = tuple[str, Finding]
 
 
-def _packages() -> Iterator[Graded]:
+async def _packages(shop: Shop) -> list[Graded]:
+    hosts = (await shop.ground.resources.list(ground.Host)).items
+    by_ipmi = any(host.spec.bmc and host.spec.bmc.kind == "ipmi" for host in hosts)
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    for what, package, lacking in (*_NEEDED, *(_AS_ROOT if os.geteuid() == 0 else ())):
+    findings: list[Graded] = []
+    for what, package, lacking in (
+        *_NEEDED,
+        *(_AS_ROOT if os.geteuid() == 0 else ()),
+        *([_FOR_IPMI] if by_ipmi else []),
+    ):
         if found := shutil.which(what, path=path, mode=os.F_OK):
-            yield "ok", Fine(what=package if what.startswith("/") else what, detail=found)
+            findings.append(("ok", Fine(what=package if what.startswith("/") else what, detail=found)))
         else:
-            yield "error" if lacking is Lacking else "warning", lacking(what=what, package=package)
+            findings.append(("error" if lacking is Lacking else "warning", lacking(what=what, package=package)))
+    return findings
 
 
 def _machine(shop: Shop) -> Iterator[Graded]:
