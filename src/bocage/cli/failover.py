@@ -115,7 +115,7 @@ def _tell(one: rest.Document) -> None:
 _STATES = {
     "proving": "it is not proven yet that {host} is off",
     "moving": "what {host} had is given to others",
-    "done": "what others could have of {host} is where it should be",
+    "done": "all that others could have of {host} is where it should be",
     "returned": "{host} came back, and had everything again",
 }
 

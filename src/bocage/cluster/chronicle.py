@@ -197,8 +197,7 @@ class Chronicle:
             self._change(record, state=State.RETURNED, waits=None, ended=self._now())
         elif record.status.state is State.MOVING and all(one.settled or self._stays(one.vm.uid) for one in vms):
             self._change(record, state=State.DONE, ended=self._now())
-            moved = sum(one.settled for one in vms)
-            self._step(record, outages.Ended(host=name, count=moved), tell=base.Severity.INFO)
+            self._step(record, outages.Ended(host=name), tell=base.Severity.INFO)
         elif record.status.state is State.PROVING and all(self._stays(one.vm.uid) for one in vms):
             self._change(record, state=State.DONE, waits=None, ended=self._now())
             self._step(record, outages.NothingToMove(host=name))

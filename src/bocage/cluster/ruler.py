@@ -105,10 +105,9 @@ class Ruler:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.me = me
-        self.ruling = ruling.Ruling(me, means, profile, place)
+        self.ruling = ruling.Ruling(me, means, profile, place, stays)
         self.silence = silence.Silence(me, profile, clock())
         self._book, self._living, self._power, self._witness = book, living, power, witness
-        self._stays = stays
         self._ends_writes, self._probe, self._profile = ends_writes, probe, profile
         self._clock, self._pause = clock, pause
         self._read_sent = float("-inf")  # of the newest read that was looked at
@@ -209,7 +208,7 @@ class Ruler:
             self._probing.discard(host)
 
     def _perform(self, acts: Collection[ruling.Act]) -> None:
-        writes = [act for act in acts if isinstance(act, ruling.Write) and not self._is_idle(act)]
+        writes = [act for act in acts if isinstance(act, ruling.Write)]
         for write in sorted(writes, key=self._urgency):
             for key in write.transaction.puts:
                 if key.startswith("epoch/"):
@@ -218,31 +217,9 @@ class Ruler:
         for act in acts:
             if isinstance(act, ruling.Lift):  # no storage of a kind that shuts hosts out is there
                 self.ruling.lifted(act.host, act.number)
-            elif isinstance(act, ruling.Do) and act not in self._doing and self._is_worth_it(act):
+            elif isinstance(act, ruling.Do) and act not in self._doing:
                 self._doing.add(act)
                 self._begin(self._do(act))
-
-    def _is_idle(self, act: ruling.Write) -> bool:
-        """Whether it would take a VM from its host that no other could have: it waits there for that one's return."""
-        return any(
-            isinstance(record, records.Owner) and record.host is None and self._stays(key.removeprefix("owner/"))
-            for key, record in act.transaction.puts.items()
-        )
-
-    def _is_worth_it(self, act: ruling.Do) -> bool:
-        """Whether a proof is needed: a host that has nothing any more which others could have is left alone.
-
-        It may be on its way back, and a leader that comes later would cut its power again.
-        """
-        if act.number == 0 or self.newest is None:
-            return True
-        view = self.newest[0].view
-        owned = (
-            key.removeprefix("owner/")
-            for key, entry in view.entries.items()
-            if isinstance(entry.record, records.Owner) and entry.record.host == act.host
-        )
-        return not records.settled(view) or any(not self._stays(machine) for machine in owned)
 
     def _urgency(self, act: ruling.Write) -> tuple[int, str]:
         machines = [key.removeprefix("owner/") for key in act.transaction.puts if key.startswith("owner/")]

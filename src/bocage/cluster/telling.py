@@ -102,7 +102,7 @@ class Telling:
             subject = known.ref if known else None
             status = self._chronicle.status_of(host, fence.number)
             if status.proof is not None:  # whoever proved it
-                yield outages.HostDead(host=name, count=len(status.vms)), subject, host
+                yield outages.HostDead(host=name), subject, host
                 continue
             yield outages.HostSilent(host=name), subject, host
             waits = status.waits.message if status.waits else None

@@ -117,9 +117,8 @@ class NothingToMove(words.Message):
 
 class Ended(words.Message):
     type = "failover-ended"
-    text = N_("what others could have of {host} is where it should be: {count} VMs")
+    text = N_("all that others could have of {host} is where it should be")
     host: str
-    count: int
 
 
 class AsksBmc(words.Message):
@@ -144,11 +143,9 @@ class HostSilent(Condition):
 
 class HostDead(Condition):
     type = "alarm-host-dead"
-    text = N_("{host} was taken out: {count} VMs that it had were given to other hosts")
+    text = N_("{host} was taken out, and what others could have of it was given to them")
     hint = N_("'bocage failover show'; it may come back by itself once it is started")
-    drifts = frozenset({"count"})
     host: str
-    count: int
 
 
 class WaitsForPerson(Condition):

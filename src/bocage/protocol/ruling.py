@@ -45,14 +45,22 @@ Act = Write | Do | Lift
 class Ruling:
     """The leader's work on one host; that host may lead or not."""
 
-    def __init__(self, me: str, means: Mapping[str, fencing.Means], profile: timing.Timing, place: Place) -> None:
+    def __init__(
+        self,
+        me: str,
+        means: Mapping[str, fencing.Means],
+        profile: timing.Timing,
+        place: Place,
+        stays: Callable[[str], bool] = lambda machine: False,
+    ) -> None:
         self._me = me
         self._means = means
         self._profile = profile
         self._place = place
+        self._stays = stays  # whether no other host could have a VM: it is not taken from its own
         self.leading = leading.Leading(me, profile)
         self.fences: dict[str, fencing.Fencing] = {}
-        self._owners: set[str] | None = None  # hosts that own a VM; None: nobody knows who owns what
+        self._owners: set[str] | None = None  # of VMs that others could have; None: nobody knows who owns what
         self._off: dict[str, float] = {}  # hosts whose BMC said, unasked, that they are off; when it was asked
         self._done: dict[object, float] = {}
         self._lifted: dict[str, int] = {}
@@ -82,14 +90,14 @@ class Ruling:
             acts += self._lift(host, view, life)
             if host != self._me:
                 acts += self._watch(host, view, clocks, life, now)
-        self._owners = _owners(view) if cluster.settled else None
+        self._owners = self._who_owns(view) if cluster.settled else None
         acts += self._settle(view, life) if not cluster.settled else self._free_and_place(view, clocks, life, now)
         return [act for each in acts for act in self._once(each, now)]
 
     def tick(self, now: float) -> list[Act]:
         """What is due for the hosts that are being fenced, as long as this host leads.
 
-        One that owns nothing any more needs no proof: it may be starting again, and is not switched off once more.
+        One that owns nothing that others could have needs no proof: it may be starting again, and keeps its power.
         """
         if not self.leading.leads(now):
             return []
@@ -163,12 +171,20 @@ class Ruling:
             if not key.startswith("owner/") or not isinstance(owner, records.Owner):
                 continue
             machine = key.removeprefix("owner/")
-            if owner.host in self.fences:
+            if owner.host in self.fences and not self._stays(machine):
                 clearing = self._free(machine, self.fences[owner.host], view, life)
                 acts += [Write(clearing)] if clearing else []
             elif owner.host is None:
                 acts += self._give(machine, owner, view, silent, life)
         return acts
+
+    def _who_owns(self, view: records.View) -> set[str]:
+        owners = set()
+        for key, entry in view.entries.items():
+            owner = entry.record
+            if isinstance(owner, records.Owner) and owner.host and not self._stays(key.removeprefix("owner/")):
+                owners.add(owner.host)
+        return owners
 
     def _free(
         self, machine: str, fence: fencing.Fencing, view: records.View, life: records.Life
@@ -219,11 +235,3 @@ class Ruling:
         if not isinstance(act, Write):
             return act
         return (tuple(sorted(act.transaction.compare.items())), tuple(sorted(act.transaction.puts)))
-
-
-def _owners(view: records.View) -> set[str]:
-    return {
-        entry.record.host
-        for key, entry in view.entries.items()
-        if key.startswith("owner/") and isinstance(entry.record, records.Owner) and entry.record.host is not None
-    }
