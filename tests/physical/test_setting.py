@@ -127,5 +127,5 @@ def test_an_address_is_of_its_kind() -> None:
         ("redfish", "https://10.0.0.1:99999"),
     ):
         with pytest.raises(ValueError, match="address"):
-            power.BmcPlace(kind=kind, address=address)  # type: ignore[arg-type]
+            power.BmcPlace(kind=kind, address=address)
     assert power.BmcPlace(kind="redfish", address="https://[fd00::1]:8443/").host == "fd00::1"
