@@ -15,6 +15,7 @@ def test_the_list_shows_state_size_and_addresses(api: FakeApi, bocage: Bocage):
     nics = [{"name": "nic0", "mac": "x", "addresses": ["fd00::5", "fe80::1", "10.80.1.5"]}]
     api.on("GET", VMS, listed(vm("web2", state="stopped"), vm("web1", nics=nics)))
     api.on("GET", "/alarms", listed())
+    api.on("GET", "/hosts", listed())
     ended = bocage("vm", "list")
     head, first, second = ended.out.splitlines()
     assert head.split() == ["NAME", "STATE", "CPUS", "MEMORY", "ADDRESSES", "SINCE"]
@@ -22,10 +23,22 @@ def test_the_list_shows_state_size_and_addresses(api: FakeApi, bocage: Bocage):
     assert second.split()[:5] == ["web2", "stopped", "2", "512M", "-"]
 
 
+def test_where_there_are_several_hosts_the_list_says_which_has_a_vm(api: FakeApi, bocage: Bocage):
+    hosts = [{"metadata": {"uid": uid, "name": name}} for uid, name in (("u1", "host1"), ("u2", "host2"))]
+    api.on("GET", VMS, listed(vm("web1", host="u2"), vm("web2", state="stopped")))
+    api.on("GET", "/alarms", listed())
+    api.on("GET", "/hosts", listed(*hosts))
+    head, first, second = bocage("vm", "list").out.splitlines()
+    assert head.split()[:3] == ["NAME", "STATE", "HOST"]
+    assert first.split()[:3] == ["web1", "running", "host2"]
+    assert second.split()[:3] == ["web2", "stopped", "-"]
+
+
 def test_the_list_fits_80_columns_whatever_names_and_addresses_there_are(api: FakeApi, bocage: Bocage):
     nics = [{"name": "nic0", "mac": "x", "addresses": [f"fd00:0:0:0:{n}::1" for n in range(9)]}]
     api.on("GET", VMS, listed(vm("a" * 63, nics=nics), vm("b")))
     api.on("GET", "/alarms", listed())
+    api.on("GET", "/hosts", listed())
     ended = bocage("vm", "list")
     assert max(map(len, ended.out.splitlines())) <= 80
 
@@ -65,6 +78,7 @@ def test_a_vm_in_trouble_is_marked_and_why_is_named(api: FakeApi, bocage: Bocage
     seen = {"spec": {"subject": {"uid": fake_api.VM_UID}}, "status": {"acknowledged": "2026-01-02T03:04:05Z"}}
     api.on("GET", VMS, listed(vm("broken", state="stopped", problem=trouble), held, crashed, alarmed, fine))
     api.on("GET", "/alarms", listed(alarm, seen))
+    api.on("GET", "/hosts", listed())
     ended = bocage("vm", "list")
     marked = {line.split()[0] for line in ended.out.splitlines() if "!" in line}
     assert marked == {"broken", "held", "crashed", "noisy"}

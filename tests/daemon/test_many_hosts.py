@@ -80,7 +80,9 @@ def test_either_host_answers_for_both(pair: tuple[Host, Host], tiny_image: pathl
     picture = there.path / "screen.png"
     said(there, "vm", "screenshot", "box", str(picture))
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert "box" in said(there, "vm", "list")
+    head, row, *_ = said(there, "vm", "list").splitlines()
+    assert head.split()[:3] == ["NAME", "STATE", "HOST"]
+    assert row.split()[:3] == ["box", "running", "first" if here is first else "second"]
     assert "accelerator" in said(there, "host", "show", "first")
     assert "storage array" in said(there, "doctor", "--host", "first" if here is first else "second")
     assert [one["name"] for one in there.api.top()["vms"]] == ["box"]

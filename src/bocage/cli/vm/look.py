@@ -18,6 +18,7 @@ _COLUMNS = (
     table.Column("ADDRESSES", least=15),
     table.Column("SINCE"),
 )
+_HOST_AT = 2  # its place where there are several hosts
 BUILT = ("running", "paused", "saved")  # states of a machine that changes of its hardware wait beside
 _TRASH = (
     table.Column("NAME", least=20),
@@ -48,6 +49,7 @@ def list_vms(
         found = api.vms.list(state=state, tag=tag, trash=trash or None)
         told = not (json or quiet or trash)
         alarmed = _alarmed(api.alarms.list()) if told and found["items"] else set[str]()
+        hosts = session.look_up(api.hosts.list()) if told and found["items"] else {}
     if trash:
         found["items"] = [vm for vm in found["items"] if vm["metadata"].get("deleted")]
     shown = sorted(found["items"], key=output.named)
@@ -63,8 +65,18 @@ def list_vms(
         output.complain("'bocage vm undelete NAME' brings one back")
     else:
         troubled = [vm for vm in shown if vm["metadata"]["uid"] in alarmed or _is_amiss(vm)]
-        output.line(table.render(_COLUMNS, [_row(vm, "!" if vm in troubled else "") for vm in shown]))
+        rows = [_row(vm, "!" if vm in troubled else "") for vm in shown]
+        columns = list(_COLUMNS)
+        if len(hosts) > 1:
+            columns.insert(_HOST_AT, table.Column("HOST"))
+            rows = [(*row[:_HOST_AT], _host(vm, hosts), *row[_HOST_AT:]) for vm, row in zip(shown, rows, strict=True)]
+        output.line(table.render(columns, rows))
         _tell_troubled(troubled)
+
+
+def _host(vm: rest.Document, hosts: dict[str, rest.Document]) -> str:
+    host = hosts.get(vm["status"].get("host") or "")
+    return output.named(host) if host else people.NOTHING
 
 
 def _nothing(*, trash: bool, filtered: bool) -> str:
