@@ -24,7 +24,7 @@ from bocage.node import agent, default_network, events, host, jobs
 from bocage.node import ground as node_ground
 from bocage.node.shop import Shop
 from bocage.physical import bmcs
-from bocage.store import contract, resources, secrets, sqlite
+from bocage.store import contract, remembered, resources, secrets, sqlite
 
 log = logging.getLogger("bocage")
 
@@ -99,7 +99,14 @@ async def _standing(
         working = await _living(node, store, at, members) if at else []
         undo.push_async_callback(_end, working)
         undo.enter_context(_pid_file(homes, listen))
-        await undo.enter_async_context(http.serve(node.shop, node.crew, node.sampling, homes.node_socket))
+        if at:  # looked at by people when the store is silent; never decided by
+            memory = remembered.Remembered(store)
+            working.append(asyncio.create_task(memory.run()))
+            shown = resources.Resources(memory)
+        else:
+            shown = kept
+        parts = node.shop, node.crew, node.sampling
+        await undo.enter_async_context(http.serve(*parts, homes.node_socket, shown))
         working += [asyncio.create_task(node.run())]
         if not at:
             working.append(asyncio.create_task(leader.Leader(kept).run()))
@@ -107,9 +114,8 @@ async def _standing(
         if at:
             from bocage.membership import door
 
-            inside = http.Interface(node.shop, node.crew, node.sampling).app()
-            await undo.enter_async_context(door.serve(homes, at, kept, inside))
-        await undo.enter_async_context(_api(homes, identity, kept, at, anew, listen=listen, host=node.ground.uid))
+            await undo.enter_async_context(door.serve(homes, at, kept, http.Interface(*parts, shown).app()))
+        await undo.enter_async_context(_api(homes, identity, shown, at, anew, listen=listen, host=node.ground.uid))
         systemd.notify("READY=1")
         # What stands now stands for good: a full collection over it would hold up every answer.
         gc.freeze()

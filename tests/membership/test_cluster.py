@@ -273,5 +273,17 @@ def test_two_hosts_and_a_witness_stand_the_loss_of_the_first():
         assert not witness.homes.authority_key.exists()
         assert witness.run("cluster", "invite").returncode == 4
         hosts.clear(first)
-        second.done(second.api.vms.create({"name": "later", "memory": "128M", "disks": [], "storage": "local-w2"}))
+        blank = {"memory": "32M", "disk": "1M", "nics": [], "storage": "local-w2", "start": True}
+        for name in ("later", "last"):
+            second.done(second.api.vms.create({"name": name, **blank}))
         assert second.api.storage.change("local-w2", {"title": "alone"})["metadata"]["title"] == "alone"
+
+        hosts.clear(witness)  # the majority is gone
+        listed = second.run("vm", "list", within=20)
+        assert "later" in listed.stdout, listed
+        assert "has been silent" in listed.stderr
+        assert "later" in said(second.run("vm", "show", "later", within=20))
+        assert second.run("vm", "log", "later", within=20).returncode == 0
+        for verb in (("stop", "later", "--within", "1", "--kill"), ("kill", "last")):
+            said(second.run("vm", *verb, within=30))
+        assert not second.qemus()

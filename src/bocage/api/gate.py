@@ -9,6 +9,7 @@ from starlette.websockets import WebSocket
 
 from bocage import errors, words
 from bocage.api import auth, problems
+from bocage.store import remembered
 
 _LANGUAGE = re.compile(rb"\s*([A-Za-z]{2,8})(?:[-_][A-Za-z0-9]{1,8})*\s*(?:[;,]|$)")
 
@@ -29,6 +30,8 @@ class Gate:
         async def noted(message: Message) -> None:
             nonlocal begun
             begun = True
+            if message["type"] == "http.response.start" and (silent := remembered.silence.get()) is not None:
+                message["headers"] = [*message.get("headers", ()), (b"bocage-store-silent", b"%d" % silent)]
             await send(message)
 
         words.language.set(_language(scope))

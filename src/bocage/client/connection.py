@@ -110,6 +110,8 @@ class Connection:
 
     def __init__(self, address: Address, *, language: str = "") -> None:
         self.address = address
+        self.store_silent: int | None = None
+        """For how many seconds the cluster's store has been silent, by the last answer: it may be that old."""
         self._headers = {"Accept-Language": language} if language else {}
         if address.token:
             self._headers["Authorization"] = f"Bearer {address.token}"
@@ -190,6 +192,8 @@ class Connection:
             try:
                 kept.request(method, url, body=body, headers=dict(headers))
                 response = kept.getresponse()
+                said = response.headers.get("Bocage-Store-Silent", "")
+                self.store_silent = int(said) if said.isdigit() else None
                 if response.status >= 400:
                     raise problems.read(response.status, response.read(), address=str(self.address))
                 yield response

@@ -45,6 +45,15 @@ class Expect(base.Part):
     timeout: Annotated[float, Field(ge=0, le=86_400)]
 
 
+class Off(base.Part):
+    """How a VM is to go off."""
+
+    within: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    """Seconds that its guest gets to do it itself."""
+    kill: bool = False
+    """Pull the plug then."""
+
+
 def whole_number(given: Mapping[str, str], name: str, default: int | None = None) -> int:
     """A number of bytes among headers or parameters. Raises errors.InvalidFields."""
     value = given.get(name)

@@ -47,8 +47,10 @@ _PIECE = 256 << 10
 class Interface:
     """The routes, over one node."""
 
-    def __init__(self, shop: Shop, crew: Crew, sampling: Sampling) -> None:
+    def __init__(self, shop: Shop, crew: Crew, sampling: Sampling, known: resources.Resources | None = None) -> None:
+        """`known` is where VMs are looked up; the node's own store when it is not given."""
         self._shop, self._crew, self._sampling = shop, crew, sampling
+        self._known = known or shop.ground.resources
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -56,6 +58,7 @@ class Interface:
             Route("/vms/{uid}/log", self.log),
             Route("/vms/{uid}/expect", self.expect, methods=["POST"]),
             Route("/vms/{uid}/screenshot", self.screenshot),
+            Route("/vms/{uid}/off", self.off, methods=["POST"]),
             Route("/vms/{uid}/keys", self.keys, methods=["POST"]),
             Route("/vms/{uid}/command", self.command),
             Route("/vms/{uid}/yaml", self.yaml),
@@ -126,6 +129,24 @@ class Interface:
             await self._running(machine).screenshot(path)
             content = await asyncio.to_thread(path.read_bytes)
         return Response(content, media_type="image/png")
+
+    async def off(self, request: Request) -> Response:
+        """Have it go off though nobody can write that it should: answered when it has. Raises errors.TimedOut."""
+        asked = await asking.body(request, asking.Off)
+        machine, _ = await self._machine(request)
+        running = self._running(machine)
+        if asked.within:
+            if not await running.ask_agent_to_shut_down():
+                await running.press_power_button()
+            try:
+                async with asyncio.timeout(asked.within):
+                    await running.ended()
+            except TimeoutError as error:
+                if not asked.kill:
+                    raise errors.TimedOut(what=machine.name, bound=asked.within) from error
+        if asked.kill:
+            await running.kill()
+        return Response(status_code=204)
 
     async def keys(self, request: Request) -> Response:
         """Press keys together."""
@@ -274,7 +295,7 @@ class Interface:
         actor = self._crew.of(uid)
         if actor is None:
             raise resources.Missing(kind="vm", name=uid)
-        machine = await actor.standing.read()
+        machine = await self._known.get(vm.VM, actor.standing.project, uid)
         return machine, await self._shop.preparation.place(machine)
 
     async def _inside(self, request: Request) -> insides.Inside:
@@ -298,9 +319,11 @@ class Interface:
 
 
 @contextlib.asynccontextmanager
-async def serve(shop: Shop, crew: Crew, sampling: Sampling, path: pathlib.Path) -> AsyncIterator[None]:
+async def serve(
+    shop: Shop, crew: Crew, sampling: Sampling, path: pathlib.Path, known: resources.Resources | None = None
+) -> AsyncIterator[None]:
     """Answer on a Unix socket, for this user alone."""
-    async with serving.unix(Interface(shop, crew, sampling).app(), path, mode=0o600):
+    async with serving.unix(Interface(shop, crew, sampling, known).app(), path, mode=0o600):
         yield
 
 
