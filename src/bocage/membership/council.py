@@ -69,13 +69,15 @@ async def standing(by: gateway.Gateway, seat: Seat) -> Standing:
     """What a member says of itself."""
     if not seat.client:
         return Standing(answers=False)
+    said: dict[str, Any] | None = None
     try:
         async with asyncio.timeout(_STATUS_WITHIN):
-            said: dict[str, Any] = await by.ask_one(seat.client, "maintenance/status", {})
+            said = await by.ask_one(seat.client, "maintenance/status", {})
             if seat.votes:  # one that is cut off still tells its status
                 await by.ask_one(seat.client, records.TXN, records.transaction([], [records.get(b"-")]))
     except (gateway.Lost, contract.Failed, TimeoutError) as error:
-        return Standing(answers=False, reason=str(getattr(error, "reason", "")) or "no answer")
+        reason = str(getattr(error, "reason", "")) or "no answer"
+        return Standing(answers=False, reason=reason if said is None else "it runs, but reaches no majority")
     return Standing(
         answers=True,
         leads=said.get("leader") == seat.id,
