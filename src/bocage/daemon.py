@@ -20,7 +20,7 @@ from bocage.engine.qemu import cgroup, scopes
 from bocage.engine.qemu import engine as qemu
 from bocage.membership import member, place
 from bocage.model import base, ground
-from bocage.node import agent, default_network, events, host, jobs
+from bocage.node import agent, clustered, default_network, events, host, jobs
 from bocage.node import ground as node_ground
 from bocage.node.shop import Shop
 from bocage.physical import bmcs
@@ -158,6 +158,8 @@ async def _living(
     own.changed.append(node.wake)
     members.append(own.learn)
     node.ground.rights = own
+    trust = place.certificates(homes).context
+    node.ground.cluster = clustered.Cluster(at.address, book, own, where.profile, trust)
     box = await asyncio.to_thread(secrets.Box.open, homes.secret_key)
     leads = leadership.Leadership(
         uid,
@@ -166,7 +168,7 @@ async def _living(
         own,
         profile=where.profile,
         bmc_of=lambda host: bmcs.of(host, box),
-        trust=await asyncio.to_thread(place.certificates(homes).context),
+        trust=await asyncio.to_thread(trust),
         port=place.HOST_PORT,
     )
     return [asyncio.create_task(one) for one in (_follow(book), own.run(), leads.run())]

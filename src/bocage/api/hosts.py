@@ -10,6 +10,7 @@ from starlette.responses import Response
 from bocage.api import answers, calls, describing, etags, paging, routing
 from bocage.model import ground, power, requests
 from bocage.model.work import Task
+from bocage.store import resources as stored
 
 router = routing.router("host", "/hosts")
 
@@ -83,6 +84,25 @@ async def usb(name: calls.Name, call: Reading) -> Response:
     """What is plugged into its USB ports; hubs are left out."""
     host = await call.resources.find(ground.Host, None, name)
     return await (await call.api.nodes.of(host.uid)).forward("GET", "/usb")
+
+
+@router.post("/{name}/drain", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
+async def drain(name: calls.Name, request: requests.Drain, call: Power) -> Response:
+    """Have its VMs go to other hosts, some at a time; from now on it gets none. What has to stay is told first."""
+    host = await call.resources.find(ground.Host, None, name)
+    task = call.task("host.drain", subject=host.ref, host=host.uid, at_once=request.at_once)
+    await call.resources.change(ground.Host, None, host.uid, lambda present: stored.with_spec(present, drained=True))
+    return await call.accept(task)
+
+
+@router.post("/{name}/undrain", response_model=ground.Host, responses=routing.problem_responses(404))
+async def undrain(name: calls.Name, call: Power) -> Response:
+    """It gets VMs again; none comes back by itself."""
+    host = await call.resources.find(ground.Host, None, name)
+    changed = await call.resources.change(
+        ground.Host, None, host.uid, lambda present: stored.with_spec(present, drained=False)
+    )
+    return answers.one(changed)
 
 
 @router.post("/{name}/stop-vms", status_code=202, response_model=Task, responses=routing.problem_responses(404))

@@ -262,6 +262,53 @@ def start_vms(name: HostName = None, wait: options.Wait = True, json: options.Js
     _act(name, "start-vms", "the VMs that should run do", wait=wait, json=json)
 
 
+def drain(
+    name: HostName = None,
+    at_once: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=16, help="VMs that are on their way at a time; 2.")
+    ] = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Have the VMs of a host go to others, while they run, and give it none any more.
+
+    What has to stay is said before the first one goes, and why.
+
+    Examples:
+      bocage host drain host2
+      bocage host drain host2 --at-once 4
+    """
+    with session.connect() as api:
+        host = name or output.named(_the_only(api))
+        task = api.hosts.drain(host, at_once=at_once)
+        try:
+            waiting.finish(api, task, wait=wait, json=json, said=f"{host} has no VMs, and gets none")
+        finally:
+            if wait and not json:
+                _tell_who_stays(api, task)
+
+
+def _tell_who_stays(api: rest.Client, task: rest.Document) -> None:
+    for line in api.tasks.get(task["metadata"]["uid"])["status"].get("log") or ():
+        if line["said"]["type"] == "drain-has-to-stay":
+            output.complain(table.paragraph(people.saying(line["said"])))
+
+
+def undrain(name: HostName = None, json: options.Json = False) -> None:
+    """Give a drained host VMs again; none comes back by itself.
+
+    Examples:
+      bocage host undrain host2
+    """
+    with session.connect() as api:
+        host = name or output.named(_the_only(api))
+        found = api.hosts.undrain(host)
+    if json:
+        output.document(found)
+    else:
+        output.line(f"{host} gets VMs again")
+
+
 def _act(name: str | None, verb: str, said: str, *, wait: bool, json: bool) -> None:
     with session.connect() as api:
         host = name or output.named(_the_only(api))
@@ -315,6 +362,7 @@ NOUN = lazy.Group(
             "set": "describe:host",
             "power": "host:power",
         },
+        "Empty it": {"drain": "host:drain", "undrain": "host:undrain"},
         "Before the machine goes down": {"stop-vms": "host:stop_vms", "start-vms": "host:start_vms"},
     },
 )

@@ -47,6 +47,14 @@ class Hosts(Nouns):
         """`stop-vms` or `start-vms`."""
         return self._post(self._of(name, verb))
 
+    def drain(self, name: str, *, at_once: int | None = None) -> Document:
+        """Have its VMs go to other hosts."""
+        return self._post(self._of(name, "drain"), given(at_once=at_once))
+
+    def undrain(self, name: str) -> Document:
+        """It gets VMs again."""
+        return self._post(self._of(name, "undrain"))
+
     def use(self, name: str) -> Document:
         """What it does now."""
         return self._get(self._of(name, "use"))

@@ -35,6 +35,12 @@ class VMs(nouns.Nouns):
         """Carry a VM to another storage, while it runs or not."""
         return self._post(self._of(name, "move"), {"storage": storage})
 
+    def migrate(
+        self, name: str, *, to: str | None = None, bandwidth: str | None = None, downtime: float | None = None
+    ) -> nouns.Document:
+        """Have a VM go to another host, while it runs or not."""
+        return self._post(self._of(name, "migrate"), nouns.given(to=to, bandwidth=bandwidth, downtime=downtime))
+
     def flatten(self, name: str) -> nouns.Document:
         """Make its disks independent of their images."""
         return self._post(self._of(name, "flatten"))

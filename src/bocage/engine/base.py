@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from bocage import errors, words
 from bocage.engine import block, uses
 from bocage.engine import inside as insides
+from bocage.engine import passing as passages
 from bocage.engine import plugs as plugged
 from bocage.model import confinement
 from bocage.model import vm as model
@@ -276,6 +277,8 @@ class Machine(Protocol):
     def inside(self) -> insides.Inside: ...
     @property
     def holding(self) -> uses.Holding: ...
+    @property
+    def passing(self) -> passages.Passing: ...
 
     def confinement(self) -> confinement.Confinement:
         """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""
@@ -368,6 +371,10 @@ class Machine(Protocol):
         """By MAC, as the guest agent tells; empty without an agent."""
         ...
 
+    async def arrived(self) -> None:
+        """It came from another host and is here now: from now on what is kept beside its files is of this process."""
+        ...
+
     async def detach(self) -> None:
         """Let go of the process without touching it."""
         ...
@@ -386,6 +393,13 @@ class Engine(Protocol):
         saved: pathlib.Path | None = None,
     ) -> Machine:
         """Start the process and its vCPUs, `saved`: from that state. Raises StartFailed; then nothing is left."""
+        ...
+
+    async def expect(self, plan: Plan, *, generation: int, listener: Listener) -> Machine:
+        """Start a process that waits for the memory of one which runs elsewhere on the same files.
+
+        It touches none of them before `passing.go_on`, and `arrived` is to be told. Raises StartFailed.
+        """
         ...
 
     async def find(

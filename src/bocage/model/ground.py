@@ -30,6 +30,8 @@ class HostSpec(Part):
     """How many times over its memory is given to VMs that run together: a start beyond that is refused."""
     cpu_overcommit: Overcommit | None = None
     """The same of its CPUs, as vCPUs; None: as often as is wanted. Reservations are never given twice."""
+    drained: bool = False
+    """Whether its VMs are to be elsewhere: it gets none."""
     bmc: power.Bmc | None = None
     """What switches it off and on from outside."""
 

@@ -203,6 +203,20 @@ class MoveDisks(Part):
     storage: Name
 
 
+class Migrate(Part):
+    to: Name | None = None
+    """The host that it goes to; None: the one that suits best."""
+    bandwidth: Size | None = None
+    """Bytes a second at most; None: as fast as the network takes it."""
+    downtime: Annotated[float, Field(ge=0.01, le=60)] | None = None
+    """Seconds that the guest may stand at the end; None: 0.3."""
+
+
+class Drain(Part):
+    at_once: Annotated[int, Field(ge=1, le=16)] = 2
+    """VMs that are on their way at a time."""
+
+
 class SendKeys(Part):
     keys: Annotated[tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,20}$")], ...], Field(min_length=1)]
     """Pressed together, by QEMU's names: `ctrl`, `alt`, `delete`, `a`."""

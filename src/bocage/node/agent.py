@@ -16,7 +16,7 @@ from bocage import errors
 from bocage.model import ground, keys, vm, work
 from bocage.node import jobs, memory, notes, tasks
 from bocage.node.ground import Ground
-from bocage.node.life import actor
+from bocage.node.life import actor, arriving
 from bocage.node.life.crew import Crew
 from bocage.node.rounds import balancing, boot, identifying, mending, plugging, sampling, upkeep
 from bocage.node.shop import Shop
@@ -81,6 +81,7 @@ class Node:
             await self.wires.recall(mine)
             self.preparation.recall(mine)
             await self.wires.wire_up((await self.ground.resources.list(ground.Network)).items)
+            await arriving.resume_all(self.ground, self.preparation)
         if booting:
             await booting.wish()
         # Nothing is awaited from here on: an actor's first look is at all that is asked of its VM.

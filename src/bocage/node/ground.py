@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import pathlib
+from typing import Protocol
 
 from bocage import home as homes
 from bocage import words
 from bocage.engine import base as engine
 from bocage.model import ground as ground_model
 from bocage.model import vm
-from bocage.node import events, rights
+from bocage.node import clustered, events, rights
 from bocage.storage import images
 from bocage.store import resources
 
 _UNHURRIED = 1  # VM whose round nobody waits for, at a time
+
+
+class Arrival(Protocol):
+    """A VM that comes from another host while it runs."""
+
+    async def taken(self, listener: engine.Listener) -> engine.Machine | None:
+        """Its process, once the records say that it is this host's; None when it has not come to run here."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,6 +43,8 @@ class Ground:
     cgroups: bool = True
     leave_from: int | None = None  # the autostart order from which on VMs are to be off, since this host goes down
     rights: rights.Rights = dataclasses.field(default_factory=rights.Alone)
+    cluster: clustered.Cluster | None = None  # that this host is part of
+    arrivals: dict[str, Arrival] = dataclasses.field(default_factory=dict)  # VMs on their way here
     libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
     unhurried: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(_UNHURRIED))
     roots: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by storage, which never moves

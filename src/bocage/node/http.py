@@ -30,6 +30,7 @@ from bocage.model import base, ground, requests, vm
 from bocage.model import power as powers
 from bocage.node import asking, conversation, doctor, inside, power, started, streaming, tasks
 from bocage.node.carrying import adoption, export
+from bocage.node.life import arriving
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory, edits
@@ -80,6 +81,10 @@ class Interface:
             Route("/usb", self.usb),
             Route("/hosts/{uid}/power", self.power),
             Route("/hosts/{uid}/bmc", self.look_at_bmc, methods=["POST"]),
+            Route("/arrivals/{uid}", self.expect_vm, methods=["POST"]),
+            Route("/arrivals/{uid}", self.expects_vm, methods=["GET"]),
+            Route("/arrivals/{uid}", self.expect_no_more, methods=["DELETE"]),
+            Route("/arrivals/{uid}/go", self.let_vm_go, methods=["POST"]),
             WebSocketRoute("/vms/{uid}/console", self.console),
         ]
         handlers = {errors.Problem: _problem, OSError: _os_problem, Exception: _fault}
@@ -273,6 +278,28 @@ class Interface:
         """Who a BMC is that is to be a host's, and what is to be kept of it."""
         asked = await asking.body(request, powers.BmcRequest)
         return _json(await power.look(self._shop.ground, request.path_params["uid"], asked))
+
+    async def expect_vm(self, request: Request) -> Response:
+        """Have a VM come here from the host that asks, while it runs."""
+        asked = await asking.body(request, arriving.Asked)
+        shop = self._shop
+        return JSONResponse(await arriving.expect(shop.ground, shop.preparation, request.path_params["uid"], asked))
+
+    async def expects_vm(self, request: Request) -> Response:
+        """Whether all is well with it, which is wanted still."""
+        arriving.of(self._shop.ground, request.path_params["uid"]).still_wanted()
+        return JSONResponse({})
+
+    async def expect_no_more(self, request: Request) -> Response:
+        """It does not come."""
+        arriving.of(self._shop.ground, request.path_params["uid"]).abandon()
+        return JSONResponse({})
+
+    async def let_vm_go(self, request: Request) -> Response:
+        """The records say that it is this host's: it goes on."""
+        asked = await asking.body(request, arriving.Go)
+        await arriving.of(self._shop.ground, request.path_params["uid"]).go(asked.stood)
+        return JSONResponse({})
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:
         """Where the machine that runs, or is saved, differs from the spec."""

@@ -36,6 +36,15 @@ class NotAdmitted(Error, errors.Unavailable):
     reason: str
 
 
+class StillHere(Error, errors.Unavailable):
+    """Something of an earlier run is here; it will be over in seconds."""
+
+    type = "vm-still-here"
+    text = N_("something of an earlier run of it is on this host still: {phase}")
+    hint = N_("try again in some seconds")
+    phase: str
+
+
 class Elsewhere(Error, errors.Conflict):
     """The VM was given to another host meanwhile."""
 

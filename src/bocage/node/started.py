@@ -8,12 +8,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from bocage import files
 from bocage.model import vm as model
 from bocage.model.units import Size
 from bocage.planner.adaptation import Built, First
 
 # What a running machine was built with.
 COLD = ("cpus", "memory", "dynamic_memory", "disks", "cds", "nics", "ports", "hardware")
+ARRIVES, DEPARTS = "arrives", "departs"
 HELD = ("share", "usb")  # what it is held to, beside the limits of its devices, and what comes once it runs
 
 
@@ -104,6 +106,30 @@ def read_whole(runtime: pathlib.Path) -> Built | None:
         return load(held if "spec" in held else {"spec": held})  # the spec alone, where an earlier version wrote it
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def note_passage(runtime: pathlib.Path, name: str, held: Mapping[str, Any] | None) -> None:
+    """Keep, durably, how a VM comes here (`arrives`) or leaves (`departs`); None: it does not any more."""
+    path = runtime / f"{name}.json"
+    if held is not None:
+        files.write_durably(path, json.dumps(held), mode=0o600)
+    elif path.exists():
+        path.unlink()
+        files.sync_directory(runtime)
+
+
+def passage(runtime: pathlib.Path, name: str) -> dict[str, Any] | None:
+    """What `note_passage` kept."""
+    try:
+        held = json.loads((runtime / f"{name}.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, dict) else None
+
+
+def waits_here(runtime: pathlib.Path) -> bool:
+    """Whether what runs of it was begun to take the memory of one that runs elsewhere, and has not done so yet."""
+    return passage(runtime, ARRIVES) is not None
 
 
 def dump(built: Built) -> dict[str, Any]:

@@ -121,6 +121,14 @@ class Run:
         self._status = self._status.model_copy(update={"progress": work.Progress(done=done, total=total, unit=unit)})
         self._soon()
 
+    async def let_go(self) -> None:
+        """What was to be written is not any more, unless something is said anew: another host may end it."""
+        if self._flush:
+            self._flush.cancel()
+            self._flush = None
+        if self._writing:
+            await asyncio.wait([self._writing])
+
     async def done(self, **result: Any) -> None:
         await self._end(work.TaskState.DONE, result=result)
 

@@ -132,7 +132,7 @@ def _host(
     silent = now and status.seen and (now - status.seen).total_seconds() > why.SILENT_AFTER
     return plan.PlanHost(
         name=host.name,
-        state="silent" if silent else "ready",
+        state="silent" if silent else "draining" if host.spec.drained else "ready",
         memory=Size(memory),
         memory_own=Size(memory - capacity.memory),
         memory_overcommit=capacity.memory_overcommit,

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli import complete, options, output, session, waiting
+from bocage.cli import complete, failure, options, output, session, waiting
 from bocage.cli.vm import power
+from bocage.client import rest
 
 
 def clone(
@@ -90,23 +91,50 @@ def undelete(
 
 def migrate(
     name: options.VMName,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", help="The host that it goes to.", autocompletion=complete.hosts, show_default=False
+        ),
+    ] = None,
     storage: Annotated[
-        str, typer.Option(metavar="STORAGE", help="Where its disks go.", autocompletion=complete.storage)
-    ],
+        str | None,
+        typer.Option(metavar="STORAGE", help="Where its disks go instead.", autocompletion=complete.storage),
+    ] = None,
+    bandwidth: Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second at most, such as 100M.")] = None,
+    downtime: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long its guest may stand at the end; 0.3.")
+    ] = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Carry a VM to another storage, with its disks, snapshots and saved memory. It may run.
+    """Have a VM go to another host, or its disks to another storage. It may run.
 
-    Disks that are linked to an image stay so: the image is copied along, once.
+    To another host go VMs whose disks all lie on storage that both reach; without --to it is the one that
+    suits best. To another storage of its host go its disks, snapshots and saved memory; disks that are linked to
+    an image stay so: the image is copied along, once.
 
     Examples:
+      bocage vm migrate web1
+      bocage vm migrate web1 --to host2 --bandwidth 100M
       bocage vm migrate web1 --storage fast
     """
+    if storage is not None and (to or bandwidth or downtime):
+        raise failure.Usage(option="--storage", wrong="it goes to another host, or its disks to another storage")
     with session.connect(project) as api:
-        task = api.vms.move(name, storage=storage)
-        waiting.finish(api, task, wait=wait, json=json, said=f"{name} lies on {storage}")
+        if storage is not None:
+            task = api.vms.move(name, storage=storage)
+            waiting.finish(api, task, wait=wait, json=json, said=f"{name} lies on {storage}")
+            return
+        task = api.vms.migrate(name, to=to, bandwidth=bandwidth, downtime=downtime)
+        waiting.finish(api, task, wait=wait, json=json, said=lambda done: _went(name, done))
+
+
+def _went(name: str, task: rest.Document) -> str:
+    result = task["status"]["result"]
+    stood = f"; its guest stood for {result['pause'] * 1000:.0f} ms" if "pause" in result else ""
+    return f"{name} is on {result['host']}{stood}"
 
 
 def flatten(

@@ -110,6 +110,28 @@ class QemuEngine:
         started.keep()
         return started
 
+    async def expect(self, plan: base.Plan, *, generation: int, listener: base.Listener) -> machine.QemuMachine:
+        """A process that waits for the memory of one which runs elsewhere. Raises StartFailed; then nothing is left."""
+        at = paths.Paths(plan.directory, plan.runtime)
+        if (known := records.read(at.record)) and processes.alive(known.identity):
+            raise AlreadyRunning(name=plan.name, pid=known.identity.pid)
+        log_start = _size(at.qemu_log)
+        self._ends.pop(plan.runtime, None)
+        order = starting.Order(
+            plan=plan, generation=generation, paused=True, incoming=True, arrives=True, listener=listener
+        )
+        try:
+            async with contextlib.AsyncExitStack() as undo:
+                started = await starting.launch(order, at, self._place, undo)
+                undo.pop_all()
+        except base.StartFailed:
+            raise
+        except (errors.Problem, OSError) as error:
+            reason = _why(error, boundedlog.tail_lines(at.qemu_log, _SAID, start=log_start))
+            raise base.StartFailed(name=plan.name, reason=reason) from error
+        started.keep()
+        return started
+
     async def find(
         self,
         uid: str,
@@ -225,7 +247,7 @@ async def _run(
 
 async def _half_started(found: machine.QemuMachine, known: records.Record) -> bool:
     """Whether its daemon ended before its vCPUs ran."""
-    if found.run is base.Run.UNKNOWN:
+    if found.run is base.Run.UNKNOWN or known.arrives:
         return False
     try:
         return runstate.half_started(await found.link.status(), paused=known.paused)

@@ -33,6 +33,7 @@ from bocage.engine.qemu import (
     layering,
     link,
     nics,
+    passing,
     paths,
     plugs,
     processes,
@@ -114,6 +115,7 @@ class QemuMachine:
             self.link, record.identity.pid, self._group, note=lambda most: self._note(memory_bound=most)
         )
         self.plugs: plugs.Plugs = plugs.Plugs(self.link)
+        self.passing = passing.Passing(self.link, self._paths)
         self._ports = comports.Keeping(
             self._paths,
             self._group,
@@ -211,6 +213,8 @@ class QemuMachine:
         await self._wait_gone(_QUIT_BOUND)
 
     async def kill(self) -> None:
+        if self._pidfd < 0:
+            return  # it has ended, and all that belonged to it
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if self._group:
@@ -259,6 +263,9 @@ class QemuMachine:
     async def lie_in(self, directory: pathlib.Path) -> None:
         self._paths = paths.Paths(directory, self._paths.runtime)
         await self._note(directory=directory)
+        await asyncio.to_thread(records.write, self._paths.kept_record, self._record)
+
+    async def arrived(self) -> None:
         await asyncio.to_thread(records.write, self._paths.kept_record, self._record)
 
     async def freeze(self) -> words.Message | None:
@@ -386,6 +393,8 @@ class QemuMachine:
     def _heard(self, event: qmp.Event) -> None:
         if event.name == "NETDEV_STREAM_DISCONNECTED":
             self._listener(base.Happened("nic-cut", {"nic": event.data.get("netdev-id")}))
+        if event.name == "MIGRATION":
+            self.passing.heard()
         if what := _HAPPENINGS.get(event.name):
             self._listener(base.Happened(what, dict(event.data)))
 

@@ -14,7 +14,7 @@ from bocage.model import board as boards
 from bocage.model import vm as model
 
 _LIMIT = 1 << 20  # bytes
-_PLAIN = ("uid", "name", "generation", "paused", "cgroup", "accelerator", "version")
+_PLAIN = ("uid", "name", "generation", "paused", "arrives", "cgroup", "accelerator", "version")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Record:
     directory: pathlib.Path
     isolation: model.Isolation
     paused: bool  # it was started to stand still
+    arrives: bool = False  # it was started to take the memory of one that ran elsewhere
     cgroup: str = ""
     helpers: Mapping[str, processes.Identity] = dataclasses.field(default_factory=dict)  # by the NIC that they carry
     tpm: processes.Identity | None = None  # of its swtpm
@@ -70,6 +71,7 @@ def read(path: pathlib.Path) -> Record | None:
             directory=pathlib.Path(held["directory"]),
             isolation=model.Isolation.model_validate(held["isolation"]),
             paused=bool(held["paused"]),
+            arrives=bool(held.get("arrives")),
             cgroup=str(held["cgroup"]),
             helpers={nic: processes.Identity.parse(helper) for nic, helper in dict(held["helpers"]).items()},
             tpm=processes.Identity.parse(held["tpm"]) if held.get("tpm") else None,

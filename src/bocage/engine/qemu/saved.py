@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from bocage import errors, files, reach, threads
 from bocage.engine import base
-from bocage.engine.qemu import link, qmp
+from bocage.engine.qemu import link, passing, qmp
 from bocage.words import N_
 
 _NAME = "saved"  # of the descriptor
@@ -227,6 +227,7 @@ async def _choose(at: link.Link, *, stands: bool = False, behind: bool = False) 
 
     All is said each time: a daemon that died may have left another answer.
     """
+    await passing.settle(at)
     wanted = {"pause-before-switchover": stands, "background-snapshot": behind}
     chosen = [{"capability": name, "state": state} for name, state in wanted.items()]
     await at.execute("migrate-set-capabilities", {"capabilities": chosen})

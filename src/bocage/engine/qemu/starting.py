@@ -44,13 +44,14 @@ _PARTS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
-    """What to start; `incoming` for a machine that is read from a file."""
+    """What to start; `incoming` for a machine that is read from a file, or `arrives` from another host."""
 
     plan: base.Plan
     generation: int
     paused: bool
     incoming: bool
     listener: base.Listener
+    arrives: bool = False
 
 
 async def launch(
@@ -108,8 +109,9 @@ async def launch(
                 directory=plan.directory,
                 isolation=_told(state, owner),
                 paused=order.paused,
+                arrives=order.arrives,
                 cgroup=plan.cgroup if group else "",
-                serial_start=at.serial_log.stat().st_size,
+                serial_start=_serial_start(order, at),
                 accelerator=plan.accelerator,
                 tpm=keeps,
                 ports=served,
@@ -120,7 +122,7 @@ async def launch(
 
         process = await launching.start(to_start, before=before, within=_ANSWER_BOUND)
     # While QEMU comes up; it is durable before the vCPUs run.
-    keeping = asyncio.create_task(asyncio.to_thread(records.write, at.kept_record, kept[0]))
+    keeping = asyncio.create_task(_keep(order, at, kept[0]))
     undo.push_async_callback(_ended, keeping)
     started = machine.QemuMachine(kept[0], process.pidfd, runtime=plan.runtime, place=place, listener=order.listener)
     undo.push_async_callback(started.kill)
@@ -236,6 +238,17 @@ async def _ended(task: asyncio.Task[None]) -> None:
 def _forget(at: paths.Paths) -> None:
     at.record.unlink(missing_ok=True)
     at.status.unlink(missing_ok=True)
+
+
+def _serial_start(order: Order, at: paths.Paths) -> int:
+    """Where the serial log begins to be of this run, which may have begun elsewhere."""
+    before = records.read(at.kept_record) if order.arrives else None
+    return before.serial_start if before else at.serial_log.stat().st_size
+
+
+async def _keep(order: Order, at: paths.Paths, record: records.Record) -> None:
+    if not order.arrives:  # else what is kept there is of the process that runs still
+        await asyncio.to_thread(records.write, at.kept_record, record)
 
 
 def _told(state: isolation.Isolation, owner: isolation.Owner | None) -> model.Isolation:

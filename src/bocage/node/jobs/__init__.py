@@ -7,12 +7,12 @@ from typing import Any
 
 from bocage.model import work
 from bocage.node import tasks
-from bocage.node.jobs import adopt, firewalls, hosts, images, networks, storages, templates, volumes
+from bocage.node.jobs import adopt, draining, firewalls, hosts, images, networks, storages, templates, volumes
 from bocage.node.shop import Shop
 
 Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
 
-AT_ONCE = ("host.stop-vms", "host.start-vms")
+AT_ONCE = ("host.stop-vms", "host.start-vms", "host.drain")
 """What waits for no other job: a machine that goes down does not wait for long either."""
 BY_ALL: dict[str, Callable[[Shop, work.Task], Coroutine[Any, Any, None]]] = {"firewall-group.change": firewalls.follow}
 """What all hosts do, though one alone is asked, and tells how it went."""
@@ -34,6 +34,7 @@ HANDLERS: dict[str, Job] = {
     "firewall-group.change": firewalls.change,
     "host.stop-vms": hosts.stop_vms,
     "host.start-vms": hosts.start_vms,
+    "host.drain": draining.drain,
     "adopt": adopt.adopt,
     "vm.import": adopt.import_,
 }

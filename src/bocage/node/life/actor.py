@@ -17,7 +17,18 @@ from bocage.engine import base as engine
 from bocage.model import base, vm, work
 from bocage.node import clock, notes, tasks
 from bocage.node.ground import Ground
-from bocage.node.life import finding, freeing, goals, launching, operations, relocating, showing, steps, world
+from bocage.node.life import (
+    departing,
+    finding,
+    freeing,
+    goals,
+    launching,
+    operations,
+    relocating,
+    showing,
+    steps,
+    world,
+)
 from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
@@ -213,6 +224,8 @@ class Actor:
             return await self._without_owner(machine)
         if machine.status.host != self._ground.uid:
             return await self._elsewhere(machine, machine.status.host)
+        if departing.is_between(standing):
+            await departing.settle(standing, preparation)
         machine = await self._drop_cancelled(machine)
         if standing.machine is None:
             await self._settle_moves()
@@ -339,7 +352,7 @@ class Actor:
 
     async def _drop_cancelled(self, machine: vm.VM) -> vm.VM:
         for run in [run for run in self.standing.runs if run.uid in self._cancelled]:
-            if run.action in goals.NOT_CANCELLED:
+            if run.action in goals.NOT_CANCELLED or departing.has_arrived(self.standing, run):
                 run.report(notes.NotCancelled(action=run.action))
                 self._cancelled.discard(run.uid)
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
 from bocage.node import clock, notes
-from bocage.node.life import launching
+from bocage.node.life import departing, launching
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
 from bocage.store import resources
@@ -26,7 +26,8 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         return  # nothing of it was ever made: to look at all processes of the host would only hold it up
     ground = standing.ground
     runtime = ground.home.vm_runtime(machine.uid)
-    found = await ground.engine.find(
+    arrival = ground.arrivals.get(machine.uid)
+    found = (await arrival.taken(standing.heard) if arrival else None) or await ground.engine.find(
         machine.uid,
         machine.name,
         place.path,
@@ -42,6 +43,7 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         await preparation.note_running(machine)
         if (running := await ground.rights.found(machine.uid, machine.spec.storage)) is not None:
             await found.show(running.admit)
+        await departing.settle(standing, preparation)
         await _if_by_hand(standing, preparation, machine, found)
     elif machine.status.state in _MAY_HAVE_RUN and (before := await _ran_before_on(preparation, machine)):
         await _take_over(standing, preparation, machine, before)

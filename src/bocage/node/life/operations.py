@@ -21,6 +21,7 @@ from bocage.node.carrying import burned
 from bocage.node.life import (
     adapting,
     attaching,
+    departing,
     flattening,
     merging,
     moving,
@@ -263,6 +264,7 @@ HANDLERS: dict[str, Handler] = {
     "vm.disk-grow": grow_disk,
     "vm.cd-change": change_cd,
     "vm.move": moving.move,
+    "vm.migrate": departing.migrate,
     "vm.upgrade-hardware": upgrading.upgrade,
     "vm.snapshot-create": snapshotting.create,
     "vm.snapshot-revert": reverting.revert,
@@ -270,5 +272,5 @@ HANDLERS: dict[str, Handler] = {
     "vm.flatten": flattening.flatten,
 }
 _NOT_IN_RESCUE = ("vm.disk-attach", "vm.disk-detach", "vm.disk-grow", "vm.snapshot-create", "vm.move")
-GIVES_WAY = ("vm.snapshot-delete", "vm.flatten", "vm.move")
+GIVES_WAY = ("vm.snapshot-delete", "vm.flatten", "vm.move", "vm.migrate")
 """What may take long and can wait: it is broken off when the VM is asked to be something else, and carried on then."""

@@ -137,6 +137,40 @@ class Claim:
             raise rights.NotAdmitted(reason="the VM was given to another host meanwhile, or its process has ended")
 
 
+class Coming:
+    """A VM that comes from another host, see clustered.Coming: it stands in the guard before it has any memory."""
+
+    def __init__(
+        self,
+        own: owning.Owning,
+        generation: int,
+        guarded: Guarded,
+        storage: str,
+        perform: Callable[[owning.Owning, list[owning.Act]], None],
+        life: Callable[[], records.Life | None],
+    ) -> None:
+        self.generation = generation
+        self._own, self._guarded, self._storage = own, guarded, storage
+        self._perform, self._life, self._begun = perform, life, life()
+
+    async def admit(self, pid: int, start_time: int, *, unified: str | None = None, legacy: str | None = None) -> None:
+        self._check()
+        place = {"vm": self._own.machine, "generation": self.generation, "storage": self._storage}
+        await self._guarded.admit({**place, "unified": unified, "legacy": legacy}, pid, start_time)
+        self._check()  # nothing is awaited from here to the process's first instruction
+
+    def arrived(self, generation: int) -> None:
+        self._own.arrived(generation)
+
+    def settle(self) -> None:
+        if self._own.phase is owning.Phase.COMING:
+            self._perform(self._own, self._own.died())
+
+    def _check(self) -> None:
+        if self._own.phase is not owning.Phase.COMING or self._begun is None or self._life() != self._begun:
+            raise rights.NotAdmitted(reason="this host's life in the cluster has ended meanwhile")
+
+
 class Found:
     """A VM that was found running: the guard takes charge of it as soon as it can."""
 

@@ -19,6 +19,7 @@ from bocage import errors, ledger, words
 from bocage.model import base
 from bocage.node import rights, spoken
 from bocage.node.lives import array, claims, keeping, partner, setting
+from bocage.node.started import waits_here
 from bocage.protocol import owning, records, returning
 from bocage.store import contract
 
@@ -117,6 +118,24 @@ class Lives:
                 del self._wanted[vm]
         return claims.Claim(own, granted, self.guarded, str(root), self._perform, lambda: self.life)
 
+    async def comes(self, vm: str, storage: str, generation: int) -> claims.Coming:
+        """See clustered.Lives."""
+        if (reason := self._no_life()) is not None:
+            raise reason
+        own = self._own(vm)
+        if not own.comes():
+            raise rights.StillHere(phase=own.phase.value)
+        return await self.comes_again(vm, storage, generation)
+
+    def is_empty(self, vm: str) -> bool:
+        """See clustered.Lives."""
+        return vm not in self._owning or self._owning[vm].phase is owning.Phase.IDLE
+
+    async def comes_again(self, vm: str, storage: str, generation: int) -> claims.Coming:
+        """See clustered.Lives."""
+        root = await self._array.root(storage)
+        return claims.Coming(self._own(vm), generation, self.guarded, str(root), self._perform, lambda: self.life)
+
     async def found(self, vm: str, storage: str) -> rights.Claim | None:
         """See rights.Rights."""
         root = await self._array.root(storage)
@@ -164,7 +183,11 @@ class Lives:
         now, back = spoken.now(), self._returning
         if self._looked is None:
             self._settle_in(view, now)
-        runs = {vm: max(generation, self._own(vm).generation) for vm, generation in self.guarded.running().items()}
+        runs = {
+            vm: max(generation, self._own(vm).generation)
+            for vm, generation in self.guarded.running().items()
+            if self._own(vm).phase is not owning.Phase.COMING
+        }
         started = {} if records.settled(view) else await self._array.started()
         self._found = {vm: one for vm, one in self._found.items() if one.lives and vm not in self.guarded.held()}
         # What ran before this host's first life is of no life that was ended: it goes on in that one.
@@ -206,7 +229,8 @@ class Lives:
         """A daemon's first look: what runs is taken up, and what may have run leaves first."""
         self._looked = now
         for vm, generation in self.guarded.running().items():
-            self._own(vm).found(generation)
+            if not (waits_here(self._setting.runtime / "vms" / vm) and self._own(vm).comes()):
+                self._own(vm).found(generation)
         for key, entry in view.entries.items():
             owner, vm = entry.record, key.removeprefix("owner/")
             if isinstance(owner, records.Owner) and owner.host == self._setting.host and vm not in self._owning:

@@ -254,6 +254,16 @@ class Preparation:
                 self.admission.find(machine.uid, spec)
                 self.in_use.found(machine, spec)
 
+    async def own_again(self, machine: vm.VM) -> None:
+        """Another host has had its files be its own, for a process that did not come to run there."""
+        place = await self.place(machine)
+        uid = await self._uid(machine, place)
+        chains = [await self.disks.chain(one, one.name) for one in await self.disks.of(machine)]
+        written = [file.path for chain in chains for file in chain if file is chain[0] or file.own]
+        for path in (place.serial_log, place.firmware_variables, *written):
+            if path.exists():
+                await asyncio.to_thread(disks.own, path, uid)
+
     async def plug_in(self, machine: vm.VM) -> None:
         """Before its vCPUs run: have its NICs be on their networks, held to their rules."""
         await self._wires.plug_in(machine)
