@@ -30,8 +30,8 @@ def named(name: str) -> Host:
     return made
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[Host, Host]]:
+@contextlib.contextmanager
+def joined() -> Iterator[tuple[Host, Host]]:
     """Two hosts, joined, with a storage `array` that both reach."""
     network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
     first, second = named("first"), named("second")
@@ -52,6 +52,12 @@ def pair() -> Iterator[tuple[Host, Host]]:
                 with contextlib.suppress(processes.Gone):
                     processes.send(found.identity, signal.SIGKILL)
             hosts.clear(one)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Host, Host]]:
+    with joined() as both:
+        yield both
 
 
 def said(host: Host, *arguments: str) -> str:

@@ -44,6 +44,8 @@ REQUESTS: dict[str, Any] = {
     "NicRequest": {"network": "default", "model": "virtio", "firewall": ["web"]},
     "FirewallGroupCreate": {"name": "web", "rules": [{"ports": ["80", "443"]}]},
     "FirewallGroupPatch": {"rules": [{"ports": ["80", "443"]}, {"ports": ["22"], "peers": ["10.0.0.0/8"]}]},
+    "Drain": {"at_once": 2},
+    "Migrate": {"to": "host2", "bandwidth": "100M"},
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
     "Rename": {"name": "shop"},

@@ -138,6 +138,7 @@ def show(
                 *_stands(stands, host["metadata"]["uid"]),
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
+                ("drained", "gets no VMs until 'bocage host undrain'" if host["spec"].get("drained") else ""),
                 ("its VMs", "are off until the machine's next start" if status.get("leaving") else ""),
                 ("home", status.get("home")),
                 ("bocage", status.get("version")),

@@ -65,12 +65,7 @@ class Owning:
             if owner.generation > self.generation:
                 return self._end()
             return []
-        if (
-            self.phase is Phase.LEAVING
-            and self._left is not None
-            and now > self._left + self._profile.drain * timing.RATE
-        ):
-            self.phase = Phase.IDLE
+        self.rests(now)
         if self.phase is Phase.RUNNING and owner is not None:
             self.generation = max(self.generation, owner.generation)  # a restored store counts on from another number
             return []
@@ -127,6 +122,16 @@ class Owning:
     def found(self, generation: int) -> None:
         """A daemon that was started anew has found an instance."""
         self.phase, self.generation = Phase.RUNNING, generation
+
+    def rests(self, now: float) -> bool:
+        """Whether nothing of it is here, and what had reached the array has landed."""
+        if (
+            self.phase is Phase.LEAVING
+            and self._left is not None
+            and now > self._left + self._profile.drain * timing.RATE
+        ):
+            self.phase = Phase.IDLE
+        return self.phase is Phase.IDLE
 
     def comes(self) -> bool:
         """A migration to this host begins; False where something of the VM is here already."""

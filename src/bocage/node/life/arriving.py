@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _WORD = 32  # bytes that whoever connects says first
 _SAYS_IT = 5.0  # seconds that it has for that
 _FORGOTTEN = 30.0  # seconds after which one that nobody asks for is given up
+_OVER = 15.0  # seconds that it has to end
 _TAKEN = 60.0  # seconds that it is remembered how it came
 _TOLD = 1.0  # seconds that the other side has to say how long it stood there
 
@@ -106,11 +107,6 @@ class Arrival:
         self._went_on = asyncio.Event()
         self._why = ""
 
-    @property
-    def settled(self) -> bool:
-        """Whether it is known what became of it."""
-        return self._came.done()
-
     # What is asked of it over HTTP
 
     async def prepare(self) -> dict[str, Any]:
@@ -152,6 +148,13 @@ class Arrival:
         """The other side goes on by itself, or will have the records say so."""
         self._heard = spoken.now() - _FORGOTTEN
         self._wake.set()
+
+    async def over(self) -> None:
+        """It is wanted no more: wait until it is known what became of it. Raises rights.StillHere."""
+        self.abandon()
+        await asyncio.wait([self._came], timeout=_OVER)
+        if not self._came.done():
+            raise rights.StillHere(phase="an earlier attempt has not ended yet")
 
     async def go(self, stood: float) -> None:
         """The records say that it is this host's; its guest has stood so long."""
@@ -345,8 +348,8 @@ async def expect(here: Ground, preparation: Preparation, uid: str, asked: Asked)
     """Have a VM come here. Raises why it cannot."""
     if here.cluster is None:
         raise clustered.Alone
-    if (before := here.arrivals.get(uid)) is not None and isinstance(before, Arrival) and not before.settled:
-        raise rights.StillHere(phase="it is on its way here already")
+    if isinstance(before := here.arrivals.get(uid), Arrival):
+        await before.over()  # whoever asks anew has given that one up
     arrival = here.arrivals[uid] = Arrival(here, preparation, here.cluster, uid, asked)
     try:
         return await arrival.prepare()

@@ -343,13 +343,19 @@ class _Departure:
             await self._fails(running, held)
             raise Stayed(name=self._machine.name, reason=seen.why or "QEMU broke it off")
         await letting
+        completed = spoken.now()
         ended = await handing.settled(source, self._cluster, view=self._view)
         if ended is moving.SourcePhase.STAYED:
             await self._abandon()
             await _stays(self._standing, self._preparation, running, held, completed=True)
             raise Stayed(name=self._machine.name, reason="the cluster did not give it to the other host")
+        given = spoken.now()
         with contextlib.suppress(errors.Problem):  # it sees that in the records, too
             await self._peer.ask("POST", f"{self._path}/go", {"stood": spoken.now() - stood}, within=_ANSWERED)
+        spans = (completed - stood, given - completed, spoken.now() - given)
+        log.info(
+            "VM %s: sent the rest in %.3f s, given away in %.3f s, ran there after %.3f s", self._machine.uid, *spans
+        )
         with contextlib.suppress(errors.TimedOut, engine.NotRunning):
             await running.kill()
         await self._standing.until_ended()

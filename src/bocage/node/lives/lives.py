@@ -123,13 +123,13 @@ class Lives:
         if (reason := self._no_life()) is not None:
             raise reason
         own = self._own(vm)
-        if not own.comes():
+        if not (own.rests(spoken.now()) and own.comes()):
             raise rights.StillHere(phase=own.phase.value)
         return await self.comes_again(vm, storage, generation)
 
     def is_empty(self, vm: str) -> bool:
         """See clustered.Lives."""
-        return vm not in self._owning or self._owning[vm].phase is owning.Phase.IDLE
+        return self._own(vm).rests(spoken.now())
 
     async def comes_again(self, vm: str, storage: str, generation: int) -> claims.Coming:
         """See clustered.Lives."""
