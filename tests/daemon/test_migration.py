@@ -103,7 +103,8 @@ def test_there_and_back_and_cancelled_and_off(ground: Ground) -> None:
         assert (ground.hosts[there].homes.by_name / "default" / "box").is_symlink()
         ground.first.until((ground.hosts[here].homes.by_name / "default" / "box").is_symlink, operator.not_)
         written = yaml.safe_load((ground.array / "vms" / ground.uid / "vm.yaml").read_text())
-        assert written["owner"] == {"host": now["host"], "generation": now["owner_generation"]}
+        owner = {"host": now["host"], "generation": now["owner_generation"], "anew": False}
+        assert written["owner"] == owner
         ground.check_counts_on()
 
     here = ground.where
