@@ -144,8 +144,13 @@ def bocage(one: machine.Machine, *command: str, stdin: str = "") -> Any:
     """What a command says as JSON. Raises Failed."""
     done = one.run("bocage", *command, "--json", stdin=stdin, within=_BOUND)
     if done.returncode == 0:
-        return json.loads(done.stdout or "null")
+        return said(done)
     raise Failed(f"'bocage {' '.join(command)}' on {one.name}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def said(done: subprocess.CompletedProcess[str]) -> Any:
+    """The document that a command printed."""
+    return json.loads(done.stdout or "null")
 
 
 def _knows_its_bmc(first: machine.Machine, one: machine.Machine) -> bool:
