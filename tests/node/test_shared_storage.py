@@ -281,3 +281,12 @@ async def test_rules_that_one_host_was_asked_to_put_in_force_are_so_on_all(
     await first.resources.create(group)
     assert (await first.ask("firewall-group.change", group)).status.state is work.TaskState.DONE
     await second.until(second.resources.store.revision, lambda _: told == ["web"])
+
+
+async def test_another_storage_that_is_mounted_in_its_place_is_not_taken_for_it(house: House) -> None:
+    array = await house.storage("array", kind="shared")
+    made = await house.create(storage="array", **BLANK)
+    os.rename(array.spec.path, f"{array.spec.path}-aside")
+    directory.create(pathlib.Path(array.spec.path), base.new_uid())
+    assert problem(await house.ask("vm.start", made)) == "storage-another"
+    assert os.listdir(f"{array.spec.path}/vms") == []

@@ -105,7 +105,7 @@ class Directory:
 
     def present(self) -> None:
         """Raise Gone, AnotherStorage or TooNew unless the marker is that of this storage."""
-        _expect(self.root, self.uid)
+        expect(self.root, self.uid)
 
     def capacity(self) -> Capacity:
         """Its sizes now; walks all its files. Raises as `present`."""
@@ -152,7 +152,7 @@ def create(root: pathlib.Path, uid: str, host: str = "") -> Directory:
         if strangers:
             raise NotEmpty(path=str(root), first=strangers[0])
     else:
-        _expect(root, uid)
+        expect(root, uid)
     _make_parts(root, host)
     if not (root / MARKER).exists():
         # the marker comes last: what has it is whole
@@ -207,7 +207,8 @@ def _make_parts(root: pathlib.Path, host: str) -> None:
     (root / "incoming" / host).mkdir(mode=_PARTS["incoming"], exist_ok=True)
 
 
-def _expect(root: pathlib.Path, uid: str) -> None:
+def expect(root: pathlib.Path, uid: str) -> None:
+    """Raise Gone, AnotherStorage or TooNew unless the storage of this uid is at `root`."""
     found = uid_at(root)
     if found != uid:
         raise AnotherStorage(path=str(root), found=found, wanted=uid)

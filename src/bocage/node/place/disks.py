@@ -113,7 +113,7 @@ class Disks:
         root = await self._ground.storage_root(spec.storage)
 
         def is_there() -> bool:
-            directory.uid_at(root)
+            directory.expect(root, spec.storage)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
             return os.path.lexists(path)
 
@@ -185,7 +185,7 @@ class Disks:
         root = await self._ground.storage_root(volume.spec.storage)
 
         def link() -> None:
-            directory.uid_at(root)
+            directory.expect(root, volume.spec.storage)
             if not there.exists() and (by_itself.exists() or volume.status.state != "ready"):
                 return
             if by_itself.exists():
@@ -209,7 +209,7 @@ class Disks:
         root = await self._ground.storage_root(volume.spec.storage)
 
         def take_back() -> None:
-            directory.uid_at(root)
+            directory.expect(root, volume.spec.storage)
             if there == by_itself or not by_itself.exists():
                 return
             if there.exists():
@@ -238,7 +238,9 @@ class Disks:
     async def _check_there(self, volume: ground.Volume, path: pathlib.Path, disk: str) -> None:
         if not await asyncio.to_thread(os.path.exists, path):
             root = await self._ground.storage_root(volume.spec.storage)
-            await asyncio.to_thread(directory.uid_at, root)  # another matter when the whole storage is away
+            await asyncio.to_thread(
+                directory.expect, root, volume.spec.storage
+            )  # another matter when the whole storage is away
             raise VolumeMissing(disk=disk, path=str(path))
 
     async def _from_image(

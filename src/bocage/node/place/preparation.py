@@ -59,19 +59,18 @@ class Preparation:
         return directory.Directory(root / "vms" / machine.uid)
 
     async def check_storage(self, machine: vm.VM) -> None:
-        """Raise storage's Gone or Hangs unless the VM's storage is there.
+        """Raise storage's Gone, AnotherStorage, TooNew or Hangs unless the VM's storage, and no other, is there.
 
         So nothing is taken for missing or made anew.
         """
         root = await self._ground.storage_root(machine.spec.storage)
-        if not await reach.Way(root).call((root / storage_directory.MARKER).exists):
-            raise storage_directory.Gone(path=str(root))
+        await reach.Way(root).call(storage_directory.expect, root, machine.spec.storage)
 
     async def has_saved(self, machine: vm.VM) -> bool:
         """Whether its memory lies in a file; while its storage is away, as it was last known."""
         try:
             await self.check_storage(machine)
-        except (storage_directory.Gone, reach.Hangs):
+        except (storage_directory.Gone, storage_directory.AnotherStorage, storage_directory.TooNew, reach.Hangs):
             return machine.status.state is vm.State.SAVED or machine.spec.power is vm.Power.SAVED
         place = await self.place(machine)
         return await reach.Way(place.storage).call(place.saved.exists)
