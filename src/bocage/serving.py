@@ -18,6 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 _START_BOUND = 10.0  # seconds
 _STOP_BOUND = 5.0
 _BACKLOG = 2048
+LONGEST_HEAD = 64 << 10  # bytes of the request line and the headers
 _HOST, _STRANGER = ("host", 0), ("stranger", 0)
 
 
@@ -92,7 +93,30 @@ async def unix(app: Any, path: pathlib.Path, *, mode: int, **options: Any) -> As
     _remove(path)
 
 
-class _KnownHost(HttpToolsProtocol):
+class Bounded(HttpToolsProtocol):
+    """HTTP with a bound on a request's head."""
+
+    _head = 0
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, more: int) -> None:
+        self._head += more
+        if self._head > LONGEST_HEAD:
+            raise ValueError("the head of the request is too long")
+
+
+class _KnownHost(Bounded):
     """`scope["client"]` is `("host", 0)` where the other end has a certificate, else `("stranger", 0)`."""
 
     def connection_made(self, transport: Any) -> None:

@@ -8,8 +8,6 @@ import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from bocage import errors, serving
 from bocage import home as homes_
 from bocage.api import app as application
@@ -20,7 +18,6 @@ from bocage.store.etcd import access
 from bocage.words import N_
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
-_LONGEST_HEAD = 64 << 10  # bytes of the request line and the headers
 _BACKLOG = 2048
 _OPTIONS: dict[str, Any] = {
     "ws_max_size": 1 << 20,
@@ -68,30 +65,11 @@ class Malformed(Error, errors.Invalid):
     most: int
 
 
-class _Bounded(HttpToolsProtocol):
-    """HTTP with a bound on a request's head."""
-
-    _head = 0
-
-    def on_message_begin(self) -> None:
-        self._head = 0
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def _count(self, more: int) -> None:
-        self._head += more
-        if self._head > _LONGEST_HEAD:
-            raise ValueError("the head of the request is too long")
+class _Bounded(serving.Bounded):
+    """Says what was wrong with a head."""
 
     def send_400_response(self, msg: str) -> None:
-        answer = problems.response(Malformed(most=_LONGEST_HEAD))
+        answer = problems.response(Malformed(most=serving.LONGEST_HEAD))
         head = [b"HTTP/1.1 400 Bad Request", *(b"%s: %s" % pair for pair in answer.raw_headers), b"connection: close"]
         self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + bytes(answer.body))
         self.transport.close()
