@@ -43,7 +43,7 @@ def host(array: pathlib.Path) -> Iterator[hosts.Host]:
     with hosts.host("h1") as made:
         made.start()
         done(made, "storage", "create", "array", "--kind", "shared", "--path", str(array))
-        blank = ("--memory", "32M", "--disk", "1M", "--network", "none", "--storage", "array")
+        blank = ("--memory", "32M", "--disk", "1M", "--network", "none", "--storage", "array", "--restart", "never")
         done(made, "vm", "create", "one", *blank, "--start")
         made.becomes("one", "running")
         before = made.qemus()
@@ -101,6 +101,8 @@ def test_what_ran_before_is_guarded_ended_with_the_hosts_life_and_starts_again_i
         return running and host.vm("one")["status"]["state"] == "running"
 
     host.until(again, bool)
+    last = host.vm("one")["status"]["last_end"]["reason"]["type"]
+    assert last == "vm-ended-with-its-host"
     assert defined(array, uid) > generation
     assert guarded(host) == [uid]
 

@@ -123,6 +123,12 @@ class HostRestarted(Note):
     name: str
 
 
+class EndedWithItsHost(Note):
+    type = "vm-ended-with-its-host"
+    text = N_("{name} was ended, since the cluster had given its host up; it starts again where it may")
+    name: str
+
+
 class TakenOver(Note):
     type = "vm-taken-over"
     text = N_("{name} ran on {host} last, which does not have it any more")

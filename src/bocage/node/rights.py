@@ -78,6 +78,9 @@ class Rights(Protocol):
     async def holds(self, storage: str) -> words.Message | None:
         """Why no VM of a storage may be started here now. Raises errors.Problem."""
 
+    async def ends(self, storage: str) -> bool:
+        """Whether what ran on a storage is being ended, since this host was given up. Raises errors.Problem."""
+
     async def claim(self, vm: str, storage: str) -> Claim:
         """The right to start a VM that lies on a storage. Raises Error, and errors.Problem."""
 
@@ -108,6 +111,9 @@ class Alone:
 
     async def holds(self, storage: str) -> words.Message | None:
         return None
+
+    async def ends(self, storage: str) -> bool:
+        return False
 
     async def claim(self, vm: str, storage: str) -> Claim:
         return Own()

@@ -146,22 +146,31 @@ async def note_crash(standing: Standing, preparation: Preparation, machine: vm.V
     if machine.metadata.deleted or standing.asked("vm.kill"):
         await is_off(standing, preparation, machine, notes.PluggedOut(name=machine.name))
         return
+    if await standing.ground.rights.ends(machine.spec.storage):
+        # No crash of its own: it starts again, whatever its policy says of those, when its host may start it.
+        note = notes.EndedWithItsHost(name=machine.name)
+        end = vm.End(when=base.now(), reason=base.Saying.of(note))
+        restarts = machine.status.restarts
+        await is_off(
+            standing, preparation, machine, note, severity=base.Severity.WARNING, restarts=restarts, last_end=end
+        )
+        return
     waiting = standing.asked(*launching.STARTS, "vm.reboot")  # what is asked for once it is shown is another try
     wanted_off = machine.spec.power is vm.Power.STOPPED
     steady = ran is not None and ran >= lifecycle.STEADY
     reason = words.say(ended.reason)
-    note: notes.Note = notes.Crashed(name=machine.name, reason=reason, last_lines=list(ended.last_lines[-5:]))
+    said: notes.Note = notes.Crashed(name=machine.name, reason=reason, last_lines=list(ended.last_lines[-5:]))
     if ended.orderly:
-        note = notes.SwitchedOff(name=machine.name)
+        said = notes.SwitchedOff(name=machine.name)
     await is_off(
         standing,
         preparation,
         machine,
-        note,
+        said,
         state=vm.State.STOPPED if wanted_off else vm.State.CRASHED,
         severity=base.Severity.INFO if ended.orderly else base.Severity.ERROR,
         restarts=0 if steady or wanted_off else machine.status.restarts,
-        last_end=vm.End(when=base.now(), reason=base.Saying.of(note)),
+        last_end=vm.End(when=base.now(), reason=base.Saying.of(said)),
     )
     standing.failed = None if wanted_off else clock.boottime()
     await standing.fail_these(EndedByItself(name=machine.name, reason=reason), waiting)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from bocage.engine.qemu import processes
 from bocage.node import rights, spoken
-from bocage.protocol import owning, records
+from bocage.protocol import guarding, owning, records
 
 PATIENCE = 15.0  # seconds that a start waits for the store, and for what the one before has left
 _ADMISSION = 5.0  # seconds that the guard has to answer
@@ -33,6 +33,7 @@ class Guarded:
         self.bounds = records.Bounds()
         self.gone: float | None = None
         self.admits = False  # whether it lets anything run just now
+        self.ends = False  # whether it has ended what it held, and was given no other life since
 
     def held(self) -> list[str]:
         """The VMs of which it holds anything: a process, or what one has left."""
@@ -48,6 +49,7 @@ class Guarded:
         self._held = {vm: (int(one["generation"]), one["runs"] > 0) for vm, one in told["held"].items()}
         self.life, self.bounds = spoken.life(told["life"]), spoken.bounds(told["bounds"])
         self.gone, self.admits, self.known = told["gone"], bool(told["admits"]), True
+        self.ends = told["phase"] in (guarding.Phase.ENDING.name, guarding.Phase.OVER.name) and self.life is not None
         self._told.set()
         return [vm for vm in before if vm not in self.running()]
 

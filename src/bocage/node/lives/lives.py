@@ -91,6 +91,10 @@ class Lives:
         """See rights.Rights."""
         return self._no_life() if await self.shares(storage) else None
 
+    async def ends(self, storage: str) -> bool:
+        """See rights.Rights."""
+        return self.guarded.ends and await self.shares(storage)
+
     def _no_life(self) -> rights.NoLife | None:
         return None if self._may_start() else rights.NoLife(since=f"{self._lost:%Y-%m-%d %H:%M:%S} UTC")
 
