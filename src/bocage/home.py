@@ -86,7 +86,13 @@ class Home:
     @property
     def secret_key(self) -> pathlib.Path:
         """What secrets in the store are sealed with; the same on all hosts of a cluster."""
-        return self.path / "secret.key"
+        joined = self.joined_secret_key
+        return joined if self.cluster_document.exists() and joined.exists() else self.path / "secret.key"
+
+    @property
+    def joined_secret_key(self) -> pathlib.Path:
+        """That of the cluster that this host has joined: its own of before stays, should it not come about."""
+        return self.cluster / "secret.key"
 
     @property
     def cluster(self) -> pathlib.Path:

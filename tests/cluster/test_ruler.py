@@ -79,6 +79,19 @@ async def test_the_next_leader_ends_what_a_leader_that_died_had_begun(world):
     assert said.index("failover-led-by") < said.index("failover-proven-power")
 
 
+async def test_a_bmc_that_answers_nonsense_for_a_while_is_asked_again(world):
+    await world.build(3)
+    leader, victim, _ = world.hosts
+    await world.run(3)
+    assert world.leader() is leader
+    web = await world.machine("web", victim)
+    world.power.mad[victim.uid] = 3
+    victim.alive = False
+    await world.run(8)
+    assert world.power.mad[victim.uid] == 0
+    assert await world.owner(web) in ("host1", "host3")
+
+
 async def test_without_a_proof_it_waits_and_asks_and_a_persons_word_is_one(world):
     await world.build(3, bmc=False)
     _, victim, _ = world.hosts

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from bocage import home as homes
-from bocage.membership import invitation, papers, place
+from bocage.membership import invitation, joining, papers, place
 from bocage.store.etcd import access
 
 
@@ -122,3 +122,26 @@ def test_a_word_comes_back_from_its_text(home: homes.Home) -> None:
     ):
         with pytest.raises(invitation.Malformed):
             invitation.Word.parse(text)
+
+
+def test_what_comes_with_the_authority_that_a_word_means_is_not_believed(home: homes.Home) -> None:
+    """Else who is on the way would send his own along, and be told the word's secret."""
+    meant = home.authority.read_bytes()
+    strangers, _ = papers.authority()
+    assert papers.one(meant) == meant
+    assert papers.one(meant + strangers) == meant
+    word = invitation.Word("10.0.0.1:8481", papers.fingerprint(meant), "abc_-")
+    assert joining._meant(word, meant + strangers) == meant
+    for told in (strangers + meant, b"nonsense"):
+        with pytest.raises(joining.OtherAuthority):
+            joining._meant(word, told)
+
+
+def test_a_host_keeps_its_own_key_until_it_is_part_of_a_cluster(tmp_path: pathlib.Path) -> None:
+    home = homes.Home(tmp_path, tmp_path / "run")
+    own = home.secret_key
+    home.cluster.mkdir()
+    home.joined_secret_key.write_text("the cluster's")
+    assert home.secret_key == own
+    home.cluster_document.write_text("{}")
+    assert home.secret_key == home.joined_secret_key

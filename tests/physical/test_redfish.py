@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import http.server
 import pathlib
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -102,6 +104,28 @@ async def test_a_bmc_that_never_answers_holds_nobody_up(box: secrets.Box, monkey
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(base.Unreachable) as told:
         await bmcs.look(host(), asked(silent.getsockname()[1]), box)
     assert told.value.reason == "timed out"
+
+
+@pytest.mark.parametrize("content", [b"<html>one moment</html>", b"{}", b"[]", b'"on"'])
+async def test_a_bmc_that_answers_something_else_is_strange(content: bytes, box: secrets.Box) -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
+        serving = threading.Thread(target=page.serve_forever, args=(0.05,))
+        serving.start()
+        try:
+            with pytest.raises(base.Strange):
+                await bmcs.look(host(), asked(page.server_port), box)
+        finally:
+            page.shutdown()
+            serving.join()
 
 
 async def test_a_bmc_that_was_away_is_asked_anew(server: Server, box: secrets.Box) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bocage import errors, ledger
 from bocage.protocol import fencing, records, ruling, silence, timing
+from bocage.words import N_
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,15 @@ _PROBED = 0.5  # seconds that an answer is waited for
 
 Probe = Callable[[str], Awaitable[bool]]
 """Whether a host answers directly; it may take as long as it likes."""
+
+
+class Unforeseen(errors.Problem):
+    """What was to be done about a host failed in a way that nobody thought of; it is tried again."""
+
+    type = "fencing-unforeseen"
+    text = N_("it failed: {reason}")
+    hint = N_("'bocage daemon log' on the host that leads has more")
+    reason: str
 
 
 class Living(Protocol):
@@ -253,6 +263,9 @@ class Ruler:
                     raise AssertionError("no storage can shut a host out")
         except errors.Problem as error:
             problem = error
+        except Exception as error:  # whatever it is, it must not end what is done about a dead host
+            log.exception("%s of %s", act.act.name, act.host)
+            problem = Unforeseen(reason=f"{type(error).__name__}: {error}"[:300])
         self._witness.did(act.host, act.number, act.act, off=off, problem=problem)
         if problem or off is False:
             self._pausing += 1

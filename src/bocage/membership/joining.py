@@ -63,12 +63,13 @@ async def join(
         given = admission.Papers(**answer.json())
     except (ValueError, TypeError) as error:
         raise Refused(address=word.address, said=str(error)) from error
+    _meant(word, given.authority.encode())
     for path, content in (
-        (home.authority, given.authority),
+        (home.authority, authority),
         (home.certificate, given.certificate),
         (home.certificate_key, key),
         (home.authority_key, given.authority_key),
-        (home.secret_key, given.secret_key),
+        (home.joined_secret_key, given.secret_key),
     ):
         if content:
             files.write_durably(path, content, mode=0o600)
@@ -82,13 +83,20 @@ async def _authority(word: invitation.Word) -> bytes:
     blind.verify_mode = ssl.CERT_NONE  # what comes is compared with the word, and nothing is told
     async with _client(word, blind) as client:
         answer = await client.get("/ca")
-    try:
-        same = hmac.compare_digest(papers.fingerprint(answer.content), word.fingerprint)
-    except ValueError:
-        same = False
-    if answer.status_code != httpx.codes.OK or not same:
+    if answer.status_code != httpx.codes.OK:
         raise OtherAuthority(address=word.address)
-    return answer.content
+    return _meant(word, answer.content)
+
+
+def _meant(word: invitation.Word, told: bytes) -> bytes:
+    """The certificate that the word means, and nothing that came with it. Raises OtherAuthority."""
+    try:
+        one = papers.one(told)
+    except ValueError as error:
+        raise OtherAuthority(address=word.address) from error
+    if not hmac.compare_digest(papers.fingerprint(one), word.fingerprint):
+        raise OtherAuthority(address=word.address)
+    return one
 
 
 @contextlib.asynccontextmanager

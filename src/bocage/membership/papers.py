@@ -139,6 +139,17 @@ def fingerprint(certificate: bytes) -> bytes:
     return hashlib.sha256(x509.load_pem_x509_certificate(certificate).public_bytes(serialization.Encoding.DER)).digest()
 
 
+def one(certificate: bytes) -> bytes:
+    """The first certificate of what was told (PEM), by itself: whoever reads all of it would believe the others too.
+
+    Raises ValueError.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    return x509.load_pem_x509_certificate(certificate).public_bytes(serialization.Encoding.PEM)
+
+
 def ends(certificate: bytes) -> datetime.datetime:
     """Until when a certificate (PEM) is good."""
     from cryptography import x509

@@ -111,6 +111,8 @@ class Redfish(base.Bmc):
             raise base.Unreachable(address=address, reason=_cause(error)) from error
         except exceptions.SushyError as error:
             raise base.Strange(address=address, reason=str(error)[:300]) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # JSON of another form, or none at all
+            raise base.Strange(address=address, reason=f"its answer is none of Redfish's: {error}"[:300]) from error
 
 
 def certificate(place: power.BmcPlace) -> str:
