@@ -79,7 +79,7 @@ class Ground:
 
 
 def _copies(status: Document) -> bool:
-    assert status.get("state") in ("pending", "running"), status
+    assert status.get("state") in ("pending", "running"), (status.get("problem"), status)
     return any(line["said"]["type"] == "passage-copies" for line in status.get("log") or ())
 
 

@@ -7,6 +7,9 @@ import enum
 from typing import Protocol
 
 
+DOWNTIME = 0.3  # seconds
+
+
 class Stage(enum.StrEnum):
     """How far the monitor's own part is."""
 
@@ -23,7 +26,7 @@ class Limits:
     """Of one passage."""
 
     bandwidth: int | None = None  # bytes a second; None: what the network takes
-    downtime: float = 0.3  # seconds that the guest should stand at most: more is copied while it runs
+    downtime: float = DOWNTIME  # seconds that the guest should stand at most: more is copied while it runs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -278,12 +278,12 @@ class Arrival:
             return []  # the guard ends what is of a life that is over
         try:
             async with asyncio.timeout(self._cluster.profile.silence):
-                seen = await self._cluster.book.read()
-        except (errors.Problem, TimeoutError):
+                view = await self._cluster.book.look_up(records.CLUSTER, records.owner_of(self.uid))
+        except (errors.Problem, ValueError, TimeoutError):
             return []
-        owner = seen.view.get(records.Owner, records.owner_of(self.uid))
+        owner = view.get(records.Owner, records.owner_of(self.uid))
         self._is_ours = owner is not None and owner.host == self._ground.uid
-        return target.seen(seen.view)
+        return target.seen(view)
 
     async def _rest(self, ending: asyncio.Future[engine.Ended]) -> None:
         waking: asyncio.Future[Any] = asyncio.ensure_future(self._wake.wait())

@@ -16,7 +16,7 @@ from typing import Any
 from bocage import errors, threads
 from bocage.engine import base as engine
 from bocage.engine import passing
-from bocage.model import ground, vm
+from bocage.model import ground, requests, vm
 from bocage.node import clustered, notes, rights, spoken, started, tasks
 from bocage.node.life import arriving, handing, overlaying, resizing
 from bocage.node.life.standing import Standing
@@ -297,9 +297,9 @@ class _Departure:
                 return told
 
     async def _send(self, running: engine.Machine, told: dict[str, Any]) -> None:
-        limits = passing.Limits(
-            bandwidth=self._run.params.get("bandwidth"), downtime=float(self._run.params.get("downtime") or 0.3)
-        )
+        given = {name: self._run.params[name] for name in ("bandwidth", "downtime") if name in self._run.params}
+        asked = requests.Migrate.model_validate(given)
+        limits = passing.Limits(bandwidth=asked.bandwidth, downtime=asked.downtime or passing.DOWNTIME)
         connection = await asyncio.to_thread(
             socket.create_connection, (self._target.status.address, int(told["port"])), _ANSWERED
         )
