@@ -6,7 +6,6 @@ import dataclasses
 import enum
 from typing import Protocol
 
-
 DOWNTIME = 0.3  # seconds
 
 
