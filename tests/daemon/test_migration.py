@@ -130,6 +130,9 @@ def test_there_and_back_and_cancelled_and_off(ground: Ground) -> None:
 
 @pytest.mark.fault
 def test_whatever_is_killed_one_side_runs_it(ground: Ground) -> None:
+    if ground.first.vm("box")["status"]["state"] == "stopped":
+        said(ground.first, "vm", "start", "box")
+        ground.count()
     here, there = ground.where, ground.other
     pid = ground.first.vm("box")["status"]["pid"]
 

@@ -73,6 +73,10 @@ class Passing(Protocol):
         """End it, and let the vCPUs do what they did before. False: it was COMPLETED, and is so still."""
         ...
 
+    async def tidy(self) -> None:
+        """Afterwards: nothing of the passage is left in the monitor, and the switches know where its NICs are."""
+        ...
+
     async def go_on(self, *, runs: bool) -> None:
         """The machine is here and nowhere else: its disks are this process's, and its vCPUs run.
 

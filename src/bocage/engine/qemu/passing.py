@@ -116,8 +116,10 @@ class Passing:
     async def go_on(self, *, runs: bool) -> None:
         if runs:
             await self._link.execute("cont")
-            with contextlib.suppress(qmp.CommandFailed):
-                await self._link.execute("announce-self", _ANNOUNCED)
+
+    async def tidy(self) -> None:
+        with contextlib.suppress(qmp.CommandFailed):
+            await self._link.execute("announce-self", _ANNOUNCED)
         self._forget_key()
         await settle(self._link)
 

@@ -308,12 +308,17 @@ class Arrival:
     ) -> None:
         """It is this host's: that is written down, and its vCPUs run."""
         coming.arrived(generation)
+        begun = spoken.now()
         place = await self._preparation.place(machine)
         with contextlib.suppress(errors.Problem):  # its actor writes it, too
             held = await definition
             await reach.Way(place.storage).call(place.write, held)
+        written = spoken.now()
         await running.passing.go_on(runs=self.asked.runs)
         self._went_on.set()
+        spans = (written - begun, spoken.now() - written)
+        log.info("VM %s is this host's: written down in %.3f s, went on in %.3f s", self.uid, *spans)
+        await running.passing.tidy()
         await running.arrived()
         await asyncio.to_thread(started.note_passage, self._runtime, started.ARRIVES, None)
         self._came.set_result(running)

@@ -172,6 +172,7 @@ async def _stays(
             await preparation.own_again(await standing.read())
             if completed or (held["runs"] and await running.look() is engine.Run.PAUSED):
                 await running.passing.go_on(runs=bool(held["runs"]))
+                await running.passing.tidy()
     runtime = standing.ground.home.vm_runtime(standing.uid)
     await asyncio.to_thread(started.note_passage, runtime, started.DEPARTS, None)
     standing.defined = None  # which may say another generation
