@@ -78,10 +78,12 @@ class Guard:
         )
 
     @classmethod
-    def alone(cls, life: records.Life, bounds: records.Bounds, now: float, *, kernel_disks: bool = False) -> Guard:
+    def alone(
+        cls, life: records.Life | None, bounds: records.Bounds, now: float, *, kernel_disks: bool = False
+    ) -> Guard:
         """A guard that finds no predecessor: it holds everything, and does not feed until it knows where it stands.
 
-        `life` is the one that its predecessor was given last: a file of the home has it.
+        `life` is the one that its predecessor was given last: a file of the home has it. None: nobody knows.
         """
         nothing: frozenset[str] = frozenset()
         return cls(

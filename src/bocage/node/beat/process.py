@@ -19,6 +19,7 @@ from bocage.store.etcd import access, gateway
 log = logging.getLogger(__name__)
 
 _LOOK_AROUND = 2.0  # seconds between two looks whether another beat process has come
+_AGAIN = 0.5  # seconds before beats that something ended begin again
 _QUIET = 10.0  # seconds between two lines of the log about a store that does not answer
 
 
@@ -82,7 +83,16 @@ class Process:
             if self._current:
                 self._current.cancel()
             self._given, self._said = told, {}
-            self._current = asyncio.create_task(self._beat(life, told))
+            self._current = asyncio.create_task(self._beat_on(life, told))
+
+    async def _beat_on(self, life: records.Life, told: spoken.Document) -> None:
+        """Whatever it is that goes wrong, a life that goes on is beaten for."""
+        while True:
+            try:
+                return await self._beat(life, told)
+            except Exception:
+                log.exception("the beats for epoch %d; they begin again", life.epoch)
+            await asyncio.sleep(_AGAIN)
 
     async def _beat(self, life: records.Life, told: spoken.Document) -> None:
         log.info("beats for epoch %d", life.epoch)

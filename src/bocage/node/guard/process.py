@@ -69,7 +69,7 @@ class Process:
         )  # the kernel's writes outlive a freeze: where time is to prove, only a reset ends
         life, bounds = guarded(kept)
         self._known.mkdir(mode=0o700, exist_ok=True)
-        if life is None:
+        if life is None and not any(self._known.glob("*.json")):
             self._gone = spoken.now()
             return guarding.Guard.first(kernel_disks=writes)
         guard = guarding.Guard.alone(life, bounds, spoken.now(), kernel_disks=writes)
@@ -87,7 +87,7 @@ class Process:
                 if process in one.pidfds:
                     self._watch(process, one.pidfds[process])
         guard.found(self._vms, complete=complete)
-        log.info("no guard was here; %d processes are held in epoch %d", len(self._vms), life.epoch)
+        log.info("no guard was here; %d processes are held of %s", len(self._vms), life or "an unknown life")
         for process, vm in list(self._vms.items()):
             if process not in self._held[vm].pidfds:
                 guard.ended(process)

@@ -99,7 +99,7 @@ class Lives:
         return None if self._may_start() else rights.NoLife(since=f"{self._lost:%Y-%m-%d %H:%M:%S} UTC")
 
     def _may_start(self) -> bool:
-        guarded = self._guard.there and self.guarded.admits and self.guarded.life == self.life
+        guarded = self._guard.there and self.guarded.admits and self.guarded.life == self._file.guarded == self.life
         return self.life is not None and not self.waits and guarded
 
     async def claim(self, vm: str, storage: str) -> rights.Claim:
@@ -112,15 +112,20 @@ class Lives:
         own, waiting = self._own(vm), asyncio.get_running_loop().create_future()
         self._wanted[vm] = waiting, spoken.now()
         self._wake.set()
+        claim = None
         try:
             async with asyncio.timeout(claims.PATIENCE):
                 granted = await waiting
+            claim = claims.Claim(own, granted, self.guarded, str(root), self._perform, lambda: self.life)
         except TimeoutError as error:
             raise rights.NotGranted(bound=claims.PATIENCE) from error
         finally:
             if self._wanted.get(vm, (None,))[0] is waiting:
                 del self._wanted[vm]
-        return claims.Claim(own, granted, self.guarded, str(root), self._perform, lambda: self.life)
+            if claim is None and waiting.done() and not waiting.cancelled() and not waiting.exception():
+                # It was granted in the moment in which nobody waited any more.
+                self._perform(own, own.started(waiting.result().attempt, running=False))
+        return claim
 
     async def comes(self, vm: str, storage: str, generation: int) -> claims.Coming:
         """See clustered.Lives."""
@@ -172,8 +177,11 @@ class Lives:
             except (errors.Problem, TimeoutError) as problem:
                 log.debug("the records: %s", problem)
             else:
-                async with self._turn:
-                    await self._viewed(seen.view, seen.sent)
+                try:
+                    async with self._turn:
+                        await self._viewed(seen.view, seen.sent)
+                except OSError as error:  # the home is full, say: the next round tries again
+                    log.warning("this host's life: %s", error)
             self._leave_all()
             self._note_life()
             with contextlib.suppress(TimeoutError):
@@ -196,7 +204,7 @@ class Lives:
         self._found = {vm: one for vm, one in self._found.items() if one.lives and vm not in self.guarded.held()}
         # What ran before this host's first life is of no life that was ended: it goes on in that one.
         found = self._found if back.phase is not returning.Phase.BOOTED else {}
-        before, gone = back.life, self._gone if not (runs or found) else None
+        before, gone = back.life, self._gone if not (self.guarded.held() or found) else None
         await self._come_back(back.seen(view, runs, started, gone=gone, sent=sent, now=now))
         await self._lives(before)
         if back.phase is returning.Phase.ENDING:
@@ -211,6 +219,8 @@ class Lives:
             return
         if self.guarded.life != life and not await self._give_guard(life):
             return
+        if self._file.guarded != life:
+            await self._keep(guarded=life, life=life, bounds=self._returning.bounds)
         for one in list(self._found.values()):
             await self._take_up(one, view)
         for vm, own in list(self._owning.items()):
@@ -283,20 +293,20 @@ class Lives:
             return
         log.info("this host lives in epoch %d", life.epoch)
         self._gone = self.confirmed = None
-        await self._keep(life=life)
         self._greet_beat()
+        await self._keep(life=life)
 
     async def _give_guard(self, life: records.Life) -> bool:
-        """The guard is given a life; a file has it for its successor."""
-        bounds = self._returning.bounds
-        if not await self.guarded.take(life, bounds, within=_TOLD):
+        """The guard is given a life; a file has it for its successor before anything is started in it."""
+        if not await self.guarded.take(life, self._returning.bounds, within=_TOLD):
             return False
-        await self._keep(guarded=life, life=life, bounds=bounds)
+        self._gone = None  # what was told meanwhile was of a life before
         return True
 
     async def _keep(self, **fields: Any) -> None:
-        self._file = dataclasses.replace(self._file, **fields)
-        await asyncio.to_thread(self._file.write, self._setting.kept)
+        kept = dataclasses.replace(self._file, **fields)
+        await asyncio.to_thread(kept.write, self._setting.kept)
+        self._file = kept
 
     def _note_life(self) -> None:
         """Who waits for a life is told when there is one; since when there is none is noted."""
