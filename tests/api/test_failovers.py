@@ -3,6 +3,7 @@
 import httpx
 
 from bocage.model import base, failover, ground, standing, vm
+from bocage.planner import outages
 from bocage.store import resources
 from tests.api.conftest import create, problem
 
@@ -90,6 +91,18 @@ async def test_a_persons_word_is_kept_with_the_name_where_it_is_waited_for(clien
         failover.Failover, None, made.uid, lambda one: one.status.model_copy(update={"state": failover.State.MOVING})
     )
     problem(await confirm(client, world), 409, "failover-nothing-to-confirm")
+
+
+async def test_no_word_counts_against_a_bmc_that_says_that_the_host_has_power(client, world):
+    on = failover.Step(time=base.now(), said=base.Saying.of(outages.PowerStillOn(host="host1")))
+    away = failover.Step(time=base.now(), said=base.Saying.of(outages.BmcFailed(host="host1", problem=on.said.model_dump())))
+    made = await failed(world, steps=(on,))
+    problem(await confirm(client, world), 409, "failover-still-on")
+    assert (await world.kept.get(failover.Failover, None, made.uid)).spec.confirmed is None
+    await world.kept.change_status(
+        failover.Failover, None, made.uid, lambda one: one.status.model_copy(update={"steps": (on, away)})
+    )
+    assert (await confirm(client, world)).status_code == 200
 
 
 async def test_how_the_hosts_stand_is_what_the_leader_has_written(client, world):

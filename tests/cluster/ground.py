@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from bocage import ledger
@@ -58,9 +59,14 @@ class Power:
         self.dead: set[str] = set()  # BMCs that do not answer
         self.mad: dict[str, int] = {}  # and those that so many times answer what nobody understands
         self.orders: list[str] = []
+        self.meanwhile: list[Callable[[], None]] = []  # what happens while a BMC is asked who it is
 
-    async def off(self, host: str) -> None:
+    async def off(self, host: str, still: Callable[[], bool]) -> None:
         self._reach(host)
+        for each in self.meanwhile:
+            each()
+        if not still():
+            raise physical.Unwanted
         self.orders.append(host)
         self.off_.add(host)
 

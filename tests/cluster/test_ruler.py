@@ -92,6 +92,21 @@ async def test_a_bmc_that_answers_nonsense_for_a_while_is_asked_again(world):
     assert await world.owner(web) in ("host1", "host3")
 
 
+async def test_an_order_that_comes_when_its_host_is_proven_dead_or_another_leads_is_not_given(world):
+    await world.build(3)
+    leader, victim, _ = world.hosts
+    await world.run(3)
+    assert world.leader() is leader
+    await world.machine("web", victim)
+    world.power.meanwhile.append(leader.ruler.ruling.fences.clear)
+    victim.alive = False
+    await world.run(6)
+    assert world.power.orders == []
+    world.power.meanwhile.clear()
+    await world.run(6)
+    assert world.power.orders == [victim.uid]
+
+
 async def test_without_a_proof_it_waits_and_asks_and_a_persons_word_is_one(world):
     await world.build(3, bmc=False)
     _, victim, _ = world.hosts

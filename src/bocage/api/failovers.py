@@ -45,6 +45,13 @@ class NotSaid(problems.Error, errors.Invalid):
     host: str
 
 
+class StillOn(problems.Error, errors.Conflict):
+    type = "failover-still-on"
+    text = N_("the BMC of {host} says that it has power")
+    hint = N_("switch off this very server, at its button or its plug, and confirm when its BMC has seen that")
+    host: str
+
+
 class HostLook(standing.HostStanding):
     """How one host stands, and what could prove its death."""
 
@@ -132,14 +139,27 @@ async def confirm(request: Confirm, call: Annotated[calls.Call, calls.may("failo
     ]
     if not waiting:
         raise NothingToConfirm(host=host.name)
+    newest = max(waiting, key=lambda one: one.spec.epoch)
+    if _reads_on(newest):
+        raise StillOn(host=host.name)
     word = Confirmed(by=call.asker.name, when=base.now())
     changed = await call.resources.change(
         Failover,
         None,
-        max(waiting, key=lambda one: one.spec.epoch).uid,
+        newest.uid,
         lambda one: one if one.spec.confirmed else resources.with_spec(one, confirmed=word),
     )
     return answers.one(changed)
+
+
+def _reads_on(failover: Failover) -> bool:
+    """Whether the last that its BMC has said is that it has power. One that does not answer says nothing."""
+    said = [
+        step.said.type
+        for step in failover.status.steps
+        if step.said.type in (outages.PowerStillOn.type, outages.PowerRead.type, outages.BmcFailed.type)
+    ]
+    return said[-1:] == [outages.PowerStillOn.type]
 
 
 @router.get("/{name}", name="get", response_model=Failover, responses=routing.problem_responses(404))

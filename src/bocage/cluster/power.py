@@ -16,8 +16,8 @@ class Bmcs:
         self._mirror, self._bmc_of = mirror, bmc_of
         self._held: dict[str, tuple[object, base.Bmc]] = {}
 
-    async def off(self, host: str) -> None:
-        await self._bmc(host).off()
+    async def off(self, host: str, still: Callable[[], bool]) -> None:
+        await self._bmc(host).off(still)
 
     async def is_off(self, host: str) -> bool:
         return await self._bmc(host).power() is base.Power.OFF

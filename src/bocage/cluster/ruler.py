@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, Protocol
 
 from bocage import errors, ledger
+from bocage.physical import base as physical
 from bocage.protocol import fencing, records, ruling, silence, timing
 from bocage.words import N_
 
@@ -61,7 +62,9 @@ class Book(Protocol):
 class Power(Protocol):
     """The power of hosts, by uid. Raises errors.Problem where nobody answers."""
 
-    async def off(self, host: str) -> None: ...
+    async def off(self, host: str, still: Callable[[], bool]) -> None:
+        """Have its power cut, unless `still` says, in the last moment, that this is not wanted any more."""
+        ...
 
     async def is_off(self, host: str) -> bool:
         """What its BMC says now. On the way there is not off."""
@@ -248,7 +251,7 @@ class Ruler:
         try:
             match act.act:
                 case fencing.Act.POWER_OFF:
-                    await self._power.off(act.host)
+                    await self._power.off(act.host, lambda: self._is_wanted(act))
                     if (fence := self._fence(act)) is not None:
                         fence.ordered(self._clock())
                 case fencing.Act.READ_POWER:
@@ -261,6 +264,8 @@ class Ruler:
                         fence.writes_ended(act.number)
                 case fencing.Act.SHUT_OUT:
                     raise AssertionError("no storage can shut a host out")
+        except physical.Unwanted:
+            log.info("%s is not switched off any more", act.host)
         except errors.Problem as error:
             problem = error
         except Exception as error:  # whatever it is, it must not end what is done about a dead host
@@ -277,6 +282,11 @@ class Ruler:
         self.ruling.answered(act)
         self._perform(self.ruling.tick(self._clock()))
         self._again.set()
+
+    def _is_wanted(self, act: ruling.Do) -> bool:
+        """Whether that life is still to be proven over, and by this host."""
+        fence = self._fence(act)
+        return fence is not None and not fence.proven and self.leads
 
     def _fence(self, act: ruling.Do) -> fencing.Fencing | None:
         """The fence that this was done for, if it is still about that life."""

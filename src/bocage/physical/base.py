@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections.abc import Callable
 
 from bocage import errors
 from bocage.words import N_
@@ -71,6 +72,13 @@ class Strange(Error, errors.Unavailable):
     reason: str
 
 
+class Unwanted(Error, errors.Conflict):
+    """Nothing was ordered."""
+
+    type = "bmc-unwanted"
+    text = N_("the order is not wanted any more")
+
+
 class Power(enum.StrEnum):
     ON = "on"
     OFF = "off"
@@ -89,8 +97,11 @@ class Bmc(abc.ABC):
         """Its System UUID, as the BMC tells it; empty when it tells none."""
 
     @abc.abstractmethod
-    async def off(self) -> None:
-        """Have its power cut at once; only `power` says when it is. Raises OtherSystem before anything is done."""
+    async def off(self, still: Callable[[], bool] = lambda: True) -> None:
+        """Have its power cut at once; only `power` says when it is. Raises OtherSystem before anything is done.
+
+        `still` is asked in the last moment, maybe in another thread, whether that is wanted; raises Unwanted if not.
+        """
 
     @abc.abstractmethod
     async def on(self) -> None:

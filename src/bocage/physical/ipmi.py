@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Callable
 
 from bocage import errors, process
 from bocage.model import power
@@ -31,15 +32,17 @@ class Ipmi(base.Bmc):
         found = _GUID.search(await self._run("mc", "guid"))
         return str(uuid.UUID(found[1])) if found else ""
 
-    async def off(self) -> None:
-        await self._order("off", base.Power.OFF)
+    async def off(self, still: Callable[[], bool] = lambda: True) -> None:
+        await self._order("off", base.Power.OFF, still)
 
     async def on(self) -> None:
         await self._order("on", base.Power.ON)
 
-    async def _order(self, what: str, wanted: base.Power) -> None:
+    async def _order(self, what: str, wanted: base.Power, still: Callable[[], bool] = lambda: True) -> None:
         if self._expected and not power.same_system(found := await self.identity(), self._expected):
             raise base.OtherSystem(address=self._place.address, found=found or "not told", expected=self._expected)
+        if not still():
+            raise base.Unwanted
         try:
             await self._run("chassis", "power", what)
         except base.Strange:  # some call an order that changes nothing an error

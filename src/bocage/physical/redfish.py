@@ -45,8 +45,8 @@ class Redfish(base.Bmc):
     async def identity(self) -> str:
         return await self._ask(lambda system: str(system.uuid or "").lower())
 
-    async def off(self) -> None:
-        await self._ask(lambda system: self._order(system, "ForceOff", already="Off"))
+    async def off(self, still: Callable[[], bool] = lambda: True) -> None:
+        await self._ask(lambda system: self._order(system, "ForceOff", already="Off", still=still))
 
     async def on(self) -> None:
         await self._ask(lambda system: self._order(system, "On", already="On"))
@@ -71,13 +71,15 @@ class Redfish(base.Bmc):
             self._system = held
             return answer
 
-    def _order(self, system: Any, what: str, *, already: str) -> None:
+    def _order(self, system: Any, what: str, *, already: str, still: Callable[[], bool] = lambda: True) -> None:
         found = str(system.uuid or "")
         if self._expected and not power.same_system(found, self._expected):
             raise base.OtherSystem(address=self._place.address, found=found or "not told", expected=self._expected)
         if _state(system) != already:  # many answer an order that changes nothing with an error
             import sushy
 
+            if not still():
+                raise base.Unwanted
             system.reset_system(sushy.ResetType(what))
 
     def _find(self) -> Any:

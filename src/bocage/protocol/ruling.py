@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bocage.protocol import census, fencing, leading, records, replicating, silence, timing
 
 _AGAIN = 0.5  # seconds before what was not answered is done again
+_SAID = 15.0  # seconds for which a BMC's unasked word counts: some take several to say it
 _TO_PROVE = (fencing.Act.POWER_OFF, fencing.Act.READ_POWER, fencing.Act.END_WRITES)
 
 Place = Callable[[str, Sequence[str]], "str | None"]
@@ -130,7 +131,8 @@ class Ruling:
         self, host: str, view: records.View, clocks: silence.Silence, life: records.Life, now: float
     ) -> list[Act]:
         epoch = view.get(records.Epoch, records.epoch_of(host))
-        assert epoch is not None
+        if epoch is None:
+            return []  # a record that this version cannot read: nothing is done about that host, and all about others
         if not epoch.lives:
             fence = self.fences.setdefault(host, fencing.Fencing(host, self._means[host], self._profile))
             fence.seen(view, now)
@@ -146,7 +148,7 @@ class Ruling:
         return []
 
     def _is_off(self, host: str, now: float) -> bool:
-        return host in self._off and now - self._off[host] < self._profile.silence
+        return host in self._off and now - self._off[host] < _SAID
 
     def _lift(self, host: str, view: records.View, life: records.Life) -> list[Act]:
         fence = view.get(records.Fence, records.fence_of(host))
