@@ -95,7 +95,9 @@ async def test_a_persons_word_is_kept_with_the_name_where_it_is_waited_for(clien
 
 async def test_no_word_counts_against_a_bmc_that_says_that_the_host_has_power(client, world):
     on = failover.Step(time=base.now(), said=base.Saying.of(outages.PowerStillOn(host="host1")))
-    away = failover.Step(time=base.now(), said=base.Saying.of(outages.BmcFailed(host="host1", problem=on.said.model_dump())))
+    away = failover.Step(
+        time=base.now(), said=base.Saying.of(outages.BmcFailed(host="host1", problem=on.said.model_dump()))
+    )
     made = await failed(world, steps=(on,))
     problem(await confirm(client, world), 409, "failover-still-on")
     assert (await world.kept.get(failover.Failover, None, made.uid)).spec.confirmed is None
