@@ -71,6 +71,13 @@ async def test_a_host_sees_whether_its_bmc_is_its_own(here: node_ground.Ground) 
         )
         assert await rounds.look()
         assert (await here.resources.get(ground.Host, None, ONE)).bmc_is_its_own
+        bmcs = [bmc.Bmc(server, PASSWORD, port)]
+    assert not await rounds.look()  # it is away for a moment, and the host's own all the same
+    away = await here.resources.get(ground.Host, None, ONE)
+    assert away.status.bmc
+    assert away.status.bmc.problem
+    assert away.bmc_is_its_own
+    with bmc.serving_at("127.0.0.1", bmcs):
         server.uuid = str(uuid.uuid4())  # the addresses were swapped meanwhile
         assert not await rounds.look()
         seen = await here.resources.get(ground.Host, None, ONE)

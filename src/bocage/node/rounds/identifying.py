@@ -10,6 +10,7 @@ from bocage import errors
 from bocage.model import base, ground, keys, power
 from bocage.node import power as powers
 from bocage.node.ground import Ground
+from bocage.physical import base as physical
 from bocage.physical import bmcs
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,11 @@ class Rounds:
         at = {"address": host.spec.bmc.address, "system": host.spec.bmc.system, "seen": base.now()}
         try:
             uuid = await bmcs.of(host, await powers.box(self._ground)).identity()
+        except (physical.Unreachable, errors.TimedOut) as problem:
+            known = host.status.bmc  # that it is busy just now makes it no other one's; every order looks again
+            same = known and (known.address, known.system) == (at["address"], at["system"])
+            uuid, own = (known.uuid, known.own) if known and same else ("", False)
+            return power.BmcSeen(**at, uuid=uuid, own=own, problem=base.Saying.of(problem))
         except errors.Problem as problem:
             return power.BmcSeen(**at, problem=base.Saying.of(problem))
         return power.BmcSeen(**at, uuid=uuid, own=power.same_system(uuid, host.status.smbios_uuid))
