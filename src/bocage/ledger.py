@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 ROOT = "/bocage/p1/"
 _OWNER = "owner/"
 _MACHINES = keys.prefix(vm.VM.kind)
-_ALL = "/bocage/"
 _REACH = 0.2  # seconds that the watch has to come as far as a read has shown the store to be; else all is read anew
 
 _KINDS: Mapping[str, pydantic.TypeAdapter[Any]] = {
@@ -84,7 +83,7 @@ class Ledger:
         while True:
             with contextlib.suppress(contract.Compacted):
                 await self._read_all()
-                async with contextlib.aclosing(self._store.watch(_ALL, since=self._revision)) as changes:
+                async with contextlib.aclosing(self._store.watch(keys.ALL, since=self._revision)) as changes:
                     async for batch in changes:
                         await self._take(batch)
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from bocage.api import index
-from bocage.model import base, ground, vm
+from bocage.model import base, ground, keys, vm
 from bocage.store import resources
 from tests.api.conftest import VMS, World, create
 
@@ -55,6 +55,17 @@ async def test_it_reads_anew_when_it_was_left_behind_by_a_compaction(client, app
     await world.kept.store.compact(await world.kept.store.revision())
     assert await same_as_read_anew(world, held)
     assert len(held.vms) == 2
+
+
+async def test_it_waits_for_no_change_of_its_own_where_others_write_too(client, app, world):
+    """In a cluster the newest revision is nearly always a beat."""
+    held = index.Index(world.kept.store)
+    await held.fresh()
+    for count in range(3):
+        await world.kept.store.apply(puts={f"{keys.ALL}p1/beat/host1": str(count).encode()})
+        async with asyncio.timeout(20):
+            assert (await held.fresh()).revision == await world.kept.store.revision()
+    await held.close()
 
 
 async def test_many_askers_at_once_read_once(client, app, world):

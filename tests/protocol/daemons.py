@@ -141,7 +141,7 @@ class Daemon:
         host.time.tell(host.name, "has taken", life.epoch, "in", life.incarnation)
         host.stored = (life, host.stored[1])
         host.gone = None
-        host.beat = self.world.kinds.beating(life, profile.PROFILE)
+        host.begins_to_beat(self.world.kinds.beating(life, profile.PROFILE))
 
     def died(self, machine: Machine) -> None:
         if self.sources.get(machine.name, (None, None))[1] is machine:

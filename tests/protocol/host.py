@@ -72,6 +72,7 @@ class Host:
         self._clients = 0
         self.guard: guarding.Guard | None = None
         self.beat: beating.Beating | None = None
+        self.beats_since = 0.0  # true time
         self.daemon: daemons.Daemon | None = None
         self.gone: float | None = None  # since when, by the guard, nothing runs here
         self.stored: tuple[records.Life | None, records.Bounds] = (None, self.bounds)  # in a file of its home
@@ -364,6 +365,9 @@ class Host:
         away = self.random.uniform(0.2, 2.0) if self.time.chance(0.8) else self.random.uniform(5, 20)
         self.time.after(away, lambda: self.awake(boot, comes))
 
+    def begins_to_beat(self, beat: beating.Beating) -> None:
+        self.beat, self.beats_since = beat, self.time.now
+
     def restart_beat(self) -> None:
         self.time.tell(self.name, "beat is killed")
         life, self.beat = (self.beat.life if self.beat else None), None
@@ -371,6 +375,6 @@ class Host:
 
         def comes() -> None:
             if self.beat is None and life is not None and self.stored[0] == life:
-                self.beat = beating.Beating(life, profile.PROFILE)
+                self.begins_to_beat(beating.Beating(life, profile.PROFILE))
 
         self.time.after(self.random.uniform(0.1, 4.0), lambda: self.awake(boot, comes))

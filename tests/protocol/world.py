@@ -144,7 +144,8 @@ class World:
                 quiet = self.time.now - max(store.watched.get(records.beat_of(name), 0), store.up_since)
                 self.time.tell(f"{author} raises the epoch of {name} to {record.number}, quiet for {quiet:.2f} s")
                 victim = self.hosts[name]
-                heard = victim.on and victim.linked and victim.heard and victim.beat is not None
+                beats = victim.beat is not None and self.time.now - victim.beats_since > profile.PROFILE.silence
+                heard = victim.on and victim.linked and victim.heard and beats
                 well = heard and self.time.now >= victim.hangs_until
                 if author is not None and well and quiet < profile.PROFILE.silence / 2:
                     raise ground.Violation(f"{author} fences {name}, which beats, or could not have ({quiet:.2f} s)")

@@ -138,7 +138,7 @@ class Index:
             for entry in page.entries:
                 self._put(entry)
         self.revision = pages[0].revision
-        self._watch = self._store.watch(keys.ROOT + "/", since=self.revision)
+        self._watch = self._store.watch(keys.ALL, since=self.revision)
 
     def _take(self, changes: Iterable[contract.Change]) -> None:
         for change in changes:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 ROOT = "/bocage/1"
+ALL = "/bocage/"
+"""The resources, and what hosts tell each other in a cluster: whoever follows the store's revision watches this."""
 
 
 def prefix(kind: str, project: str | None = None) -> str:
