@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import pathlib
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -55,14 +57,35 @@ class Ground:
 
     def counted(self) -> list[int]:
         """Since it last began."""
-        log = (self.array / "vms" / self.uid / "serial.log").read_bytes()
+        log = self.said_by_guest()
         return [int(found[1]) for found in _COUNT.finditer(log[log.rindex(b"count 1\r\n") - 10 :])]
+
+    def said_by_guest(self) -> bytes:
+        return (self.array / "vms" / self.uid / "serial.log").read_bytes()
 
     def check_counts_on(self) -> None:
         """It counts, and has left out none and said none twice."""
         before = len(self.counted())
-        found = self.first.until(self.counted, lambda now: len(now) > before + 5)
+        try:
+            found = self.first.until(self.counted, lambda now: len(now) > before + 5)
+        except AssertionError as error:
+            raise AssertionError(self.story()) from error
         assert found == list(range(1, len(found) + 1))
+
+    def story(self) -> str:
+        """Whatever may tell why the guest does not count."""
+        told = [repr(self.first.vm("box")), self.said_by_guest()[-1000:].decode(errors="replace")]
+        for one in self.hosts.values():
+            told.append(one.log())
+            for monitor in one.homes.runtime.glob("vms/*/io/hmp"):
+                asked = b"info status\ninfo registers\ninfo lapic\ninfo pic\ninfo migrate\n"
+                with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(TimeoutError):
+                    connection.settimeout(5.0)
+                    connection.connect(str(monitor))
+                    connection.sendall(asked)
+                    while answer := connection.recv(65536):
+                        told.append(answer.decode(errors="replace"))
+        return "\n".join(told)
 
     def qemus(self) -> dict[str, list[processes.Found]]:
         return {name: one.qemus() for name, one in self.hosts.items() if one.qemus()}

@@ -145,6 +145,7 @@ def main() -> None:
     from tests.ground import bmc, ground, kernel, machine
 
     here = ground.Ground(pathlib.Path(sys.argv[1]))
+    tempfile.tempdir = str(here.root)  # it is killed, and what it keeps goes with the ground
     kernel.enter_net(here.switch)
     machines = [bmc.Bmc(one, one.bmc_password, one.bmc_port) for one in here.machines()]
     with bmc.serving_at(machine.SWITCH_ADDRESS, machines):
