@@ -42,7 +42,7 @@ async def migrate(project: calls.Project, name: calls.Name, request: requests.Mi
         host=machine.status.host,
         warnings=passage.warnings(machine, held.every(ground.Network)) if machines.is_up(machine) else (),
         to=target.uid,
-        **request.model_dump(include={"bandwidth", "downtime"}, exclude_none=True),
+        **request.model_dump(include={"bandwidth", "downtime", "live"}, exclude_none=True),
     )
     return await call.accept(task)
 

@@ -36,10 +36,17 @@ class VMs(nouns.Nouns):
         return self._post(self._of(name, "move"), {"storage": storage})
 
     def migrate(
-        self, name: str, *, to: str | None = None, bandwidth: str | None = None, downtime: float | None = None
+        self,
+        name: str,
+        *,
+        to: str | None = None,
+        bandwidth: str | None = None,
+        downtime: float | None = None,
+        live: bool | None = None,
     ) -> nouns.Document:
         """Have a VM go to another host, while it runs or not."""
-        return self._post(self._of(name, "migrate"), nouns.given(to=to, bandwidth=bandwidth, downtime=downtime))
+        asked = nouns.given(to=to, bandwidth=bandwidth, downtime=downtime, live=live)
+        return self._post(self._of(name, "migrate"), asked)
 
     def flatten(self, name: str) -> nouns.Document:
         """Make its disks independent of their images."""

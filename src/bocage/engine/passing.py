@@ -42,6 +42,15 @@ class Progress:
     why: str = ""  # the monitor's words where it failed
 
 
+def is_live(accelerator: str) -> bool:
+    """Whether the guest can run while its memory is sent, and nothing that it writes is missed.
+
+    QEMU's emulated CPUs (`tcg`) mark a page before they write it, without a lock against the thread that takes the
+    marks away and sends the page: a write between the two is not sent again, and the guest has an old page afterwards.
+    """
+    return accelerator != "tcg"
+
+
 class Passing(Protocol):
     """Both ends. Everything on the way is enciphered with a key that serves once."""
 

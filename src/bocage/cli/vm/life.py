@@ -105,6 +105,14 @@ def migrate(
     downtime: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long its guest may stand at the end; 0.3.")
     ] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live",
+            help="Its guest runs while its memory is sent, or not; as it is: with KVM it does.",
+            show_default=False,
+        ),
+    ] = None,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -120,14 +128,14 @@ def migrate(
       bocage vm migrate web1 --to host2 --bandwidth 100M
       bocage vm migrate web1 --storage fast
     """
-    if storage is not None and (to or bandwidth or downtime):
+    if storage is not None and (to or bandwidth or downtime or live is not None):
         raise failure.Usage(option="--storage", wrong="it goes to another host, or its disks to another storage")
     with session.connect(project) as api:
         if storage is not None:
             task = api.vms.move(name, storage=storage)
             waiting.finish(api, task, wait=wait, json=json, said=f"{name} lies on {storage}")
             return
-        task = api.vms.migrate(name, to=to, bandwidth=bandwidth, downtime=downtime)
+        task = api.vms.migrate(name, to=to, bandwidth=bandwidth, downtime=downtime, live=live)
         waiting.finish(api, task, wait=wait, json=json, said=lambda done: _went(name, done))
 
 

@@ -85,6 +85,11 @@ class Held(notes.Note):
     percent: int
 
 
+class Stands(notes.Note):
+    type = "passage-stands"
+    text = N_("its guest stands while its memory is sent: QEMU can miss what an emulated CPU writes meanwhile")
+
+
 class Came(notes.Note):
     type = "vm-came"
     text = N_("{name} is on {host} now")
@@ -200,6 +205,8 @@ class _Departure:
         self._view = records.View({})
         self._said = 0.0
         self._round = self._throttle = 0
+        given = {name: run.params[name] for name in ("bandwidth", "downtime", "live") if name in run.params}
+        self._asked = requests.Migrate.model_validate(given)
 
     async def close(self) -> None:
         await self._peer.close()
@@ -250,6 +257,7 @@ class _Departure:
         source = moving.Source(self._machine.uid, there, generation, self._cluster.profile)
         asking = asyncio.create_task(self._ask_on())
         try:
+            stood = await self._stand(running) if runs else None
             await self._send(running, told)
             copied = await self._copy(running)
         except BaseException as error:
@@ -259,7 +267,7 @@ class _Departure:
                 raise Stayed(name=self._machine.name, reason=str(error)) from error
             raise
         asking.cancel()
-        ending = asyncio.ensure_future(self._finish(running, source, copied, held))
+        ending = asyncio.ensure_future(self._finish(running, source, stood or copied, held))
         try:
             await threads.to_its_end(ending)
         except asyncio.CancelledError:
@@ -297,9 +305,16 @@ class _Departure:
                 self._heard = spoken.now()
                 return told
 
+    async def _stand(self, running: engine.Machine) -> float | None:
+        """Stop its guest for all of the copying, unless it can run meanwhile; since when it stands."""
+        if passing.is_live(running.accelerator) if self._asked.live is None else self._asked.live:
+            return None
+        self._run.report(Stands())
+        await running.pause()
+        return spoken.now()
+
     async def _send(self, running: engine.Machine, told: dict[str, Any]) -> None:
-        given = {name: self._run.params[name] for name in ("bandwidth", "downtime") if name in self._run.params}
-        asked = requests.Migrate.model_validate(given)
+        asked = self._asked
         limits = passing.Limits(bandwidth=asked.bandwidth, downtime=asked.downtime or passing.DOWNTIME)
         connection = await asyncio.to_thread(
             socket.create_connection, (self._target.status.address, int(told["port"])), _ANSWERED
