@@ -211,7 +211,7 @@ class Migrate(Part):
     downtime: Annotated[float, Field(ge=0.01, le=60)] | None = None
     """Seconds that the guest may stand at the end; None: 0.3."""
     live: bool | None = None
-    """Whether the guest runs while its memory is sent; None: yes, but not on an emulated CPU, which can lose a write."""
+    """Whether the guest runs while its memory is sent; None: not on an emulated CPU, which can miss a write."""
 
 
 class Drain(Part):
