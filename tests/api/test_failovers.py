@@ -5,7 +5,7 @@ import httpx
 from bocage.model import base, failover, ground, standing, vm
 from bocage.planner import outages
 from bocage.store import resources
-from tests.api.conftest import create, problem
+from tests.api.conftest import VMS, create, problem
 
 OTHER = base.new_uid()
 
@@ -117,3 +117,20 @@ async def test_how_the_hosts_stand_is_what_the_leader_has_written(client, world)
     assert found["leader"] == "host2"
     assert [(host["name"], host["state"]) for host in found["hosts"]] == [(world.host.name, "silent")]
     assert {proof["kind"] for proof in found["hosts"][0]["proofs"]} == {"power", "time", "word", "person"}
+
+
+async def test_a_start_that_takes_the_room_kept_for_a_host_that_dies_is_refused_and_done_anyway(client, world):
+    other = await enter_other(world, memory_bytes=6 << 30)
+    await create(client, memory="5G", start=True)
+    await create(client, "late", memory="4G")
+    await own(world, "web1", world.host.uid)
+    await own(world, "late", other.uid)
+    assert (await client.get("/cluster/policy")).json() == {"survive": 0}
+    assert (await client.patch("/cluster/policy", json={"survive": 1})).json() == {"survive": 1}
+    assert (await client.get("/plan/world")).json()["survive"] == 1
+    refused = problem(await client.post(f"{VMS}/late/start"), 409, "vm-start-breaks-survival")
+    assert "web1 could not start again if" in refused["title"]
+    assert "3G are missing" in refused["title"]
+    assert (await client.post(f"{VMS}/late/start", json={"anyway": True})).status_code == 202
+    await client.patch("/cluster/policy", json={"survive": 3})
+    assert (await client.get("/cluster/policy")).json() == {"survive": 1}

@@ -12,6 +12,7 @@ from typing import Any
 
 from bocage import ledger
 from bocage.cluster.chronicle import Chronicle
+from bocage.cluster.foresight import Foresight
 from bocage.cluster.means import Means
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.places import Places
@@ -131,7 +132,14 @@ class Host:
         self.places = Places(self.mirror, lambda: world.now)
         means = Means(self.mirror)
         self.chronicle = Chronicle(world.kept, self.mirror, self.places, means.stays, now=world.wall)
-        self.telling = Telling(world.kept, self.mirror, self.chronicle, now=world.wall)
+        self.foresight = Foresight(self.mirror, self.places)
+        self.telling = Telling(
+            world.kept,
+            self.mirror,
+            self.chronicle,
+            unsurvived=lambda: self.foresight.unsurvived,
+            now=world.wall,
+        )
         self.ruler = Ruler(
             self.uid,
             book=self.book,
@@ -168,6 +176,7 @@ class Host:
             await asyncio.sleep(0)
         if self.ruler.leads and self.ruler.newest:
             await self.mirror_is_fresh()
+            await self.foresight.look(frozenset(one.uid for one in self.world.hosts if self.ruler.fit(one.uid)))
             with contextlib.suppress(contract.Mismatch):
                 await self.chronicle.write()
                 await self.telling.write(self.ruler, *self.ruler.newest)

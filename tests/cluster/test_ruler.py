@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bocage.model import failover, ground
+from bocage.model import failover, ground, policy
 from bocage.model.failover import State
 from bocage.store import resources
 from tests.cluster.ground import PROFILE, World
@@ -278,3 +278,20 @@ async def test_a_leader_that_comes_later_tells_nobody_anew_what_is_over(world):
     (after,) = await world.failovers()
     assert after.status == before.status
     assert (await world.alarms())["alarm-host-dead"] == alarm
+
+
+async def test_what_would_have_no_room_if_a_host_died_is_an_alarm_while_room_is_to_be_kept(world):
+    await world.build(2)
+    await world.run(3)
+    first, second = world.hosts
+    await world.machine("web", first, memory="6G")
+    await world.machine("mail", second, memory="4G")
+    await world.run(1)
+    assert await world.alarms() == {}
+    await world.store.apply(puts={policy.KEY: policy.Policy(survive=1).model_dump_json().encode()})
+    await world.run(1)
+    (alarm,) = (await world.alarms()).values()
+    assert alarm.spec.said.text.startswith("if host1 died, there would not be room for web")
+    await world.store.apply(puts={policy.KEY: policy.Policy().model_dump_json().encode()})
+    await world.run(1)
+    assert await world.alarms() == {}

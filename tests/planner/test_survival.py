@@ -73,6 +73,23 @@ def test_room_where_a_vm_may_not_be_is_none_for_it():
     assert unsurvived(world(host("host1"), full, roomy, vm("a", 3, "host1"), survive=1)) == {"a": "survive-no-room"}
 
 
+def test_what_does_not_fit_says_how_much_is_missing_and_the_last_in_order_is_left_out():
+    early, late = vm("early", 3, "host1", priority=9_990), vm("late", 3, "host1", priority=9_900)
+    of = world(host("host1"), host("host2", 5), late, early, survive=1)
+    (one,) = survival.Survival(occupancy.Occupancy(of)).unsurvived()
+    assert (one.vm, one.hosts) == ("late", ("host1",))
+    assert one.reason.text == "it needs 3G, and no host that may have it has that left then: 1G are missing"
+
+
+def test_a_start_breaks_what_it_takes_the_room_of_and_nothing_else():
+    off = vm("off", 3, "host2", running=False)
+    of = world(host("host1", 16), host("host2", 8), vm("a", 6, "host1"), off, survive=1)
+    (broken,) = survival.broken_by_start(of, "off")
+    assert (broken.vm, broken.hosts, broken.reason.type) == ("a", ("host1",), "survive-no-room")
+    broken_before = world(host("host1", 16), host("host2", 4), vm("a", 6, "host1"), off, survive=1)
+    assert survival.broken_by_start(broken_before, "off") == []
+
+
 @pytest.mark.parametrize(
     ("rooms", "sizes"),
     [

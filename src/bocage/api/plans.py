@@ -18,6 +18,7 @@ from starlette.responses import Response
 from bocage import errors, threads
 from bocage.api import answers, bodies, calls, examples, nodes, problems, routing, use
 from bocage.model import base, faults, ground, plan, sample
+from bocage.model import policy as policies
 from bocage.model.vm import VM
 from bocage.planner import patience, placement, rebalance, snapshot
 from bocage.words import N_
@@ -80,10 +81,15 @@ class RebalanceRequest(Asked):
 
 @router.get("/world", name="world", response_model=plan.World)
 async def world(
-    call: Reading, survive: Annotated[int, Query(ge=0, le=2, description="Hosts that may die at once.")] = 0
+    call: Reading,
+    survive: Annotated[
+        int | None, Query(ge=0, le=2, description="Hosts that may die at once; else as the cluster is set.")
+    ] = None,
 ) -> Response:
     """The world as a planner sees it now: a text to keep, and to ask with."""
-    return answers.json(pydantic_core.to_json(_changed(await present(call), survive=survive).document()))
+    of = await present(call)
+    of = of if survive is None else _changed(of, survive=survive)
+    return answers.json(pydantic_core.to_json(of.document()))
 
 
 @router.post("/place", name="place", response_model=plan.Placed, responses=routing.problem_responses(404))
@@ -131,18 +137,26 @@ def _changed(of: plan.World, **fields: object) -> plan.World:
 async def present(call: calls.Call) -> plan.World:
     """The world as it is now."""
     held = (await call.api.index.fresh()).ground
+    hosts = held.every(ground.Host)
     uses: dict[str, sample.Use] = {}
     with contextlib.suppress(errors.Problem):  # a node that does not answer leaves loads unknown
         uses = (await use.now(call)).vms
     return snapshot.world(
-        held.every(ground.Host),
+        hosts,
         held.every(ground.Storage),
         held.every(ground.Network),
         (await call.resources.list(VM)).items,
         beside=[*(await call.resources.list(ground.Volume)).items, *held.every(ground.Image)],
         uses=uses,
+        survive=(await policy(call)).among(len(hosts)),
         now=base.now(),
     )
+
+
+async def policy(call: calls.Call) -> policies.Policy:
+    """What people have set for all hosts together."""
+    entry = await call.resources.store.get(policies.KEY)
+    return policies.read(entry.value if entry else None)
 
 
 async def computed(call: calls.Call, work: Callable[[patience.Check], R]) -> R:
@@ -157,7 +171,7 @@ async def computed(call: calls.Call, work: Callable[[patience.Check], R]) -> R:
         except TimeoutError as error:
             raise Busy from error
         try:
-            found.append(await _in_thread(work))
+            found.append(await in_thread(work, within=_LONGEST))
         finally:
             call.api.planning.release()
 
@@ -167,8 +181,9 @@ async def computed(call: calls.Call, work: Callable[[patience.Check], R]) -> R:
     return found[0]
 
 
-async def _in_thread(work: Callable[[patience.Check], R]) -> R:
-    job, end = threads.Job(None), time.monotonic() + _LONGEST
+async def in_thread(work: Callable[[patience.Check], R], *, within: float) -> R:
+    """What may take long, beside everything else; `within` is how many seconds it may think."""
+    job, end = threads.Job(None), time.monotonic() + within
 
     def check() -> bool:
         job.check()

@@ -48,6 +48,7 @@ REQUESTS: dict[str, Any] = {
     "Migrate": {"to": "host2", "bandwidth": "100M"},
     "MoveDisks": {"storage": "fast"},
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
+    "PolicyPatch": {"survive": 1},
     "Rename": {"name": "shop"},
     "Rescue": {"image": "rescue"},
     "Revert": {"force": True, "start": True},
@@ -139,6 +140,7 @@ def answers() -> dict[str, Any]:
             "line": "qemu-system-x86_64 -name web1",
             "script": "#!/bin/sh\nexec qemu-system-x86_64 -name web1\n",
         },
+        "Policy": {"survive": 1},
         "Cluster": {
             "incarnation": _INCARNATION,
             "address": "10.0.0.1",

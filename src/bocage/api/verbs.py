@@ -10,7 +10,7 @@ from fastapi import Body
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, facts, machines, problems, routing
+from bocage.api import answers, calls, facts, machines, policies, problems, routing
 from bocage.model import base, ground, requests, vm, work
 from bocage.model.work import Task
 from bocage.planner import definition, rescue
@@ -83,6 +83,8 @@ async def start(
         return machines.update(machine, power=power, boot=boot)
 
     machine = await machines.find(call, project, name)
+    if not asked.anyway:
+        await policies.check_start(call, machine)
     return await machines.ask(call, machine, "vm.start", wanted, boot=asked.boot, paused=asked.paused)
 
 

@@ -91,6 +91,38 @@ def join(
         output.complain("joins with '--witness', makes it stand the loss of any one")
 
 
+def set_(
+    survive: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, max=2, help="Keep room for all VMs to run again if any N hosts die; 0: none."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Set what holds for all hosts together.
+
+    With --survive 1, VMs are placed so that those of any one host have room on the others,
+    and a start that would take that room is refused with the reason ('vm start --anyway').
+
+    Examples:
+      bocage cluster set --survive 1
+    """
+    if survive is None:
+        raise failure.Usage(option="--survive", wrong="nothing to change was given", right="--survive 1")
+    with session.connect() as api:
+        found = api.cluster.set({"survive": survive})
+    if json:
+        output.document(found)
+    else:
+        output.line(_survives(found))
+
+
+def _survives(policy: rest.Document) -> str:
+    count = policy["survive"]
+    if not count:
+        return "no room is kept for VMs of hosts that die"
+    return f"room is kept for the VMs of any {'host' if count == 1 else f'{count} hosts'} on the others"
+
+
 def show(json: options.Json = False) -> None:
     """Show the hosts of the cluster, and how the members of its store are.
 
@@ -99,13 +131,15 @@ def show(json: options.Json = False) -> None:
     """
     with session.connect() as api:
         found = api.cluster.show()
+        policy = {} if json or found["incarnation"] is None else api.cluster.policy()
     if json:
         output.document(found)
         return
     if found["incarnation"] is None:
         output.complain("this host is part of no cluster: 'bocage cluster init' makes one")
         return
-    output.line(table.facts([("incarnation", found["incarnation"]), ("this host's address", found["address"])]))
+    facts = [("incarnation", found["incarnation"]), ("this host's address", found["address"])]
+    output.line(table.facts([*facts, ("failover", _survives(policy))]))
     output.line("")
     hosts = sorted(found["hosts"], key=lambda one: str(one["name"]))
     output.line(table.render(_HOSTS, [(one["name"], one["address"] or people.NOTHING, one["uid"]) for one in hosts]))
@@ -158,6 +192,7 @@ NOUN = lazy.Group(
             "invite": "cluster:invite",
             "join": "cluster:join",
             "show": "cluster:show",
+            "set": "cluster:set_",
         }
     },
 )

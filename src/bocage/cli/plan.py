@@ -18,7 +18,9 @@ From = Annotated[
 ]
 Survive = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, max=2, help="Keep room for all VMs to run again if any N hosts die."),
+    typer.Option(
+        metavar="N", min=0, max=2, help="Keep room for all VMs to run again if any N hosts die; else as it is set."
+    ),
 ]
 _VERDICTS = (
     table.Column("HOST", least=12),
@@ -64,7 +66,7 @@ def dump(survive: Survive = None) -> None:
       bocage plan dump > dump.json
     """
     with session.connect() as api:
-        world = api.plan.world(survive=survive or 0)
+        world = api.plan.world(survive=survive)
     output.line(json_.dumps(world, indent=1, ensure_ascii=False))
 
 

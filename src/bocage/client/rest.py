@@ -149,8 +149,8 @@ class Failovers(Nouns):
 class Plans(Nouns):
     """What would be done, without doing it."""
 
-    def world(self, *, survive: int = 0) -> Document:
-        """The world as a planner sees it now."""
+    def world(self, *, survive: int | None = None) -> Document:
+        """The world as a planner sees it now; `survive` as the cluster is set when not given."""
         return self._get(self.path + "/world", survive=survive)
 
     def place(self, request: Request) -> Document:
@@ -186,6 +186,16 @@ class Cluster:
     def join(self, request: Request) -> Document:
         """Have this host become part of the one that a word is of."""
         return self._act("join", request)
+
+    def policy(self) -> Document:
+        """What is set for all hosts together."""
+        document: Document = self._connection.request("GET", "/cluster/policy").document
+        return document
+
+    def set(self, request: Request) -> Document:
+        """Change that."""
+        document: Document = self._connection.request("PATCH", "/cluster/policy", document=plain(request)).document
+        return document
 
     def _act(self, verb: str, request: Request) -> Document:
         document: Document = self._connection.request(

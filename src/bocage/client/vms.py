@@ -13,8 +13,11 @@ _USB_DEVICE = re.compile(r"[a-z0-9-]{1,63}|[0-9a-f]{4}:[0-9a-f]{4}")  # its name
 
 
 class VMs(nouns.Nouns):
-    def start(self, name: str, *, boot: str | None = None, paused: bool = False) -> nouns.Document:
-        return self._post(self._of(name, "start"), nouns.given(boot=boot, paused=paused or None))
+    def start(
+        self, name: str, *, boot: str | None = None, paused: bool = False, anyway: bool = False
+    ) -> nouns.Document:
+        """`anyway`: also where that takes room which is kept for the VMs of hosts that may die."""
+        return self._post(self._of(name, "start"), nouns.given(boot=boot, paused=paused or None, anyway=anyway or None))
 
     def stop(self, name: str, *, within: float | None = None, kill: bool = False) -> nouns.Document:
         """Ask the guest to shut down; `within` is its time in seconds, `kill` pulls the plug at that bound."""

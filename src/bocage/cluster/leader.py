@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from bocage import errors
-from bocage.model import ground, keys, vm
+from bocage.model import ground, keys, policy, vm
 from bocage.planner import placement, snapshot
 from bocage.store import contract, resources
 
@@ -133,7 +133,9 @@ class Leader:
         storages = (await self._resources.list(ground.Storage)).items
         networks = (await self._resources.list(ground.Network)).items
         others = [one for one in (await self._resources.list(vm.VM)).items if one.status.host in fit]
-        world = snapshot.world(hosts, storages, networks, others)
+        entry = await self._resources.store.get(policy.KEY)
+        survive = policy.read(entry.value if entry else None).among(len(hosts))
+        world = snapshot.world(hosts, storages, networks, others, survive=survive)
         volumes = await self._resources.list(ground.Volume, machine.metadata.project)
         images = await self._resources.list(ground.Image, machine.metadata.project)
         beside: list[ground.Volume | ground.Image] = [*volumes.items, *images.items]

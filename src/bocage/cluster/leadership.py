@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from bocage import errors, ledger
 from bocage.cluster import leader
 from bocage.cluster.chronicle import Chronicle
+from bocage.cluster.foresight import Foresight
 from bocage.cluster.means import Means
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.places import Places
@@ -25,6 +26,7 @@ from bocage.store import contract, resources
 log = logging.getLogger(__name__)
 
 _TOLD_EVERY = 0.25  # seconds
+_FORESEEN_EVERY = 5.0  # seconds
 _LOOKED_EVERY = 0.1  # seconds
 _AGAIN = 1.0  # seconds before a store that failed is asked again
 
@@ -48,7 +50,8 @@ class Leadership:
         self._mirror = Mirror(kept.store)
         places, means = Places(self._mirror), Means(self._mirror)
         self._chronicle = Chronicle(kept, self._mirror, places, means.stays)
-        self._telling = Telling(kept, self._mirror, self._chronicle)
+        self._foresight = Foresight(self._mirror, places)
+        self._telling = Telling(kept, self._mirror, self._chronicle, unsurvived=lambda: self._foresight.unsurvived)
         self.ruler = Ruler(
             me,
             book=book,
@@ -75,6 +78,7 @@ class Leadership:
                 await self._mirror.whole.wait()
                 group.create_task(self.ruler.run())
                 group.create_task(self._tell())
+                group.create_task(self._foresee())
                 group.create_task(self._placing.run())
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several
@@ -102,6 +106,13 @@ class Leadership:
                 raise
             except errors.Problem as problem:
                 log.warning("what the leader has to say could not be written: %s", problem)
+
+    async def _foresee(self) -> None:
+        while True:
+            await asyncio.sleep(_FORESEEN_EVERY)
+            if self.ruler.leads:
+                hosts = (host.uid for host in self._mirror.every(ground.Host))
+                await self._foresight.look(frozenset(filter(self.ruler.fit, hosts)))
 
 
 class _Turn:

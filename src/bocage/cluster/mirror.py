@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 _DECIDES = (vm.VM.kind, ground.Host.kind, ground.Storage.kind, ground.Network.kind)
 _BESIDE = (ground.Volume.kind, ground.Image.kind)
-_KINDS = (*_DECIDES, *_BESIDE, work.Alarm.kind, failover.Failover.kind)
+_SETTING = "setting"
+_KINDS = (*_DECIDES, *_BESIDE, work.Alarm.kind, failover.Failover.kind, _SETTING)
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
 
@@ -25,6 +26,7 @@ class Mirror:
     def __init__(self, store: contract.Store) -> None:
         self._store = store
         self._held = held.Held()
+        self._settings: dict[str, bytes] = {}
         self._projects: dict[str, str] = {}  # of VMs, by uid
         self.revision = 0
         self.changed = 0  # the revision at which anything changed that a placement depends on
@@ -56,6 +58,10 @@ class Mirror:
         project = self._projects.get(uid)
         return None if project is None else self.get(vm.VM, uid, project)
 
+    def setting(self, key: str) -> bytes | None:
+        """One setting of the installation."""
+        return self._settings.get(key)
+
     def owned_since(self, machine: vm.VM) -> int:
         """The revision of its owner record; 0 where it has none."""
         return self._held.revision(keys.owner(machine.metadata.project or "", machine.uid))
@@ -64,6 +70,7 @@ class Mirror:
         pages = [await self._store.list(keys.prefix(_KINDS[0]))]
         pages += [await self._store.list(keys.prefix(kind), at=pages[0].revision) for kind in _KINDS[1:]]
         self._held.clear()
+        self._settings.clear()
         for page in pages:
             for entry in page.entries:
                 self._put(entry)
@@ -77,6 +84,7 @@ class Mirror:
                 continue
             if change.entry is None:
                 self._held.forget(change.key)
+                self._settings.pop(change.key, None)
             else:
                 self._put(change.entry)
             if kind in _DECIDES:
@@ -84,6 +92,9 @@ class Mirror:
         self.revision = batch[-1].revision
 
     def _put(self, entry: contract.Entry) -> None:
+        if keys.kind_of(entry.key) == _SETTING:
+            self._settings[entry.key] = entry.value
+            return
         if keys.kind_of(entry.key) == vm.VM.kind:
             self._projects[keys.uid_of(entry.key)] = entry.key.removeprefix(keys.prefix(vm.VM.kind)).split("/")[0]
         try:

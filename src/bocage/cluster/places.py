@@ -43,6 +43,10 @@ class Places:
         self._where = {uid: uids[homes.where[key]] for uid, key in keys.items() if key in homes.where}
         self.nowhere = {uid: homes.nowhere[key] for uid, key in keys.items() if key in homes.nowhere}
 
+    def world(self, fit: Collection[str]) -> plan.World:
+        """All as it stands, with the hosts that are not fit silent."""
+        return self._world(fit, [one for one in self._mirror.every(vm.VM) if one.metadata.deleted is None])
+
     def _world(self, fit: Collection[str], vms: Collection[vm.VM]) -> plan.World:
         """All as it stands; hosts that are not fit are silent."""
         hosts, storages = self._mirror.every(ground.Host), self._mirror.every(ground.Storage)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from bocage import ledger
 from bocage.cluster.chronicle import Chronicle
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.ruler import Ruler
-from bocage.model import base, ground, standing, work
+from bocage.model import base, ground, plan, standing, work
 from bocage.planner import alarms, outages
 from bocage.protocol import records
 from bocage.store import contract, resources
@@ -30,9 +30,11 @@ class Telling:
         mirror: Mirror,
         chronicle: Chronicle,
         *,
+        unsurvived: Callable[[], Sequence[plan.Unsurvived]] = tuple,
         now: Callable[[], datetime.datetime] = base.now,
     ) -> None:
         self._resources, self._mirror, self._chronicle, self._now = kept, mirror, chronicle, now
+        self._unsurvived = unsurvived
         self._told: standing.Standing | None = None
 
     async def write(self, ruler: Ruler, seen: ledger.Seen, now: float) -> None:
@@ -111,6 +113,8 @@ class Telling:
         for name, one in self._chronicle.lacking(ruler.ruling.fences.values()):
             reason = one.problem.model_dump() if one.problem else {}
             yield outages.NoHostForVm(vm=one.vm.name, host=name, reason=reason), one.vm, one.vm.uid
+        if unsurvived := self._unsurvived():
+            yield outages.NotSurvived.of(unsurvived), None, ""
 
     async def _write_alarms(self, holding: dict[str, _Raised], compare: dict[str, int]) -> None:
         raised = self._mirror.every(work.Alarm)

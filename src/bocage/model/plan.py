@@ -17,7 +17,11 @@ Groups = Annotated[tuple[Group, ...], Field(max_length=16)]
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=255)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 
-_MOST_FOR_TWO = 100
+MOST_FOR_TWO = 100
+"""Hosts among which two that die at once are looked at."""
+MOST_PRIORITY = 10_000
+USUAL_PRIORITY = 9_900
+"""Of a VM whose order is the usual one."""
 _MOST_IN_GROUP = 1000
 
 
@@ -99,8 +103,8 @@ class PlanVM(Part):
     """VMs of one such group stand on one host."""
     apart: Groups = ()
     """VMs of one such group stand on different hosts."""
-    priority: Annotated[int, Field(ge=0, le=10_000)] = 100
-    """The higher, the earlier it is started again after a host has died, and the later it is left out."""
+    priority: Annotated[int, Field(ge=0, le=MOST_PRIORITY)] = USUAL_PRIORITY
+    """The higher, the later it is left out where there is not room for all after a host has died."""
     stays: bool = False
     """It is not moved: a device of its host, a migration that is under way."""
 
@@ -144,8 +148,8 @@ class World(Part):
 
     @model_validator(mode="after")
     def _holds_together(self) -> World:
-        if self.survive > 1 and len(self.hosts) > _MOST_FOR_TWO:
-            raise ValueError(f"survive: two hosts at once are looked at among {_MOST_FOR_TWO} at most")
+        if self.survive > 1 and len(self.hosts) > MOST_FOR_TWO:
+            raise ValueError(f"survive: two hosts at once are looked at among {MOST_FOR_TWO} at most")
         hosts = {host.name for host in self.hosts}
         if len(hosts) != len(self.hosts):
             raise ValueError("hosts: two bear the same name")

@@ -173,6 +173,8 @@ class Start(Part):
     boot: vm.DeviceName | None = None
     """Boot from this device, this once."""
     paused: bool = False
+    anyway: bool = False
+    """Also where it takes room that is kept for the VMs of hosts that may die (the cluster's `survive`)."""
 
 
 class Rename(Part):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bocage import words
-from bocage.model import base, ground, standing
+from bocage.model import base, ground, plan, standing
 from bocage.planner.alarms import Condition
 from bocage.words import N_
+
+_NAMED = 20  # VMs that an alarm names
 
 
 class EpochRaised(words.Message):
@@ -177,6 +180,22 @@ class NoHostForVm(Condition):
     vm: str
     host: str
     reason: dict[str, Any]
+
+
+class NotSurvived(Condition):
+    type = "alarm-not-survived"
+    text = N_("if {failed} died, there would not be room for {vms}; the first of these: {reason:saying}")
+    hint = N_("stop or shrink a VM, or add a host; 'bocage plan rebalance' may make room")
+    failed: str
+    vms: list[str]
+    reason: dict[str, Any]
+
+    @classmethod
+    def of(cls, unsurvived: Sequence[plan.Unsurvived]) -> NotSurvived:
+        """Of those that have no room when some hosts die: the first such hosts, and all that is short then."""
+        first = unsurvived[0]
+        short = [one.vm for one in unsurvived if one.hosts == first.hosts]
+        return cls(failed=", ".join(first.hosts), vms=short[:_NAMED], reason=first.reason.model_dump())
 
 
 class BmcProves(words.Message):

@@ -27,7 +27,15 @@ class ReplicaDead(filters.Refused):
 
 class NoRoomLeft(filters.Refused):
     type = "survive-no-room"
-    text = N_("it needs {needed:size} and {vcpus} vCPUs, and no host that may have it has that left then")
+    text = N_("it needs {needed:size}, and no host that may have it has that left then: {missing:size} are missing")
+    hint = N_("stop or shrink a VM, or add a host")
+    needed: int
+    missing: int
+
+
+class NoCpusLeft(filters.Refused):
+    type = "survive-no-cpus"
+    text = N_("it needs {vcpus} vCPUs, and no host that may have it and has {needed:size} left has these left then")
     hint = N_("stop or shrink a VM, or add a host")
     needed: int
     vcpus: int
@@ -243,7 +251,12 @@ class Prover:
     def _no_room(self, proof: Proof, vm: int) -> filters.Refused:
         """What keeps a VM from every host."""
         held, one = self._held, self._held.vms[vm]
-        may = (host for host, allowed in enumerate(held.allowed[vm]) if allowed and host not in proof.failed)
+        may = [host for host, allowed in enumerate(held.allowed[vm]) if allowed and host not in proof.failed]
+        if held.replica[vm] != NOWHERE:
+            may = [held.replica[vm]]
         if held.grouped[vm] and any(proof.fits(held, vm, host) for host in may):
             return KeptApart(groups=", ".join(dict.fromkeys((*one.apart, *one.together))))
-        return NoRoomLeft(needed=held.needs[vm], vcpus=held.asks[vm])
+        needed, most = held.needs[vm], max((max(self._left(proof, host), 0) for host in may), default=0)
+        if most >= needed:
+            return NoCpusLeft(needed=needed, vcpus=held.asks[vm])
+        return NoRoomLeft(needed=needed, missing=needed - most)

@@ -120,6 +120,7 @@ def _vm(
             firmware="secure-boot" if spec.hardware.secure_boot else str(spec.hardware.firmware),
             tpm=spec.hardware.tpm is not board.Tpm.NONE,
         ),
+        priority=plan.MOST_PRIORITY - spec.autostart.order,
         stays=bool(spec.usb),
     )
 

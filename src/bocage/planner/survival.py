@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 
 from bocage.model import base, plan
-from bocage.planner import filters, patience, proofs
+from bocage.planner import filters, occupancy, patience, proofs
 from bocage.planner.occupancy import NOWHERE, Occupancy
 from bocage.words import N_
 
@@ -24,6 +24,21 @@ class WouldNotRunAgain(filters.Refused):
     reason: dict[str, object]
 
 
+def broken_by_start(world: plan.World, key: str, *, check: patience.Check = patience.endless) -> list[plan.Unsurvived]:
+    """Who could run again now when hosts die, for want of room, and could not any more if this VM ran where it is.
+
+    Raises TookTooLong.
+    """
+
+    def short(*, running: bool) -> dict[str, plan.Unsurvived]:
+        vms = tuple(one.model_copy(update={"running": running}) if one.key == key else one for one in world.vms)
+        state = Survival(occupancy.Occupancy(world.model_copy(update={"vms": vms})), check)
+        return {one.vm: one for one in state.unsurvived(lost=False)}
+
+    before = short(running=False)
+    return [one for vm, one in short(running=True).items() if vm not in before]
+
+
 class Survival:
     """The proofs for every set of hosts that may die at once. Raises TookTooLong when not all can be made in time."""
 
@@ -36,10 +51,13 @@ class Survival:
         self._prover.check = check  # from now on there is something to be told
         self._peaks: dict[int, tuple[int, int, float]] = {}
 
-    def unsurvived(self) -> list[plan.Unsurvived]:
-        """Who would not run again: those without room first, each with the first set of hosts that ends it."""
+    def unsurvived(self, *, lost: bool = True) -> list[plan.Unsurvived]:
+        """Who would not run again: those without room first, each with the first set of hosts that ends it.
+
+        Without `lost` only those: no room would help the others.
+        """
         held, found = self._held, dict[int, plan.Unsurvived]()
-        for kind in ("short", "lost"):
+        for kind in ("short", "lost") if lost else ("short",):
             for proof in self.proofs:
                 for vm, reason in sorted(getattr(proof, kind).items()):
                     failed = tuple(held.hosts[host].name for host in proof.failed)

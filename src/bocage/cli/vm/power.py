@@ -49,6 +49,9 @@ def start(
     names: options.VMNames,
     boot: Annotated[str | None, typer.Option(metavar="DEVICE", help="Boot from it, this once: cd0, disk0.")] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Hold it before its first instruction.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also where it takes room that is kept for when a host dies.")
+    ] = False,
     project: options.Project = options.DEFAULT,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -62,7 +65,7 @@ def start(
     said = "{name} is paused before its first instruction" if paused else "{name} is running"
     each(
         names,
-        lambda api, name: api.vms.start(name, boot=boot, paused=paused),
+        lambda api, name: api.vms.start(name, boot=boot, paused=paused, anyway=anyway),
         said,
         project=project,
         wait=wait,
