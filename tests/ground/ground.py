@@ -100,8 +100,15 @@ class Ground:
         assert started.stdout
         if started.stdout.readline() != b"ready\n":
             raise Refused(f"the BMCs did not start; {self.root}/bmc.log says more")
+        kernel.Groups(self.switch).weigh(len(self.machines()))
         record = {"pid": started.pid, "start": kernel.start_time(started.pid)}
         (self.root / "bmc.json").write_text(json.dumps(record))
+
+    def keep_logs(self, at: pathlib.Path) -> None:
+        """Copy what its hosts' programs have logged."""
+        for log in self.root.glob("hosts/*/home/**/*.log"):
+            host, name = log.relative_to(self.root / "hosts").parts[0], log.name
+            shutil.copy(log, at / f"{host}-{name}")
 
     def down(self) -> None:
         """Take all of it away, also what an earlier run left behind."""
