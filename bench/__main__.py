@@ -15,12 +15,16 @@ from bench import (
     api,
     cloning,
     daemon_memory,
+    failover,
+    false_alarms,
     firewall,
     first_line,
     image_import,
     machine,
+    many_vms,
     measure,
     memory_policy,
+    migration,
     moving,
     placement,
     reattach,
@@ -30,6 +34,7 @@ from bench import (
     start,
     table,
     vm_memory,
+    watching,
 )
 from bench import list as list_
 
@@ -49,6 +54,11 @@ FIGURES = {
     "cloning": cloning,
     "moving": moving,
     "placement": placement,
+    "failover": failover,
+    "migration": migration,
+    "many-vms": many_vms,
+    "watching": watching,
+    "false-alarms": false_alarms,
 }
 
 
@@ -60,7 +70,8 @@ def main() -> int:
     print(table.heading(facts), flush=True)
     results: dict[str, measure.Result] = {}
     failed = False
-    with session.opened(asked.runs, traces=asked.traces, clusters=asked.clusters) as opened:
+    how = {"traces": asked.traces, "clusters": asked.clusters, "vms": asked.vms, "minutes": asked.minutes}
+    with session.opened(asked.runs, **how) as opened:
         for name in asked.figures or FIGURES:
             begun = time.monotonic()
             print(f"{name} …", file=sys.stderr, end=" ", flush=True)
@@ -86,6 +97,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--clusters", type=pathlib.Path, metavar="DIR", help="of placement: clusters as htools(1) has them"
     )
+    parser.add_argument("--vms", type=int, default=50, metavar="N", help="of many-vms (default: 50)")
+    parser.add_argument("--minutes", type=float, default=2.0, metavar="N", help="of false-alarms (default: 2)")
     asked = parser.parse_args()
     if unknown := [name for name in asked.figures if name not in FIGURES]:
         parser.error(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")

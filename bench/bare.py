@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from bench import measure
 from bocage.network import user
@@ -102,10 +102,25 @@ def running(monitor: pathlib.Path) -> float:
     raise measure.Late(f"{monitor}: its vCPUs do not run")
 
 
-def _asked(line: socket.socket) -> bytes:
-    line.sendall(b"info status\n")
+@contextlib.contextmanager
+def asking(path: pathlib.Path) -> Iterator[Callable[[str], str]]:
+    """QEMU's monitor for people: what it says to a command."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(_BOUND)
+        line.connect(str(path))
+        _read(line)
+        yield lambda command: _asked(line, command, "").decode(errors="replace")
+
+
+def _asked(line: socket.socket, command: str = "info status", word: str = "VM status:") -> bytes:
+    line.sendall(command.encode() + b"\n")
+    return _read(line, word)
+
+
+def _read(line: socket.socket, word: str = "") -> bytes:
+    """Up to its prompt, behind a word."""
     said = b""
-    while b"VM status:" not in said or not said.endswith(b"(qemu) "):
+    while word.encode() not in said or not said.endswith(b"(qemu) "):
         piece = line.recv(4096)
         if not piece:
             raise ConnectionResetError

@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
-from bench import libvirt, ours
+from bench import ground, libvirt, ours
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -20,7 +21,8 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 class Session:
     """`runs` of each side; `tiny` is the guest's image; the peer libvirt is started when it is first wanted.
 
-    `traces` is a file of what real machines used, `clusters` a directory of clusters to be planned for.
+    `traces` is a file of what real machines used, `clusters` a directory of clusters to be planned for; `vms` are on
+    the host that dies, all hosts are busy for so many `minutes`.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Session:
         *,
         traces: pathlib.Path | None = None,
         clusters: pathlib.Path | None = None,
+        vms: int = 50,
+        minutes: float = 2.0,
     ) -> None:
-        self.runs = runs
+        self.runs, self.vms, self.minutes = runs, vms, minutes
         self.traces, self.clusters = traces, clusters
         self._at = at
         self._undo = undo
@@ -41,6 +45,11 @@ class Session:
     @functools.cached_property
     def tiny(self) -> pathlib.Path:
         return ours.build_tiny(self._at)
+
+    @functools.cached_property
+    def hosts(self) -> ground.Hosts:
+        """Three hosts, joined; a figure leaves them as they were."""
+        return self._undo.enter_context(ground.up(self.place("hosts")))
 
     def place(self, name: str) -> pathlib.Path:
         """A directory, empty and new, into which others may look."""
@@ -61,13 +70,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(runs: int, *, traces: pathlib.Path | None = None, clusters: pathlib.Path | None = None) -> Iterator[Session]:
+def opened(runs: int, **how: Any) -> Iterator[Session]:
     """A session; nothing of it is left afterwards. From then on this process has a network of its own."""
     at = pathlib.Path(tempfile.mkdtemp(prefix="bocage-bench-", dir="/var/tmp"))
     at.chmod(0o711)
     try:
         with contextlib.ExitStack() as undo:
-            made = Session(at, runs, undo, traces=traces, clusters=clusters)
+            made = Session(at, runs, undo, **how)
             _leave_the_network()
             yield made
     finally:

@@ -116,12 +116,21 @@ have_packages() {
 
 install_packages() {
     export DEBIAN_FRONTEND=noninteractive
-    # Debian's etcd comes with a service of its own, on the very ports that the daemon's etcd listens on
-    local masked=/etc/systemd/system/etcd.service
-    case " $* " in *" etcd-server "*)
-        [ -e "$masked" ] || [ -L "$masked" ] || { mkdir -p "${masked%/*}" && ln -s /dev/null "$masked"; } ;;
-    esac
+    # Debian's etcd comes with a service of its own, on the very ports that the daemon's etcd listens on;
+    # and the bench starts its peers itself
+    mask etcd-server etcd "$@"
+    mask pacemaker pacemaker "$@"
+    mask corosync corosync "$@"
     apt-get update -q && apt-get install -q -y --no-install-recommends "$@"
+}
+
+# mask PACKAGE SERVICE PACKAGES...: when it is one of the packages, its service is not to be started.
+mask() {
+    local package=$1 unit=/etc/systemd/system/$2.service
+    shift 2
+    case " $* " in *" $package "*)
+        [ -e "$unit" ] || [ -L "$unit" ] || { mkdir -p "${unit%/*}" && ln -s /dev/null "$unit"; } ;;
+    esac
 }
 
 # have_venv [EXTRA]: the virtual environment with the project and its dependencies, made anew only when they changed,

@@ -16,13 +16,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import flask
 from sushy_tools import error
 from sushy_tools.emulator import main as emulator
 from sushy_tools.emulator.resources.systems import fakedriver
 from werkzeug import serving
+
+if TYPE_CHECKING:
+    from tests.ground import ground, machine
 
 USER = "admin"
 
@@ -50,9 +53,11 @@ class Bmc:
     machine: Machine
     password: str
     port: int = 0
+    delay: Callable[[], float] = lambda: 0.0
+    """Seconds from an order, which is answered at once, to the deed: as the emulator's own driver has it."""
 
 
-_by_port: dict[int, Machine] = {}
+_by_port: dict[int, Bmc] = {}
 
 
 class _Systems(fakedriver.FakeDriver):  # type: ignore[misc]
@@ -79,11 +84,18 @@ class _Systems(fakedriver.FakeDriver):  # type: ignore[misc]
 
     def set_power_state(self, identity: str, state: str) -> None:
         self._get(identity)
-        machine = _asked()
-        if state in ("ForceOff", "ForceRestart"):
-            machine.off()
-        if state in ("On", "ForceOn", "ForceRestart"):
-            machine.on()
+        asked = _by_port[_port()]
+        if delay := asked.delay():
+            threading.Timer(delay, _switch, (asked.machine, state)).start()
+        else:
+            _switch(asked.machine, state)
+
+
+def _switch(machine: Machine, state: str) -> None:
+    if state in ("ForceOff", "ForceRestart"):
+        machine.off()
+    if state in ("On", "ForceOn", "ForceRestart"):
+        machine.on()
 
 
 @functools.cache
@@ -96,7 +108,11 @@ def _prepare() -> tempfile.TemporaryDirectory[str]:
 
 
 def _asked() -> Machine:
-    return _by_port[int(flask.request.environ["SERVER_PORT"])]
+    return _by_port[_port()].machine
+
+
+def _port() -> int:
+    return int(flask.request.environ["SERVER_PORT"])
 
 
 def _guarded(app: Callable[..., Any], password: str) -> Callable[..., Any]:
@@ -129,7 +145,7 @@ def serving_at(
             server = serving.make_server(
                 address, one.port, app, threaded=True, ssl_context=context, request_handler=_Quiet
             )
-            _by_port[server.server_port] = one.machine
+            _by_port[server.server_port] = one
             ports.append(server.server_port)
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
             thread.start()
@@ -147,10 +163,20 @@ def main() -> None:
     here = ground.Ground(pathlib.Path(sys.argv[1]))
     tempfile.tempdir = str(here.root)  # it is killed, and what it keeps goes with the ground
     kernel.enter_net(here.switch)
-    machines = [bmc.Bmc(one, one.bmc_password, one.bmc_port) for one in here.machines()]
+    machines = [bmc.Bmc(_Wired(here, one), one.bmc_password, one.bmc_port, one.bmc_delay) for one in here.machines()]
     with bmc.serving_at(machine.SWITCH_ADDRESS, machines):
         print("ready", flush=True)
         signal.pause()
+
+
+class _Wired:
+    """Whatever host the BMC at a host's address is wired to just now."""
+
+    def __init__(self, here: ground.Ground, at: machine.Machine) -> None:
+        self._here, self._at = here, at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._here.machine(self._at.bmc_is_of), name)
 
 
 class _Quiet(serving.WSGIRequestHandler):

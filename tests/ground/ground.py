@@ -50,7 +50,8 @@ class Ground:
         if not self.exists:
             raise Refused("there is no ground; 'script/cluster up --hosts 3' makes one")
         plan = json.loads(self._plan.read_text())
-        return [machine.Machine(self.root, self.tag, number, plan["central"]) for number in range(1, plan["hosts"] + 1)]
+        like = (plan["central"], plan.get("bare", False))
+        return [machine.Machine(self.root, self.tag, number, *like) for number in range(1, plan["hosts"] + 1)]
 
     def machine(self, name: str) -> machine.Machine:
         found = {one.name: one for one in self.machines()}
@@ -58,11 +59,14 @@ class Ground:
             raise Refused(f"there is no host {name}; there are {', '.join(found)}")
         return found[name]
 
-    def make(self, hosts: int, *, central: bool) -> None:
-        """Directories and switch; not an error when they are there. Raises Refused when another ground is there."""
+    def make(self, hosts: int, *, central: bool, bare: bool = False) -> None:
+        """Directories and switch; not an error when they are there. Raises Refused when another ground is there.
+
+        On `bare` hosts there is no daemon.
+        """
         if not 1 <= hosts <= _MOST:
             raise Refused(f"a ground has 1 to {_MOST} hosts")
-        wanted = {"hosts": hosts, "central": central}
+        wanted = {"hosts": hosts, "central": central} | ({"bare": True} if bare else {})
         if self.exists:
             if (present := json.loads(self._plan.read_text())) != wanted:
                 raise Refused(f"there is one already: {present}; 'script/cluster down' takes it away")

@@ -78,7 +78,7 @@ def _live(plan: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     daemon: int | None = None
-    due: float | None = 0.0
+    due: float | None = None if plan.get("bare") else 0.0
     while True:
         if daemon is None and due is not None and time.monotonic() >= due:
             daemon = _start(plan)

@@ -30,6 +30,7 @@ class Machine:
     tag: str
     number: int
     central: bool
+    bare: bool = False  # no daemon: something else of a cluster is run on it
 
     @property
     def name(self) -> str:
@@ -111,6 +112,8 @@ class Machine:
                 "array": str(self.root / "array") if self.central else "",
                 "net": self.net,
                 "groups": f"bcgl-{self.tag}/{self.name}",
+                "bare": self.bare,
+                "environment": self._environment(),
             }
             with (self.path / "boot.log").open("ab") as log:
                 done = subprocess.run(
@@ -140,6 +143,27 @@ class Machine:
     @property
     def bmc_port(self) -> int:
         return BMC_PORT + self.number
+
+    def bmc_delay(self) -> float:
+        """Seconds from an order, which its BMC answers at once, to the deed."""
+        with contextlib.suppress(FileNotFoundError):
+            return float((self.path / "bmc-delay").read_text())
+        return 0.0
+
+    def slow_bmc(self, delay: float) -> None:
+        """Have its BMC take an order at once, and do it so many seconds later."""
+        (self.path / "bmc-delay").write_text(str(delay))
+
+    @property
+    def bmc_is_of(self) -> str:
+        """The host that the BMC at its address is wired to."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / "bmc-is-of").read_text()
+        return self.name
+
+    def wire_bmc(self, to: Machine) -> None:
+        """Have the BMC at its address be that of another host."""
+        (self.path / "bmc-is-of").write_text(to.name)
 
     def silence_bmc(self) -> None:
         """Have its BMC dead: no answer, and no refusal either."""
@@ -196,9 +220,25 @@ class Machine:
             preexec_fn=self.groups.enter,
         )  # fmt: skip
 
-    def pids(self) -> list[int]:
-        """All its processes, as they are numbered outside."""
-        return self.groups.pids()
+    def pids(self, *words: str, program: str = "") -> list[int]:
+        """Its processes, as they are numbered outside: all, or those of a program, with these words as arguments."""
+        return [pid for pid in self.groups.pids() if not (words or program) or _says(pid, words, program)]
+
+    def inside(self, path: str | pathlib.PurePath) -> pathlib.Path:
+        """A file of its own, as it is reached from outside. Raises Off."""
+        if not (pid := self._pid()):
+            raise Off(f"{self.name} is off")
+        return pathlib.Path(f"/proc/{pid}/root") / str(path).lstrip("/")
+
+    def set_environment(self, **variables: str) -> None:
+        """What its daemon gets beside what all have, from its next boot on."""
+        (self.path / "environment.json").write_text(json.dumps(variables))
+
+    def _environment(self) -> dict[str, str]:
+        with contextlib.suppress(FileNotFoundError):
+            given: dict[str, str] = json.loads((self.path / "environment.json").read_text())
+            return given
+        return {}
 
     @property
     def _record(self) -> pathlib.Path:
@@ -234,6 +274,14 @@ class Machine:
 
 class Off(Exception):
     """The machine has no power."""
+
+
+def _says(pid: int, words: Sequence[str], program: str) -> bool:
+    try:
+        line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    return line[0].endswith(program) and all(word in line for word in words)
 
 
 def replace_process(machine: Machine, command: Sequence[str]) -> None:

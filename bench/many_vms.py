@@ -1,0 +1,93 @@
+"""A host with many small VMs dies: until the last one runs elsewhere, beside starting as many on hosts that idle."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from typing import Any
+
+from tests.ground import machine, reach
+
+from bench import ground, measure, session
+from bocage.client import rest
+
+_MEMORY = "96M"
+_OF_START = 2.0
+_BOUND = 900.0  # seconds
+_AT_ONCE = 8
+
+
+def run(bench: session.Session) -> measure.Result:
+    """The figure."""
+    hosts, count = bench.hosts, bench.vms
+    with hosts.first as asked:
+        leader = hosts.here.machine(asked.failovers.standing()["leader"])
+        victim = next(one for one in hosts.machines if one.name != leader.name)
+        reach.have_etcd_led_by(hosts.here, leader)
+        names = _made(hosts, asked, victim, count)
+    hosts.well()
+    with reach.api(leader) as asked:
+        begun = time.monotonic()
+        for name in names:
+            asked.vms.start(name)
+        _running(asked, names)
+        started = time.monotonic() - begun
+        hosts.well()
+        cutting = threading.Thread(target=victim.off)
+        begun = time.monotonic()
+        cutting.start()
+        _running(asked, names, but=_uid(hosts, victim))
+        took = time.monotonic() - begun
+        cutting.join()
+        for name in names:
+            asked.vms.act(name, "kill")
+        hosts.heal(victim)
+        _each(names, lambda name: hosts.done(asked, asked.vms.remove(name, force=True, purge=True)))
+    row = measure.Row(
+        figure="many-vms", what=f"power cut of a host with {count} VMs → the last one runs elsewhere", unit="s",
+        ours=took, peer=started, peer_is=f"ours: starting {count} on a host", must=f"≤ {_OF_START:g} {measure.TIMES}",
+        limit=_OF_START * started,
+    )  # fmt: skip
+    return measure.Result([row])
+
+
+def _made(hosts: ground.Hosts, asked: rest.Client, at: machine.Machine, count: int) -> list[str]:
+    """VMs that are off, all on one host."""
+    others = [one.name for one in hosts.machines if one.name != at.name]
+    names = [f"many-{number}" for number in range(count)]
+    for name in others:
+        hosts.done(asked, asked.hosts.drain(name))
+    wanted = {"image": "tiny", "memory": _MEMORY, "storage": "array", "nics": []}
+    _each(names, lambda name: hosts.done(asked, asked.vms.create({"name": name, **wanted})))
+    for name in others:
+        asked.hosts.undrain(name)
+    return names
+
+
+def _each(names: list[str], do: Any) -> None:
+    """Some at once."""
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(do, names))
+
+
+def _uid(hosts: ground.Hosts, one: machine.Machine) -> str:
+    return next(uid for uid, name in hosts.names.items() if name == one.name)
+
+
+def _running(asked: rest.Client, names: list[str], *, but: str = "") -> None:
+    """Until all run, on another host than `but`."""
+
+    def do_all() -> bool:
+        try:
+            found = asked.vms.list()["items"]
+        except reach.Unreachable:  # the store may have lost its leader
+            return False
+        up = {
+            one["metadata"]["name"]
+            for one in found
+            if one["status"]["state"] == "running" and one["status"]["host"] != but
+        }
+        return up.issuperset(names)
+
+    measure.until(do_all, what="VMs", within=_BOUND, every=0.1)
