@@ -1,4 +1,4 @@
-"""The soak: rounds of `tests.daemon.kill`, then all of `tests.faults`; it can be interrupted and resumed.
+"""The soak: rounds of `tests.daemon.kill`, all of `tests.faults`, rounds on sites; it can be interrupted and resumed.
 
 Each round is made of the seed and its number alone, so any one of them can be played again.
 """
@@ -10,6 +10,7 @@ import asyncio
 import collections
 import datetime
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -22,6 +23,7 @@ from bocage.guest import tiny
 from tests import faults
 from tests.daemon import host as hosts
 from tests.daemon import kill
+from tests.ground import soak as sites
 
 TOP = pathlib.Path(__file__).parent.parent
 STATE = pathlib.Path(tempfile.gettempdir()) / "bocage-soak"
@@ -32,6 +34,7 @@ def main() -> int:
     """Play the rounds that are left; exit status 1 at the first that fails."""
     parser = argparse.ArgumentParser(prog="script/soak")
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--site-rounds", type=int, default=200, metavar="N")
     parser.add_argument("--faults", choices=("all", "none", "list"), default="all")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
     asked = parser.parse_args()
@@ -64,7 +67,8 @@ def main() -> int:
                 print(f"  {number + 1:4} {deed:8} {line['seconds']:6.1f} s", flush=True)
     caused = [line for line in known if "fault" in line]
     failed = _cause(asked.seed, journal, caused) if asked.faults == "all" else 0
-    print(f"summary: {_summarise(asked.seed, played, caused)}")
+    on_sites = sites.play(asked.seed, journal, known, asked.site_rounds) if os.geteuid() == 0 else []
+    print(f"summary: {_summarise(asked.seed, played, caused, on_sites)}")
     return 1 if failed else 0
 
 
@@ -98,7 +102,9 @@ def _image() -> pathlib.Path:
     return image
 
 
-def _summarise(seed: str, played: list[dict[str, object]], caused: list[dict[str, object]]) -> pathlib.Path:
+def _summarise(
+    seed: str, played: list[dict[str, object]], caused: list[dict[str, object]], on_sites: list[dict[str, object]]
+) -> pathlib.Path:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=TOP, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -115,7 +121,7 @@ def _summarise(seed: str, played: list[dict[str, object]], caused: list[dict[str
         "the witness's counter had not stopped, its process was the same, every QEMU belonged to a running VM, no file "
         f"was half made, and the wanted state was reached.\n\n| deed | rounds |\n|---|---|\n{rows}\n\n"
         "And each fault of `tests/faults.py`, at every point or again and again; those that passed:\n\n"
-        f"| fault | times |\n|---|---|\n{faults_}\n"
+        f"| fault | times |\n|---|---|\n{faults_}\n\n{sites.summary(on_sites)}"
     )
     return path.relative_to(TOP)
 

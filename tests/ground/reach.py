@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import sys
+import time
 from typing import Any
 
 from bocage.client import connection, problems, rest
@@ -13,6 +14,7 @@ from tests.ground import building, ground, init, machine
 
 RUNTIME = pathlib.PurePath("/run/bocage", hashlib.sha256(os.fsencode(init.HOME)).hexdigest()[:8])
 """Of a host's daemon, on that host."""
+_LOOK = 0.2
 SETTLED = 240.0  # seconds until a cluster is as it should be, on a machine that has much else to do
 Unreachable = (problems.Error, machine.Off, OSError)
 """Why a host says nothing."""
@@ -56,8 +58,15 @@ def have_etcd_led_by(here: ground.Ground, one: machine.Machine) -> None:
 
 
 def well(here: ground.Ground, *, within: float = SETTLED) -> None:
-    """Wait until each host lives in the cluster and is heard, each member of etcd votes, and no failover is open."""
-    building.until("the cluster is well", lambda: not wrong(here), within=within)
+    """Wait until each host lives in the cluster and is heard, each member of etcd votes, and no failover is open.
+
+    Raises building.Failed, which says what is wrong.
+    """
+    deadline = time.monotonic() + within
+    while missing := wrong(here):
+        if time.monotonic() > deadline:
+            raise building.Failed(missing)
+        time.sleep(_LOOK)
 
 
 def wrong(here: ground.Ground) -> str:
