@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
 import time
-from typing import Any
 
 from tests.ground import machine, reach
 
@@ -15,7 +13,6 @@ from bocage.client import rest
 _MEMORY = "96M"
 _OF_START = 2.0
 _BOUND = 900.0  # seconds
-_AT_ONCE = 8
 
 
 def run(bench: session.Session) -> measure.Result:
@@ -43,7 +40,8 @@ def run(bench: session.Session) -> measure.Result:
         for name in names:
             asked.vms.act(name, "kill")
         hosts.heal(victim)
-        _each(names, lambda name: hosts.done(asked, asked.vms.remove(name, force=True, purge=True)))
+        for task in [asked.vms.remove(name, force=True, purge=True) for name in names]:
+            hosts.done(asked, task)
     row = measure.Row(
         figure="many-vms", what=f"power cut of a host with {count} VMs → the last one runs elsewhere", unit="s",
         ours=took, peer=started, peer_is=f"ours: starting {count} on a host", must=f"≤ {_OF_START:g} {measure.TIMES}",
@@ -59,16 +57,11 @@ def _made(hosts: ground.Hosts, asked: rest.Client, at: machine.Machine, count: i
     for name in others:
         hosts.done(asked, asked.hosts.drain(name))
     wanted = {"image": "tiny", "memory": _MEMORY, "storage": "array", "nics": []}
-    _each(names, lambda name: hosts.done(asked, asked.vms.create({"name": name, **wanted})))
+    for task in [asked.vms.create({"name": name, **wanted}) for name in names]:
+        hosts.done(asked, task)
     for name in others:
         asked.hosts.undrain(name)
     return names
-
-
-def _each(names: list[str], do: Any) -> None:
-    """Some at once."""
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(do, names))
 
 
 def _uid(hosts: ground.Hosts, one: machine.Machine) -> str:

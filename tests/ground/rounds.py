@@ -144,7 +144,7 @@ def slow_fsync(site: Site, dice: random.Random) -> None:
     def noted() -> bool:
         with contextlib.suppress(*reach.Unreachable, building.Failed), site.asked() as asked:
             asked.vms.change(name, {"notes": note})
-            return bool(asked.vms.get(name)["spec"]["notes"] == note)
+            return bool(asked.vms.get(name)["metadata"]["notes"] == note)
         return False
 
     building.until("it is noted", noted, within=_ACT_BOUND)
