@@ -9,14 +9,15 @@ import sys
 import time
 from typing import Any
 
-from bocage.client import connection, problems, rest
+from bocage import errors
+from bocage.client import connection, rest
 from tests.ground import building, ground, init, machine
 
 RUNTIME = pathlib.PurePath("/run/bocage", hashlib.sha256(os.fsencode(init.HOME)).hexdigest()[:8])
 """Of a host's daemon, on that host."""
 _LOOK = 0.2
 SETTLED = 240.0  # seconds until a cluster is as it should be, on a machine that has much else to do
-Unreachable = (problems.Error, machine.Off, OSError)
+Unreachable = (errors.Problem, machine.Off, OSError)
 """Why a host says nothing."""
 _TRANSFER = """
 import httpx, ssl, sys

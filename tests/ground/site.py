@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bocage.client import problems, rest
+from bocage.client import rest
 from tests.ground import building, ground, machine, reach
 
 BOUND = 240.0  # seconds for anything that is waited for
@@ -122,7 +122,7 @@ class Site:
         return [_phases(one) for one in self.failovers()[known:]]
 
     def _runs(self, name: str) -> bool:
-        with contextlib.suppress(problems.Error), self.asked() as asked:
+        with contextlib.suppress(*reach.Unreachable), self.asked() as asked:
             status = asked.vms.get(name)["status"]
             found = self.qemus()[name]
             return status["state"] == "running" and [host for host, _ in found] == [self.hosts[status["host"]]]
@@ -133,7 +133,7 @@ class Site:
         deadline = time.monotonic() + BOUND
         while True:
             token = secrets.token_hex(4)
-            with contextlib.suppress(problems.Error):
+            with contextlib.suppress(*reach.Unreachable):
                 line = f"kill %% 2>/dev/null; wait; echo {token} $(tiny verify {_DISK})"
                 said = asked.vms.expect(name, f"^{token} .*", send=line, timeout=_TYPED)
                 found = re.search(r"tiny: verified (\d+)", said)
