@@ -69,8 +69,9 @@ class Site:
             if one.power() == "Off":
                 one.on()
             else:
-                one.groups.thaw()
-                one.connect()
+                with contextlib.suppress(OSError):  # it is just being switched off, and looked at again
+                    one.groups.thaw()
+                    one.connect()
 
     def well(self) -> None:
         """Wait until all is well; one that was fenced while it booted is given power again."""
