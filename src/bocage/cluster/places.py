@@ -28,7 +28,7 @@ class Places:
         """Which of these hosts is to have a VM that has none."""
         known = machine in self._where or machine in self.nowhere
         stale = self._as_of < self._mirror.changed and self._clock() - self._made > _ANEW
-        if not known or self._fit != frozenset(fit) or (machine in self.nowhere and stale):
+        if not known or self._fit != frozenset(fit) or stale:
             self._decide(machine, fit)
         return self._where.get(machine)
 
