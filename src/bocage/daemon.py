@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import bocage
-from bocage import errors, files, home, ledger, systemd
+from bocage import errors, files, home, ledger, systemd, under_way
 from bocage.cluster import leader
 from bocage.engine.qemu import cgroup, scopes
 from bocage.engine.qemu import engine as qemu
@@ -152,6 +152,7 @@ async def _living(
     from bocage.store.etcd import records
 
     homes, uid = node.ground.home, node.ground.uid
+    asyncio.get_running_loop().set_default_executor(under_way.Threads(thread_name_prefix="asyncio"))
     book = ledger.Ledger(store, at.incarnation)
     where = setting.of(homes, uid, at.access(homes), root=records.ROOT)
     own = lives.Lives(where, book, array.Array(node.ground.resources, uid))
@@ -268,12 +269,15 @@ async def _node(homes: home.Home, kept: resources.Resources, *, address: str = "
             leave_from=facts.status.leaving.order if facts.status.leaving else None,
         )
     )
-    await _first_things(node.shop)
+    await _first_things(node.shop, clustered=bool(address))
     return node
 
 
-async def _first_things(shop: Shop) -> None:
-    """The storage `local` and the network `default` are there from the first start; all storage is looked at."""
+async def _first_things(shop: Shop, *, clustered: bool) -> None:
+    """The storage `local` and the network `default` are there from the first start; all storage is looked at.
+
+    Storage of several hosts waits in a cluster for this one's life: until then nothing is done there.
+    """
     kept = shop.ground.resources
     await asyncio.to_thread(jobs.images.sweep, shop.ground.home.cache)
     storages = (await kept.list(ground.Storage)).items
@@ -288,8 +292,8 @@ async def _first_things(shop: Shop) -> None:
     for storage in (one for one in storages if one.concerns(shop.ground.uid)):
         try:
             new = storage.status.state == "pending"
-            if new and storage.shared:
-                continue  # whoever was asked to make it does
+            if storage.shared and (new or clustered):
+                continue  # a new one is made by whoever was asked to
             await (jobs.storages.prepare(shop, storage) if new else jobs.storages.reopen(shop, storage))
         except (errors.Problem, OSError) as error:
             log.warning("storage %s: %s", storage.name, error)

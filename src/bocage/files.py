@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import errno
 import os
 import pathlib
 import secrets
@@ -13,6 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from bocage import errors
 
 _SYNC_EVERY = 0.1  # seconds
+_AT_FDCWD, _NOREPLACE = -100, 1  # renameat2(2)
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def write_durably(path: pathlib.Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -36,12 +40,26 @@ def write_durably(path: pathlib.Path, data: bytes | str, *, mode: int = 0o644) -
     sync_directory(path.parent)
 
 
-def rename_durably(source: pathlib.Path, destination: pathlib.Path) -> None:
-    """Rename a finished file or directory and sync the directories on both sides."""
-    os.rename(source, destination)
+def rename_durably(source: pathlib.Path, destination: pathlib.Path, *, replace: bool = True) -> None:
+    """Rename a finished file or directory and sync the directories on both sides.
+
+    Raises FileExistsError where a file of that name is not to be replaced, also one that comes in this moment.
+    """
+    (os.rename if replace else _rename_to_free)(source, destination)
     sync_directory(destination.parent)
     if source.parent != destination.parent:
         sync_directory(source.parent)
+
+
+def _rename_to_free(source: pathlib.Path, destination: pathlib.Path) -> None:
+    names = os.fsencode(source), os.fsencode(destination)
+    if _LIBC.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _NOREPLACE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(source), None, str(destination))
+    os.link(source, destination, follow_symlinks=False)  # NFS has no such rename
+    os.unlink(source)
 
 
 def sync_file(path: pathlib.Path) -> None:
@@ -49,6 +67,18 @@ def sync_file(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: pathlib.Path) -> None:
+    """Have the kernel write all that it holds of a file system; what it cannot write is dropped, and lands no later.
+
+    Raises OSError when nothing is at `path`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _LIBC.syncfs(descriptor)
     finally:
         os.close(descriptor)
 

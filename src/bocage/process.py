@@ -7,9 +7,9 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from bocage import errors
+from bocage import errors, under_way
 from bocage.words import N_
 
 _TAIL = 4000  # bytes of a failed program's output that its error carries
@@ -61,12 +61,14 @@ async def run(
     cwd: str | os.PathLike[str] | None = None,
     each_line: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
+    begun: Callable[[int], Awaitable[None]] | None = None,
 ) -> bytes:
     """Run a program to its end and return what it wrote on its standard output.
 
     `within` bounds the run in seconds. `each_line` is called with each piece of standard output that
-    ends in a line feed or a carriage return, for progress. At the bound, or when the caller is
-    cancelled, the program's whole process group is killed and waited for.
+    ends in a line feed or a carriage return, for progress. `begun` is told its pid
+    before anything is written to its standard input. At the bound, or when the caller is cancelled or `begun`
+    raises, the program's whole process group is killed and waited for.
 
     Raises Missing, Failed, and errors.TimedOut.
     """
@@ -85,12 +87,15 @@ async def run(
         )
     except FileNotFoundError as error:
         raise Missing(program=program) from error
+    under_way.note(lambda: child.returncode is None)
     assert child.stdout
     assert child.stderr
     output = asyncio.create_task(_collect(child.stdout, each_line))
     complaints = asyncio.create_task(_collect(child.stderr, None))
     try:
         async with asyncio.timeout(within):
+            if begun is not None:
+                await begun(child.pid)
             if stdin is not None and child.stdin:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     child.stdin.write(stdin)

@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from bocage import errors, files, threads
+from bocage import errors, files, threads, under_way
 from bocage.words import N_
 
 PATIENCE = 15.0  # seconds for what takes moments on a storage that answers
@@ -188,6 +188,7 @@ class Way:
 
         result.add_done_callback(ended)
         thread.start()
+        under_way.note(thread.is_alive)
         return result
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import threading
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
+
+from bocage import under_way
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,7 +18,7 @@ Progress = Callable[[int, int], None]
 """Called in the event loop with the bytes done and the bytes in all."""
 
 
-_long = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="storage")
+_long = under_way.Threads(8, thread_name_prefix="storage")
 """Copies take minutes: in threads of their own they do not hold up short work."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from bocage import errors
 from bocage.model import ground, keys, vm, work
-from bocage.node import jobs, memory, notes, tasks
+from bocage.node import jobs, memory, notes, rights, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor, arriving
 from bocage.node.life.crew import Crew
@@ -100,6 +100,8 @@ class Node:
         """What goes on beside the VMs, once each of them was looked at."""
         self._spawn(self._upkeep.run())
         self._spawn(self._mending.run())
+        if self.ground.cluster:
+            self._spawn(jobs.storages.reopen_shared(self.shop))
         self._spawn(self._identifying.run())
         self._spawn(plugging.Rounds(self.shop, self.crew).run())
         self._spawn(self.sampling.run())
@@ -231,12 +233,14 @@ class Node:
             memory.give_back()
 
     async def _carry_out(self, run: tasks.Run, handler: jobs.Job) -> None:
-        """Again from its beginning when the store gave no answer meanwhile."""
+        """Again from its beginning when the store gave no answer meanwhile, or this host had no life."""
         while True:
             try:
-                return await tasks.carry_out(run, lambda run: handler(self.shop, run))
-            except contract.NO_ANSWER as problem:
+                async with self.ground.rights.work(*await jobs.touched(self.shop, run)):
+                    return await tasks.carry_out(run, lambda run: handler(self.shop, run))
+            except (*contract.NO_ANSWER, rights.Waits) as problem:
                 log.warning("task %s (%s) waits: %s", run.uid, run.action, problem)
+                run.waits(problem)
                 await asyncio.sleep(_RETRY)
 
     def _cancel(self, uid: str) -> None:

@@ -246,12 +246,15 @@ class Interface:
         intake = self._shop.ground.library(storage).intake
         offset = asking.whole_number(request.headers, "upload-offset")
         limit = intake.offset(key) + await self._shop.preparation.rooms.left(storage.uid)
-        reached = await intake.append(key, offset, request.stream(), limit=limit)
+        async with self._shop.ground.rights.work(storage.uid):
+            reached = await intake.append(key, offset, request.stream(), limit=limit)
         return Response(status_code=204, headers={"Upload-Offset": str(reached)})
 
     async def upload_discard(self, request: Request) -> Response:
         """Forget an upload."""
-        await self._shop.ground.library(await self._storage(request)).intake.discard(request.path_params["key"])
+        storage = await self._storage(request)
+        async with self._shop.ground.rights.work(storage.uid):
+            await self._shop.ground.library(storage).intake.discard(request.path_params["key"])
         return Response(status_code=204)
 
     async def doctor(self, request: Request) -> Response:

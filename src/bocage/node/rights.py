@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from bocage import errors, words
@@ -18,6 +20,15 @@ class NoLife(Error, errors.Unavailable):
     type = "host-without-life"
     text = N_("this host is not in the cluster's majority since {since}: none of its VMs may start")
     hint = N_("'bocage cluster show' says which members answer")
+    since: str
+
+
+class Waits(Error, errors.Unavailable):
+    """What is done outside of VMs on storage that others may write to: not without a life. It is done again in one."""
+
+    type = "work-without-life"
+    text = N_("this host is not in the cluster's majority since {since}: it writes nothing to storage of several hosts")
+    hint = N_("it goes on by itself; 'bocage cluster show' says which members answer")
     since: str
 
 
@@ -81,6 +92,12 @@ class Rights(Protocol):
     async def ends(self, storage: str) -> bool:
         """Whether what ran on a storage is being ended, since this host was given up. Raises errors.Problem."""
 
+    def work(self, *storages: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """To do something on these storages that no VM does. It is cancelled when others may take them for theirs.
+
+        Raises Waits, on entering it and when it was cancelled so, and errors.Problem.
+        """
+
     async def claim(self, vm: str, storage: str) -> Claim:
         """The right to start a VM that lies on a storage. Raises Error, and errors.Problem."""
 
@@ -114,6 +131,10 @@ class Alone:
 
     async def ends(self, storage: str) -> bool:
         return False
+
+    @contextlib.asynccontextmanager
+    async def work(self, *storages: str) -> AsyncIterator[None]:
+        yield
 
     async def claim(self, vm: str, storage: str) -> Claim:
         return Own()

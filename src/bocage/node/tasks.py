@@ -15,7 +15,7 @@ from typing import Any
 
 from bocage import errors, words
 from bocage.model import base, work
-from bocage.node import clock
+from bocage.node import clock, rights
 from bocage.store import contract, resources
 from bocage.words import N_
 
@@ -116,6 +116,11 @@ class Run:
         self._status = self._status.model_copy(update={"step": said, "log": lines})
         self._soon()
 
+    def waits(self, message: words.Message) -> None:
+        """Why it does not go on just now, said once."""
+        if self._status.step != base.Saying.of(message):
+            self.report(message)
+
     def progress(self, done: float, total: float, unit: str = "bytes") -> None:
         """How far it is; written at most twice a second."""
         self._status = self._status.model_copy(update={"progress": work.Progress(done=done, total=total, unit=unit)})
@@ -200,12 +205,13 @@ async def carry_out(run: Run, handler: Handler) -> None:
     """Do it and write how it ended. A handler that is cancelled undoes by its own exits what it had begun.
 
     Only when nobody wants the task any more that is its end: else, as when the daemon stops, it stays open and is
-    carried on later; so does one that the store gave no answer to: raises contract.Silent and contract.Unsettled.
+    carried on later; so does one that the store gave no answer to, or that may not write to storage of several hosts
+    just now: raises contract.Silent, contract.Unsettled and rights.Waits.
     """
     await run.begin()
     try:
         result = await handler(run)
-    except contract.NO_ANSWER:
+    except (*contract.NO_ANSWER, rights.Waits):
         raise
     except asyncio.CancelledError:
         if run.unwanted:

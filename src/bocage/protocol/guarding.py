@@ -192,6 +192,11 @@ class Guard:
             self._remains.add(process)
         return [Act.SEVER] if self.phase in (Phase.OPEN, Phase.HELD) and self._remains else self._go_on()
 
+    def left(self, process: str) -> list[Act]:
+        """The same of one whose remains somebody else sees to, before this host's word is given."""
+        self.processes.discard(process)
+        return self._go_on()
+
     def severed(self) -> list[Act]:
         """No socket to the storage is left of the processes that are over."""
         self._remains.clear()

@@ -45,14 +45,17 @@ async def made_whole(path: pathlib.Path, *, mode: int = 0o600) -> AsyncIterator[
 
 
 def finish(beside: pathlib.Path, path: pathlib.Path, mode: int) -> None:
-    """Sync a finished file and give it its name."""
+    """Sync a finished file and give it its name. Raises Exists: somebody has made one of that name meanwhile."""
     descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    files.rename_durably(beside, path)
+    try:
+        files.rename_durably(beside, path, replace=False)
+    except FileExistsError as error:
+        raise Exists(path=str(path)) from error
 
 
 def sweep(directory: pathlib.Path, *, depth: int = 0, untouched: float = 0.0) -> list[str]:

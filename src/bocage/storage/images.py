@@ -317,7 +317,10 @@ class Library:
             # the record first: a file that has its name is complete, a record without a file is nothing
             with space.told_when_full(self._images):
                 await threads.run(self._write, image)
-                await threads.run(half_made.finish, made, self._images / image.file_name, _READ_ONLY)
+                try:
+                    await threads.run(half_made.finish, made, self._images / image.file_name, _READ_ONLY)
+                except half_made.Exists:  # of this digest: another host has taken it in meanwhile
+                    await threads.run(files.remove_tree, made)
             return image
 
     def _write(self, image: image_record.Image) -> None:

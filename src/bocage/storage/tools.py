@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 
-from bocage import process
+from bocage import process, under_way
 
 _PROGRAM = "qemu-img"
 # Bound to the thread that started it, which is the event loop's. This is for copies, never for a VM.
 _MORTAL = ("setpriv", "--pdeathsig", "KILL")
+_GATE = ("sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")  # which ends when we do
 
 
 async def qemu_img(
@@ -20,12 +21,24 @@ async def qemu_img(
 ) -> bytes:
     """Run `qemu-img` to its end as `process.run` does; it is killed when the daemon is.
 
-    Raises process.Missing, process.Failed, errors.TimedOut.
+    In storage that other hosts may write to it stands before its first instruction until it may run.
+    Raises process.Missing, process.Failed, errors.TimedOut, and why it may not.
     """
     if shutil.which(_PROGRAM) is None:
         raise process.Missing(program=_PROGRAM)
+    doing = under_way.here()
     try:
-        return await process.run(*_MORTAL, _PROGRAM, *arguments, within=within, each_line=each_line, pass_fds=pass_fds)
+        return await process.run(
+            *(_GATE if doing else ()),
+            *_MORTAL,
+            _PROGRAM,
+            *arguments,
+            within=within,
+            stdin=b"go\n" if doing else None,
+            each_line=each_line,
+            pass_fds=pass_fds,
+            begun=doing.admit if doing else None,
+        )
     except process.Failed as error:
         line = process.shell_form((_PROGRAM, *arguments))
         raise process.Failed(

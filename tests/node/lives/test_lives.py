@@ -9,17 +9,20 @@ import os
 import pathlib
 import signal
 import socket
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from bocage import ledger
+from bocage import ledger, process, under_way
+from bocage.engine.qemu import processes
 from bocage.model import keys, vm
 from bocage.node import rights, spoken
 from bocage.node.lives import array, claims, lives, setting
 from bocage.protocol import records, timing
+from bocage.storage import tools
 from bocage.store.etcd import engine
 from tests.node.lives import ground
 from tests.store import members
@@ -45,6 +48,9 @@ class _Array(array.Array):
 
     async def root(self, storage: str) -> pathlib.Path | None:
         return self._path if storage == "array" else None
+
+    async def roots(self, *storages: str) -> list[pathlib.Path]:
+        return [self._path] if not storages or "array" in storages else []
 
 
 class Host:
@@ -296,3 +302,105 @@ async def test_one_that_fences_itself_stands_while_the_store_is_away(etcd: membe
             member.signal(signal.SIGCONT)
         await host.until(writer.writes)
         assert await host.lives_in() == life
+
+
+class Copy:
+    """A `qemu-img` of the daemon's that writes on and on, in the place of the real one."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file, self._host = host.path / "copy", host
+        program = host.path / "bin" / "qemu-img"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\nwhile :; do echo $$ >> $1; sleep 0.01; done\n")
+        program.chmod(0o700)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    async def begun(self) -> asyncio.Task[None]:
+        """It writes."""
+        doing = asyncio.create_task(self._copy())
+        await self._host.until(lambda: self.length > 0)
+        return doing
+
+    async def _copy(self) -> None:
+        async with self._host.lives.work("array"):
+            await tools.qemu_img(str(self.file), within=ground.BOUND)
+
+    @property
+    def length(self) -> int:
+        return self.file.stat().st_size if self.file.exists() else 0
+
+    @property
+    def process(self) -> processes.Identity:
+        return processes.identify(int(self.file.read_text().split()[0]))
+
+
+async def test_nothing_of_the_daemon_writes_any_more_when_its_host_has_said_gone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life, copy = await host.lives_in(), Copy(host, monkeypatch)
+    copying = await copy.begun()
+    child = copy.process
+    stubborn, written, may_end = under_way.Threads(1), host.path / "written", threading.Event()
+
+    def write() -> None:  # as one does whose storage hangs
+        while not may_end.wait(0.01):
+            with written.open("a") as file:
+                file.write("more")
+
+    async def in_a_thread() -> None:
+        async with host.lives.work("array"):
+            await asyncio.get_running_loop().run_in_executor(stubborn, write)
+
+    writing = asyncio.create_task(in_a_thread())
+    await host.until(written.exists)
+    try:
+        await host.raise_epoch()
+        for doing in (copying, writing):
+            with pytest.raises(rights.Waits):
+                await doing
+        with pytest.raises(rights.Waits):
+            async with host.lives.work("array"):
+                pass
+        async with host.lives.work("local"):
+            pass
+        gone = await host.until(lambda: host.lives.guarded.gone)
+        assert not processes.alive(child)
+        await host.until(lambda: spoken.now() > gone + 2 * timing.LAN.drain)
+        assert (await host.epoch()).taken == life.epoch, "its thread writes on"
+    finally:
+        may_end.set()
+        stubborn.shutdown()
+    length = written.stat().st_size, copy.length
+    await host.until(lambda: host.lives.life != life)
+    await host.lives_in()
+    assert (await host.epoch()).gone == life.epoch
+    assert (written.stat().st_size, copy.length) == length
+    async with host.lives.work("array"):
+        pass
+
+
+async def test_the_guard_ends_a_copy_whose_daemon_hears_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    await host.lives_in()
+    copying = await Copy(host, monkeypatch).begun()
+    host._working[1].cancel()  # what drives its life
+    await host.raise_epoch()
+    with pytest.raises(process.Failed, match="SIGKILL"):
+        await copying
+
+
+async def test_a_copy_that_the_guard_does_not_take_charge_of_never_begins(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.lives_in()
+    copy = Copy(host, monkeypatch)
+    monkeypatch.setattr(host.lives, "_may_start", lambda: True)
+    beat = host.pid_of("beat")
+    os.kill(beat, signal.SIGSTOP)
+    try:
+        unheard = spoken.now() + timing.LAN.guard
+        await host.until(lambda: spoken.now() > unheard)
+        with pytest.raises(rights.Waits):
+            await copy._copy()
+        assert not copy.length
+    finally:
+        os.kill(beat, signal.SIGCONT)

@@ -55,8 +55,9 @@ async def forget(host: Ground) -> None:
     for image in burned:
         storage = await kept.get(ground.Storage, None, image.spec.storage)
         if storage.reached_by(host.uid) and not usage.of_image(image, (), machines):
-            await kept.delete(image)
-            await discard(host, image)
+            async with host.rights.work(storage.uid):
+                await kept.delete(image)
+                await discard(host, image)
 
 
 async def has(kept: resources.Resources, image: ground.Image) -> bool:

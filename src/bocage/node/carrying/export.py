@@ -95,39 +95,47 @@ async def _laid_out(preparation: Preparation, machine: vm.VM, *, chain: bool) ->
     await preparation.check_storage(machine)
     place = await preparation.place(machine)
     scratch = place.path / f".export.{secrets.token_hex(4)}{half_made.SUFFIX}"
-    await asyncio.to_thread(scratch.mkdir, mode=0o700)
     try:
-        parts: dict[str, pathlib.Path] = {}
-        kept: list[ground.Volume] = []
-        for disk, volume in zip(machine.spec.disks, await preparation.disks.of(machine), strict=True):
-            layers = await preparation.disks.layers(volume, disk.name)
-            flat, own = not chain, layers[0].path
-            # a volume that lay by itself lies in the VM's directory from now on, under its disk's name
-            changes: dict[str, object] = {"vm": machine.uid, "name": disk.name, "source": None}
-            if volume.spec.layers:
-                flat = True
-            elif volume.spec.linked and chain and await asyncio.to_thread(_is_as_given, layers[1].path):
-                parts[f"images/{layers[1].path.name}"] = layers[1].path
-            elif volume.spec.linked:
-                flat = True
-            if (volume.spec.linked or volume.spec.layers) and flat:
-                own = scratch / f"{disk.name}.{volume.spec.format}"
-                limit = await preparation.rooms.left(machine.spec.storage)
-                await volumes.convert(layers, own, image_format=volume.spec.format, limit=limit)
-                changes |= {"linked": False, "image": None, "layers": {}, "merging": None, "flattening": False}
-                await asyncio.to_thread(_date, own, (await asyncio.to_thread(layers[0].path.stat)).st_mtime_ns)
-            parts[f"disks/{disk.name}.{volume.spec.format}"] = own
-            kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
-        for extra in (place.firmware_variables, place.tpm_state, place.seed, place.saved, place.saved_definition):
-            if await asyncio.to_thread(extra.exists):
-                parts[extra.name] = extra
-        held = await preparation.held(machine, kept, None)
-        definition = scratch / "vm.yaml"
-        await asyncio.to_thread(files.write_durably, definition, directory.render(held))
-        await asyncio.to_thread(_date, definition, int(machine.metadata.created.timestamp()) * 10**9)
-        yield {"vm.yaml": definition, **parts}
+        async with preparation.work(machine):
+            parts = await _made(preparation, machine, place, scratch, chain=chain)
+        yield parts
     finally:
         await asyncio.to_thread(files.remove_tree, scratch)
+
+
+async def _made(
+    preparation: Preparation, machine: vm.VM, place: directory.Directory, scratch: pathlib.Path, *, chain: bool
+) -> dict[str, pathlib.Path]:
+    await asyncio.to_thread(scratch.mkdir, mode=0o700)
+    parts: dict[str, pathlib.Path] = {}
+    kept: list[ground.Volume] = []
+    for disk, volume in zip(machine.spec.disks, await preparation.disks.of(machine), strict=True):
+        layers = await preparation.disks.layers(volume, disk.name)
+        flat, own = not chain, layers[0].path
+        # a volume that lay by itself lies in the VM's directory from now on, under its disk's name
+        changes: dict[str, object] = {"vm": machine.uid, "name": disk.name, "source": None}
+        if volume.spec.layers:
+            flat = True
+        elif volume.spec.linked and chain and await asyncio.to_thread(_is_as_given, layers[1].path):
+            parts[f"images/{layers[1].path.name}"] = layers[1].path
+        elif volume.spec.linked:
+            flat = True
+        if (volume.spec.linked or volume.spec.layers) and flat:
+            own = scratch / f"{disk.name}.{volume.spec.format}"
+            limit = await preparation.rooms.left(machine.spec.storage)
+            await volumes.convert(layers, own, image_format=volume.spec.format, limit=limit)
+            changes |= {"linked": False, "image": None, "layers": {}, "merging": None, "flattening": False}
+            await asyncio.to_thread(_date, own, (await asyncio.to_thread(layers[0].path.stat)).st_mtime_ns)
+        parts[f"disks/{disk.name}.{volume.spec.format}"] = own
+        kept.append(volume.model_copy(update={"spec": volume.spec.model_copy(update=changes)}))
+    for extra in (place.firmware_variables, place.tpm_state, place.seed, place.saved, place.saved_definition):
+        if await asyncio.to_thread(extra.exists):
+            parts[extra.name] = extra
+    held = await preparation.held(machine, kept, None)
+    definition = scratch / "vm.yaml"
+    await asyncio.to_thread(files.write_durably, definition, directory.render(held))
+    await asyncio.to_thread(_date, definition, int(machine.metadata.created.timestamp()) * 10**9)
+    return {"vm.yaml": definition, **parts}
 
 
 def _date(path: pathlib.Path, mtime_ns: int) -> None:

@@ -28,6 +28,7 @@ class Place:
     storage: str  # the directory of its storage
     unified: str | None = None  # its group's directory, cgroup version 2
     legacy: str | None = None  # the same in version 1's freezer
+    mortal: bool = False  # no VM: what it does is done again, so it is killed where a VM is frozen
 
     def __post_init__(self) -> None:
         if "/" in self.vm or self.vm.startswith("."):
@@ -74,7 +75,7 @@ class Held:
 
     @property
     def freezes(self) -> bool:
-        return bool(self._files)
+        return bool(self._files) or self.place.mortal
 
     def take(self, process: str, pid: int, start: int) -> None:
         """Hold a process of it. Raises OSError: it is not there, or not in the group."""
@@ -122,6 +123,8 @@ class Held:
             return set()
 
     def freeze(self) -> None:
+        if self.place.mortal:
+            self.kill()
         self._set("cgroup.freeze", b"1", "freezer.state", b"FROZEN")
 
     def thaw(self) -> None:

@@ -90,7 +90,7 @@ class Process:
         log.info("no guard was here; %d processes are held of %s", len(self._vms), life or "an unknown life")
         for process, vm in list(self._vms.items()):
             if process not in self._held[vm].pidfds:
-                guard.ended(process)
+                self._over(process, guard)
         return guard
 
     def run(self) -> None:
@@ -200,7 +200,17 @@ class Process:
         one = self._held[self._vms[process]]
         self._selector.unregister(one.pidfds[process])
         one.ended(process)
-        self._do(self._guard.ended(process))
+        self._do(self._over(process, self._guard))
+
+    def _over(self, process: str, guard: guarding.Guard) -> list[Act]:
+        """It is no more. What the daemon's own have left in the kernel is the daemon's to see to."""
+        one = self._held[self._vms[process]]
+        if not one.place.mortal:
+            return guard.ended(process)
+        del self._held[self._vms.pop(process)]
+        one.processes.clear()
+        one.forget()
+        return guard.left(process)
 
     # What it does
 
@@ -278,7 +288,12 @@ class Process:
             confirmed=standing.confirmed,
             admits=self._admits(standing),
             gone=self._gone,
-            held={vm: {"generation": one.place.generation, "runs": len(one.pidfds)} for vm, one in self._held.items()},
+            held={
+                vm: {"generation": one.place.generation, "runs": len(one.pidfds)}
+                for vm, one in self._held.items()
+                if not one.place.mortal
+            },
+            mortal=sum(one.place.mortal for one in self._held.values()),
         )
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from bocage.model import work
+from bocage.model import ground, work
 from bocage.node import tasks
 from bocage.node.jobs import adopt, draining, firewalls, hosts, images, networks, storages, templates, volumes
 from bocage.node.shop import Shop
@@ -14,6 +14,7 @@ Job = Callable[[Shop, tasks.Run], Awaitable[dict[str, Any] | None]]
 
 AT_ONCE = ("host.stop-vms", "host.start-vms", "host.drain")
 """What waits for no other job: a machine that goes down does not wait for long either."""
+_NO_STORAGE = (*AT_ONCE, "network.create", "network.confirm", "network.delete", "firewall-group.change")
 BY_ALL: dict[str, Callable[[Shop, work.Task], Coroutine[Any, Any, None]]] = {"firewall-group.change": firewalls.follow}
 """What all hosts do, though one alone is asked, and tells how it went."""
 HANDLERS: dict[str, Job] = {
@@ -38,3 +39,12 @@ HANDLERS: dict[str, Job] = {
     "adopt": adopt.adopt,
     "vm.import": adopt.import_,
 }
+
+
+async def touched(shop: Shop, run: tasks.Run) -> list[str]:
+    """The uids of the storages that a job may write to. Raises errors.Problem."""
+    if run.action in _NO_STORAGE:
+        return []
+    if (named := run.params.get("storage")) and run.action != "adopt":
+        return [str(named)]
+    return [one.uid for one in (await shop.ground.resources.list(ground.Storage)).items]

@@ -11,7 +11,7 @@ from typing import Any
 
 from bocage import errors, files, reach, words
 from bocage.model import base, ground, keys, vm, work
-from bocage.node import tasks
+from bocage.node import rights, tasks
 from bocage.node.life.crew import Crew
 from bocage.node.shop import Shop
 from bocage.planner import layers, usage
@@ -20,6 +20,7 @@ from bocage.store import contract, resources
 from bocage.words import N_
 
 _ON_STORAGE = frozenset({vm.VM.kind, ground.Volume.kind, ground.Image.kind, ground.Storage.kind})
+_AGAIN = 1.0  # seconds before it is seen again whether this host may write
 _UPLOADS_KEPT = 7 * 86_400.0  # seconds
 _TURN = 120  # seconds for which one of those that reach a storage tells how full it is
 _WALK_BUSY, _WALK_IDLE = 8, 40  # rounds between two walks through all files: two minutes, ten minutes
@@ -182,6 +183,17 @@ async def reopen(shop: Shop, storage: ground.Storage) -> None:
         place = await reach.Way(root).call(directory.open, root, storage.uid, shop.ground.opens_as(storage))
         await asyncio.to_thread(place.sweep)
     await measure(shop, storage)
+
+
+async def reopen_shared(shop: Shop) -> None:
+    """The same of those of several hosts, each as soon as this one may write to it. Can be cut off and done again."""
+    for storage in (await shop.ground.resources.list(ground.Storage)).items:
+        while storage.shared and storage.status.state != "pending":
+            with contextlib.suppress(rights.Waits):
+                async with shop.ground.rights.work(storage.uid):
+                    await reopen(shop, storage)
+                break
+            await asyncio.sleep(_AGAIN)
 
 
 async def measure(shop: Shop, storage: ground.Storage, *, whole: bool = True) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from bocage import errors, reach, words
 from bocage.engine import base as engine
 from bocage.model import base, vm, work
-from bocage.node import clock, notes, tasks
+from bocage.node import clock, notes, rights, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import (
     departing,
@@ -33,13 +33,14 @@ from bocage.node.life.standing import Gone, Standing
 from bocage.node.place.preparation import Preparation
 from bocage.planner import lifecycle
 from bocage.planner.lifecycle import Do
-from bocage.store import contract
+from bocage.store import contract, resources
 
 log = logging.getLogger(__name__)
 
 _RETRY = 2.0  # seconds before a step that failed is tried again, doubled each time
 _LONGEST_RETRY = 60.0
 _LONGEST_TURN = 5.0
+_WITHOUT_LIFE = 1.0  # seconds before it is seen again whether its host may do something
 _OWNERLESS = 60.0  # seconds after which a task of a VM that no host has is given up
 _STARTING = (Do.START, Do.START_PAUSED)
 _FOR = {  # the tasks that a long step is done for: it is broken off when one of them is cancelled
@@ -151,8 +152,12 @@ class Actor:
                 await self.standing.woken.wait()
 
     async def _find(self) -> float:
-        self.name = (await self.standing.read()).name
-        await finding.find(self.standing, self._preparation)
+        machine = await self.standing.read()
+        self.name = machine.name
+        try:
+            await finding.find(self.standing, self._preparation)
+        except rights.Waits:
+            return _WITHOUT_LIFE
         self.found = self.standing.machine is not None
         self.looked.set()
         return 0.0
@@ -217,13 +222,52 @@ class Actor:
 
     async def _round(self) -> float | None:
         """One look and one step. Seconds until the next look: 0 at once, None when something happens."""
-        standing, preparation = self.standing, self._preparation
-        self._at_hand = list(standing.runs)  # before the VM is read: so what is read has all that they wrote
-        machine = await standing.read()
+        self._at_hand = list(self.standing.runs)  # before the VM is read: so what is read has all that they wrote
+        machine = await self.standing.read()
         if machine.status.host is None:
             return await self._without_owner(machine)
         if machine.status.host != self._ground.uid:
             return await self._elsewhere(machine, machine.status.host)
+        try:
+            async with self._ground.rights.work(*await self._storages(machine)):
+                return await self._go_on(machine)
+        except rights.Waits as why:
+            return await self._wait(await self.standing.read(), why)
+
+    async def _storages(self, machine: vm.VM) -> set[str]:
+        """Those that it lies on, or will."""
+        if self._ground.cluster is None:
+            return set()
+        asked = (str(run.params["storage"]) for run in self.standing.runs if "storage" in run.params)
+        found = {machine.spec.storage, *asked}
+        with contextlib.suppress(resources.Missing):
+            found |= {volume.spec.storage for volume in await self._preparation.disks.of(machine)}
+        return found
+
+    async def _wait(self, machine: vm.VM, why: rights.Waits) -> float:
+        """Nothing is written to its storages: its process's end is seen, and what asks that of it alone is done."""
+        standing, preparation = self.standing, self._preparation
+        seen = await world.look(standing, preparation, machine)
+        step = lifecycle.decide(seen)
+        if step.do in steps.WITHOUT_STORAGE:
+            await self._do(step.do, machine)
+            machine = await standing.read()
+        elif step.do is not Do.NOTHING:
+            reason = await self._holds(machine, seen) if step.do in _STARTING else None
+            if standing.machine is None:
+                await standing.show(reason=base.Saying.of(reason or why))
+            if step.do in _STARTING and self._ground.leaves(machine):
+                await self._fail_starts(machine)
+            step = lifecycle.Step(Do.NOTHING)
+        machine = await showing.show(standing, preparation, machine, step)
+        self._at_hand = [run for run in self._at_hand if run.action not in operations.HANDLERS]
+        await self._settle(machine, step, trashed=seen.trashed)
+        for run in standing.runs:
+            run.waits(why)
+        return _WITHOUT_LIFE
+
+    async def _go_on(self, machine: vm.VM) -> float | None:
+        standing, preparation = self.standing, self._preparation
         if departing.is_between(standing):
             await departing.settle(standing, preparation)
         machine = await self._drop_cancelled(machine)
@@ -241,7 +285,7 @@ class Actor:
             if seen.ready:  # made for a start that has to wait: until then it is nowhere but in the store
                 await launching.define(standing, preparation, machine)
             if self._ground.leaves(machine):
-                await standing.fail(goals.HostGoesDown(name=machine.name), *launching.STARTS, "vm.reboot")
+                await self._fail_starts(machine)
                 return None
             return 1.0 if self.turn.is_set() else None
         whole = True
@@ -262,6 +306,9 @@ class Actor:
             return 0
         rests = [max(run.rests - clock.boottime(), 0.0) for run in standing.runs if run.rests]
         return min([*rests, *([step.again] if step.again is not None else [])], default=None)
+
+    async def _fail_starts(self, machine: vm.VM) -> None:
+        await self.standing.fail(goals.HostGoesDown(name=machine.name), *launching.STARTS, "vm.reboot")
 
     async def _settle_moves(self) -> None:
         """Nothing starts, or goes to the trash, while what a move has left could be taken for it."""

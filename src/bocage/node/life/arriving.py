@@ -120,6 +120,10 @@ class Arrival:
             raise OtherOwner(name=machine.name)
         if self.asked.accelerator != self._ground.accelerator:
             raise OtherAccelerator(name=machine.name, there=self.asked.accelerator, here=self._ground.accelerator)
+        async with self._ground.rights.work(machine.spec.storage):
+            return await self._prepare(machine, life)
+
+    async def _prepare(self, machine: vm.VM, life: records.Life) -> dict[str, Any]:
         await self._preparation.check_storage(machine)
         coming = await self._cluster.lives.comes(self.uid, machine.spec.storage, self.asked.generation)
         async with contextlib.AsyncExitStack() as undo:
@@ -312,7 +316,8 @@ class Arrival:
         place = await self._preparation.place(machine)
         with contextlib.suppress(errors.Problem):  # its actor writes it, too
             held = await definition
-            await reach.Way(place.storage).call(place.write, held)
+            async with self._ground.rights.work(machine.spec.storage):
+                await reach.Way(place.storage).call(place.write, held)
         written = spoken.now()
         await running.passing.go_on(runs=self.asked.runs)
         self._went_on.set()

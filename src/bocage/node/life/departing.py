@@ -13,7 +13,7 @@ import logging
 import socket
 from typing import Any
 
-from bocage import errors, threads
+from bocage import errors, threads, under_way
 from bocage.engine import base as engine
 from bocage.engine import passing
 from bocage.model import ground, requests, vm
@@ -126,7 +126,8 @@ async def migrate(standing: Standing, preparation: Preparation, machine: vm.VM, 
     target = await standing.ground.resources.get(ground.Host, None, str(run.params["to"]))
     one = _Departure(standing, preparation, machine, run, cluster, target)
     try:
-        await one.go()
+        with under_way.apart():  # until the records say whose it is, which they may only do in another life
+            await one.go()
     finally:
         await one.close()
     while (await standing.read()).status.host == standing.ground.uid:  # noqa: ASYNC110 - a member that is behind
@@ -174,7 +175,10 @@ async def _stays(
     """It runs here, as it did."""
     if not await standing.ends():
         with contextlib.suppress(engine.NotRunning):
-            await preparation.own_again(await standing.read())
+            machine = await standing.read()
+            with contextlib.suppress(rights.Waits):  # then the guard ends it
+                async with standing.ground.rights.work(machine.spec.storage):
+                    await preparation.own_again(machine)
             if completed or (held["runs"] and await running.look() is engine.Run.PAUSED):
                 await running.passing.go_on(runs=bool(held["runs"]))
                 await running.passing.tidy()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
-from bocage.node import clock, notes
+from bocage.node import clock, notes, rights
 from bocage.node.life import departing, launching
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
 from bocage.store import resources
 
+_AGAIN = 1.0  # seconds before it is seen again whether this host may write
 _WAS_UP = (vm.State.RUNNING, vm.State.PAUSED, vm.State.STOPPING, vm.State.UNKNOWN)
 _MAY_HAVE_RUN = (*_WAS_UP, vm.State.STARTING)
 _TOLD_TO_END = ("vm.stop", "vm.kill", "vm.save", "vm.delete")
 
 
 async def find(standing: Standing, preparation: Preparation) -> None:
-    """Take charge of a process that lives, and note the end of one that does not. Can be done twice."""
+    """Take charge of a process that lives, and note the end of one that does not. Can be done twice.
+
+    Raises rights.Waits where something has to be removed, and this host has no life to do so in.
+    """
     machine = await standing.read()
     place = await preparation.place(machine)
     if not machine.status.ready and not place.exists():
@@ -75,7 +80,8 @@ async def _take_over(standing: Standing, preparation: Preparation, machine: vm.V
     """
     await preparation.disconnect(machine)
     await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
-    await preparation.sweep(machine)
+    async with preparation.work(machine):
+        await preparation.sweep(machine)
     name = before[:8]
     with contextlib.suppress(resources.Missing):
         name = (await standing.ground.resources.get(ground.Host, None, before)).name
@@ -90,7 +96,17 @@ async def _if_by_hand(standing: Standing, preparation: Preparation, machine: vm.
     was_up = machine.status.state in (*_WAS_UP, vm.State.STARTING)
     if found.started_generation != 0 or was_up or standing.asked(*_TOLD_TO_END):
         return
-    await launching.drop_saved(await preparation.place(machine))  # its disks have gone on without that memory
+    await _drop_saved(preparation, machine)  # its disks have gone on without that memory
     await standing.follow(machine, vm.Power.RUNNING)
     await standing.tell(machine, notes.StartedByHand(name=machine.name, pid=found.pid), base.Severity.WARNING)
     await standing.show(problem=None, restarts=0)
+
+
+async def _drop_saved(preparation: Preparation, machine: vm.VM) -> None:
+    """As soon as this host may: nothing else is done to the VM before; what ends its process knows of it already."""
+    while True:
+        with contextlib.suppress(rights.Waits):
+            async with preparation.work(machine):
+                await launching.drop_saved(await preparation.place(machine))
+                return
+        await asyncio.sleep(_AGAIN)

@@ -157,6 +157,26 @@ async def undo_making(standing: Standing, preparation: Preparation, machine: vm.
     raise Gone(kind="vm", name=machine.name)
 
 
+WITHOUT_STORAGE = frozenset(
+    {
+        Do.FORGET_RESTARTS,
+        Do.ASK_TO_STOP,
+        Do.QUIT,
+        Do.KILL,
+        Do.GIVE_UP_STOPPING,
+        Do.FORGET_STOPPING,
+        Do.ASK_TO_REBOOT,
+        Do.GIVE_UP_REBOOTING,
+        Do.PAUSE,
+        Do.KEEP_SAVED,
+        Do.NOTHING_TO_SAVE,
+        Do.NOTE_SWITCHED_OFF,
+        Do.NOTE_OFF,
+        Do.NOTE_CRASH,
+        Do.LEAVE_RESCUE,
+    }
+)
+"""Those by which nothing is written there."""
 Doer = Callable[[Standing, Preparation, vm.VM], Awaitable[None]]
 
 DOERS: dict[Do, Doer] = {

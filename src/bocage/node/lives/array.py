@@ -32,6 +32,11 @@ class Array:
                 found |= await asyncio.to_thread(_started, pathlib.Path(storage.spec.path))
         return found
 
+    async def roots(self, *storages: str) -> list[pathlib.Path]:
+        """Where those lie of these storages, of all when none is given, that others may write to as well."""
+        every = (await self._kept.list(ground.Storage)).items
+        return [pathlib.Path(one.spec.path) for one in every if one.shared and (not storages or one.uid in storages)]
+
 
 def _started(root: pathlib.Path) -> dict[str, int]:
     found = {}

@@ -33,6 +33,7 @@ class Guarded:
         self.bounds = records.Bounds()
         self.gone: float | None = None
         self.admits = False  # whether it lets anything run just now
+        self.mortal = 0  # processes that it holds which are no VM's
         self.ends = False  # whether it has ended what it held, and was given no other life since
 
     def held(self) -> list[str]:
@@ -47,6 +48,7 @@ class Guarded:
         """Take in its standing; the VMs that have ended since the one before."""
         before = self.running()
         self._held = {vm: (int(one["generation"]), one["runs"] > 0) for vm, one in told["held"].items()}
+        self.mortal = int(told["mortal"])
         self.life, self.bounds = spoken.life(told["life"]), spoken.bounds(told["bounds"])
         self.gone, self.admits, self.known = told["gone"], bool(told["admits"]), True
         self.ends = told["phase"] in (guarding.Phase.ENDING.name, guarding.Phase.OVER.name) and self.life is not None

@@ -11,20 +11,21 @@ import dataclasses
 import datetime
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import bocage
 from bocage import errors, ledger, words
 from bocage.model import base
 from bocage.node import rights, spoken
-from bocage.node.lives import array, claims, keeping, partner, setting
+from bocage.node.lives import array, claims, keeping, partner, setting, working
 from bocage.node.started import waits_here
 from bocage.protocol import owning, records, returning
 from bocage.store import contract
 
 log = logging.getLogger(__name__)
 
+_ENDS = (returning.Phase.ENDING, returning.Phase.STRANGE, returning.Phase.STOPPING)
 _TOLD = 2.0  # seconds that the guard has to say that it was given a life
 
 
@@ -44,6 +45,7 @@ class Lives:
         self.changed: list[Callable[[], None]] = []
         """Called when this host has come by a life, or has lost it."""
         self.guarded = claims.Guarded(self._say_to_guard)
+        self._working = working.Working(self.guarded, shared, lambda: rights.Waits(since=self._since))
         self._owning: dict[str, owning.Owning] = {}
         self._wanted: dict[str, tuple[asyncio.Future[claims.Granted], float]] = {}  # and when it was asked for
         self._found: dict[str, claims.Found] = {}  # VMs that run, and that the guard does not hold yet
@@ -95,8 +97,24 @@ class Lives:
         """See rights.Rights."""
         return self.guarded.ends and await self.shares(storage)
 
+    @contextlib.asynccontextmanager
+    async def work(self, *storages: str) -> AsyncIterator[None]:
+        """See rights.Rights."""
+        roots = await self._array.roots(*storages) if storages else []
+        if not roots:
+            yield
+            return
+        if not self._may_start():
+            raise rights.Waits(since=self._since)
+        async with self._working.within(roots[0]):
+            yield
+
     def _no_life(self) -> rights.NoLife | None:
-        return None if self._may_start() else rights.NoLife(since=f"{self._lost:%Y-%m-%d %H:%M:%S} UTC")
+        return None if self._may_start() else rights.NoLife(since=self._since)
+
+    @property
+    def _since(self) -> str:
+        return f"{self._lost:%Y-%m-%d %H:%M:%S} UTC"
 
     def _may_start(self) -> bool:
         guarded = self._guard.there and self.guarded.admits and self.guarded.life == self._file.guarded == self.life
@@ -202,10 +220,8 @@ class Lives:
         }
         started = {} if records.settled(view) else await self._array.started()
         self._found = {vm: one for vm, one in self._found.items() if one.lives and vm not in self.guarded.held()}
-        # What ran before this host's first life is of no life that was ended: it goes on in that one.
-        found = self._found if back.phase is not returning.Phase.BOOTED else {}
-        before, gone = back.life, self._gone if not (self.guarded.held() or found) else None
-        await self._come_back(back.seen(view, runs, started, gone=gone, sent=sent, now=now))
+        before = back.life
+        await self._come_back(back.seen(view, runs, started, gone=self._over(), sent=sent, now=now))
         await self._lives(before)
         if back.phase is returning.Phase.ENDING:
             for one in self._found.values():
@@ -225,6 +241,16 @@ class Lives:
             await self._take_up(one, view)
         for vm, own in list(self._owning.items()):
             self._see(vm, own, view, life, sent)
+
+    def _over(self) -> float | None:
+        """Since when nothing of the life before is here, nor on its way to a storage; None while something may be."""
+        if self._gone is None or self.guarded.held() or self.guarded.mortal:
+            return None
+        if self._returning.phase is returning.Phase.BOOTED:
+            return self._gone  # what ran before this host's first life is of none that was ended: it goes on in it
+        if self._returning.phase not in _ENDS or self._found or (landed := self._working.landed()) is None:
+            return None
+        return max(self._gone, landed)
 
     async def _take_up(self, one: claims.Found, view: records.View) -> None:
         """A VM that ran before its host was part of a cluster, or was started by hand: the guard is to hold it."""
@@ -264,7 +290,7 @@ class Lives:
         ends = self._returning.to_end(view, self.guarded.held())
         for vm in ends:
             self._perform(self._own(vm), self._own(vm).died())
-        if not ends:
+        if not ends and self._working.landed() is not None:
             self._returning.ended(view)
 
     async def _come_back(self, acts: list[returning.Act]) -> None:
@@ -293,6 +319,7 @@ class Lives:
             return
         log.info("this host lives in epoch %d", life.epoch)
         self._gone = self.confirmed = None
+        self._working.begin()
         self._greet_beat()
         await self._keep(life=life)
 
@@ -311,6 +338,8 @@ class Lives:
     def _note_life(self) -> None:
         """Who waits for a life is told when there is one; since when there is none is noted."""
         lives = self._may_start()
+        if self._returning.phase in _ENDS or (self.guarded.bounds.self_fence and not lives):
+            self._working.end()
         if lives == self._lived:
             return
         self._lived = lives
@@ -399,6 +428,7 @@ class Lives:
         elif told["say"] == "raised":
             log.warning("this host's life in the cluster was ended: its VMs on shared storage are ended")
             self._returning.raised()
+            self._note_life()
             self._wake.set()
 
     def _say_to_guard(self, say: str, **fields: object) -> bool:

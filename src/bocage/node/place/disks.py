@@ -196,7 +196,7 @@ class Disks:
             try:
                 os.link(there, by_itself, follow_symlinks=False)
             except OSError:  # a file system without hard links
-                files.rename_durably(there, by_itself)
+                files.rename_durably(there, by_itself, replace=False)
             files.sync_directory(by_itself.parent)
             files.sync_directory(by_itself.parent.parent)
             own(by_itself, os.geteuid())
@@ -215,7 +215,7 @@ class Disks:
             if there.exists():
                 by_itself.unlink()
             else:
-                files.rename_durably(by_itself, there)
+                files.rename_durably(by_itself, there, replace=False)
             with contextlib.suppress(OSError):
                 root.joinpath("volumes", volume.uid, "disks").rmdir()
             with contextlib.suppress(OSError):

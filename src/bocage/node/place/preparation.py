@@ -58,6 +58,10 @@ class Preparation:
         root = await self._ground.storage_root(machine.spec.storage)
         return directory.Directory(root / "vms" / machine.uid)
 
+    def work(self, machine: vm.VM) -> contextlib.AbstractAsyncContextManager[None]:
+        """To do something in its directory that no actor does; see rights.Rights."""
+        return self._ground.rights.work(machine.spec.storage)
+
     async def check_storage(self, machine: vm.VM) -> None:
         """Raise storage's Gone, AnotherStorage, TooNew or Hangs unless the VM's storage, and no other, is there.
 
