@@ -297,7 +297,8 @@ class _Departure:
         deadline = spoken.now() + _STILL_HERE
         while True:
             try:
-                told: dict[str, Any] = await self._peer.ask("POST", self._path, asked, within=_PREPARED)
+                asking = asyncio.ensure_future(self._peer.ask("POST", self._path, asked, within=_PREPARED))
+                told: dict[str, Any] = await handing.while_it_lives(self._target, self._cluster, asking)
             except rights.StillHere:
                 if spoken.now() > deadline:
                     raise

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from typing import TypeVar
 
 from bocage import errors
+from bocage.model import ground
 from bocage.node import clustered, spoken
 from bocage.protocol import moving, records
 
 log = logging.getLogger(__name__)
+
+_LOOKED_EVERY = 0.5
+_SILENT = 10.0  # seconds without a beat after which a host is not waited for
+R = TypeVar("R")
 
 _ENDS = (moving.SourcePhase.STAYED, moving.SourcePhase.GONE)
 
@@ -39,6 +46,25 @@ def life_of(view: records.View, host: str, ours: records.Life) -> records.Life |
     if epoch is None or not epoch.lives:
         return None
     return records.Life(host, ours.incarnation, epoch.number, view.revision(key))
+
+
+async def while_it_lives(host: ground.Host, cluster: clustered.Cluster, asking: asyncio.Future[R]) -> R:
+    """What a host answers. Raises clustered.Silent once the records say that it was given up, or it beats no more."""
+    newest, seen = None, spoken.now()
+    try:
+        while not (await asyncio.wait([asking], timeout=_LOOKED_EVERY))[0]:
+            with contextlib.suppress(errors.Problem):
+                view = (await cluster.book.read()).view
+                epoch, beat = view.get(records.Epoch, records.epoch_of(host.uid)), records.beat_of(host.uid)
+                if view.revision(beat) != newest:
+                    newest, seen = view.revision(beat), spoken.now()
+                if (epoch is not None and not epoch.lives) or spoken.now() > seen + _SILENT:
+                    break
+        else:
+            return asking.result()
+    finally:
+        asking.cancel()
+    raise clustered.Silent(host=host.name, reason="it does not beat any more")
 
 
 class _Driving:
