@@ -20,6 +20,7 @@ from bocage.model import ground, requests, vm
 from bocage.node import clustered, notes, rights, spoken, started, tasks
 from bocage.node.life import arriving, handing, overlaying, resizing
 from bocage.node.life.standing import Standing
+from bocage.node.place import in_use
 from bocage.node.place.preparation import Preparation
 from bocage.protocol import moving, records
 from bocage.words import N_
@@ -123,6 +124,8 @@ async def migrate(standing: Standing, preparation: Preparation, machine: vm.VM, 
         raise clustered.Alone
     if has_arrived(standing, run):
         return await _arrived(standing, machine, run)
+    if preparation.in_use.is_copied(machine):  # which its next host does not know
+        raise in_use.BeingCopied(name=machine.name)
     target = await standing.ground.resources.get(ground.Host, None, str(run.params["to"]))
     one = _Departure(standing, preparation, machine, run, cluster, target)
     try:
