@@ -476,3 +476,14 @@ async def test_usb_devices_are_given_and_taken_by_their_own_calls_and_in_the_doc
         "scales"
     ]
     problem(await client.delete(f"{VMS}/web1/usb/usb0"), 404, "vm-no-such-device")
+
+
+async def test_what_a_vm_starts_after_is_named_and_kept_by_uid_and_rings_are_refused(client, world):
+    db = (await create(client, "db"))["spec"]["subject"]["uid"]
+    await create(client, "app", autostart={"after": ["db"]})
+    app = (await client.get(f"{VMS}/app")).json()
+    assert app["spec"]["autostart"]["after"] == [db]
+    lost = {"name": "late", "image": "tiny", "autostart": {"after": ["no"]}}
+    problem(await client.post(VMS, json=lost), 404, "not-found")
+    ring = problem(await client.patch(f"{VMS}/db", json={"autostart": {"after": ["app"]}}), 409, "vm-waits-for-itself")
+    assert ring["title"] == "db would wait for itself: db, app, db"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 
 from bocage import home
+from bocage.engine import base
 from bocage.model import ground, vm, work
+from bocage.node.rounds import answering
+from bocage.store import resources
 from tests.node.conftest import clear
 from tests.node.house import BLANK, House
+from tests.planner import things
 
 pytestmark = pytest.mark.fault
 
@@ -108,3 +113,51 @@ async def test_a_second_start_of_the_daemon_switches_nothing_on_that_a_person_st
         assert (await later.read(wanted)).status.state is vm.State.STOPPED
     finally:
         await later.close()
+
+
+async def wished(house: House, which: vm.VM) -> None:
+    """It should run, and no person has asked for that start."""
+    await house.resources.change(
+        vm.VM, "default", which.uid, lambda one: resources.with_spec(one, power=vm.Power.RUNNING)
+    )
+
+
+async def answers(house: House, which: vm.VM, *, does: bool) -> None:
+    await house.resources.change_status(
+        vm.VM, "default", which.uid, lambda one: one.status.model_copy(update={"answers": does})
+    )
+
+
+async def test_one_waits_for_those_that_it_comes_after_and_at_last_starts_without_them(house: House):
+    leader = await house.create("db", start=True, autostart={"answers": 5432}, **BLANK)
+    follower = await house.create("web", autostart={"after": [leader.uid], "within": 3000}, **BLANK)
+    await wished(house, follower)
+    waiting = await house.until(lambda: house.read(follower), lambda one: one.status.reason is not None)
+    assert waiting.status.reason is not None
+    assert waiting.status.reason.text == "web starts when db run and answer, and in 50 min at the latest"
+    await answers(house, leader, does=True)
+    await house.becomes(follower, vm.State.RUNNING)
+    await house.ask("vm.kill", follower)
+    await answers(house, leader, does=False)
+    await house.resources.change(
+        vm.VM,
+        "default",
+        follower.uid,
+        lambda one: resources.with_spec(one, autostart=one.spec.autostart.model_copy(update={"within": 0.5})),
+    )
+    await wished(house, follower)
+    await house.becomes(follower, vm.State.RUNNING)
+    assert "vm-starts-without" in await house.events()
+
+
+async def test_a_guest_answers_at_its_port_on_a_bridge_and_nothing_before_it_answers_for_it(house: House):
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        made = things.machine(autostart={"answers": port})
+        running = cast("base.Machine", None)
+        for backend, does in (("br0", True), ("passt", False)):
+            nic = vm.NicStatus(name="nic0", mac="52:54:00:00:00:01", addresses=("127.0.0.1",), backend=backend)
+            seen = made.model_copy(update={"status": vm.VMStatus(nics=(nic,))})
+            assert await answering._answers(seen, running) is does
+    nic = nic.model_copy(update={"backend": "br0"})
+    assert not await answering._answers(made.model_copy(update={"status": vm.VMStatus(nics=(nic,))}), running)

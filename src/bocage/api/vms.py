@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, etags, examples, facts, machines, paging, problems, routing, views
+from bocage.api import answers, calls, etags, examples, facts, machines, ordering, paging, problems, routing, views
 from bocage.guest import password
 from bocage.model import base, ground, requests, template, vm
 from bocage.model.work import Task
@@ -87,6 +87,8 @@ async def create(
     hashed = None
     if request.seed and request.seed.password is not None:
         hashed = await asyncio.to_thread(password.hash_password, request.seed.password)
+    autostart = await ordering.resolved(call, project, request.autostart, name=request.name)
+    request = request.model_copy(update={"autostart": autostart}) if autostart != request.autostart else request
     async with call.api.index.claim if facts.only_one_may_have(request) else contextlib.nullcontext():
         known, told = await facts.for_vm(call, project, request)
         if request.template is not None:
@@ -133,6 +135,11 @@ async def change(
     if patch.memory is not None or patch.cpu_model is not None:
         hosts = (await call.api.index.fresh()).ground.every(ground.Host)
         host = await machines.carrier(call, await call.resources.get(vm.VM, project, uid))
+
+    if patch.autostart is not None and patch.autostart.after:
+        name = (await call.resources.get(vm.VM, project, uid)).name
+        autostart = await ordering.resolved(call, project, patch.autostart, name=name, uid=uid)
+        patch = patch.model_copy(update={"autostart": autostart})
 
     def wanted(present: vm.VM) -> vm.VM:
         return definition.change(present, patch, host=host, hosts=hosts)

@@ -72,6 +72,13 @@ class BoardRequest(Part):
     limits: boards.Limits | None = None
 
 
+class AutostartRequest(vm.Autostart):
+    after: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    """VMs of its project, by name or uid, that run and answer before it starts by itself.
+
+    Those that are to be off are not waited for."""
+
+
 class VMCreate(Part):
     """A new VM. With `image` its first disk is made from it; without, it is blank for an installation from `cds`."""
 
@@ -115,7 +122,7 @@ class VMCreate(Part):
     boot: tuple[vm.DeviceName, ...] = ()
     seed: SeedRequest | None = None
     restart: vm.Restart = vm.Restart()
-    autostart: vm.Autostart = vm.Autostart()
+    autostart: AutostartRequest = AutostartRequest()
     stop: vm.StopPolicy = vm.StopPolicy()
     snapshots: SnapshotSchedule | None = None
     share: shares.Share = shares.Share()
@@ -150,7 +157,7 @@ class VMPatch(Part):
     """QEMU's name of one, `host` for the real CPU, `baseline` for the best that all hosts of the kind run."""
     ports: Annotated[tuple[boards.GuestPort, ...], Field(max_length=6)] | None = None
     restart: vm.Restart | None = None
-    autostart: vm.Autostart | None = None
+    autostart: AutostartRequest | None = None
     stop: vm.StopPolicy | None = None
     snapshots: SnapshotSchedule | Literal["off"] | None = None
     share: device_requests.SharePatch | None = None

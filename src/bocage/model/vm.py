@@ -222,6 +222,14 @@ class Autostart(Part):
     order: Annotated[int, Field(ge=0, le=10_000)] = 100
     delay: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Seconds to wait after the one before it."""
+    after: Annotated[tuple[Uid, ...], Field(max_length=16)] = ()
+    """VMs of its project that run and answer before it starts by itself.
+
+    Those that are to be off are not waited for."""
+    within: Annotated[float, Field(ge=0, le=86_400)] = 120.0
+    """Seconds that they are waited for; then it starts all the same, and says so."""
+    answers: Literal["runs", "agent"] | Port = "runs"
+    """When those after it may start: once it runs, once its guest agent answers, or once this TCP port of it does."""
 
 
 class Boot(Part):
@@ -393,6 +401,8 @@ class VMStatus(Part):
     next_try: datetime.datetime | None = None
     memory_note: Saying | None = None
     """Why its dynamic memory does not follow what its guest needs; None when it does, and without one."""
+    answers: bool = False
+    """Whether its guest has answered since it was started, where others wait for that (`autostart.answers`)."""
     tpm_lost: bool = False
     """Whether its TPM died while it runs: it has none until it is started again."""
     snapshot: Uid | None = None

@@ -18,7 +18,7 @@ from bocage.node import jobs, memory, notes, rights, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor, arriving
 from bocage.node.life.crew import Crew
-from bocage.node.rounds import balancing, boot, identifying, mending, plugging, sampling, upkeep
+from bocage.node.rounds import answering, balancing, boot, identifying, mending, plugging, sampling, upkeep
 from bocage.node.shop import Shop
 from bocage.store import contract, resources
 
@@ -104,6 +104,7 @@ class Node:
             self._spawn(jobs.storages.reopen_shared(self.shop))
         self._spawn(self._identifying.run())
         self._spawn(plugging.Rounds(self.shop, self.crew).run())
+        self._spawn(answering.Rounds(self.crew).run())
         self._spawn(self.sampling.run())
         self._spawn(self.balancing.run())
         if booting:

@@ -353,6 +353,24 @@ class BeingCopied(Note):
     name: str
 
 
+class WaitsForOthers(Note):
+    type = "vm-waits-for-others"
+    text = N_("{name} starts when {others} run and answer, and in {span:seconds} at the latest")
+    hint = N_("'bocage vm start {name}' starts it at once")
+    name: str
+    others: list[str]
+    span: float
+
+
+class StartsWithout(Note):
+    type = "vm-starts-without"
+    text = N_("{name} has waited {span:seconds} for {others}, and starts without them")
+    hint = N_("'bocage why' says of each why it does not run; 'bocage vm show {name}' what it waits for")
+    name: str
+    others: list[str]
+    span: float
+
+
 class WaitsForTurn(Note):
     type = "vm-waits-for-turn"
     text = N_("{name} starts with its host, when those that come first have started")

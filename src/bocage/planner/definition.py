@@ -78,7 +78,7 @@ def define(
         boot={"order": request.boot or _boot_order(request, made.disks, cds)},
         seed=_seed(request, password_hash),
         restart=request.restart,
-        autostart=request.autostart,
+        autostart=autostart(request.autostart),
         stop=request.stop,
         snapshots=request.snapshots,
         share=request.share,
@@ -91,6 +91,11 @@ def define(
     limits.check(spec, facts.host)
     metadata = base.Metadata(uid=uid, project=project, **request.model_dump(include={"name", *_FOR_PEOPLE}))
     return Definition(model.VM(metadata=metadata, spec=spec), tuple(made.volumes))
+
+
+def autostart(request: requests.AutostartRequest) -> model.Autostart:
+    """Whoever it comes after must be there by uid. Raises errors.InvalidFields."""
+    return parts.validated(model.Autostart, request.model_dump(), "autostart")
 
 
 def with_usb(spec: model.VMSpec, request: device_requests.UsbRequest, *, path: str = "") -> model.VMSpec:
@@ -121,6 +126,8 @@ def change(
     """
     given = {name: getattr(patch, name) for name in patch.model_fields_set if getattr(patch, name) is not None}
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
+    if "autostart" in given:
+        given["autostart"] = autostart(given["autostart"])
     fittings, room = given.pop("board", None), {name: given.pop(name, None) for name in ("max_cpus", "max_memory")}
     if fittings:
         given["hardware"] = hardware.refit(vm.spec, fittings.model_dump(exclude_none=True, exclude_unset=True))

@@ -73,6 +73,8 @@ def define(
     more = {name: getattr(request, name) for name in request.model_fields_set & _MAY_DIFFER}
     if "memory" in more:
         more |= memories.fields(more["memory"])
+    if "autostart" in more:
+        more["autostart"] = definition.autostart(more["autostart"])
     spec = of.machine.model_copy(update={"storage": held.spec.storage, **more})
     about = base.Metadata(project=project, **request.model_dump(include=_FOR_PEOPLE))
     pattern = model.VM(metadata=about, spec=spec)

@@ -66,6 +66,22 @@ def set_(
     autostart_delay: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Wait before it.", rich_help_panel=_START)
     ] = None,
+    autostart_after: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VM",
+            help="Once these run and answer; 'none' for none.",
+            rich_help_panel=_START,
+        ),
+    ] = None,
+    autostart_within: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long it waits for them at most.", rich_help_panel=_START),
+    ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(metavar="runs|agent|PORT", help="When those after it may start.", rich_help_panel=_START),
+    ] = None,
     stop_within: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="The guest's time to stop.", rich_help_panel=_START)
     ] = None,
@@ -131,7 +147,14 @@ def set_(
     parts = {
         "boot": rest.given(order=read.several(boot) if boot else None, once=boot_once),
         "restart": rest.given(policy=restart, limit=restart_limit),
-        "autostart": rest.given(enabled=autostart, order=autostart_order, delay=autostart_delay),
+        "autostart": rest.given(
+            enabled=autostart,
+            order=autostart_order,
+            delay=autostart_delay,
+            after=wishes.several(autostart_after),
+            within=autostart_within,
+            answers=int(answers) if answers and answers.isdecimal() else answers,
+        ),
         "stop": rest.given(within=stop_within, then=stop_then),
         "placement": wishes.given(apart=apart, together=together, host_tag=host_tag),
     }

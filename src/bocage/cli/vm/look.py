@@ -151,7 +151,8 @@ def show(
         networks, hosts = session.look_up(api.networks.list()), session.look_up(api.hosts.list())
         waiting = api.vms.diff(name)["pending"] if _may_wait(vm) else []
         moving = dynamic.of(api, vm)
-    output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm), *moving]))
+        vms = session.look_up(api.vms.list()) if vm["spec"]["autostart"]["after"] else {}
+    output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm, vms), *moving]))
     for title, lines in (
         ("Disks", [_disk(disk, volumes) for disk in vm["spec"]["disks"]]),
         ("CDs and floppies", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
@@ -255,7 +256,7 @@ def _isolation(isolation: dict[str, Any]) -> str:
     return "\n".join([parts, *(f"missing: {one}" for one in missing)]) if parts or missing else ""
 
 
-def _machine(vm: rest.Document) -> list[tuple[str, object]]:
+def _machine(vm: rest.Document, vms: dict[str, rest.Document]) -> list[tuple[str, object]]:
     spec = vm["spec"]
     hardware, boot = spec["hardware"], spec["boot"]
     once = f"; the next start from {boot['once']}" if boot.get("once") else ""
@@ -272,7 +273,23 @@ def _machine(vm: rest.Document) -> list[tuple[str, object]]:
         ("boot", ", ".join(boot.get("order") or ()) + once),
         ("restart", f"{restart['policy']}, {restart['limit']} tries in a row"),
         ("with host", f"starts, order {autostart['order']}" if autostart["enabled"] else ""),
+        ("starts after", _after(autostart, vms)),
+        ("answers", _answers(autostart["answers"], vm["status"])),
     ]
+
+
+def _after(autostart: dict[str, Any], vms: dict[str, rest.Document]) -> str:
+    """Whom it waits for when it starts by itself."""
+    names = [output.named(vms[uid]) if uid in vms else uid for uid in autostart["after"]]
+    return f"{', '.join(names)}, within {people.span(round(autostart['within']))}" if names else ""
+
+
+def _answers(wanted: str | int, status: dict[str, Any]) -> str:
+    """When those that start after it may go on, and whether that is so."""
+    if wanted == "runs":
+        return ""
+    by = "its guest agent" if wanted == "agent" else f"its port {wanted}"
+    return f"by {by}: {'it does' if status.get('answers') else 'not yet'}"
 
 
 def _board(hardware: dict[str, Any]) -> str:

@@ -25,8 +25,14 @@ HostTag = Annotated[list[str] | None, _option("TAG", "Only on hosts with this ta
 def given(*, apart: list[str] | None, together: list[str] | None, host_tag: list[str] | None) -> dict[str, list[str]]:
     """What of the wishes is given: each list whole."""
     asked = {"apart": apart, "together": together, "host_tags": host_tag}
-    found = {key: read.several(values) for key, values in asked.items() if values}
-    return {key: [] if values == [_NONE] else values for key, values in found.items()}
+    found = {key: several(values) for key, values in asked.items()}
+    return {key: values for key, values in found.items() if values is not None}
+
+
+def several(values: list[str] | None) -> list[str] | None:
+    """A list whole; empty for 'none', None where nothing was given."""
+    found = read.several(values) if values else None
+    return [] if found == [_NONE] else found
 
 
 def described(spec: Mapping[str, Any]) -> str:

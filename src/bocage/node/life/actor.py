@@ -18,6 +18,7 @@ from bocage.model import base, vm, work
 from bocage.node import clock, notes, rights, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import (
+    awaiting,
     departing,
     finding,
     freeing,
@@ -349,6 +350,8 @@ class Actor:
             return notes.BeingCopied(name=machine.name)
         if not self.turn.is_set() and not seen.asked_to_start:
             return notes.WaitsForTurn(name=machine.name)
+        if not seen.asked_to_start and (waits := await awaiting.holds(self.standing, machine)) is not None:
+            return waits
         return await self._ground.rights.holds(machine.spec.storage)
 
     async def _do(self, do: Do, machine: vm.VM) -> bool:

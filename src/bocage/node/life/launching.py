@@ -57,6 +57,7 @@ async def _start(
     standing: Standing, preparation: Preparation, machine: vm.VM, claim: rights.Claim, restarts: int
 ) -> None:
     anew: dict[str, Any] = {"restarts": restarts, "problem": None, "memory_note": None, "outcomes": ()}
+    anew["answers"] = False
     showing = asyncio.create_task(standing.set_state(vm.State.STARTING, **anew))
     try:
         await _launch(standing, preparation, machine, claim)

@@ -37,6 +37,8 @@ async def show(standing: Standing, preparation: Preparation, machine: vm.VM, ste
     if fields["observed_generation"] not in (machine.status.observed_generation, standing.told):
         fields["outcomes"] = ()  # those are of an earlier one
     note: words.Message | None = None
+    wanted = machine.spec.autostart.answers
+    standing.unanswered = None if wanted == "runs" or machine.status.answers else wanted
     if standing.machine:
         more, note = _running(standing, machine, standing.machine)
         fields |= more

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from bocage import errors, words
 from bocage.engine import base as engine
@@ -62,6 +62,9 @@ class Standing:
     resizes: bool = False  # its memory is being changed: nobody else asks its balloon for anything
     gives: bool = False  # the guest was asked for more memory than it has given yet
     left_behind: set[str] = dataclasses.field(default_factory=set)  # what was told already of moves
+    unanswered: Literal["agent"] | int | None = None  # how its guest is to answer, and has not yet
+    awaits: float | None = None  # since when its start waits for other VMs
+    alone: bool = False  # it was said that it starts without them
     told: int | None = None  # the generation that the outcomes in the status are of
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -97,7 +100,8 @@ class Standing:
                 self.woken.set()
 
         self.machine, self.started, self.pending, self.adapted = machine, clock.boottime(), None, None
-        self.usb = None
+        self.usb = self.awaits = None
+        self.alone = False
         self.resizes = self.gives = False
         self._watching = asyncio.create_task(until_end(), name=f"end of {self.uid}")
 
