@@ -1,9 +1,12 @@
 """Failovers over the API: what there is to read, what would be, and a person's word."""
 
+import datetime
+
 import httpx
 
-from bocage.model import base, failover, ground, standing, vm
+from bocage.model import base, failover, ground, standing, standstill, vm
 from bocage.planner import outages
+from bocage.planner import standstill as planner
 from bocage.store import resources
 from tests.api.conftest import VMS, create, problem
 
@@ -134,3 +137,23 @@ async def test_a_start_that_takes_the_room_kept_for_a_host_that_dies_is_refused_
     assert (await client.post(f"{VMS}/late/start", json={"anyway": True})).status_code == 202
     await client.patch("/cluster/policy", json={"survive": 3})
     assert (await client.get("/cluster/policy")).json() == {"survive": 1}
+
+
+async def test_a_shutdown_tells_how_far_it_is_and_ends_by_a_start(client, world):
+    assert (await client.get("/cluster/standstill")).json()["phase"] == "works"
+    assert (await client.post("/cluster/start", json={})).json()["phase"] == "works"
+    problem(await client.post("/cluster/shutdown", json={}), 409, "cluster-none")
+    await create(client, "db", start=True)
+    await create(client, "web1", start=True, autostart={"after": ["db"]})
+    for name in ("db", "web1"):
+        await world.set_status(name, state=vm.State.RUNNING)
+    machines = (await world.kept.list(vm.VM)).items
+    made = planner.begin(machines, by="root", now=base.now() - datetime.timedelta(seconds=600))
+    found = planner.step(made, {one.uid: one for one in machines}, {}, now=base.now())
+    assert found is not None
+    await world.kept.store.apply(puts={standstill.KEY: found.model_dump_json().encode()})
+    told = (await client.get("/cluster/standstill")).json()
+    assert (told["phase"], told["ran"], told["left"], told["stuck"]) == ("stopping", 2, ["web1"], ["web1"])
+    told = (await client.post("/cluster/start", json={})).json()
+    assert (told["phase"], told["left"]) == ("starting", [])
+    assert (await client.post("/cluster/start", json={})).json()["since"] == told["since"]

@@ -13,6 +13,7 @@ from typing import Any
 from bocage import ledger
 from bocage.cluster.chronicle import Chronicle
 from bocage.cluster.foresight import Foresight
+from bocage.cluster.halting import Halting
 from bocage.cluster.means import Means
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.places import Places
@@ -140,6 +141,7 @@ class Host:
             unsurvived=lambda: self.foresight.unsurvived,
             now=world.wall,
         )
+        self.halting = Halting(world.store, self.mirror, now=world.wall)
         self.ruler = Ruler(
             self.uid,
             book=self.book,
@@ -150,6 +152,7 @@ class Host:
             witness=self.chronicle,
             ends_writes=means.ends_writes,
             stays=means.stays,
+            stands=lambda: self.halting.stands,
             profile=PROFILE,
             clock=lambda: world.now,
             pause=world.pause,
@@ -180,6 +183,9 @@ class Host:
             with contextlib.suppress(contract.Mismatch):
                 await self.chronicle.write()
                 await self.telling.write(self.ruler, *self.ruler.newest)
+                silent = frozenset(self.ruler.silence.silent(self.world.now))
+                leads = {ledger.ROOT + records.LEADER: self.ruler.ruling.leading.revision}
+                await self.halting.look(leads, silent)
 
     async def mirror_is_fresh(self) -> None:
         newest = await self.world.newest_resource()
@@ -250,6 +256,9 @@ class World:
         for state in (vm.State.STARTING, vm.State.RUNNING):
             status = running.model_copy(update={"state": state})
             await self.kept.change_status(vm.VM, "default", machine.uid, functools.partial(_always, status))
+
+    async def read(self, machine: vm.VM) -> vm.VM:
+        return await self.kept.get(vm.VM, "default", machine.uid)
 
     async def owner(self, machine: vm.VM) -> str | None:
         """The name of the host that has it."""

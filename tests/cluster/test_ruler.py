@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bocage.model import failover, ground, policy
+from bocage.model import failover, ground, policy, standstill, vm
 from bocage.model.failover import State
+from bocage.planner import standstill as planner
 from bocage.store import resources
 from tests.cluster.ground import PROFILE, World
 
@@ -295,3 +296,58 @@ async def test_what_would_have_no_room_if_a_host_died_is_an_alarm_while_room_is_
     await world.store.apply(puts={policy.KEY: policy.Policy().model_dump_json().encode()})
     await world.run(1)
     assert await world.alarms() == {}
+
+
+async def state(world, machine, state: str) -> None:
+    """Its host says so."""
+    await world.kept.change_status(
+        vm.VM, "default", machine.uid, lambda one: one.status.model_copy(update={"state": vm.State(state)})
+    )
+
+
+async def stands(world) -> standstill.Standstill:
+    entry = await world.store.get(standstill.KEY)
+    found = standstill.read(entry.value if entry else None)
+    assert found is not None
+    return found
+
+
+async def test_a_cluster_that_is_shut_down_fences_nobody_and_starts_when_every_host_is_back(world):
+    await world.build(3)
+    await world.run(3)
+    first, second, third = world.hosts
+    db = await world.machine("db", second)
+    web = await world.machine("web", third, autostart={"after": [db.uid]})
+    asked = planner.begin([await world.read(db), await world.read(web)], by="root", now=world.wall())
+    await world.store.apply(puts={standstill.KEY: asked.model_dump_json().encode()})
+    await world.run(1)
+    found = await stands(world)
+    assert (found.holds(web.uid), found.holds(db.uid)) == (True, False)
+    await state(world, web, "stopped")
+    await world.run(1)
+    assert (await stands(world)).holds(db.uid)
+    await state(world, db, "stopped")
+    first.daemon = False  # the leader's dies, and another one goes on
+    first.alive = False
+    await world.run(6)
+    assert (await stands(world)).phase == "down"
+    second.alive = False
+    await world.run(6)
+    assert world.power.orders == []
+    assert await world.failovers() == []
+    assert (await world.owner(db), await world.owner(web)) == ("host2", "host3")
+    for host in world.hosts:
+        host.alive = host.daemon = True
+        await world.kept.change_status(
+            ground.Host, None, host.uid, lambda one: one.status.model_copy(update={"boot_id": "another"})
+        )
+    await world.run(3)
+    found = await stands(world)
+    assert (found.phase, found.holds(db.uid), found.holds(web.uid)) == ("starting", False, True)
+    for one in (db, web):
+        await state(world, one, "running")
+        await world.run(2)
+    assert await world.store.get(standstill.KEY) is None
+    second.alive = False
+    await world.run(6)
+    assert world.power.orders == [second.uid]

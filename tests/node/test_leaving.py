@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bocage.model import ground, vm, work
+from bocage.model import base, ground, standstill, vm, work
 from tests.node.house import BLANK, House
 from tests.node.test_boot import rebooted
 
@@ -113,3 +113,33 @@ async def test_it_does_not_wait_for_other_work(house: House):
     assert time.monotonic() > begun
     for _ in range(4):
         house.node._slots.release()
+
+
+async def stand_still(house: House, made: standstill.Standstill | None) -> None:
+    """Be the leader of a cluster that is shut down, or that works."""
+    store = house.resources.store
+    if made is None:
+        await store.apply(deletes=[standstill.KEY])
+    else:
+        await store.apply(puts={standstill.KEY: made.model_dump_json().encode()})
+
+
+async def test_a_cluster_that_is_shut_down_asks_its_guests_and_pulls_the_plug_where_that_was_asked(house: House):
+    one = await house.create("one", start=True, stop=AT_ONCE, **BLANK)
+    shut = standstill.Standstill(
+        asked_by="root", since=base.now(), begun=base.now(), within=1, stages=((one.uid,),), up_to=0
+    )
+    await stand_still(house, shut)
+    await house.until(house.events, lambda told: told.count("vm-would-not-stop") >= 2)
+    assert (await house.read(one)).status.pid is not None
+    await stand_still(house, shut.model_copy(update={"kill": True}))
+    assert (await house.becomes(one, vm.State.STOPPED)).spec.power is vm.Power.RUNNING
+    refused = (await house.ask("vm.start", one)).status.problem
+    assert refused is not None
+    assert refused.type == "vm-cluster-stands"
+    async with rebooted(house) as again:
+        waiting = await again.until(lambda: again.read(one), lambda now: now.status.reason is not None)
+        assert waiting.status.reason is not None
+        assert waiting.status.reason.type == "vm-waits-for-cluster"
+        await stand_still(again, None)
+        await again.becomes(one, vm.State.RUNNING)

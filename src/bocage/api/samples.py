@@ -50,6 +50,7 @@ REQUESTS: dict[str, Any] = {
     "NetworkCreate": {"name": "lab", "kind": "isolated", "subnet": "10.80.7.0/24"},
     "PolicyPatch": {"survive": 1},
     "Rename": {"name": "shop"},
+    "Shutdown": {"within": 120},
     "Rescue": {"image": "rescue"},
     "Revert": {"force": True, "start": True},
     "SnapshotCreate": {"name": "before-upgrade", "title": "Before the upgrade to 12", "memory": True},
@@ -141,6 +142,14 @@ def answers() -> dict[str, Any]:
             "script": "#!/bin/sh\nexec qemu-system-x86_64 -name web1\n",
         },
         "Policy": {"survive": 1},
+        "Halt": {
+            "phase": "stopping",
+            "asked_by": "unix:0",
+            "since": _WHEN.isoformat(),
+            "ran": 12,
+            "left": ["db", "web1"],
+            "stuck": ["web1"],
+        },
         "Cluster": {
             "incarnation": _INCARNATION,
             "address": "10.0.0.1",

@@ -123,6 +123,16 @@ def _survives(policy: rest.Document) -> str:
     return f"room is kept for the VMs of any {'host' if count == 1 else f'{count} hosts'} on the others"
 
 
+def _stands(stands: rest.Document) -> str:
+    """Whether it was shut down, and how far that is."""
+    if stands["phase"] == "works":
+        return ""
+    how = {"stopping": "its VMs go off", "down": "its VMs are off", "starting": "its VMs start"}[stands["phase"]]
+    left = f" ({len(stands['left'])} of {stands['ran']} are left)" if stands["left"] else ""
+    since, by = people.clock(stands["since"]), stands["asked_by"]
+    return f"{how}{left}; shut down by {by} at {since}: 'bocage cluster start' ends it"
+
+
 def show(json: options.Json = False) -> None:
     """Show the hosts of the cluster, and how the members of its store are.
 
@@ -131,7 +141,8 @@ def show(json: options.Json = False) -> None:
     """
     with session.connect() as api:
         found = api.cluster.show()
-        policy = {} if json or found["incarnation"] is None else api.cluster.policy()
+        more = not json and found["incarnation"] is not None
+        policy, stands = (api.cluster.policy(), api.cluster.standstill()) if more else ({}, {})
     if json:
         output.document(found)
         return
@@ -139,7 +150,7 @@ def show(json: options.Json = False) -> None:
         output.complain("this host is part of no cluster: 'bocage cluster init' makes one")
         return
     facts = [("incarnation", found["incarnation"]), ("this host's address", found["address"])]
-    output.line(table.facts([*facts, ("failover", _survives(policy))]))
+    output.line(table.facts([*facts, ("failover", _survives(policy)), ("stands still", _stands(stands))]))
     output.line("")
     hosts = sorted(found["hosts"], key=lambda one: str(one["name"]))
     output.line(table.render(_HOSTS, [(one["name"], one["address"] or people.NOTHING, one["uid"]) for one in hosts]))
@@ -193,6 +204,7 @@ NOUN = lazy.Group(
             "join": "cluster:join",
             "show": "cluster:show",
             "set": "cluster:set_",
-        }
+        },
+        "All of it": {"shutdown": "halting:shutdown", "start": "halting:start"},
     },
 )

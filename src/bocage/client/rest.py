@@ -187,6 +187,19 @@ class Cluster:
         """Have this host become part of the one that a word is of."""
         return self._act("join", request)
 
+    def shut_down(self, request: Request) -> Document:
+        """Have all VMs go off, on purpose; `standstill` says how far that is."""
+        return self._act("shutdown", request)
+
+    def start(self) -> Document:
+        """Have all start that ran before."""
+        return self._act("start", {})
+
+    def standstill(self) -> Document:
+        """Whether it was shut down, and how far that is."""
+        document: Document = self._connection.request("GET", "/cluster/standstill").document
+        return document
+
     def policy(self) -> Document:
         """What is set for all hosts together."""
         document: Document = self._connection.request("GET", "/cluster/policy").document

@@ -11,6 +11,7 @@ from bocage import errors, ledger
 from bocage.cluster import leader
 from bocage.cluster.chronicle import Chronicle
 from bocage.cluster.foresight import Foresight
+from bocage.cluster.halting import Halting
 from bocage.cluster.means import Means
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.places import Places
@@ -49,6 +50,7 @@ class Leadership:
         self._book = book
         self._mirror = Mirror(kept.store)
         places, means = Places(self._mirror), Means(self._mirror)
+        self._halting = Halting(kept.store, self._mirror)
         self._chronicle = Chronicle(kept, self._mirror, places, means.stays)
         self._foresight = Foresight(self._mirror, places)
         self._telling = Telling(kept, self._mirror, self._chronicle, unsurvived=lambda: self._foresight.unsurvived)
@@ -63,9 +65,11 @@ class Leadership:
             ends_writes=means.ends_writes,
             profile=profile,
             stays=means.stays,
+            stands=lambda: self._halting.stands,
             probe=Probing(self._mirror, trust, port).answers,
         )
-        self._placing = leader.Leader(kept, _Turn(self.ruler))
+        self._turn = _Turn(self.ruler)
+        self._placing = leader.Leader(kept, self._turn)
 
     async def run(self) -> None:
         """Work until cancelled, by turns with the other hosts. `book` is followed elsewhere.
@@ -102,6 +106,8 @@ class Leadership:
             try:
                 await self._chronicle.write()
                 await self._telling.write(self.ruler, *seen)
+                silent = self.ruler.silence.silent(seen[1])
+                await self._halting.look(self._turn.compare, frozenset(silent))
             except (contract.Closed, contract.Replaced):
                 raise
             except errors.Problem as problem:

@@ -114,6 +114,7 @@ class Ruler:
         stays: Callable[[str], bool],
         profile: timing.Timing,
         probe: Probe | None = None,
+        stands: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -122,6 +123,7 @@ class Ruler:
         self.silence = silence.Silence(me, profile, clock())
         self._book, self._living, self._power, self._witness = book, living, power, witness
         self._ends_writes, self._probe, self._profile = ends_writes, probe, profile
+        self._stands = stands  # whether the cluster was shut down on purpose: nobody is fenced, nothing moved
         self._clock, self._pause = clock, pause
         self._read_sent = float("-inf")  # of the newest read that was looked at
         self._reads = 0
@@ -221,13 +223,15 @@ class Ruler:
             self._probing.discard(host)
 
     def _perform(self, acts: Collection[ruling.Act]) -> None:
-        writes = [act for act in acts if isinstance(act, ruling.Write)]
+        writes = [act for act in acts if isinstance(act, ruling.Write) and not (self._stands() and _touches_vms(act))]
         for write in sorted(writes, key=self._urgency):
             for key in write.transaction.puts:
                 if key.startswith("epoch/"):
                     self._witness.begins(key.removeprefix("epoch/"), write.transaction)
             self._begin(self._write(write))
         for act in acts:
+            if self._stands() and isinstance(act, ruling.Do):
+                continue
             if isinstance(act, ruling.Lift):  # no storage of a kind that shuts hosts out is there
                 self.ruling.lifted(act.host, act.number)
             elif isinstance(act, ruling.Do) and act not in self._doing:
@@ -286,7 +290,7 @@ class Ruler:
     def _is_wanted(self, act: ruling.Do) -> bool:
         """Whether that life is still to be proven over, and by this host."""
         fence = self._fence(act)
-        return fence is not None and not fence.proven and self.leads
+        return fence is not None and not fence.proven and self.leads and not self._stands()
 
     def _fence(self, act: ruling.Do) -> fencing.Fencing | None:
         """The fence that this was done for, if it is still about that life."""
@@ -302,3 +306,9 @@ class Ruler:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("ruling", exc_info=error)
+
+
+def _touches_vms(act: ruling.Write) -> bool:
+    """Whether it ends a host's life or gives VMs away; opening a restored store is another matter."""
+    puts = act.transaction.puts
+    return records.CLUSTER not in puts and any(key.startswith(("epoch/", "owner/")) for key in puts)

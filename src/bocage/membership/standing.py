@@ -153,6 +153,11 @@ class Standing:
             await asyncio.to_thread(at.write, self._home)
         return at
 
+    @property
+    def in_one(self) -> bool:
+        """Whether this host is part of a cluster."""
+        return self._at is not None
+
     async def show(self) -> dict[str, Any]:
         """The cluster whose store is open; `incarnation` is None where there is none. Raises what the store raises."""
         if self._at is None:

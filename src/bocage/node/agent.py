@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from bocage import errors
-from bocage.model import ground, keys, vm, work
+from bocage.model import ground, keys, standstill, vm, work
 from bocage.node import jobs, memory, notes, rights, tasks
 from bocage.node.ground import Ground
 from bocage.node.life import actor, arriving
@@ -75,6 +75,8 @@ class Node:
         listing = await self.ground.resources.list(vm.VM, trash=True)
         mine = [machine for machine in listing.items if machine.status.host == self.ground.uid]
         waiting = await self.ground.resources.list(work.Task)
+        stands = await self.ground.resources.store.get(standstill.KEY)
+        self.ground.standstill = standstill.read(stands.value if stands else None)
         first = not self.ready.is_set()
         booting = boot.Boot(self.shop, self.crew, mine) if first and self.ground.rebooted else None
         if first:
@@ -128,6 +130,10 @@ class Node:
                         log.exception("%s could not be read", change.key)
 
     def _see(self, change: contract.Change) -> None:
+        if change.key == standstill.KEY:
+            self.ground.standstill = standstill.read(change.entry.value if change.entry else None)
+            self.wake()
+            return
         kind = keys.kind_of(change.key)
         part = change.key.rsplit("/", 1)[1]
         self._upkeep.see(kind, part)

@@ -11,7 +11,7 @@ from bocage import home as homes
 from bocage import words
 from bocage.engine import base as engine
 from bocage.model import ground as ground_model
-from bocage.model import vm
+from bocage.model import standstill, vm
 from bocage.node import clustered, events, rights
 from bocage.storage import images
 from bocage.store import resources
@@ -42,6 +42,7 @@ class Ground:
     rebooted: bool = False  # the machine was started anew since its VMs were last looked at
     cgroups: bool = True
     leave_from: int | None = None  # the autostart order from which on VMs are to be off, since this host goes down
+    standstill: standstill.Standstill | None = None  # the cluster was shut down on purpose
     rights: rights.Rights = dataclasses.field(default_factory=rights.Alone)
     cluster: clustered.Cluster | None = None  # that this host is part of
     arrivals: dict[str, Arrival] = dataclasses.field(default_factory=dict)  # VMs on their way here
@@ -59,8 +60,12 @@ class Ground:
         return f"bocage/{self.home.runtime.name}/{vm_uid}" if self.cgroups else ""
 
     def leaves(self, machine: vm.VM) -> bool:
-        """Whether a VM is to be off because this host is about to go down."""
-        return self.leave_from is not None and machine.spec.autostart.order >= self.leave_from
+        """Whether a VM is to be off because this host, or the whole cluster, is about to go down."""
+        return (self.leave_from is not None and machine.spec.autostart.order >= self.leave_from) or self.stands(machine)
+
+    def stands(self, machine: vm.VM) -> bool:
+        """Whether a VM is to be off because the cluster was shut down on purpose."""
+        return self.standstill is not None and self.standstill.holds(machine.uid)
 
     def library(self, storage: ground_model.Storage) -> images.Library:
         """The images of a storage: one library each, since it knows what is coming in just now."""

@@ -353,6 +353,13 @@ class BeingCopied(Note):
     name: str
 
 
+class ClusterStands(Note):
+    type = "vm-waits-for-cluster"
+    text = N_("the cluster was shut down")
+    hint = N_("'bocage cluster start' starts all that ran")
+    name: str
+
+
 class WaitsForOthers(Note):
     type = "vm-waits-for-others"
     text = N_("{name} starts when {others} run and answer, and in {span:seconds} at the latest")

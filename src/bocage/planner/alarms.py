@@ -19,7 +19,13 @@ CLOCK_STEP = 60.0  # seconds that the wall clock moved against the boot clock
 CRASHES = 3  # in a row
 SETTLED = 20.0  # seconds after which a state is no passing one
 FAILURE_TOLD = 86_400.0  # seconds
-_WILL_START = ("vm-waits-for-turn", "vm-waits-for-others", "vm-being-copied", "vm-host-stops-vms")
+_WILL_START = (
+    "vm-waits-for-turn",
+    "vm-waits-for-others",
+    "vm-waits-for-cluster",
+    "vm-being-copied",
+    "vm-host-stops-vms",
+)
 FLATTEN_WAITS = "flatten-waits-for-room"
 """What stands in the log of a task that is one of those."""
 _SPACE = uuid.UUID("8b0f3f0e-2a5f-4c0e-9d1c-6f7a1b6a5a10")

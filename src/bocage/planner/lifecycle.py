@@ -67,6 +67,7 @@ class World:
     adapts: bool = False  # its definition has changed, and it can take some of that
     stalls: int = 0  # times in a row that it met a full storage again at once
     leaving: bool = False  # its host is about to go down
+    unplugged: bool = True  # and its plug is pulled when its time to switch off is over
     rescue: bool = False  # what runs, or is to run, is its rescue system
 
 
@@ -250,10 +251,14 @@ def _may_start(world: World, paused: bool) -> Step:
 
 
 def _before_its_host(world: World) -> Step:
-    """Off, whatever its policy says of a guest that does not listen: with the host its plug would be pulled as well."""
+    """Off, whatever its policy says of a guest that does not listen: with the host its plug would be pulled as well.
+
+    Where the whole cluster is shut down, it is asked again and again in place of that.
+    """
     if world.process is Process.NONE and world.power is not model.Power.STOPPED:
         return _towards_running(world)  # which its host holds back
-    return _towards_stopped(dataclasses.replace(world, stop=world.stop.model_copy(update={"then": "kill"})))
+    then = "kill" if world.unplugged else "leave"
+    return _towards_stopped(dataclasses.replace(world, stop=world.stop.model_copy(update={"then": then})))
 
 
 def _towards_stopped(world: World) -> Step:

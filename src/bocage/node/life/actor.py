@@ -309,7 +309,8 @@ class Actor:
         return min([*rests, *([step.again] if step.again is not None else [])], default=None)
 
     async def _fail_starts(self, machine: vm.VM) -> None:
-        await self.standing.fail(goals.HostGoesDown(name=machine.name), *launching.STARTS, "vm.reboot")
+        why = goals.ClusterStands if self._ground.stands(machine) else goals.HostGoesDown
+        await self.standing.fail(why(name=machine.name), *launching.STARTS, "vm.reboot")
 
     async def _settle_moves(self) -> None:
         """Nothing starts, or goes to the trash, while what a move has left could be taken for it."""
@@ -344,6 +345,8 @@ class Actor:
 
     async def _holds(self, machine: vm.VM, seen: lifecycle.World) -> words.Message | None:
         """Why a start must wait: its host goes down or is cut off, its disks are being copied, others start first."""
+        if self._ground.stands(machine):
+            return notes.ClusterStands(name=machine.name)
         if self._ground.leaves(machine):
             return notes.HostStopsVms(name=machine.name)
         if self._preparation.in_use.is_copied(machine):

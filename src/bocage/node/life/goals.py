@@ -49,6 +49,13 @@ class HostGoesDown(tasks.Error, errors.Conflict):
     name: str
 
 
+class ClusterStands(tasks.Error, errors.Conflict):
+    type = "vm-cluster-stands"
+    text = N_("{name} is not started now: the cluster was shut down")
+    hint = N_("'bocage cluster start' starts all that ran")
+    name: str
+
+
 class OutOfReach(tasks.Error, errors.Conflict):
     """It runs, and nobody can talk to it any more."""
 

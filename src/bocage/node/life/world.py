@@ -77,6 +77,7 @@ async def look(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
         resumed=standing.resumed,
         stalls=standing.stalls,
         leaving=standing.ground.leaves(machine),
+        unplugged=_is_unplugged(standing, machine),
         rescue=machine.spec.rescue is not None,
         adapts=standing.adapts(machine),
     )
@@ -98,10 +99,18 @@ def _is_replaced(standing: Standing, reboots: list[tasks.Run]) -> bool:
 
 
 def _stop_policy(standing: Standing, machine: vm.VM) -> vm.StopPolicy:
-    policy = machine.spec.stop
+    policy, stands = machine.spec.stop, standing.ground.standstill
+    if stands is not None and standing.ground.stands(machine):
+        policy = vm.StopPolicy(within=stands.within or policy.within, then=policy.then)
     for run in standing.asked("vm.stop"):
         policy = vm.StopPolicy(
             within=run.params.get("within") or policy.within,
             then="kill" if run.params.get("kill") else policy.then,
         )
     return policy
+
+
+def _is_unplugged(standing: Standing, machine: vm.VM) -> bool:
+    """Whether the plug of one that leaves is pulled when its time is over: its host will not wait, a cluster does."""
+    stands = standing.ground.standstill
+    return stands is None or stands.kill or not standing.ground.stands(machine)
