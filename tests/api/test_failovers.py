@@ -157,3 +157,19 @@ async def test_a_shutdown_tells_how_far_it_is_and_ends_by_a_start(client, world)
     told = (await client.post("/cluster/start", json={})).json()
     assert (told["phase"], told["left"]) == ("starting", [])
     assert (await client.post("/cluster/start", json={})).json()["since"] == told["since"]
+
+
+async def test_a_vm_says_what_it_survives(client, world):
+    await create(client, start=True)
+    await own(world, "web1", world.host.uid)
+    losses = (await client.get(f"{VMS}/web1/survives")).json()["losses"]
+    assert {one["loss"]: one["answer"] for one in losses} == {
+        "disk": "no",
+        "host": "no",
+        "site": "no",
+        "slip": "partly",
+    }
+    assert losses[1]["said"]["text"].startswith("no other host could have it: no other host may have it")
+    await enter_other(world)
+    (_, of_host, *_) = (await client.get(f"{VMS}/web1/survives")).json()["losses"]
+    assert (of_host["answer"], of_host["shown"]) == ("partly", None)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from bocage import errors, ledger
 from bocage.api import answers, calls, paging, plans, problems, routing
-from bocage.model import base, ground, standing, vm
+from bocage.model import base, ground, plan, standing, vm
 from bocage.model.failover import Confirmed, Failover, State
 from bocage.planner import failing, outages, snapshot
 from bocage.protocol import records
@@ -21,6 +21,7 @@ from bocage.words import N_
 
 router = routing.router("failover", "/failovers")
 
+_THINKS = 30.0  # seconds
 Reading = Annotated[calls.Call, calls.may("failover:read")]
 
 
@@ -118,8 +119,7 @@ async def simulate(
         for one in (await call.resources.list(vm.VM)).items
         if one.status.host == dead.uid and not one.metadata.deleted
     ]
-    hosts = tuple(one.model_copy(update={"state": "silent"}) if one.name == dead.name else one for one in world.hosts)
-    world = world.model_copy(update={"hosts": hosts})
+    world = _without(world, dead.name)
     keys = [snapshot.key(one.metadata.project, one.name) for one in its]
     homes = await plans.computed(call, lambda check: failing.homes(world, keys, check=check))
     found = Simulated(host=dead.name, proofs=await _proofs(call, dead), vms=_would(its, keys, homes))
@@ -169,11 +169,38 @@ async def get(name: calls.Name, call: Reading) -> Response:
 
 
 async def _proofs(call: calls.Call, host: ground.Host) -> list[standing.Proof]:
-    key = records.epoch_of(host.uid)
+    return outages.proofs(host, by_time=await proven_by_time(call, host.uid))
+
+
+async def proven_by_time(call: calls.Call, host: str | None) -> bool:
+    """Whether time alone can prove a host's death."""
+    if host is None:
+        return False
+    key = records.epoch_of(host)
     entry = await call.resources.store.get(ledger.ROOT + key)
     epoch = ledger.decoded(key, entry.value) if entry else None
-    proves = isinstance(epoch, records.Epoch) and epoch.bounds.proves
-    return outages.proofs(host, by_time=proves)
+    return isinstance(epoch, records.Epoch) and epoch.bounds.proves
+
+
+async def homes_without(call: calls.Call, machine: vm.VM) -> failing.Homes:
+    """Where a VM would be if its host died now: it and all that this host has, together."""
+    world = await plans.present(call)
+    its = [one for one in (await call.resources.list(vm.VM)).items if one.status.host == machine.status.host]
+    dead = await _name_of(call, machine.status.host)
+    keys = [snapshot.key(one.metadata.project, one.name) for one in its if not one.metadata.deleted]
+    world = _without(world, dead)
+    return await plans.in_thread(lambda check: failing.homes(world, keys, check=check), within=_THINKS)
+
+
+async def _name_of(call: calls.Call, host: str | None) -> str:
+    found = (await call.api.index.fresh()).ground.get(ground.Host, None, host) if host else None
+    return found.name if found else ""
+
+
+def _without(world: plan.World, host: str) -> plan.World:
+    """The world with a host that is silent."""
+    hosts = tuple(one.model_copy(update={"state": "silent"}) if one.name == host else one for one in world.hosts)
+    return world.model_copy(update={"hosts": hosts})
 
 
 def _would(machines: Sequence[vm.VM], keys: Sequence[str], homes: failing.Homes) -> list[Would]:

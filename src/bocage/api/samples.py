@@ -9,7 +9,7 @@ from bocage import words
 from bocage.api import examples
 from bocage.model import base, confinement, failover, firewall, ground, plan, sample, snapshot, template, vm, work
 from bocage.model.units import GiB, MiB, Size
-from bocage.planner import outages, placement, rebalance
+from bocage.planner import outages, placement, rebalance, surviving
 
 _WHEN = datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)
 _UID = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c{:02d}"
@@ -344,9 +344,12 @@ def _failovers() -> dict[str, Any]:
     host = ground.Host(metadata=_about("host2", _OTHER, None), spec=ground.HostSpec())
     proofs = [one.model_dump(mode="json", context=base.WORDS) for one in outages.proofs(host, by_time=False)]
     look = {"host": _OTHER, "name": "host2", "state": "silent", "since": _WHEN.isoformat(), "proofs": proofs}
+    said = base.Saying.of(surviving.StartsOn(proof="its BMC", host="host2"))
+    loss = surviving.Loss(loss="host", answer="yes", said=said, shown=_WHEN).model_dump(mode="json", context=base.WORDS)
     would = {"vm": _SUBJECT.model_dump(mode="json"), "runs": True, "to": "host1", "reason": None}
     return {
         "Standings": {"leader": "host1", "since": _WHEN.isoformat(), "hosts": [look]},
+        "Survives": {"losses": [loss]},
         "Simulated": {"host": "host2", "proofs": proofs, "vms": [would]},
     }
 

@@ -11,11 +11,25 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from bocage import errors
-from bocage.api import answers, calls, etags, examples, facts, machines, ordering, paging, problems, routing, views
+from bocage.api import (
+    answers,
+    calls,
+    etags,
+    examples,
+    facts,
+    failovers,
+    machines,
+    ordering,
+    paging,
+    problems,
+    routing,
+    views,
+)
 from bocage.guest import password
-from bocage.model import base, ground, requests, template, vm
+from bocage.model import base, ground, requests, snapshot, template, vm
+from bocage.model.failover import Failover
 from bocage.model.work import Task
-from bocage.planner import definition, forewarned, machinetypes, profiles, templates
+from bocage.planner import definition, forewarned, machinetypes, profiles, surviving, templates
 from bocage.store import resources
 from bocage.words import N_
 
@@ -234,3 +248,38 @@ async def why(project: calls.Project, name: calls.Name, call: Reading) -> Respon
     chain = [base.Saying.of(message) for message in await machines.causes(call, machine)]
     told = [Reason(type=one.type, params=one.params, text=one.text, hint=one.hint) for one in chain]
     return answers.json(Why(chain=told).model_dump_json())
+
+
+class Survives(BaseModel):
+    losses: list[surviving.Loss]
+
+
+@router.get("/{name}/survives", name="survives", response_model=Survives, responses=routing.problem_responses(404))
+async def survives(project: calls.Project, name: calls.Name, call: Reading) -> Response:
+    """What becomes of it when its disk, its host, the site is lost, or somebody slips; and when that was shown."""
+    machine = await machines.find(call, project, name, in_trash=True)
+    held = (await call.api.index.fresh()).ground
+    of = surviving.Facts(
+        machine=machine,
+        storages=await _lies_on(call, machine),
+        hosts=held.every(ground.Host),
+        homes=await failovers.homes_without(call, machine),
+        by_time=await failovers.proven_by_time(call, machine.status.host),
+        snapshots=[
+            one
+            for one in (await call.resources.list(snapshot.Snapshot, project, holding=machine.uid)).items
+            if one.spec.vm == machine.uid
+        ],
+        failovers=(await call.resources.list(Failover)).items,
+    )
+    found = Survives(losses=surviving.losses(of))
+    return answers.json(found.model_dump_json(context=base.WORDS))
+
+
+async def _lies_on(call: calls.Call, machine: vm.VM) -> list[ground.Storage]:
+    """The storages of its directory and its disks."""
+    held = (await call.api.index.fresh()).ground
+    volumes = (await call.resources.list(ground.Volume, machine.metadata.project)).items
+    mine = {disk.volume for disk in machine.spec.disks}
+    uids = {machine.spec.storage, *(one.spec.storage for one in volumes if one.uid in mine)}
+    return [one for one in held.every(ground.Storage) if one.uid in uids]

@@ -69,6 +69,11 @@ class VMs(nouns.Nouns):
         chain: nouns.Documents = self._get(self._of(name, "why"))["chain"]
         return chain
 
+    def survives(self, name: str) -> nouns.Documents:
+        """What it survives, and when that was last shown."""
+        found: nouns.Documents = self._get(self._of(name, "survives"))["losses"]
+        return found
+
     def command(self, name: str) -> nouns.Document:
         return self._get(self._of(name, "command"))
 

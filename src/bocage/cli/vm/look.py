@@ -8,7 +8,7 @@ import typer
 
 from bocage.cli import options, output, people, session, table
 from bocage.cli.vm import dynamic, share, wishes
-from bocage.client import rest
+from bocage.client import problems, rest
 
 _COLUMNS = (
     table.Column("NAME", least=20),
@@ -151,8 +151,11 @@ def show(
         networks, hosts = session.look_up(api.networks.list()), session.look_up(api.hosts.list())
         waiting = api.vms.diff(name)["pending"] if _may_wait(vm) else []
         moving = dynamic.of(api, vm)
-        vms = session.look_up(api.vms.list()) if vm["spec"]["autostart"]["after"] else {}
+        survives = _survives(api, name)
+        vms = session.look_up(api.vms.list()) if vm["spec"]["autostart"].get("after") else {}
     output.line(table.facts([*_identity(vm), *_state(vm, hosts, waiting), *_machine(vm, vms), *moving]))
+    if survives:
+        output.line("\nWhat it survives\n" + _grid(survives))
     for title, lines in (
         ("Disks", [_disk(disk, volumes) for disk in vm["spec"]["disks"]]),
         ("CDs and floppies", [_cd(cd, images) for cd in vm["spec"]["cds"]]),
@@ -163,6 +166,26 @@ def show(
     ):
         if lines:
             output.line(f"\n{title}\n" + _grid(lines))
+
+
+_LOSSES = {"disk": "its disk", "host": "its host", "site": "the site", "slip": "a slip of the hand"}
+
+
+def _survives(api: rest.Client, name: str) -> list[tuple[str, ...]]:
+    """Each loss with its answer; nothing where the daemon is too old to say."""
+    try:
+        found = api.vms.survives(name)
+    except problems.Error:
+        return []
+    return [
+        (
+            _LOSSES[one["loss"]],
+            {"yes": "survives", "no": "lost", "partly": "partly"}[one["answer"]],
+            people.saying(one["said"]),
+            f"shown {people.clock(one['shown'])}" if one.get("shown") else "never shown",
+        )
+        for one in found
+    ]
 
 
 def _usb(one: dict[str, Any], vm: rest.Document) -> tuple[str, ...]:
@@ -274,13 +297,13 @@ def _machine(vm: rest.Document, vms: dict[str, rest.Document]) -> list[tuple[str
         ("restart", f"{restart['policy']}, {restart['limit']} tries in a row"),
         ("with host", f"starts, order {autostart['order']}" if autostart["enabled"] else ""),
         ("starts after", _after(autostart, vms)),
-        ("answers", _answers(autostart["answers"], vm["status"])),
+        ("answers", _answers(autostart.get("answers", "runs"), vm["status"])),
     ]
 
 
 def _after(autostart: dict[str, Any], vms: dict[str, rest.Document]) -> str:
     """Whom it waits for when it starts by itself."""
-    names = [output.named(vms[uid]) if uid in vms else uid for uid in autostart["after"]]
+    names = [output.named(vms[uid]) if uid in vms else uid for uid in autostart.get("after") or ()]
     return f"{', '.join(names)}, within {people.span(round(autostart['within']))}" if names else ""
 
 
