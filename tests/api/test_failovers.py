@@ -71,6 +71,8 @@ async def test_what_would_become_of_a_hosts_vms(client, world):
     would = {one["vm"]["name"]: one for one in found["vms"]}
     assert (would["web1"]["to"], would["web1"]["runs"]) == ("host2", True)
     assert (would["large"]["to"], would["large"]["reason"]["type"]) == (None, "survive-no-room")
+    assert [(one["vm"]["name"], one["stage"]) for one in found["vms"]] == [("web1", 1), ("large", None)]
+    assert found["forecast"] == {"proof": None, "given": None, "started": None, "seen": 0}
     assert {one["kind"]: one["there"] for one in found["proofs"]} == {
         "power": False,
         "time": False,

@@ -14,14 +14,15 @@ from bocage import errors, ledger
 from bocage.api import answers, calls, paging, plans, problems, routing
 from bocage.model import base, ground, plan, standing, vm
 from bocage.model.failover import Confirmed, Failover, State
-from bocage.planner import failing, outages, snapshot
-from bocage.protocol import records
+from bocage.planner import failing, forecast, order, outages, snapshot
+from bocage.protocol import records, timing
 from bocage.store import resources
 from bocage.words import N_
 
 router = routing.router("failover", "/failovers")
 
 _THINKS = 30.0  # seconds
+_RUNS = (vm.Power.RUNNING, vm.Power.PAUSED)
 Reading = Annotated[calls.Call, calls.may("failover:read")]
 
 
@@ -76,12 +77,16 @@ class Would(base.Part):
     """The host; null: it would have none."""
     reason: base.Saying | None = None
     """Why it would have none."""
+    stage: int | None = None
+    """Those of the first stage, 1, start before those of the second; null: it is not started."""
 
 
 class Simulated(BaseModel):
     host: str
     proofs: list[standing.Proof]
+    forecast: forecast.Forecast
     vms: list[Would]
+    """In the order in which they start."""
 
 
 @router.get("", name="list", response_model=answers.Listed[Failover])
@@ -122,7 +127,12 @@ async def simulate(
     world = _without(world, dead.name)
     keys = [snapshot.key(one.metadata.project, one.name) for one in its]
     homes = await plans.computed(call, lambda check: failing.homes(world, keys, check=check))
-    found = Simulated(host=dead.name, proofs=await _proofs(call, dead), vms=_would(its, keys, homes))
+    epoch, shown = await _epoch(call, dead.uid), await _proofs(call, dead)
+    bounds = epoch.bounds if epoch is not None and epoch.bounds.proves else None
+    bound = bounds.guard + (bounds.watchdog or 0.0) + timing.LAN.drain if bounds else None
+    past = (await call.resources.list(Failover)).items
+    takes = forecast.forecast(dead.uid, shown, past, silence=timing.LAN.silence, bound=bound)
+    found = Simulated(host=dead.name, proofs=shown, forecast=takes, vms=_would(its, keys, homes))
     return answers.json(found.model_dump_json(context=base.WORDS))
 
 
@@ -174,12 +184,15 @@ async def _proofs(call: calls.Call, host: ground.Host) -> list[standing.Proof]:
 
 async def proven_by_time(call: calls.Call, host: str | None) -> bool:
     """Whether time alone can prove a host's death."""
-    if host is None:
-        return False
+    epoch = await _epoch(call, host) if host else None
+    return epoch is not None and epoch.bounds.proves
+
+
+async def _epoch(call: calls.Call, host: str) -> records.Epoch | None:
     key = records.epoch_of(host)
     entry = await call.resources.store.get(ledger.ROOT + key)
     epoch = ledger.decoded(key, entry.value) if entry else None
-    return isinstance(epoch, records.Epoch) and epoch.bounds.proves
+    return epoch if isinstance(epoch, records.Epoch) else None
 
 
 async def homes_without(call: calls.Call, machine: vm.VM) -> failing.Homes:
@@ -204,10 +217,20 @@ def _without(world: plan.World, host: str) -> plan.World:
 
 
 def _would(machines: Sequence[vm.VM], keys: Sequence[str], homes: failing.Homes) -> list[Would]:
+    by_uid = {machine.uid: key for machine, key in zip(machines, keys, strict=True)}
+    starts = [one for one in machines if one.spec.power in _RUNS and by_uid[one.uid] in homes.where]
+    stages = {one.uid: number for number, stage in enumerate(order.stages(starts), 1) for one in stage}
     found = []
-    for machine, key in zip(machines, keys, strict=True):
+    for machine in sorted(machines, key=lambda one: (stages.get(one.uid, len(stages) + 1), one.name)):
+        key = by_uid[machine.uid]
         why = homes.nowhere.get(key)
-        runs = machine.spec.power in (vm.Power.RUNNING, vm.Power.PAUSED)
-        reason = base.Saying.of(why) if why else None
-        found.append(Would(vm=machine.ref, runs=runs, to=homes.where.get(key), reason=reason))
+        found.append(
+            Would(
+                vm=machine.ref,
+                runs=machine.spec.power in _RUNS,
+                to=homes.where.get(key),
+                reason=base.Saying.of(why) if why else None,
+                stage=stages.get(machine.uid),
+            )
+        )
     return found

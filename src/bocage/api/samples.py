@@ -346,11 +346,12 @@ def _failovers() -> dict[str, Any]:
     look = {"host": _OTHER, "name": "host2", "state": "silent", "since": _WHEN.isoformat(), "proofs": proofs}
     said = base.Saying.of(surviving.StartsOn(proof="its BMC", host="host2"))
     loss = surviving.Loss(loss="host", answer="yes", said=said, shown=_WHEN).model_dump(mode="json", context=base.WORDS)
-    would = {"vm": _SUBJECT.model_dump(mode="json"), "runs": True, "to": "host1", "reason": None}
+    would = {"vm": _SUBJECT.model_dump(mode="json"), "runs": True, "to": "host1", "reason": None, "stage": 1}
+    takes = {"proof": "power", "given": 1.7, "started": 2.5, "seen": 3}
     return {
         "Standings": {"leader": "host1", "since": _WHEN.isoformat(), "hosts": [look]},
         "Survives": {"losses": [loss]},
-        "Simulated": {"host": "host2", "proofs": proofs, "vms": [would]},
+        "Simulated": {"host": "host2", "proofs": proofs, "forecast": takes, "vms": [would]},
     }
 
 

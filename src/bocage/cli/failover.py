@@ -25,7 +25,12 @@ _VMS = (
     table.Column("GIVEN", right=True),
     table.Column("RUNS", right=True),
 )
-_WOULD = (table.Column("VM", least=12), table.Column("TO", least=12), table.Column("AND THERE"))
+_WOULD = (
+    table.Column("VM", least=12),
+    table.Column("TO", least=12),
+    table.Column("AND THERE"),
+    table.Column("TURN", right=True),
+)
 HostName = Annotated[
     str, typer.Argument(metavar="HOST", help="The host.", autocompletion=complete.hosts, show_default=False)
 ]
@@ -146,7 +151,8 @@ def simulate(host: HostName, json: options.Json = False) -> None:
     if json:
         output.document(found)
         return
-    output.line(table.facts([("host", found["host"]), *proofs(found["proofs"])]))
+    takes = _forecast(found.get("forecast"))
+    output.line(table.facts([("host", found["host"]), *proofs(found["proofs"]), ("its VMs go", takes)]))
     if found["vms"]:
         output.line("")
         output.line(table.render(_WOULD, [_would(one) for one in found["vms"]]))
@@ -159,7 +165,20 @@ def simulate(host: HostName, json: options.Json = False) -> None:
 
 def _would(one: rest.Document) -> tuple[str, ...]:
     does = ("is started" if one["runs"] else "stays off") if one.get("to") else "waits for a host"
-    return (one["vm"]["name"], one.get("to") or people.NOTHING, does)
+    return (one["vm"]["name"], one.get("to") or people.NOTHING, does, str(one.get("stage") or people.NOTHING))
+
+
+def _forecast(takes: rest.Document | None) -> str:
+    """How long it would take."""
+    if takes is None:
+        return ""  # the daemon is an older one
+    if takes["proof"] is None:
+        return "when a person has confirmed that it is off"
+    if takes["given"] is None:
+        return "as soon as its BMC has switched it off; how long that takes was not seen yet"
+    runs = f", and the first runs there after {takes['started']} s" if takes["started"] is not None else ""
+    seen = f" (as seen in {takes['seen']} {'failover' if takes['seen'] == 1 else 'failovers'})" if takes["seen"] else ""
+    return f"to others {takes['given']} s after its last beat{runs}{seen}"
 
 
 def proofs(found: rest.Documents) -> list[tuple[str, object]]:
