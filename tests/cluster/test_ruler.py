@@ -351,3 +351,21 @@ async def test_a_cluster_that_is_shut_down_fences_nobody_and_starts_when_every_h
     second.alive = False
     await world.run(6)
     assert world.power.orders == [second.uid]
+
+
+async def test_a_host_that_comes_back_before_all_runs_elsewhere_is_told_what_it_lost(world):
+    await world.build(3)
+    await world.run(3)
+    _, victim, _ = world.hosts
+    web = await world.machine("web", victim)
+    victim.alive = False
+    await world.run(4)
+    assert await world.owner(web) in ("host1", "host3")
+    victim.alive = True
+    await victim.live(2)
+    await world.run(1)
+    (record,) = await world.failovers()
+    told = next(step.said for step in record.status.steps if step.said.type == "failover-returned-without")
+    assert told.text == "host2 is back; it was told, before it may run anything, that web went to others"
+    assert record.status.state is State.MOVING
+    assert await world.owner(web) in ("host1", "host3")

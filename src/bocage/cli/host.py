@@ -9,6 +9,7 @@ import typer
 from bocage.cli import complete, failover, lazy, options, output, people, session, table, waiting
 from bocage.client import problems, rest
 
+_FAILOVERS = 50  # among the newest of which a host's last one is looked for
 HostName = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="The host; the only one when not given.", autocompletion=complete.hosts),
@@ -113,6 +114,7 @@ def show(
         host = api.hosts.get(name) if name else _the_only(api)
         use = _use(api, host) if not json else []
         stands = standing(api) if not json else {}
+        lost = _lost(api, host) if stands else ""
     if json:
         output.document(host)
         return
@@ -136,6 +138,7 @@ def show(
                 *use,
                 *_bmc(host),
                 *_stands(stands, host["metadata"]["uid"]),
+                ("last lost", lost),
                 ("kernel", status.get("kernel")),
                 ("runs as root", people.yes(status.get("privileged"))),
                 ("drained", "gets no VMs until 'bocage host undrain'" if host["spec"].get("drained") else ""),
@@ -146,6 +149,18 @@ def show(
             ]
         )
     )
+
+
+def _lost(api: rest.Client, host: rest.Document) -> str:
+    """The VMs that its last failover gave to others, and when."""
+    uid = host["metadata"]["uid"]
+    of_it = [one for one in api.failovers.list(limit=_FAILOVERS)["items"] if one["spec"]["host"] == uid]
+    if not of_it:
+        return ""
+    newest = of_it[-1]
+    names = [one["vm"]["name"] for one in newest["status"]["vms"] if one.get("to") and one["to"]["uid"] != uid]
+    since = people.clock(newest["status"].get("silent_since"))
+    return f"{', '.join(names) or 'nothing'} at {since}: 'bocage failover show {output.named(newest)}'"
 
 
 def _bmc(host: rest.Document) -> list[tuple[str, object]]:

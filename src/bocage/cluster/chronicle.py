@@ -189,10 +189,12 @@ class Chronicle:
             kind = fence.proof.name.lower()
             self._change(record, proof=kind, state=State.MOVING, waits=None)
             self._step(record, outages.PROVEN[kind](host=name), tell=base.Severity.WARNING)
-        if back and not _has(record, outages.Returned):
-            self._step(record, outages.Returned(host=name), tell=base.Severity.INFO)
         self._change(record, vms=tuple(self._machines(record, view, back=back)))
         vms = record.status.vms
+        if back and not _has(record, outages.Returned, outages.ReturnedWithout):
+            lost = sorted(one.vm.name for one in vms if one.to is not None and one.to.uid != host)
+            said = outages.ReturnedWithout(host=name, vms=lost) if lost else outages.Returned(host=name)
+            self._step(record, said, tell=base.Severity.INFO)
         if back and record.status.proof is None and not any(one.given for one in vms):
             self._change(record, state=State.RETURNED, waits=None, ended=self._now())
         elif record.status.state is State.MOVING and all(one.settled or self._stays(one.vm.uid) for one in vms):
@@ -325,5 +327,5 @@ class Chronicle:
                 log.debug("%s was changed meanwhile", old.name)
 
 
-def _has(record: Record, step: type[words.Message]) -> bool:
-    return any(one.said.type == step.type for one in record.status.steps)
+def _has(record: Record, *steps: type[words.Message]) -> bool:
+    return any(one.said.type == step.type for one in record.status.steps for step in steps)

@@ -112,6 +112,13 @@ class Returned(words.Message):
     host: str
 
 
+class ReturnedWithout(words.Message):
+    type = "failover-returned-without"
+    text = N_("{host} is back; it was told, before it may run anything, that {vms} went to others")
+    host: str
+    vms: list[str]
+
+
 class NothingToMove(words.Message):
     type = "failover-nothing-to-move"
     text = N_("{host} had nothing that another host could have; its power is left as it is")
