@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-import sys
 from typing import Any
 from urllib import parse
 
-import typer
-
-from bocage.cli import failure
+from bocage.cli import failure, passwords
 
 _KINDS = {"redfish": ("redfish", "https"), "redfish+http": ("redfish", "http"), "ipmi": ("ipmi", "ipmi")}
 
@@ -30,21 +25,5 @@ def asked(url: str, *, password_file: str | None) -> dict[str, Any]:
         "address": f"{scheme}://{parts.netloc.rpartition('@')[2]}",
         "user": parse.unquote(parts.username or ""),
         "system": parts.path.strip("/"),
-        "password": _password(parts.hostname, password_file),
+        "password": passwords.ask(f"the BMC at {parts.hostname}", file=password_file, option="--bmc-password-file"),
     }
-
-
-def _password(host: str, file: str | None) -> str:
-    if file is not None:
-        try:
-            read = pathlib.Path(os.path.expanduser(file)).read_text().partition("\n")[0]
-        except (OSError, UnicodeDecodeError) as error:
-            raise failure.Usage(option="--bmc-password-file", wrong=f"{file}: {error}") from error
-    elif sys.stdin.isatty():
-        read = str(typer.prompt(f"Password of the BMC at {host}", hide_input=True, err=True))
-    else:
-        read = sys.stdin.readline()
-    if not (password := read.rstrip("\r\n")):
-        where = "standard input" if file is None else file
-        raise failure.Usage(option=where, wrong="there is no password on it", right="its first line")
-    return password
