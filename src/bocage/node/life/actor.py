@@ -110,6 +110,7 @@ class Actor:
         again: float | None
         try:
             while not self.looked.is_set():
+                self.standing.woken.clear()
                 if (again := await self._guarded(self._find)) != 0:
                     await self._rest(again)
             while True:
@@ -197,7 +198,7 @@ class Actor:
             machine = await self.standing.show(problem=base.Saying.of(problem))
             if self.standing.machine and await self.standing.machine.look() is engine.Run.UNKNOWN:
                 await showing.show(self.standing, self._preparation, machine, lifecycle.Step(Do.NOTHING))
-        return float(min(_RETRY * 2 ** (self._stumbles - 1), _LONGEST_RETRY))
+        return float(min(_RETRY * 2 ** min(self._stumbles - 1, 10), _LONGEST_RETRY))
 
     async def _give_up(self, machine: vm.VM, problem: errors.Problem) -> None:
         """Fail what waits, and take its wishes back: nothing happens behind the back of who was told so."""
