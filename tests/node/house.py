@@ -175,7 +175,7 @@ class House:
     async def storage(self, name: str, path: pathlib.Path | None = None, **spec: Any) -> ground.Storage:
         """A storage more."""
         where = path or self.homes.path / name
-        host = {} if spec.get("kind") == "shared" else {"host": self.node.ground.uid}
+        host = {"host": self.node.ground.uid} if spec.get("kind", "dir") == "dir" else {}
         made = ground.Storage(
             metadata=base.Metadata(name=name),
             spec=ground.StorageSpec.model_validate({**host, "path": str(where), **spec}),

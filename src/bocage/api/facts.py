@@ -9,7 +9,7 @@ from bocage import words
 from bocage.api import calls, index, systems
 from bocage.model import base, device_requests, ground, requests, vm
 from bocage.model.firewall import FirewallGroup
-from bocage.planner import definition, forewarned, layers, parts, profiles
+from bocage.planner import definition, forewarned, layers, onlun, parts, profiles
 from bocage.store import resources
 
 R = TypeVar("R", bound=base.Resource[Any, Any])
@@ -86,8 +86,9 @@ async def host_of(call: calls.Call, storage: ground.Storage | None) -> ground.Ho
 
 
 async def storage_named(call: calls.Call, name: str) -> ground.Storage:
-    """A storage that a request names. Raises parts.NoSuch and parts.StorageUnavailable."""
+    """A storage that a request names for files. Raises parts.NoSuch, parts.StorageUnavailable and onlun.NotThere."""
     storage = parts.named(await _named(call, ground.Storage, None, [name]), "storage", name)
+    onlun.refuse(storage, "file")
     if storage.status.state == "unavailable":
         raise parts.StorageUnavailable(storage=name)
     return storage

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from bocage import errors
 from bocage.api import answers, calls, describing, etags, examples, paging, problems, routing
 from bocage.model import base, ground, requests
+from bocage.model.lun import Lun, LunPlace
 from bocage.model.work import Task
 from bocage.planner import usage
 from bocage.store import resources
@@ -32,6 +33,14 @@ class Overlaps(problems.Error, errors.Conflict):
     other: str
 
 
+class LunTaken(problems.Error, errors.Conflict):
+    """Two storages on one LUN would write over each other."""
+
+    type = "storage-lun-taken"
+    text = N_("the storage {name} lies on that LUN")
+    name: str
+
+
 class Climbs(problems.Error, errors.Invalid):
     type = "storage-path-climbs"
     text = N_("{path} is no plain path: it has '..' in it")
@@ -47,17 +56,21 @@ async def list_(call: Reading, limit: paging.Limit = 100, after: paging.After = 
 
 @router.post("", name="create", status_code=202, response_model=Task, responses=routing.problem_responses(404, 409))
 async def create(request: requests.StorageCreate, call: Annotated[calls.Call, calls.may("storage:create")]) -> Response:
-    """Take a directory into use, or an empty disk: with a file system that is made on it."""
-    host, shared = await call.api.this_host(), request.kind == "shared"
-    path = request.path or f"{host.status.home}/storage/{request.name}"
+    """Take a directory into use, or an empty disk, with a file system that is made on it; or an empty LUN."""
+    host, shared = await call.api.this_host(), request.kind != "dir"
+    metadata = base.Metadata(name=request.name)
+    below = f"luns/{metadata.uid}" if request.lun else f"storage/{request.name}"
+    path = request.path or f"{host.status.home}/{below}"
     if ".." in path.split("/"):
         raise Climbs(path=path)
     for other in (await call.resources.list(ground.Storage)).items:
         if (shared or other.concerns(host.uid)) and _overlap(path, other.spec.path):
             raise Overlaps(path=path, name=other.name, other=other.spec.path)
     only = None if shared else host.uid
-    spec = ground.StorageSpec.model_validate({**request.model_dump(exclude={"name"}), "path": path, "host": only})
-    storage = ground.Storage(metadata=base.Metadata(name=request.name), spec=spec)
+    lun = await _lun(call, request, metadata.uid) if request.lun else None
+    given = {**request.model_dump(exclude={"name", "lun"}), "path": path, "host": only, "lun": lun}
+    given |= {"reserve_percent": 0} if lun else {}
+    storage = ground.Storage(metadata=metadata, spec=ground.StorageSpec.model_validate(given))
     transaction = resources.Transaction()
     transaction.create(storage)
     task = call.task("storage.create", subject=storage.ref, host=host.uid)
@@ -114,6 +127,21 @@ async def delete(
     if held := [*users, *on_it]:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     return await call.accept(call.task("storage.delete", subject=storage.ref, host=call.api.reaching(storage)))
+
+
+async def _lun(call: calls.Call, request: requests.StorageCreate, storage: str) -> Lun:
+    """A LUN as it is kept. Raises LunTaken."""
+    assert request.lun
+    for other in (await call.resources.list(ground.Storage)).items:
+        if other.spec.lun and _same(other.spec.lun, request.lun):
+            raise LunTaken(name=other.name)
+    asked = request.lun.model_dump_json().encode()
+    return Lun.model_validate(await call.api.nodes.own.document("POST", f"/storage/{storage}/lun", content=asked))
+
+
+def _same(one: LunPlace, other: LunPlace) -> bool:
+    """One target may have several portals."""
+    return (one.target, one.lun) == (other.target, other.lun)
 
 
 def _overlap(one: str, other: str) -> bool:

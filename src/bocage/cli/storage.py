@@ -15,6 +15,7 @@ from bocage.cli import (
     lazy,
     options,
     output,
+    passwords,
     people,
     session,
     storage_kinds,
@@ -80,11 +81,12 @@ def show(name: StorageName, json: options.Json = False) -> None:
                 ("reason", people.saying(status.get("reason"))),
                 ("kind", spec["kind"]),
                 ("path", spec["path"]),
+                *_lun(spec.get("lun"), status),
                 *_hosts(storage, hosts, stands),
                 ("disks", ", ".join(spec.get("disks") or ())),
                 ("mirror", _mirror(status.get("mirror"))),
                 ("size", people.size(status.get("total_bytes"))),
-                ("free", f"{people.size(status.get('free_bytes'))}, {spec['reserve_percent']} % are kept back"),
+                ("free", people.size(status.get("free_bytes")) + _kept_back(spec)),
                 ("taken", people.size(status.get("allocated_bytes"))),
                 ("promised", people.size(status.get("provisioned_bytes"))),
                 ("overcommit", "VMs may start that could fill it together" if spec.get("overcommit") else ""),
@@ -102,13 +104,22 @@ def create(
     kind: Annotated[
         str | None,
         typer.Option(
-            metavar="dir|shared",
-            help="'shared': a cluster file system, or NFS, that all hosts have mounted at --path.",
+            metavar="dir|shared|iscsi",
+            help="'shared': a cluster file system, or NFS, that all hosts have mounted at --path; 'iscsi': a LUN.",
         ),
     ] = None,
     disk: Annotated[str | None, typer.Option(metavar="DEVICE", help="An empty disk, to make a file system on.")] = None,
     mirror: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="A second empty disk, which then holds the same.")
+    ] = None,
+    portal: Annotated[str | None, typer.Option(metavar="IP:PORT", help="Of the array that has the LUN.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="IQN", help="The array's name for what has the LUN.")] = None,
+    lun: Annotated[int | None, typer.Option(metavar="N", help="An empty LUN, for the disks of many VMs.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who we are there (CHAP); the password is asked for.")
+    ] = None,
+    password_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read that password from its first line.")
     ] = None,
     reserve: Annotated[int | None, typer.Option(metavar="PERCENT", help="What VMs may never fill: 5 percent.")] = None,
     overcommit: Annotated[
@@ -117,19 +128,22 @@ def create(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Make a storage of a directory, or of an empty disk.
+    """Make a storage of a directory, of an empty disk, or of a LUN.
 
     Examples:
       bocage storage create fast --path /srv/nvme --reserve 10
       bocage storage create fast --disk /dev/sdb --mirror /dev/sdc
       bocage storage create array --kind shared --path /mnt/array
+      bocage storage create san --kind iscsi --portal IP:3260 --target IQN --lun 1
     """
     if mirror and not disk:
         raise failure.Usage(option="--mirror", wrong="it mirrors another disk", right="name that with --disk")
     where = os.path.abspath(os.path.expanduser(path)) if path else None
     disks = [one for one in (disk, mirror) if one] or None
+    password = passwords.ask(f"{user} at {portal}", file=password_file, option="--password-file") if user else None
+    place = rest.given(portal=portal, target=target, lun=lun, user=user, password=password) or None
     request = rest.given(
-        name=name, kind=kind, path=where, disks=disks, reserve_percent=reserve, overcommit=overcommit or None
+        name=name, kind=kind, path=where, disks=disks, lun=place, reserve_percent=reserve, overcommit=overcommit or None
     )
     with session.connect() as api:
         waiting.finish(api, api.storage.create(request), wait=wait, json=json, said=f"storage {name} is ready")
@@ -196,6 +210,22 @@ def _hosts(storage: rest.Document, names: dict[str, str], stands: dict[str, Any]
     return [
         ("host" if not line else "", f"{name}: {state}{': ' if why else ''}{why}")
         for line, (name, state, why) in enumerate(sorted(told))
+    ]
+
+
+def _kept_back(spec: rest.Document) -> str:
+    return "" if spec.get("lun") else f", {spec['reserve_percent']} % are kept back"
+
+
+def _lun(lun: rest.Document | None, status: rest.Document) -> list[tuple[str, str]]:
+    if not lun:
+        return []
+    user = f", as {lun['user']}" if lun.get("user") else ""
+    slices = status.get("slices") or {}
+    return [
+        ("LUN", f"{lun['lun']} of {lun['target']} at {lun['portal']}{user}"),
+        ("known there as", "iqn.2026-01.internal.bocage:UID, with the uid of each host"),
+        ("slices", str(len(slices))),
     ]
 
 

@@ -21,6 +21,21 @@ _KINDS: dict[str, tuple[tuple[str, str], ...]] = {
             "reset or power-off of the first one counts (BMC, watchdog); the end of the process does not",
         ),
     ),
+    "iscsi": (
+        ("it costs", "every write goes to the array; a disk has its whole size there from the start"),
+        ("it holds", "the disks of VMs alone: no images, snapshots, UEFI variables, TPM or saved memory yet"),
+        ("host dies", "its VMs start on another host that reaches it, once it is proven dead"),
+        ("a disk dies", "what the array makes of it; Bocage sees none of its disks"),
+        ("it is lost", "all is lost but what a backup has: it is in one place"),
+        ("store is lost", "the disks are there, and their map; what the VMs were has to be made anew by hand"),
+        (
+            "killed VM",
+            "its last write may still lie in a socket of its host: here that is destroyed before it starts again; to "
+            "start it on another host the first one has to be without power, or to have said itself that it has "
+            "destroyed it. What the array has taken in already it carries out in its own order",
+        ),
+        ("isolation", "QEMU reaches the array by itself: it has the host's network, and knows the LUN's password"),
+    ),
 }
 
 

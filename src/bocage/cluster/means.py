@@ -15,6 +15,9 @@ _ENDS: Mapping[str, frozenset[Proof]] = {
     # A mount of the kernel's: what it still has to write ends when the machine has no power. That is what a person
     # answers for; and a host that says itself that all is over has written it out, for it lives.
     "shared": frozenset({Proof.POWER, Proof.WORD, Proof.PERSON}),
+    # QEMU's own initiator: what is in a socket of its host ends with the host's power; one that says itself that all is
+    # over has destroyed those sockets.
+    "iscsi": frozenset({Proof.POWER, Proof.WORD, Proof.PERSON}),
 }
 """Which proofs say that nothing can land any more, by kind of storage. Time and storage need none beside them."""
 

@@ -145,6 +145,12 @@ class Plan:
     cgroup: str = ""  # such as `bocage/HOME/UID`; empty: none of its own
     admit: Admit | None = dataclasses.field(default=None, compare=False)
 
+    @property
+    def password(self) -> str:
+        """For what its disks are pieces of, which is one thing for all of them."""
+        pieces = [file.piece for chain in self.chains.values() for file in chain if file.piece]
+        return pieces[0].password if pieces else ""
+
 
 class Run(enum.StrEnum):
     """What a machine's vCPUs do."""

@@ -5,9 +5,19 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from bocage.model import vm as model
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of something that is no file, in bytes."""
+
+    node: Mapping[str, Any]  # as QEMU's block layer takes it
+    offset: int
+    size: int
+    password: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,6 +27,7 @@ class File:
     path: pathlib.Path
     format: str  # `qcow2` or `raw`
     own: bool = False  # whether it belongs to this one VM, not to an image that others rest on, too
+    piece: Piece | None = None  # where it lies instead: then there is nothing at `path`
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

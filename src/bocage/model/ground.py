@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bocage.model import power
 from bocage.model.base import Part, Ref, Resource, Saying, Uid
+from bocage.model.lun import Lun, Slice
 from bocage.model.units import Size
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -144,11 +145,13 @@ class HostDisk(Part):
 
 
 class StorageSpec(Part):
-    kind: Literal["dir", "shared"] = "dir"
-    """`shared`: a file system that several hosts have mounted at the same path."""
+    kind: Literal["dir", "shared", "iscsi"] = "dir"
+    """`shared`: a file system that several hosts have mounted at the same path; `iscsi`: slices of one LUN."""
     host: Uid | None = None
-    """The one host that reaches it (`dir`); None: whoever has it mounted (`shared`)."""
+    """The one host that reaches it (`dir`); None: whoever has it mounted (`shared`), or reaches the LUN (`iscsi`)."""
     path: AbsolutePath
+    """Of kind `iscsi` what each host keeps by itself beside the disks lies there: logs, definitions, seeds."""
+    lun: Lun | None = None
     disks: Annotated[tuple[AbsolutePath, ...], Field(max_length=2)] = ()
     """Those that its file system was made on, which is mounted at the path; none for a directory of another one."""
     reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
@@ -158,10 +161,12 @@ class StorageSpec(Part):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> StorageSpec:
-        if (self.host is None) != (self.kind == "shared"):
-            raise ValueError("host: a storage of kind 'dir' has one, and one of kind 'shared' has none")
-        if self.kind == "shared" and self.disks:
-            raise ValueError("disks: a storage of kind 'shared' lies in a file system that is mounted already")
+        if (self.host is None) == (self.kind == "dir"):
+            raise ValueError(f"host: a storage of kind 'dir' has one, and no other, as '{self.kind}', has")
+        if self.kind != "dir" and self.disks:
+            raise ValueError(f"disks: a storage of kind '{self.kind}' lies on no disk of a host")
+        if (self.lun is None) == (self.kind == "iscsi"):
+            raise ValueError("lun: a storage of kind 'iscsi' has one, and no other has")
         return self
 
 
@@ -197,6 +202,10 @@ class StorageStatus(Part):
     mirror: Mirror | None = None
     hosts: dict[Uid, Reach] = {}
     """Of one that several reach: how each of them finds it, by the host's uid."""
+    slices: dict[Uid, Slice] = {}
+    """Of a LUN: who has which part of it, by the volume's uid."""
+    map_generation: int = 0
+    """Raised with each change of `slices`; the map on the LUN says of which one it tells."""
 
 
 class Storage(Resource[StorageSpec, StorageStatus]):

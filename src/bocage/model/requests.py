@@ -13,6 +13,7 @@ from bocage.model import share as shares
 from bocage.model.base import Line, Name, Part, Tag
 from bocage.model.firewall import FirewallGroupSpec, FirewallRule
 from bocage.model.ground import AbsolutePath, NetworkSpec, Overcommit, Sha256, VolumeFormat
+from bocage.model.lun import LunRequest
 from bocage.model.power import BmcRequest
 from bocage.model.schedule import SnapshotSchedule
 from bocage.model.units import Size
@@ -292,17 +293,27 @@ class Grow(Part):
 
 class StorageCreate(Part):
     name: Name
-    kind: Literal["dir", "shared"] = "dir"
-    """`shared`: a file system that all hosts have mounted at `path`, be it a cluster's own or NFS."""
+    kind: Literal["dir", "shared", "iscsi"] = "dir"
+    """`shared`: a file system that all hosts have mounted at `path`, be it a cluster's own or NFS; `iscsi`: a LUN."""
     path: AbsolutePath | None = None
     """A directory; with `disks` where they are mounted, below the home when it is not given."""
     disks: Annotated[tuple[AbsolutePath, ...], Field(max_length=2)] = ()
     """An empty disk, or two that mirror each other, to make a file system on."""
+    lun: LunRequest | None = None
+    """Of kind `iscsi`: one that is empty, for the disks of many VMs."""
     reserve_percent: Annotated[int, Field(ge=0, le=90)] = 5
     overcommit: bool = False
 
     @model_validator(mode="after")
     def _somewhere(self) -> StorageCreate:
+        if (self.lun is None) == (self.kind == "iscsi"):
+            raise ValueError("a storage of kind 'iscsi' lies on a LUN ('lun'), and no other does")
+        if self.kind == "iscsi":
+            if self.path is not None or self.disks or self.overcommit or "reserve_percent" in self.model_fields_set:
+                raise ValueError(
+                    "a storage of kind 'iscsi' lies on a LUN alone, all of which is given away in whole disks"
+                )
+            return self
         if self.path is None and not self.disks:
             raise ValueError("a storage lies in a directory ('path') or on an empty disk ('disks')")
         if self.kind == "shared" and (self.disks or self.path is None):

@@ -27,13 +27,14 @@ from bocage.engine import usb
 from bocage.engine.qemu import boundedlog
 from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
+from bocage.model import lun as luns
 from bocage.model import power as powers
 from bocage.node import asking, conversation, doctor, inside, power, started, streaming, tasks
 from bocage.node.carrying import adoption, export
 from bocage.node.life import arriving
 from bocage.node.life.crew import Crew
 from bocage.node.life.standing import Standing
-from bocage.node.place import directory, edits
+from bocage.node.place import directory, edits, slicing
 from bocage.node.rounds.sampling import Sampling
 from bocage.node.shop import Shop
 from bocage.storage import devices
@@ -81,6 +82,7 @@ class Interface:
             Route("/usb", self.usb),
             Route("/hosts/{uid}/power", self.power),
             Route("/hosts/{uid}/bmc", self.look_at_bmc, methods=["POST"]),
+            Route("/storage/{uid}/lun", self.seal_lun, methods=["POST"]),
             Route("/arrivals/{uid}", self.expect_vm, methods=["POST"]),
             Route("/arrivals/{uid}", self.expects_vm, methods=["GET"]),
             Route("/arrivals/{uid}", self.expect_no_more, methods=["DELETE"]),
@@ -281,6 +283,11 @@ class Interface:
         """Who a BMC is that is to be a host's, and what is to be kept of it."""
         asked = await asking.body(request, powers.BmcRequest)
         return _json(await power.look(self._shop.ground, request.path_params["uid"], asked))
+
+    async def seal_lun(self, request: Request) -> Response:
+        """What is to be kept of a LUN that is to be a storage's."""
+        asked = await asking.body(request, luns.LunRequest)
+        return _json(await slicing.sealed(self._shop.ground, request.path_params["uid"], asked))
 
     async def expect_vm(self, request: Request) -> Response:
         """Have a VM come here from the host that asks, while it runs."""

@@ -17,6 +17,7 @@ from bocage.planner import (
     growth,
     hardware,
     limits,
+    onlun,
     parts,
     profiles,
     reverting,
@@ -89,6 +90,7 @@ def define(
         spec = with_usb(spec, device, path=f"usb.{index}")
     hardware.check(spec)
     limits.check(spec, facts.host)
+    onlun.check(storage, spec)
     metadata = base.Metadata(uid=uid, project=project, **request.model_dump(include={"name", *_FOR_PEOPLE}))
     return Definition(model.VM(metadata=metadata, spec=spec), tuple(made.volumes))
 

@@ -43,7 +43,9 @@ def of_boot(request: requests.VMCreate, image: ground.Image | None) -> list[word
 
 
 def of_room(storage: ground.Storage | None, present: int, new: Iterable[ground.Volume]) -> list[words.Message]:
-    """Of `new` volumes beside those of `present` bytes that the storage has."""
+    """Of `new` volumes beside those of `present` bytes that the storage has; a LUN has room for each, or refuses it."""
+    if storage and storage.spec.kind == "iscsi":
+        return []
     added = sum(volume.spec.size for volume in new)
     warning = capacity.forewarn(storage, present + added) if storage and added else None
     return [warning] if warning else []

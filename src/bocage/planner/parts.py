@@ -218,7 +218,10 @@ class Parts:
         if size < image.spec.virtual_size:
             raise DiskTooSmall(image=image.name, asked=size, needed=image.spec.virtual_size)
         linked = (
-            disk.format is ground.VolumeFormat.QCOW2 and not request.full and image.spec.storage == self.storage.uid
+            disk.format is ground.VolumeFormat.QCOW2
+            and not request.full
+            and self.storage.spec.kind != "iscsi"
+            and image.spec.storage == self.storage.uid
         )
         self.disk(disk, facts, size=_whole_sectors(size), image=image.spec.sha256, linked=linked)
 
@@ -235,7 +238,7 @@ class Parts:
             spec = {
                 "storage": self.storage.uid,
                 "size": _whole_sectors(request.size or Size(0)),
-                "format": request.format,
+                "format": ground.VolumeFormat.RAW if self.storage.spec.kind == "iscsi" else request.format,
                 "preallocated": request.preallocated,
                 "vm": self.uid,
                 "name": name,

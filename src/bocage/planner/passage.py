@@ -68,6 +68,14 @@ class Nowhere(Error):
     reasons: str
 
 
+class OnLun(Error):
+    type = "passage-on-lun"
+    text = N_("{name} runs with its disks on the LUN of {storage}, and goes to no other host while it runs yet")
+    hint = N_("stop it first; it starts on the other host from the same disks")
+    name: str
+    storage: str
+
+
 class ConnectionsBreak(words.Message):
     type = "passage-breaks-connections"
     text = N_("{nic} of {name} is carried by its host itself: its connections break when the VM goes")
@@ -82,6 +90,8 @@ def obstacles(machine: vm.VM, on: Collection[ground.Storage], *, running: bool) 
     for storage in on:
         if not storage.shared:
             yield LiesThere(name=name, storage=storage.name)
+        if running and storage.spec.kind == "iscsi":
+            yield OnLun(name=name, storage=storage.name)
     if machine.spec.rescue:
         yield InRescue(name=name)
     if not running:

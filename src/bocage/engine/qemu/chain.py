@@ -45,7 +45,7 @@ def nodes(
         path = opened[depth] if opened else str(files[depth].path)
         # what lies below is read only, but where it is this VM's own, snapshots are merged into it
         fixed = depth > 0 and not files[depth].own
-        added.append(_file(names[depth], path, _shared(cache, told, read_only=fixed)))
+        added.append(_below(names[depth], files[depth], path, _shared(cache, told, read_only=fixed)))
         shared = _shared(cache, told, read_only=depth > 0)
         layer: Node = {"driver": files[depth].format, "node-name": names[depth], **shared}
         layer["file"] = f"{names[depth]}.file"
@@ -97,6 +97,13 @@ def _shared(cache: model.Cache, discard: bool | None, *, read_only: bool) -> Nod
     if discard is not None:
         shared["discard"] = "unmap" if discard else "ignore"
     return shared
+
+
+def _below(name: str, file: block.File, path: str, shared: Node) -> Node:
+    if (piece := file.piece) is None:
+        return _file(name, path, shared)
+    part: Node = {"driver": "raw", "node-name": f"{name}.file", "offset": piece.offset, "size": piece.size}
+    return {**part, **shared, "file": dict(piece.node)}
 
 
 def _file(name: str, path: str, shared: Node) -> Node:

@@ -50,6 +50,7 @@ def command(plan: base.Plan, *, taps: Mapping[str, int] | None = None) -> list[s
         *_behind(plan.spec.hardware, at),
         *_ports(plan.spec, at),
         *_devices(plan),
+        *_secrets(plan, at),
         *_disks(plan),
         *_cds(plan),
         *_nics(plan, taps),
@@ -266,6 +267,13 @@ def _devices(plan: base.Plan) -> list[str]:
     if added_memory.room(plan.spec, first.memory):
         further.append(added_memory.device(plan.spec, first.memory))
     return _each("-device", [*devices.root_ports(board), *devices.board(board, deflates=first.deflates), *further])
+
+
+def _secrets(plan: base.Plan, at: paths.Paths) -> list[str]:
+    """The password for a LUN, read from a file: a command line is for everybody to read."""
+    if not plan.password:
+        return []
+    return ["-object", _json({"qom-type": "secret", "id": "chap", "file": str(at.chap)})]
 
 
 def _disks(plan: base.Plan) -> list[str]:

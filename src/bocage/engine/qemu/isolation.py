@@ -66,6 +66,13 @@ class CarriesNic(words.Message):
     hint = N_("'apt install passt', then stop and start it")
 
 
+class ReachesLun(words.Message):
+    """QEMU's own initiator needs the machine's network."""
+
+    type = "isolation-reaches-lun"
+    text = N_("its disks are on a LUN, which QEMU itself reaches over this machine's network")
+
+
 class NoGroup(words.Message):
     """Nowhere to make a cgroup."""
 

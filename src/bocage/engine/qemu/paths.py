@@ -118,6 +118,11 @@ class Paths:
         """How it ended, written by its keeper."""
         return self.runtime / "tpm.status"
 
+    @property
+    def chap(self) -> pathlib.Path:
+        """The password for a LUN that its disks are on."""
+        return self.io / "chap"
+
     def port(self, name: str) -> pathlib.Path:
         """Where a port leads that leads to a file."""
         return self.directory / f"{name}.out"

@@ -178,7 +178,12 @@ def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None) ->
         tpm.make_state(at.tpm_state)
     for path in _port_files(plan, at):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    if plan.password:
+        at.chap.touch(mode=0o600)
+        at.chap.write_text(plan.password)
     if owner:
+        if plan.password:
+            os.chown(at.chap, owner.uid, owner.gid)
         for path in (at.io, at.keys, *_written(plan, at), *([at.tpm_state] if at.tpm_state.exists() else [])):
             os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
 
@@ -186,7 +191,8 @@ def _prepare(plan: base.Plan, at: paths.Paths, owner: isolation.Owner | None) ->
 def _written(plan: base.Plan, at: paths.Paths) -> list[pathlib.Path]:
     """The files that the process writes."""
     flash = [at.firmware_vars] if plan.spec.hardware.firmware is model.Firmware.UEFI else []
-    own = [file.path for chain in plan.chains.values() for file in chain if file is chain[0] or file.own]
+    every = [file for chain in plan.chains.values() for file in chain if file is chain[0] or file.own]
+    own = [file.path for file in every if file.piece is None]
     return [at.serial_log, *flash, *_port_files(plan, at), *own]
 
 
@@ -213,6 +219,8 @@ def _needs_network(plan: base.Plan) -> words.Message | None:
     for backend in plan.nics.values():
         if isinstance(backend, base.UserMode) or (isinstance(backend, base.Tap) and not backend.open):
             return isolation.CarriesNic()
+    if any(file.piece for chain in plan.chains.values() for file in chain):
+        return isolation.ReachesLun()
     return None
 
 

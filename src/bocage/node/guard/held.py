@@ -14,6 +14,8 @@ import os
 import pathlib
 import signal
 
+from bocage import sockets
+
 _PROC = pathlib.Path("/proc")
 _ROUNDS = 20  # against a process that forks meanwhile
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -47,6 +49,7 @@ class Held:
         with contextlib.ExitStack() as undo:
             self.storage = _open(place.storage, os.O_RDONLY | os.O_DIRECTORY)
             undo.callback(os.close, self.storage)
+            self._portal = _portal(place.storage)
             group = place.unified or place.legacy
             names = ("cgroup.freeze", "cgroup.events", "cgroup.kill") if place.unified else ("freezer.state",)
             self._files = {}
@@ -169,8 +172,11 @@ class Held:
     def settle(self) -> None:
         """Have the kernel write what the ended have left in its memory; may take as long as the storage does.
 
-        An error says that it was dropped instead: it does not land later either.
+        An error says that it was dropped instead: it does not land later either. What they have sent to a LUN and not
+        got rid of is dropped, too. Raises OSError where that cannot be done.
         """
+        if self._portal:
+            sockets.end_orphans(self._portal)
         _LIBC.syncfs(self.storage)
 
     def _set(self, unified: str, to: bytes, legacy: str, state: bytes) -> None:
@@ -183,6 +189,15 @@ class Held:
 def _kill(pidfd: int) -> None:
     with contextlib.suppress(OSError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _portal(storage: str) -> tuple[str, int] | None:
+    """The address of the LUN behind a storage, where there is one."""
+    try:
+        host, port = pathlib.Path(storage, "portal").read_text().split()
+    except FileNotFoundError:
+        return None
+    return host, int(port)
 
 
 def _open(path: str, flags: int) -> int:

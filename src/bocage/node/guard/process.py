@@ -4,7 +4,8 @@ One thread of it waits for sockets and processes; another one, for as long as th
 everything that the ended have left. Nothing is executed here, and nothing waits for a disk.
 
 What is on storages of kind `shared` is written by the kernel, through a mount: QEMU itself has nothing on the network
-there, so DROP has nothing to drop and is read back at once. SEVER has the kernel write what it still holds instead.
+there, so DROP has nothing to drop and is read back at once. SEVER has the kernel write what it still holds instead, and
+of a LUN, whose initiator is QEMU itself, destroys the sockets of those that have ended.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pathlib
 import selectors
 import socket
 import threading
+import time
 from typing import Any
 
 import bocage
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.1  # seconds
 _READ_BACK = 0.01  # seconds until a freeze is looked at again
+_AGAIN = 1.0  # seconds
 _ROOM = 1 << 20  # bytes that somebody who listens may be behind
 
 Act = guarding.Act
@@ -42,6 +45,16 @@ def is_alone(runtime: pathlib.Path) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _settle(one: held.Held) -> None:
+    """Again and again until it is done: before that nothing is gone."""
+    while True:
+        try:
+            return one.settle()
+        except OSError:
+            log.exception("%s: what it has left cannot be ended", one.place.vm)
+            time.sleep(_AGAIN)
 
 
 class Process:
@@ -256,7 +269,7 @@ class Process:
 
         def settle() -> None:
             for one in ended:
-                one.settle()
+                _settle(one)
             self._settled = remains
             os.write(self._severed_write, b"\0")
 

@@ -13,9 +13,10 @@ from bocage import errors, files, reach, words
 from bocage.model import base, ground, keys, vm, work
 from bocage.node import rights, tasks
 from bocage.node.life.crew import Crew
+from bocage.node.place import slicing
 from bocage.node.shop import Shop
 from bocage.planner import layers, usage
-from bocage.storage import directory, filesystems, mirror
+from bocage.storage import directory, filesystems, mirror, slices
 from bocage.store import contract, resources
 from bocage.words import N_
 
@@ -148,6 +149,8 @@ async def _delete(shop: Shop, storage: ground.Storage) -> None:
         raise usage.StorageInUse(name=storage.name, users=sorted(held)[:10])
     if storage.spec.disks:
         await filesystems.let_go(pathlib.Path(storage.spec.path), storage.uid, storage.spec.disks)
+    if storage.spec.lun:
+        await shop.preparation.disks.slicing.let_go(storage)
     await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
     shop.ground.forget_storage(storage.uid)
 
@@ -163,6 +166,8 @@ async def prepare(shop: Shop, storage: ground.Storage) -> None:
     """Make a new storage in its directory, and measure it. Raises directory.Gone when its disks are not mounted."""
     if storage.spec.disks and not await asyncio.to_thread(os.path.ismount, storage.spec.path):
         raise directory.Gone(path=storage.spec.path)
+    if storage.spec.lun:
+        await shop.preparation.disks.slicing.take(storage)
     host = shop.ground.opens_as(storage)
     place = await asyncio.to_thread(directory.create, pathlib.Path(storage.spec.path), storage.uid, host)
     await asyncio.to_thread(place.library.intake.sweep, _UPLOADS_KEPT)  # which notes the boot that uploads belong to
@@ -180,6 +185,9 @@ async def reopen(shop: Shop, storage: ground.Storage) -> None:
     with contextlib.suppress(errors.Problem):
         if storage.spec.disks:
             await filesystems.mount(root, storage.uid, storage.spec.disks)
+        if storage.spec.lun:
+            await shop.preparation.disks.slicing.open(storage)
+            await _forget_strangers(shop, storage)
         place = await reach.Way(root).call(directory.open, root, storage.uid, shop.ground.opens_as(storage))
         await asyncio.to_thread(place.sweep)
     await measure(shop, storage)
@@ -219,7 +227,9 @@ async def _measure_shared(shop: Shop, storage: ground.Storage, *, whole: bool) -
         reach = ground.Reach(state="ready" if found.state == "ready" else "unavailable", reason=found.reason)
         every = {**{uid: one for uid, one in before.hosts.items() if uid in hosts}, host: reach}
         if found.state == "ready":
-            return (found if mine else before).model_copy(update={"state": "ready", "reason": None, "hosts": every})
+            decided = {"slices": before.slices, "map_generation": before.map_generation}
+            now = (found if mine else before).model_copy(update=decided)
+            return now.model_copy(update={"state": "ready", "reason": None, "hosts": every})
         if any(one.state == "ready" for one in every.values()):
             return before.model_copy(update={"hosts": every})
         return before.model_copy(update={"state": "unavailable", "reason": found.reason, "hosts": every})
@@ -233,8 +243,31 @@ def _is_turn_of(host: str, storage: ground.Storage) -> bool:
     return not storage.status.total_bytes or not others or others[int(time.time()) // _TURN % len(others)] == host
 
 
+async def _measured_lun(shop: Shop, storage: ground.Storage, *, whole: bool) -> ground.StorageStatus:
+    """How this host finds a LUN, whose map it mends where that tells of an older state."""
+    luns, before = shop.preparation.disks.slicing, storage.status
+    try:
+        total = await luns.open(storage)
+        if whole and _is_turn_of(shop.ground.uid, storage):
+            await luns.mend(storage)
+    except (errors.Problem, OSError) as error:
+        problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
+        return before.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})
+    taken = sum(one.size for one in before.slices.values())
+    sizes = {"total_bytes": total, "free_bytes": max(total - slices.FIRST - taken, 0)}
+    return ground.StorageStatus(state="ready", **sizes, allocated_bytes=taken, provisioned_bytes=taken)
+
+
+async def _forget_strangers(shop: Shop, storage: ground.Storage) -> None:
+    machines = (await shop.ground.resources.list(vm.VM, trash=True)).items
+    strangers = {one.uid for one in machines if one.status.host not in (None, shop.ground.uid)}
+    await asyncio.to_thread(slicing.forget, pathlib.Path(storage.spec.path), strangers)
+
+
 async def _measured(shop: Shop, storage: ground.Storage, *, whole: bool) -> ground.StorageStatus:
     """How this host finds a storage."""
+    if storage.spec.lun:
+        return await _measured_lun(shop, storage, whole=whole)
     root, before = pathlib.Path(storage.spec.path), storage.status
     way = reach.Way(root)  # one that hangs holds up no other
     try:

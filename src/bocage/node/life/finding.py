@@ -50,7 +50,7 @@ async def find(standing: Standing, preparation: Preparation) -> None:
             await found.show(running.admit)
         await departing.settle(standing, preparation)
         await _if_by_hand(standing, preparation, machine, found)
-    elif machine.status.state in _MAY_HAVE_RUN and (before := await _ran_before_on(preparation, machine)):
+    elif machine.status.state in _MAY_HAVE_RUN and (before := await preparation.ran_elsewhere(machine)) is not None:
         await _take_over(standing, preparation, machine, before)
     elif machine.status.state in _WAS_UP and not ground.rebooted:
         standing.ended = await ground.engine.post_mortem(runtime) or engine.Ended(
@@ -67,12 +67,6 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         await ground.engine.forget(runtime)
 
 
-async def _ran_before_on(preparation: Preparation, machine: vm.VM) -> str | None:
-    """The uid of the other host that ran it last, if one did: what its directory says, before vCPUs run."""
-    owner = await preparation.last_owner(machine)
-    return owner.host if owner and owner.host != preparation.host else None
-
-
 async def _take_over(standing: Standing, preparation: Preparation, machine: vm.VM, before: str) -> None:
     """What another host ran is no crash here: it is off, and starts at once where it should run.
 
@@ -82,7 +76,7 @@ async def _take_over(standing: Standing, preparation: Preparation, machine: vm.V
     await standing.ground.engine.forget(standing.ground.home.vm_runtime(machine.uid))
     async with preparation.work(machine):
         await preparation.sweep(machine)
-    name = before[:8]
+    name = before[:8] or "another host"
     with contextlib.suppress(resources.Missing):
         name = (await standing.ground.resources.get(ground.Host, None, before)).name
     note = notes.TakenOver(name=machine.name, host=name)

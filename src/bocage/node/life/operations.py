@@ -33,7 +33,7 @@ from bocage.node.life import (
 )
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
-from bocage.planner import equipment, rescue
+from bocage.planner import equipment, onlun, rescue
 from bocage.store import resources
 from bocage.words import N_
 
@@ -79,6 +79,12 @@ async def carry_out(
     if run.action in _NOT_IN_RESCUE and machine.spec.rescue:
         await undo(standing, preparation, machine, run)
         raise rescue.InRescue(name=machine.name)
+    if run.action != "vm.disk-attach" or standing.machine is not None:
+        try:
+            await preparation.disks.refuse(machine.spec.storage, run.action)
+        except onlun.NotThere:
+            await undo(standing, preparation, machine, run)
+            raise
     return await handler(standing, preparation, machine, run)
 
 

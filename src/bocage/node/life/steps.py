@@ -76,6 +76,7 @@ async def save(standing: Standing, preparation: Preparation, machine: vm.VM) -> 
             run.progress(done, total)
 
     try:
+        await preparation.disks.refuse(machine.spec.storage, "vm.save")
         built = await resizing.to_be_saved(standing.ground.home.vm_runtime(machine.uid), machine, running)
         note = (place.saved_definition, built, running.started_generation)
         await reach.Way(place.storage).call(saved.note, *note)

@@ -18,9 +18,9 @@ from bocage.model import base, ground, vm
 from bocage.model.units import Size
 from bocage.node import notes
 from bocage.node.ground import Ground
-from bocage.node.place import in_use, rooms
-from bocage.planner import layers
-from bocage.storage import directory, qcow2, sparse, volumes
+from bocage.node.place import in_use, rooms, slicing
+from bocage.planner import layers, onlun
+from bocage.storage import directory, half_made, lun, qcow2, sparse, volumes
 from bocage.store import resources
 from bocage.words import N_
 
@@ -55,6 +55,12 @@ class Disks:
         self._ground = ground
         self._rooms = room
         self._in_use = use
+        self.slicing = slicing.Slicing(ground)
+
+    async def refuse(self, storage: str, what: str) -> None:
+        """Raises onlun.NotThere where a storage cannot have that done."""
+        if what in onlun.CANNOT and await self.slicing.place(storage) is not None:
+            onlun.refuse(await self._ground.resources.get(ground.Storage, None, storage), what)
 
     async def of(self, machine: vm.VM) -> list[ground.Volume]:
         """A VM's volumes, in the order of its disks."""
@@ -66,10 +72,11 @@ class Disks:
         return place_of(volume, await self._ground.storage_root(volume.spec.storage))
 
     async def extents(self, machine: vm.VM) -> list[rooms.Extent]:
-        """What its disks may come to take."""
+        """What its disks may come to take; a slice of a LUN has all of it already."""
         return [
             rooms.Extent(volume.spec.storage, await self.path(volume), volume.spec.size)
             for volume in await self.of(machine)
+            if await self.slicing.place(volume.spec.storage) is None
         ]
 
     async def make(
@@ -82,13 +89,17 @@ class Disks:
         progress: Progress | None = None,
     ) -> None:
         """Make a volume that waits, and say that it is ready, or why it cannot be made. Raises VolumeMissing."""
-        path = await self.path(volume)
+        path, sliced = await self.path(volume), await self.slicing.of(volume.spec.storage)
         if volume.status.state == "ready":
-            await self._check_there(volume, path, disk)
+            if sliced is None:
+                await self._check_there(volume, path, disk)
             return
         try:
             if report:
                 report(notes.MakingDisk(disk=disk))
+            if sliced is not None:
+                await self._make_slice(sliced, volume, path, disk, progress)
+                return
             await self.make_file(volume, path, disk, progress=progress)
         except (errors.Problem, OSError) as error:
             said = base.Saying.of(error) if isinstance(error, errors.Problem) else None
@@ -101,6 +112,22 @@ class Disks:
 
         allocated = await asyncio.to_thread(give)
         await self._show(volume, ground.VolumeStatus(state="ready", path=str(path), allocated_bytes=allocated))
+
+    async def _make_slice(
+        self, on: lun.Lun, volume: ground.Volume, path: pathlib.Path, disk: str, progress: Progress | None
+    ) -> None:
+        """Give a volume its slice and write all of it. Raises ImageMissing, slices.Full, lun.Unreachable."""
+        spec, image = volume.spec, None
+        if spec.source:
+            await self.refuse(spec.storage, "copy")
+        if spec.image and (found := await self.image_file(spec.storage, spec.image, anywhere=True)):
+            image = found, found.suffix.removeprefix(".")
+        elif spec.image:
+            raise ImageMissing(digest=spec.image[:12], disk=disk)
+        part = await self.slicing.give(volume)
+        scratch = path.with_name(f".{path.name}{half_made.SUFFIX}")
+        await lun.fill(on, part, scratch, image=image, progress=progress)
+        await self._show(volume, ground.VolumeStatus(state="ready", allocated_bytes=part.size))
 
     async def make_file(
         self, volume: ground.Volume, path: pathlib.Path, disk: str, *, progress: Progress | None = None
@@ -134,6 +161,7 @@ class Disks:
         self, volume: ground.Volume, size: Size, *, running: engine.Machine | None = None, disk: str = ""
     ) -> None:
         """Make a volume larger; by the machine that runs on it, where one does. Raises rooms.WouldNotFit."""
+        await self.refuse(volume.spec.storage, "grow")
         path = await self.path(volume)
         await self._rooms.check_growth(volume.spec.storage, later=max(size - volume.spec.size, 0))
         if running:
@@ -155,6 +183,8 @@ class Disks:
         Raises VolumeMissing, ImageMissing, and what a changed header gives.
         """
         path = await self.path(volume)
+        if await self.slicing.place(volume.spec.storage) is not None:
+            return (await self.slicing.file(volume, path),)
         found = [file_beside(path, name) for name in layers.chain(volume.spec, top)]
         for file in found:
             await self._check_there(volume, file.path, disk)
@@ -167,7 +197,8 @@ class Disks:
         return await asyncio.to_thread(check_chain, found, volume.spec)
 
     async def layers(self, volume: ground.Volume, disk: str, *, top: str | None = None) -> list[volumes.Layer]:
-        """A volume's chain as the storage's tools take it, its own file first."""
+        """A volume's chain as the storage's tools take it, its own file first. Raises onlun.NotThere."""
+        await self.refuse(volume.spec.storage, "copy")
         return [volumes.Layer(file.path, file.format) for file in await self.chain(volume, disk, top=top)]
 
     async def image_file(self, storage: str, digest: str, *, anywhere: bool = False) -> pathlib.Path | None:
@@ -181,6 +212,7 @@ class Disks:
 
     async def free(self, volume: ground.Volume) -> None:
         """Give the file of a VM's volume the name too that it has when it lies by itself; it stays the same file."""
+        await self.refuse(volume.spec.storage, "vm.disk-detach")
         there, by_itself = await self.path(volume), await self.path(_by_itself(volume))
         root = await self._ground.storage_root(volume.spec.storage)
 

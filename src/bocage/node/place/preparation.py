@@ -20,7 +20,7 @@ from bocage.node import started
 from bocage.node.ground import Ground
 from bocage.node.place import admission, directory, disks, in_use, referred, rooms, saved, trash, uids, usb
 from bocage.node.wires import wiring
-from bocage.planner import rescue
+from bocage.planner import onlun, rescue
 from bocage.storage import directory as storage_directory
 from bocage.storage import half_made, space
 from bocage.words import N_
@@ -136,13 +136,23 @@ class Preparation:
             await self._firmware_variables(machine, place)
 
     async def make_what_waits(self, machine: vm.VM) -> None:
-        """Make the disks that were added to a VM which is made."""
+        """Make the disks that were added to a VM which is made, and what another host has kept beside its disks."""
+        await self._make_beside(machine)
         if any(volume.status.state != "ready" for volume in await self.disks.of(machine)):
             await self.make(machine)
             await self.write_definition(machine)
 
+    async def _make_beside(self, machine: vm.VM) -> None:
+        """Of a VM on a LUN: what each host has by itself. Raises onlun.NotThere."""
+        if await self.disks.slicing.place(machine.spec.storage) is None:
+            return
+        onlun.check(await self._ground.resources.get(ground.Storage, None, machine.spec.storage), machine.spec)
+        if not (await self.place(machine)).disks.exists():
+            await self.make(machine)
+
     async def write_definition(self, machine: vm.VM) -> bool:
         """Make `vm.yaml` say what the store says; False when it did."""
+        await self._make_beside(machine)
         place = await self.place(machine)
         owner, _ = await self._ground.resources.owner(machine)
         held = await self.held(machine, await self.disks.of(machine), owner, await self.snapshots(machine))
@@ -244,6 +254,7 @@ class Preparation:
         Raises in_use's BeingCopied and StillPlugged, admission.NotAdmitted, rooms.WouldNotFit; `disconnect` gives all
         back.
         """
+        await self.disks.slicing.end_writes(machine.spec.storage)
         self.in_use.write(machine)
         await self.admission.claim(machine, machine.spec)
         await self.rooms.claim(machine.uid, await self.disks.extents(machine))
@@ -311,6 +322,7 @@ class Preparation:
 
     async def disconnect(self, machine: vm.VM) -> None:
         """Take down what carried its NICs; it writes no more."""
+        await self.disks.slicing.end_writes(machine.spec.storage)
         self.in_use.rest(machine)
         self.rooms.promise(machine.uid, [])
         self.admission.note(machine.uid, None)
@@ -321,6 +333,17 @@ class Preparation:
     def host(self) -> str:
         """The uid of this host."""
         return self._ground.uid
+
+    async def ran_elsewhere(self, machine: vm.VM) -> str | None:
+        """The uid of the other host that ran it last; empty for one that nobody knows. None: it was this one.
+
+        On a LUN each host has a definition of its own, which is as old as its last run there. Raises reach.Hangs.
+        """
+        owner = await self.last_owner(machine)
+        if owner and owner.host != self.host:
+            return owner.host
+        sliced = await self.disks.slicing.place(machine.spec.storage) is not None
+        return "" if sliced and (owner.generation if owner else 0) < machine.status.owner_generation else None
 
     async def last_owner(self, machine: vm.VM) -> vm.Owner | None:
         """Whose it was when its definition was written last. Raises reach.Hangs."""
@@ -335,6 +358,7 @@ class Preparation:
 
     async def sweep(self, machine: vm.VM) -> None:
         """Remove what its last host left half made of it."""
+        await self._make_beside(machine)
         place = await self.place(machine)
         await reach.Way(place.storage).call(half_made.sweep, place.path, depth=1)
 
@@ -344,6 +368,8 @@ class Preparation:
         await self._wires.forget(machine)
         await asyncio.to_thread(self.unlink, machine)
         self._uids.forget(machine.uid)
+        if await self.disks.slicing.place(machine.spec.storage) is not None:
+            await asyncio.to_thread(files.remove_tree, (await self.place(machine)).path)
 
     async def has_room(self, machine: vm.VM) -> bool:
         """Whether a VM that met a full storage can go on: 64 MiB are free again wherever its disks lie."""
