@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from bocage import errors, words
-from bocage.engine import block, uses
+from bocage.engine import block, copies, uses
 from bocage.engine import inside as insides
 from bocage.engine import passing as passages
 from bocage.engine import plugs as plugged
@@ -285,6 +285,8 @@ class Machine(Protocol):
     def holding(self) -> uses.Holding: ...
     @property
     def passing(self) -> passages.Passing: ...
+    @property
+    def copies(self) -> copies.Copies: ...
 
     def confinement(self) -> confinement.Confinement:
         """What its process really may, as the kernel shows it; reads some hundred files. Raises NotRunning."""

@@ -25,6 +25,7 @@ from bocage.engine.qemu import (
     cgroup,
     comports,
     confinement,
+    doubling,
     driven,
     growing,
     holding,
@@ -63,6 +64,7 @@ _HAPPENINGS = {
     "BALLOON_CHANGE": "balloon",
     "DEVICE_DELETED": "device-removed",
     "WATCHDOG": "watchdog",
+    "QUORUM_FAILURE": "copy-failed",
     "MEMORY_DEVICE_SIZE_CHANGE": "memory-added",
 }
 
@@ -116,6 +118,7 @@ class QemuMachine:
         )
         self.plugs: plugs.Plugs = plugs.Plugs(self.link)
         self.passing = passing.Passing(self.link, self._paths)
+        self.copies = doubling.Doubling(self.link, self._paths)
         self._ports = comports.Keeping(
             self._paths,
             self._group,
@@ -228,6 +231,7 @@ class QemuMachine:
         await self.link.execute("stop")
 
     async def resume(self) -> None:
+        await self.copies.until_free()
         await saved.break_off(self.link)
         await self.link.execute("cont")
 
