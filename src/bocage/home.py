@@ -168,6 +168,10 @@ class Home:
         """Sockets and process records of one VM; nothing in it outlives a reboot."""
         return self.runtime / "vms" / uid
 
+    def replica_runtime(self, uid: str) -> pathlib.Path:
+        """Process record and key of whoever serves the replica of a VM that another host has."""
+        return self.runtime / "replicas" / uid
+
     def prepare(self) -> None:
         """Make the directories; raises Unusable."""
         if not str(self.path).isprintable():

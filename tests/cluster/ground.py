@@ -131,7 +131,7 @@ class Host:
         self.mirror = Mirror(world.store)
         self.book = Book(world)
         self.places = Places(self.mirror, lambda: world.now)
-        means = Means(self.mirror)
+        means = Means(self.mirror, lambda: None)
         self.chronicle = Chronicle(world.kept, self.mirror, self.places, means.stays, now=world.wall)
         self.foresight = Foresight(self.mirror, self.places)
         self.telling = Telling(

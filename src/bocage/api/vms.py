@@ -22,6 +22,7 @@ from bocage.api import (
     ordering,
     paging,
     problems,
+    replicas,
     routing,
     views,
 )
@@ -154,9 +155,12 @@ async def change(
         name = (await call.resources.get(vm.VM, project, uid)).name
         autostart = await ordering.resolved(call, project, patch.autostart, name=name, uid=uid)
         patch = patch.model_copy(update={"autostart": autostart})
+    present = await call.resources.get(vm.VM, project, uid)
+    replica = await replicas.wanted(call, present, patch)
 
     def wanted(present: vm.VM) -> vm.VM:
-        return definition.change(present, patch, host=host, hosts=hosts)
+        changed = definition.change(present, patch, host=host, hosts=hosts)
+        return resources.with_spec(changed, **replica) if replica else changed
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)

@@ -49,7 +49,7 @@ class Leadership:
     ) -> None:
         self._book = book
         self._mirror = Mirror(kept.store)
-        places, means = Places(self._mirror), Means(self._mirror)
+        places, means = Places(self._mirror), Means(self._mirror, self._newest)
         self._halting = Halting(kept.store, self._mirror)
         self._chronicle = Chronicle(kept, self._mirror, places, means.stays)
         self._foresight = Foresight(self._mirror, places)
@@ -70,6 +70,10 @@ class Leadership:
         )
         self._turn = _Turn(self.ruler)
         self._placing = leader.Leader(kept, self._turn)
+
+    def _newest(self) -> records.View | None:
+        seen = self.ruler.newest
+        return seen[0].view if seen else None
 
     async def run(self) -> None:
         """Work until cancelled, by turns with the other hosts. `book` is followed elsewhere.

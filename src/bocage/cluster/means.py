@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from bocage.cluster.mirror import Mirror
 from bocage.model import ground
-from bocage.protocol import fencing
+from bocage.protocol import fencing, records
 from bocage.protocol.fencing import Proof
 
 _ENDS: Mapping[str, frozenset[Proof]] = {
@@ -25,8 +25,9 @@ _ENDS: Mapping[str, frozenset[Proof]] = {
 class Means(Mapping[str, fencing.Means]):
     """By host: whether its BMC can prove it. None of the kinds of storage there are can shut a host out."""
 
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
+    def __init__(self, mirror: Mirror, view: Callable[[], records.View | None]) -> None:
+        """`view` has the newest records that were seen."""
+        self._mirror, self._view = mirror, view
 
     def __getitem__(self, host: str) -> fencing.Means:
         found = self._mirror.get(ground.Host, host)
@@ -44,7 +45,11 @@ class Means(Mapping[str, fencing.Means]):
         return all(proof in _ENDS.get(one.spec.kind, frozenset()) for one in storages)
 
     def stays(self, machine: str) -> bool:
-        """Whether a VM lies on storage that its own host alone reaches."""
+        """Whether a VM lies on storage that its own host alone reaches, and has no replica that could be started."""
+        view = self._view()
+        replica = view.get(records.Replica, records.replica_of(machine)) if view else None
+        if replica is not None and replica.in_sync:
+            return False
         found = self._mirror.machine(machine)
         storage = self._mirror.get(ground.Storage, found.spec.storage) if found else None
         return storage is not None and not storage.shared

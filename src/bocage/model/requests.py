@@ -140,6 +140,15 @@ class VMCreate(Part):
         return self
 
 
+class ReplicaRequest(Part):
+    """Where a second copy of a VM's local disks is to be kept."""
+
+    host: Name
+    storage: Name | None = None
+    """One of that host; None: the one that it has from its first start."""
+    mode: Literal["continuous"] = "continuous"
+
+
 class VMPatch(Part):
     """Changes of a VM (RFC 7396: what is left out stays)."""
 
@@ -163,6 +172,8 @@ class VMPatch(Part):
     snapshots: SnapshotSchedule | Literal["off"] | None = None
     share: device_requests.SharePatch | None = None
     placement: vm.Placement | None = None
+    replica: ReplicaRequest | Literal["none"] | None = None
+    """`none`: no copy is kept any more."""
     drivers: Literal["virtio", "inbox", "virtio-when-driven"] | None = None
     """Have disks and NICs driven by virtio's drivers, or back by those that its system came with.
 

@@ -253,6 +253,15 @@ class StopPolicy(Part):
     """At the bound: leave it running and say so, or pull the plug."""
 
 
+class Replica(Part):
+    """A second copy of a VM's local disks, on another host: every write is in both before the guest hears of it."""
+
+    host: Uid
+    storage: Uid
+    """A storage of that host."""
+    mode: Literal["continuous"] = "continuous"
+
+
 class VMSpec(Part):
     storage: Uid
     """Where its directory lies."""
@@ -278,6 +287,7 @@ class VMSpec(Part):
     share: shares.Share = shares.Share()
     """What it may use of its host."""
     placement: Placement = Placement()
+    replica: Replica | None = None
     """Which hosts it may be on, and with whom."""
     virtio_when_driven: bool = False
     """Its disks and NICs go over to virtio once its guest is seen to drive a virtio disk."""
@@ -373,6 +383,17 @@ class End(Part):
     reason: Saying
 
 
+class ReplicaStatus(Part):
+    """How the copy stands, as the VM's host last saw it."""
+
+    state: Literal["in-sync", "copying", "stale"] = "stale"
+    since: datetime.datetime | None = None
+    reason: Saying | None = None
+    """Why it is stale."""
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Of the present pass, while it is copied."""
+
+
 class VMStatus(Part):
     state: State = State.STOPPED
     since: datetime.datetime | None = None
@@ -409,6 +430,7 @@ class VMStatus(Part):
     """The snapshot that its disks have gone on from."""
     problem: Saying | None = None
     """What keeps it from being what it should be."""
+    replica: ReplicaStatus | None = None
 
 
 class Owner(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import pathlib
 from typing import Protocol
@@ -46,6 +47,8 @@ class Ground:
     rights: rights.Rights = dataclasses.field(default_factory=rights.Alone)
     cluster: clustered.Cluster | None = None  # that this host is part of
     arrivals: dict[str, Arrival] = dataclasses.field(default_factory=dict)  # VMs on their way here
+    replicas: dict[str, asyncio.Lock] = dataclasses.field(default_factory=lambda: collections.defaultdict(asyncio.Lock))
+    """By VM: its files here are served as a replica, or are its disks, and never both."""
     libraries: dict[str, images.Library] = dataclasses.field(default_factory=dict)  # by storage
     unhurried: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(_UNHURRIED))
     roots: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by storage, which never moves

@@ -29,7 +29,7 @@ from bocage.engine.qemu import console as serial
 from bocage.model import base, ground, requests, vm
 from bocage.model import lun as luns
 from bocage.model import power as powers
-from bocage.node import asking, conversation, doctor, inside, power, started, streaming, tasks
+from bocage.node import asking, conversation, doctor, inside, power, replicas, started, streaming, tasks
 from bocage.node.carrying import adoption, export
 from bocage.node.life import arriving
 from bocage.node.life.crew import Crew
@@ -87,6 +87,8 @@ class Interface:
             Route("/arrivals/{uid}", self.expects_vm, methods=["GET"]),
             Route("/arrivals/{uid}", self.expect_no_more, methods=["DELETE"]),
             Route("/arrivals/{uid}/go", self.let_vm_go, methods=["POST"]),
+            Route("/replicas/{uid}", self.keep_replica, methods=["POST"]),
+            Route("/replicas/{uid}", self.keep_no_replica, methods=["DELETE"]),
             WebSocketRoute("/vms/{uid}/console", self.console),
         ]
         handlers = {errors.Problem: _problem, OSError: _os_problem, Exception: _fault}
@@ -309,6 +311,16 @@ class Interface:
         """The records say that it is this host's: it goes on."""
         asked = await asking.body(request, arriving.Go)
         await arriving.of(self._shop.ground, request.path_params["uid"]).go(asked.stood)
+        return JSONResponse({})
+
+    async def keep_replica(self, request: Request) -> Response:
+        """Serve the files of a VM's replica to the host that has the VM."""
+        asked, shop = await asking.body(request, replicas.Asked), self._shop
+        return JSONResponse(await replicas.prepare(shop.ground, shop.preparation, request.path_params["uid"], asked))
+
+    async def keep_no_replica(self, request: Request) -> Response:
+        """Serve them no more, and remove them."""
+        await replicas.discard(self._shop.ground, request.path_params["uid"])
         return JSONResponse({})
 
     async def _pending(self, machine: vm.VM) -> list[dict[str, object]]:

@@ -81,15 +81,15 @@ class Claim(Protocol):
 
 
 class Rights(Protocol):
-    """What this host may start."""
+    """What this host may start. `replicated`: the VM has a replica, from which another host may start it."""
 
     async def shares(self, storage: str) -> bool:
         """Whether other hosts may start the VMs of a storage too. Raises errors.Problem."""
 
-    async def holds(self, storage: str) -> words.Message | None:
+    async def holds(self, storage: str, *, replicated: bool = False) -> words.Message | None:
         """Why no VM of a storage may be started here now. Raises errors.Problem."""
 
-    async def ends(self, storage: str) -> bool:
+    async def ends(self, storage: str, *, replicated: bool = False) -> bool:
         """Whether what ran on a storage is being ended, since this host was given up. Raises errors.Problem."""
 
     def work(self, *storages: str) -> contextlib.AbstractAsyncContextManager[None]:
@@ -98,10 +98,10 @@ class Rights(Protocol):
         Raises Waits, on entering it and when it was cancelled so, and errors.Problem.
         """
 
-    async def claim(self, vm: str, storage: str) -> Claim:
+    async def claim(self, vm: str, storage: str, *, replicated: bool = False) -> Claim:
         """The right to start a VM that lies on a storage. Raises Error, and errors.Problem."""
 
-    async def found(self, vm: str, storage: str) -> Claim | None:
+    async def found(self, vm: str, storage: str, *, replicated: bool = False) -> Claim | None:
         """For a VM that runs already, or is about to on another storage; None where nobody else may start it.
 
         Raises errors.Problem.
@@ -126,18 +126,18 @@ class Alone:
     async def shares(self, storage: str) -> bool:
         return False
 
-    async def holds(self, storage: str) -> words.Message | None:
+    async def holds(self, storage: str, *, replicated: bool = False) -> words.Message | None:
         return None
 
-    async def ends(self, storage: str) -> bool:
+    async def ends(self, storage: str, *, replicated: bool = False) -> bool:
         return False
 
     @contextlib.asynccontextmanager
     async def work(self, *storages: str) -> AsyncIterator[None]:
         yield
 
-    async def claim(self, vm: str, storage: str) -> Claim:
+    async def claim(self, vm: str, storage: str, *, replicated: bool = False) -> Claim:
         return Own()
 
-    async def found(self, vm: str, storage: str) -> Claim | None:
+    async def found(self, vm: str, storage: str, *, replicated: bool = False) -> Claim | None:
         return None

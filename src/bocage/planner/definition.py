@@ -130,6 +130,7 @@ def change(
     for_people = {name: given.pop(name) for name in _FOR_PEOPLE if name in given}
     if "autostart" in given:
         given["autostart"] = autostart(given["autostart"])
+    given.pop("replica", None)  # it takes a look at the hosts: see planner.replicas
     fittings, room = given.pop("board", None), {name: given.pop(name, None) for name in ("max_cpus", "max_memory")}
     if fittings:
         given["hardware"] = hardware.refit(vm.spec, fittings.model_dump(exclude_none=True, exclude_unset=True))
@@ -181,7 +182,7 @@ def replace(
     if found:
         raise faults.problem(found)
     metadata = parts.validated(base.Metadata, {**kept, **wanted}, "metadata")
-    spec = parts.validated(model.VMSpec, document.spec, "spec")
+    spec = parts.validated(model.VMSpec, {**document.spec, "replica": vm.spec.replica}, "spec")
     if spec.hardware.cpu_model != vm.spec.hardware.cpu_model:
         board = spec.hardware.model_copy(update={"cpu_model": _cpu(spec.hardware.cpu_model, host, hosts)})
         spec = spec.model_copy(update={"hardware": board})
@@ -230,6 +231,7 @@ def clone(
         disks=tuple(disks),
         nics=tuple(nics),
         usb=(),  # there is one of each
+        replica=None,
         boot=vm.spec.boot.model_copy(update={"once": None}),
         seed=vm.spec.seed.model_copy(update={"hostname": name}) if vm.spec.seed else None,
         hardware=hardware.with_generation_id(vm.spec.hardware.model_copy(update={"smbios": smbios}), base.new_uid()),

@@ -75,7 +75,7 @@ def define(
         more |= memories.fields(more["memory"])
     if "autostart" in more:
         more["autostart"] = definition.autostart(more["autostart"])
-    spec = of.machine.model_copy(update={"storage": held.spec.storage, **more})
+    spec = of.machine.model_copy(update={"storage": held.spec.storage, "replica": None, **more})
     about = base.Metadata(project=project, **request.model_dump(include=_FOR_PEOPLE))
     pattern = model.VM(metadata=about, spec=spec)
     sealed = {disk.disk: disk for disk in of.disks}

@@ -21,7 +21,7 @@ LIFE = records.Life(ground.HOST, "first", 3, 40)
 class _Array(array.Array):
     def __init__(self) -> None: ...
 
-    async def root(self, storage: str) -> pathlib.Path | None:
+    async def root(self, storage: str, *, replicated: bool = False) -> pathlib.Path | None:
         return pathlib.Path("/srv/array")
 
 

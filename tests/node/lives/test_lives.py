@@ -46,7 +46,7 @@ class _Array(array.Array):
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
 
-    async def root(self, storage: str) -> pathlib.Path | None:
+    async def root(self, storage: str, *, replicated: bool = False) -> pathlib.Path | None:
         return self._path if storage == "array" else None
 
     async def roots(self, *storages: str) -> list[pathlib.Path]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bocage.cli import describe, failure, options, output, people, read, session
+from bocage.cli import complete, describe, failure, options, output, people, read, session
 from bocage.cli.vm import carried, share, wishes
 from bocage.client import rest
 
@@ -103,6 +103,14 @@ def set_(
     apart: wishes.Apart = None,
     together: wishes.Together = None,
     host_tag: wishes.HostTag = None,
+    replica: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST[/STORAGE]|none",
+            help="Keep a second copy of its disks there, from which that host can start it.",
+            autocompletion=complete.hosts,
+        ),
+    ] = None,
     project: options.Project = options.DEFAULT,
     json: options.Json = False,
 ) -> None:
@@ -129,6 +137,7 @@ def set_(
         cpu_model=cpu_model,
         ports=read.ports(serial, parallel),
         drivers=drivers,
+        replica=_replica(replica) if replica else None,
         share=share.patch(
             cpu_weight=cpu_weight,
             cpu_cap=cpu_cap,
@@ -356,3 +365,8 @@ def _plain(value: Any) -> str:
     import json
 
     return people.NOTHING if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _replica(given: str) -> object:
+    host, _, storage = given.partition("/")
+    return "none" if given == "none" else rest.given(host=host, storage=storage or None)

@@ -289,6 +289,7 @@ def _machine(vm: rest.Document, vms: dict[str, rest.Document]) -> list[tuple[str
         ("memory", dynamic.told(spec) + _room(hardware.get("max_memory"), spec["memory"])),
         ("share", share.described(spec)),
         ("to be", wishes.described(spec)),
+        ("replica", _replica(vm)),
         ("made for", hardware.get("os") or ""),
         ("machine", f"{hardware['machine']}, {hardware['cpu_model']}, {hardware['firmware']}"),
         ("board", _board(hardware)),
@@ -313,6 +314,19 @@ def _answers(wanted: str | int, status: dict[str, Any]) -> str:
         return ""
     by = "its guest agent" if wanted == "agent" else f"its port {wanted}"
     return f"by {by}: {'it does' if status.get('answers') else 'not yet'}"
+
+
+def _replica(vm: rest.Document) -> str:
+    """How its second copy stands."""
+    kept, seen = vm["spec"].get("replica"), vm["status"].get("replica") or {}
+    if not kept:
+        return ""
+    state = seen.get("state", "stale")
+    if state == "copying":
+        return f"{kept['mode']}, {seen.get('percent') or 0} % copied"
+    since = f" {people.ago(seen['since'])}" if seen.get("since") else ""
+    why = f"\n{people.saying(seen['reason'])}" if seen.get("reason") else ""
+    return f"{kept['mode']}, {'in sync' if state == 'in-sync' else 'stale'} since{since}{why}"
 
 
 def _board(hardware: dict[str, Any]) -> str:

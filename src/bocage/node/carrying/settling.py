@@ -92,6 +92,7 @@ async def definition(
             "cds": await _cds(shop, held, PROJECT),
             "usb": () if terms.new_identity else source.spec.usb,
             "hardware": board,
+            "replica": None,
         }
     )
     metadata = source.metadata.model_copy(

@@ -26,6 +26,7 @@ from bocage.node.life import (
     launching,
     operations,
     relocating,
+    replica,
     showing,
     steps,
     world,
@@ -273,6 +274,7 @@ class Actor:
         if departing.is_between(standing):
             await departing.settle(standing, preparation)
         machine = await self._drop_cancelled(machine)
+        await replica.attend(standing, machine)
         if standing.machine is None:
             await self._settle_moves()
         seen = await world.look(standing, preparation, machine)
@@ -356,7 +358,8 @@ class Actor:
             return notes.WaitsForTurn(name=machine.name)
         if not seen.asked_to_start and (waits := await awaiting.holds(self.standing, machine)) is not None:
             return waits
-        return await self._ground.rights.holds(machine.spec.storage)
+        replicated = machine.spec.replica is not None
+        return await self._ground.rights.holds(machine.spec.storage, replicated=replicated)
 
     async def _do(self, do: Do, machine: vm.VM) -> bool:
         """Do a step. A long one is broken off, and False returned, when nobody wants it any more."""

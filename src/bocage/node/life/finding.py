@@ -9,7 +9,7 @@ from typing import Any
 from bocage.engine import base as engine
 from bocage.model import base, ground, vm
 from bocage.node import clock, notes, rights
-from bocage.node.life import departing, launching
+from bocage.node.life import departing, launching, replica
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
 from bocage.store import resources
@@ -25,7 +25,7 @@ async def find(standing: Standing, preparation: Preparation) -> None:
 
     Raises rights.Waits where something has to be removed, and this host has no life to do so in.
     """
-    machine = await standing.read()
+    machine = await replica.settle_in(standing, preparation)
     place = await preparation.place(machine)
     if not machine.status.ready and not place.exists():
         return  # nothing of it was ever made: to look at all processes of the host would only hold it up
@@ -46,8 +46,9 @@ async def find(standing: Standing, preparation: Preparation) -> None:
         since = clock.since(machine.status.since) if machine.status.state is vm.State.RUNNING else None
         standing.started = since if since is not None else standing.started
         await preparation.note_running(machine)
-        if (running := await ground.rights.found(machine.uid, machine.spec.storage)) is not None:
+        if (running := await _to_be_guarded(standing, machine)) is not None:
             await found.show(running.admit)
+        await replica.attend(standing, machine)
         await departing.settle(standing, preparation)
         await _if_by_hand(standing, preparation, machine, found)
     elif machine.status.state in _MAY_HAVE_RUN and (before := await preparation.ran_elsewhere(machine)) is not None:
@@ -65,6 +66,11 @@ async def find(standing: Standing, preparation: Preparation) -> None:
             await standing.turn(machine, vm.State.STOPPED, note, base.Severity.WARNING, pid=None, last_end=end)
         await preparation.disconnect(machine)
         await ground.engine.forget(runtime)
+
+
+async def _to_be_guarded(standing: Standing, machine: vm.VM) -> rights.Claim | None:
+    replicated = machine.spec.replica is not None
+    return await standing.ground.rights.found(machine.uid, machine.spec.storage, replicated=replicated)
 
 
 async def _take_over(standing: Standing, preparation: Preparation, machine: vm.VM, before: str) -> None:

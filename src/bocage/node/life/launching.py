@@ -13,7 +13,7 @@ from bocage.engine import base as engine
 from bocage.engine.qemu import saved as machine_saved
 from bocage.model import base, vm
 from bocage.node import clock, notes, rights, started, tasks
-from bocage.node.life import adapting, clocks
+from bocage.node.life import adapting, clocks, replica
 from bocage.node.life.standing import Standing
 from bocage.node.place import directory
 from bocage.node.place import saved as memory_saved
@@ -39,7 +39,9 @@ async def start(standing: Standing, preparation: Preparation, machine: vm.VM) ->
     restarts = 0 if by_person else tries
     standing.report(notes.Starting(name=machine.name), *STARTS)
     try:
-        claim = await standing.ground.rights.claim(machine.uid, machine.spec.storage)
+        claim = await standing.ground.rights.claim(
+            machine.uid, machine.spec.storage, replicated=machine.spec.replica is not None
+        )
     except rights.Elsewhere:
         return  # the next look says what that means
     except rights.Error as problem:
@@ -113,6 +115,7 @@ async def _launch(standing: Standing, preparation: Preparation, machine: vm.VM, 
         await asyncio.gather(plugging, defining, return_exceptions=True)
     standing.watch(running)
     standing.failed = None
+    await replica.attend(standing, machine)
     going = asyncio.create_task(let_go(standing, preparation, machine, running))
     try:
         await asyncio.shield(going)

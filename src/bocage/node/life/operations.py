@@ -33,7 +33,7 @@ from bocage.node.life import (
 )
 from bocage.node.life.standing import Standing
 from bocage.node.place.preparation import Preparation
-from bocage.planner import equipment, onlun, rescue
+from bocage.planner import equipment, onlun, replicas, rescue
 from bocage.store import resources
 from bocage.words import N_
 
@@ -85,6 +85,9 @@ async def carry_out(
         except onlun.NotThere:
             await undo(standing, preparation, machine, run)
             raise
+    if run.action in replicas.NOT_MEANWHILE and machine.spec.replica:
+        await undo(standing, preparation, machine, run)
+        raise replicas.NotMeanwhile(name=machine.name)
     return await handler(standing, preparation, machine, run)
 
 

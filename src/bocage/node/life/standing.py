@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from bocage import errors, words
 from bocage.engine import base as engine
@@ -26,6 +26,16 @@ class Gone(resources.Missing):
     """The VM itself is not in the store any more: nothing is left to be done to it."""
 
     type = "vm-gone"
+
+
+class Kept(Protocol):
+    """Whoever keeps the replica of a VM that runs."""
+
+    @property
+    def of(self) -> vm.Replica: ...
+
+    async def close(self) -> None:
+        """Let go of it without touching anything."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,6 +79,7 @@ class Standing:
     runs: list[tasks.Run] = dataclasses.field(default_factory=list)
     woken: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     listeners: list[engine.Listener] = dataclasses.field(default_factory=list)
+    replica: Kept | None = None  # who keeps it, while it runs
     _watching: asyncio.Task[None] | None = None
     _beside: asyncio.Task[None] | None = None
 
@@ -127,6 +138,8 @@ class Standing:
         if self._beside:
             self._beside.cancel()
             await asyncio.wait([self._beside])
+        if self.replica:
+            await self.replica.close()
         if self._watching:
             self._watching.cancel()
         if self.machine:

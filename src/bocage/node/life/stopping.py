@@ -146,7 +146,7 @@ async def note_crash(standing: Standing, preparation: Preparation, machine: vm.V
     if machine.metadata.deleted or standing.asked("vm.kill"):
         await is_off(standing, preparation, machine, notes.PluggedOut(name=machine.name))
         return
-    if await standing.ground.rights.ends(machine.spec.storage):
+    if await standing.ground.rights.ends(machine.spec.storage, replicated=machine.spec.replica is not None):
         # No crash of its own: it starts again, whatever its policy says of those, when its host may start it.
         note = notes.EndedWithItsHost(name=machine.name)
         end = vm.End(when=base.now(), reason=base.Saying.of(note))

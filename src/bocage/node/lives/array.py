@@ -19,10 +19,13 @@ class Array:
     def __init__(self, kept: resources.Resources, host: str) -> None:
         self._kept, self._host = kept, host
 
-    async def root(self, storage: str) -> pathlib.Path | None:
-        """Where such a storage lies; None for one whose VMs nobody else may start. Raises errors.Problem."""
+    async def root(self, storage: str, *, replicated: bool = False) -> pathlib.Path | None:
+        """Where such a storage lies; None for one whose VMs nobody else may start: none but those with a replica.
+
+        Raises errors.Problem.
+        """
         found = await self._kept.get(ground.Storage, None, storage)
-        return pathlib.Path(found.spec.path) if found.shared else None
+        return pathlib.Path(found.spec.path) if found.shared or replicated else None
 
     async def started(self) -> Mapping[str, int]:
         """The generations under which VMs were started last, wherever that was, as their own directories say."""

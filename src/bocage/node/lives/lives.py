@@ -89,13 +89,13 @@ class Lives:
         """See rights.Rights."""
         return await self._array.root(storage) is not None
 
-    async def holds(self, storage: str) -> words.Message | None:
+    async def holds(self, storage: str, *, replicated: bool = False) -> words.Message | None:
         """See rights.Rights."""
-        return self._no_life() if await self.shares(storage) else None
+        return self._no_life() if replicated or await self.shares(storage) else None
 
-    async def ends(self, storage: str) -> bool:
+    async def ends(self, storage: str, *, replicated: bool = False) -> bool:
         """See rights.Rights."""
-        return self.guarded.ends and await self.shares(storage)
+        return self.guarded.ends and (replicated or await self.shares(storage))
 
     @contextlib.asynccontextmanager
     async def work(self, *storages: str) -> AsyncIterator[None]:
@@ -120,9 +120,9 @@ class Lives:
         guarded = self._guard.there and self.guarded.admits and self.guarded.life == self._file.guarded == self.life
         return self.life is not None and not self.waits and guarded
 
-    async def claim(self, vm: str, storage: str) -> rights.Claim:
+    async def claim(self, vm: str, storage: str, *, replicated: bool = False) -> rights.Claim:
         """See rights.Rights."""
-        root = await self._array.root(storage)
+        root = await self._array.root(storage, replicated=replicated)
         if root is None:
             return rights.Own()
         if (reason := self._no_life()) is not None:
@@ -163,9 +163,9 @@ class Lives:
         root = await self._array.root(storage)
         return claims.Coming(self._own(vm), generation, self.guarded, str(root), self._perform, lambda: self.life)
 
-    async def found(self, vm: str, storage: str) -> rights.Claim | None:
+    async def found(self, vm: str, storage: str, *, replicated: bool = False) -> rights.Claim | None:
         """See rights.Rights."""
-        root = await self._array.root(storage)
+        root = await self._array.root(storage, replicated=replicated)
         if root is None or vm in self.guarded.held():
             return None
         found = self._found[vm] = claims.Found(vm, str(root))

@@ -129,6 +129,10 @@ class Preparation:
             await asyncio.to_thread(disks.own, log, uid)
         for disk, volume in zip(machine.spec.disks, await self.disks.of(machine), strict=True):
             await self.disks.make(volume, disk.name, uid, report=report, progress=progress)
+        await self.make_around(machine, place)
+
+    async def make_around(self, machine: vm.VM, place: directory.Directory) -> None:
+        """What stands beside its disks and can be made of its definition: seed, and the firmware's first variables."""
         if machine.spec.seed and not place.seed.exists():
             image = await asyncio.to_thread(seeds.build, _seed(machine, machine.spec.seed))
             await asyncio.to_thread(files.write_durably, place.seed, image, mode=0o444)

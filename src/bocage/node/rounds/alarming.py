@@ -117,7 +117,8 @@ class Alarming:
         listing = await kept.list(ground.Storage)
         here = [one for one in listing.items if one.reached_by(self._shop.ground.uid)]
         roots = {one.uid: pathlib.Path(one.spec.path) for one in here}
-        if any(one.shared for one in here):  # VMs of other hosts lie there, too
+        # VMs of other hosts lie on what is shared, and replicas of them on any
+        if self._shop.ground.cluster or any(one.shared for one in here):
             if self._elsewhere is None:
                 page = await kept.store.list(keys.prefix(vm.VM.kind))
                 self._elsewhere = {keys.uid_of(entry.key) for entry in page.entries}
