@@ -57,9 +57,7 @@ async def pair(house: House, other_homes: home.Home, monkeypatch: pytest.MonkeyP
                 timing.LAN,
                 ssl.create_default_context,
             )
-            await first.resources.change_status(
-                ground.Host, None, uid, lambda host: host.status.model_copy(update={"address": "127.0.0.1"})
-            )
+            await reached(one)
 
         async def ask(peer: clustered.Peer, method: str, path: str, document: Any = None, *, within: float) -> Any:
             (to,) = [one for one in houses.values() if await _name(one) == peer.name]
@@ -74,6 +72,13 @@ async def pair(house: House, other_homes: home.Home, monkeypatch: pytest.MonkeyP
         for one in houses.values():
             for runtime in (one.homes.runtime / "replicas").glob("*"):
                 await exporting.end(runtime)
+
+
+async def reached(house: House) -> None:
+    """Others reach it on this machine."""
+    await house.resources.change_status(
+        ground.Host, None, house.node.ground.uid, lambda one: one.status.model_copy(update={"address": "127.0.0.1"})
+    )
 
 
 async def _name(house: House) -> str:
@@ -139,6 +144,7 @@ async def test_a_replica_takes_each_write_stands_back_when_it_fails_and_is_start
     again = await House(first.homes, beside=first).open()
     try:
         again.node.ground.cluster = first.node.ground.cluster
+        await reached(again)
         await in_sync(second, box)
         assert (await record(second, box)).host == first.node.ground.uid
         assert again.node.crew.of(box.uid) is None
