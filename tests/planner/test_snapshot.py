@@ -2,7 +2,7 @@
 
 import datetime
 
-from bocage.model import base, ground, sample
+from bocage.model import base, ground, sample, standing
 from bocage.model import vm as model
 from bocage.planner import placement, snapshot
 from tests.planner import things
@@ -44,6 +44,16 @@ def test_a_host_without_a_sign_is_silent_once_somebody_looks_at_the_time():
     here = things.host(status={"seen": (NOW - datetime.timedelta(seconds=90)).isoformat(), "memory_bytes": 1 << 30})
     assert snapshot.world([here], [], now=NOW).hosts[0].state == "silent"
     assert snapshot.world([here], []).hosts[0].state == "ready"
+
+
+def test_in_a_cluster_its_beats_say_whether_a_host_is_silent():
+    about = {"leader": "host1", "term": 1, "since": NOW}
+    for seen, state, shown in ((90, "beats", "ready"), (1, "silent", "silent"), (1, "proven-dead", "silent")):
+        when = (NOW - datetime.timedelta(seconds=seen)).isoformat()
+        here = things.host(status={"seen": when, "memory_bytes": 1 << 30})
+        told = {**about, "hosts": [{"host": here.uid, "name": here.name, "state": state}]}
+        stands = standing.Standing.model_validate(told)
+        assert snapshot.world([here], [], now=NOW, stands=stands).hosts[0].state == shown
 
 
 def test_a_model_that_no_host_runs_whole_refuses_none():

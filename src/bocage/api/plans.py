@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from bocage import errors, threads
 from bocage.api import answers, bodies, calls, examples, nodes, problems, routing, use
-from bocage.model import base, faults, ground, plan, sample
+from bocage.model import base, faults, ground, plan, sample, standing
 from bocage.model import policy as policies
 from bocage.model.vm import VM
 from bocage.planner import patience, placement, rebalance, snapshot
@@ -150,7 +150,14 @@ async def present(call: calls.Call) -> plan.World:
         uses=uses,
         survive=(await policy(call)).among(len(hosts)),
         now=base.now(),
+        stands=await stands(call),
     )
+
+
+async def stands(call: calls.Call) -> standing.Standing | None:
+    """How the hosts of a cluster stand, as the one that leads has written it; None outside of one."""
+    entry = await call.resources.store.get(standing.KEY)
+    return standing.Standing.model_validate_json(entry.value) if entry else None
 
 
 async def policy(call: calls.Call) -> policies.Policy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Iterable, Mapping
 
-from bocage.model import board, ground, plan, sample
+from bocage.model import board, ground, plan, sample, standing
 from bocage.model import vm as model
 from bocage.model.units import Size
 from bocage.planner import admission, cpumodels, why
@@ -23,15 +23,20 @@ def world(
     uses: Mapping[str, sample.Use] | None = None,
     survive: int = 0,
     now: datetime.datetime | None = None,
+    stands: standing.Standing | None = None,
 ) -> plan.World:
     """Everything at one moment; `uses` is what VMs use, by uid. Without `now` no host counts as silent.
+
+    In a cluster `stands` says who beats, as the host that leads hears it: what a host has noted itself is older.
 
     `beside` are the volumes and images that VMs have, or are made of: their storages must be reached, too.
     """
     names = {one.uid: one.name for one in hosts}
     known = {one.uid: one for one in storages}
     called = {one.uid: key(one.metadata.project, one.name) for one in networks}
-    found = tuple(sorted((_host(one, known.values(), called.values(), now) for one in hosts), key=lambda one: one.name))
+    beats = {one.host: one.state == "beats" for one in stands.hosts} if stands else {}
+    made_hosts = (_host(one, known.values(), called.values(), _is_silent(one, beats, now)) for one in hosts)
+    found = tuple(sorted(made_hosts, key=lambda one: one.name))
     lying = _Lying(beside)
     made = [_vm(one, names, known, called, lying, (uses or {}).get(one.uid)) for one in vms if not one.metadata.deleted]
     return plan.World(
@@ -125,12 +130,18 @@ def _vm(
     )
 
 
+def _is_silent(host: ground.Host, beats: Mapping[str, bool], now: datetime.datetime | None) -> bool:
+    seen = host.status.seen
+    if now is None or host.uid in beats:
+        return now is not None and not beats[host.uid]
+    return seen is not None and (now - seen).total_seconds() > why.SILENT_AFTER
+
+
 def _host(
-    host: ground.Host, storages: Collection[ground.Storage], networks: Collection[str], now: datetime.datetime | None
+    host: ground.Host, storages: Collection[ground.Storage], networks: Collection[str], silent: bool
 ) -> plan.PlanHost:
     status, capacity = host.status, admission.Capacity.of(host)
     memory = max(status.memory_bytes, capacity.memory)
-    silent = now and status.seen and (now - status.seen).total_seconds() > why.SILENT_AFTER
     return plan.PlanHost(
         name=host.name,
         state="silent" if silent else "draining" if host.spec.drained else "ready",
