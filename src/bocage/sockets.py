@@ -1,6 +1,6 @@
 """Ends what the kernel would still send for processes that are gone: a socket outlives them while it has unsent data.
 
-By the kernel's sock_diag(7): a dump of TCP's sockets to one address, and the destruction of those that nobody owns.
+By the kernel's sock_diag(7): a dump of TCP's sockets to one port, and the destruction of those that nobody owns.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import pathlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -23,31 +24,46 @@ _ID = struct.Struct("!HH16s16s")
 _LISTENING, _WAITING = 10, 6  # TCP states: such a socket sends nothing of its own any more
 _ALL = 0xFFF
 _ROOM = 1 << 16
+# libiscsi replays on a new connection what the old one had not got rid of, and the kernel goes on sending for the old
+# one: it is to give up before the new one is there, or an older write lands behind a newer one. Milliseconds.
+INITIATOR = {"LIBISCSI_TCP_USER_TIMEOUT": "5000"}
+PORTAL = "bocage.portal"  # a file: address and port
+
+
+def portal(root: str) -> tuple[str, int] | None:
+    """The address of the LUN behind a storage's directory, where there is one. Raises OSError."""
+    try:
+        host, port = pathlib.Path(root, PORTAL).read_text().split()
+        return str(ipaddress.ip_address(host)), int(port)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "not an address and a port", f"{root}/{PORTAL}") from error
 
 
 def end_orphans(address: tuple[str, int]) -> int:
-    """Destroy the sockets to an address that belong to no process any more; how many there were.
+    """Destroy the sockets to a port that belong to no process any more; how many there were.
 
+    The port alone counts: an array may have sent who came to its portal on to another of its addresses.
     Raises OSError, which also says that this may not be done here (EPERM).
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG) as kernel:
         kernel.settimeout(5.0)
-        doomed = list(_orphans(kernel, address))
+        doomed = [one for family in (socket.AF_INET, socket.AF_INET6) for one in _orphans(kernel, family, address[1])]
         for family, which in doomed:
             _destroy(kernel, family, which)
     return len(doomed)
 
 
-def _orphans(kernel: socket.socket, address: tuple[str, int]) -> Iterator[tuple[int, bytes]]:
-    host, port = ipaddress.ip_address(address[0]), address[1]
-    family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+def _orphans(kernel: socket.socket, family: int, port: int) -> Iterator[tuple[int, bytes]]:
     _ask(kernel, _BY_FAMILY, _REQUEST | _DUMP, family, bytes(48))
     for kind, body in _answers(kernel):
         if kind == _ERROR:
             _raise(body)
+            raise OSError(errno.ENOENT, "the kernel tells nothing of TCP's sockets (tcp_diag)")
         found, state, _, _, which, _, _, _, _, inode = _FOUND.unpack_from(body)
-        _, to, _, there = _ID.unpack_from(which)
-        if (to, there[: len(host.packed)]) != (port, host.packed) or inode or state in (_LISTENING, _WAITING):
+        _, to, _, _ = _ID.unpack_from(which)
+        if to != port or inode or state in (_LISTENING, _WAITING):
             continue
         yield found, which
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bocage.model.lun import Slice
+from bocage.model.lun import LunPlace, Slice
 from bocage.storage import slices
 
 MIB = 1 << 20
@@ -53,3 +53,10 @@ def test_the_map_has_room_for_as_many_as_are_given() -> None:
     many = {f"{number:036}": slices.Entry(part, "x" * 100) for number in range(slices.MOST)}
     whole = slices.Map("the-storage", 1, many)
     assert slices.newest(beginning(whole)) == whole
+
+
+@pytest.mark.parametrize("portal", ["010.0.0.9:3260", "10.0.0.9:0", "10.0.0.9:70000", "10.0.0.300:3260", "[::g]:3260"])
+def test_a_portal_is_an_address_and_a_port(portal: str) -> None:
+    """What is taken here is what a host looks for among its sockets when a VM has ended."""
+    with pytest.raises(ValueError, match="portal"):
+        LunPlace(portal=portal, target="iqn.2026-01.com.example:array")

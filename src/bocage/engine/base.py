@@ -148,8 +148,16 @@ class Plan:
     @property
     def password(self) -> str:
         """For what its disks are pieces of, which is one thing for all of them."""
-        pieces = [file.piece for chain in self.chains.values() for file in chain if file.piece]
-        return pieces[0].password if pieces else ""
+        return self._pieces[0].password if self._pieces else ""
+
+    @property
+    def on_lun(self) -> bool:
+        """Whether a disk of it is a piece of a LUN."""
+        return bool(self._pieces)
+
+    @property
+    def _pieces(self) -> list[block.Piece]:
+        return [file.piece for chain in self.chains.values() for file in chain if file.piece]
 
 
 class Run(enum.StrEnum):

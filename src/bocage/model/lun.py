@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any
 
-from pydantic import Field, SerializationInfo, StringConstraints, field_serializer, model_validator
+from pydantic import Field, SerializationInfo, StringConstraints, field_serializer, field_validator, model_validator
 
 from bocage.model.base import Part
 
@@ -23,6 +24,15 @@ class LunPlace(Part):
     lun: Annotated[int, Field(ge=0, le=16_383)] = 0
     user: Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f]*$")] = ""
     """By CHAP; empty where the array asks nobody."""
+
+    @field_validator("portal")
+    @classmethod
+    def _is_one(cls, portal: str) -> str:
+        host, _, port = portal.rpartition(":")
+        ipaddress.ip_address(host.strip("[]"))
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError("a port is 1 to 65535")
+        return portal
 
     @property
     def address(self) -> tuple[str, int]:

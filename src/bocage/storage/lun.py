@@ -127,28 +127,28 @@ def _named(node: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _password(lun: Lun) -> Iterator[tuple[str, ...]]:
+def _password(lun: Lun) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Arguments, and the descriptor that they name: nothing of it is on a disk, whatever ends us."""
     if not lun.place.user:
-        yield ()
+        yield (), ()
         return
-    with tempfile.NamedTemporaryFile(prefix="bocage-chap-") as file:
+    with open(os.memfd_create(_SECRET), "wb", buffering=0) as file:
         file.write(lun.password.encode())
-        file.flush()
-        yield "--object", f"secret,id={_SECRET},file={file.name}"
+        yield ("--object", f"secret,id={_SECRET},file=/dev/fd/{file.fileno()}"), (file.fileno(),)
 
 
 async def _tool(lun: Lun, verb: str, *arguments: str, within: float, **options: Any) -> bytes:
     """Run QEMU's image tool on it. Raises Unreachable and NoInitiator."""
     try:
-        with _password(lun) as secret:
-            return await tools.qemu_img(verb, *secret, *arguments, within=within, **options)
+        with _password(lun) as (secret, kept):
+            return await tools.qemu_img(verb, *secret, *arguments, within=within, pass_fds=kept, **options)
     except process.Failed as error:
-        sockets.end_orphans(lun.place.address)
+        await asyncio.to_thread(sockets.end_orphans, lun.place.address)
         if "iscsi" in error.output and "Unknown driver" in error.output:
             raise NoInitiator from error
         raise _unreachable(lun, error.output.rpartition(": ")[2] or error.output) from error
     except errors.TimedOut as error:
-        sockets.end_orphans(lun.place.address)
+        await asyncio.to_thread(sockets.end_orphans, lun.place.address)
         raise _unreachable(lun, f"no answer within {within:.0f} s") from error
     except asyncio.CancelledError:
         sockets.end_orphans(lun.place.address)

@@ -51,6 +51,17 @@ class NotEmpty(storage.Error, errors.Conflict):
     target: str
 
 
+class Newer(storage.Error, errors.Conflict):
+    """The store is an older one than that which gave the newest slices."""
+
+    type = "lun-map-newer"
+    text = N_("the map on the LUN of {storage} is newer ({lun}) than what this cluster knows of it ({store})")
+    hint = N_("the store was put back to an earlier day: nothing new is put there, lest it lie on what was forgotten")
+    storage: str
+    lun: int
+    store: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """One slice, and what is in it, for people."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 
-from bocage import process, under_way
+from bocage import process, sockets, under_way
 
 _PROGRAM = "qemu-img"
 # Bound to the thread that started it, which is the event loop's. This is for copies, never for a VM.
@@ -36,6 +37,7 @@ async def qemu_img(
             within=within,
             stdin=b"go\n" if doing else None,
             each_line=each_line,
+            environment=os.environ | sockets.INITIATOR,
             pass_fds=pass_fds,
             begun=doing.admit if doing else None,
         )

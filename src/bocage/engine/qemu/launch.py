@@ -21,7 +21,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bocage import errors
+from bocage import errors, sockets
 from bocage.engine.qemu import cgroup, isolation, processes
 from bocage.words import N_
 
@@ -73,7 +73,9 @@ class Order:
     network: bool = True  # the machine's
     group: cgroup.Group | None = None
     descriptors: Sequence[int] = ()
-    environment: Mapping[str, str] = field(default_factory=lambda: {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    environment: Mapping[str, str] = field(
+        default_factory=lambda: {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"} | sockets.INITIATOR
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Held:
         with contextlib.ExitStack() as undo:
             self.storage = _open(place.storage, os.O_RDONLY | os.O_DIRECTORY)
             undo.callback(os.close, self.storage)
-            self._portal = _portal(place.storage)
+            self._portal = sockets.portal(place.storage)
             group = place.unified or place.legacy
             names = ("cgroup.freeze", "cgroup.events", "cgroup.kill") if place.unified else ("freezer.state",)
             self._files = {}
@@ -189,15 +189,6 @@ class Held:
 def _kill(pidfd: int) -> None:
     with contextlib.suppress(OSError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-def _portal(storage: str) -> tuple[str, int] | None:
-    """The address of the LUN behind a storage, where there is one."""
-    try:
-        host, port = pathlib.Path(storage, "portal").read_text().split()
-    except FileNotFoundError:
-        return None
-    return host, int(port)
 
 
 def _open(path: str, flags: int) -> int:

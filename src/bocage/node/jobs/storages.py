@@ -55,6 +55,9 @@ async def create(shop: Shop, run: tasks.Run) -> dict[str, Any]:
     except contract.NO_ANSWER:
         raise
     except (errors.Problem, OSError):
+        if storage.spec.lun:  # what was begun there would be another storage's for whoever tries again
+            with contextlib.suppress(errors.Problem, OSError):
+                await shop.preparation.disks.slicing.let_go(storage)
         await shop.ground.resources.delete(await shop.ground.resources.get(ground.Storage, None, storage.uid))
         raise
     return {"storage": storage.name}
@@ -249,7 +252,9 @@ async def _measured_lun(shop: Shop, storage: ground.Storage, *, whole: bool) -> 
     try:
         total = await luns.open(storage)
         if whole and _is_turn_of(shop.ground.uid, storage):
-            await luns.mend(storage)
+            with contextlib.suppress(rights.Waits):  # while this host has no life it writes nothing there
+                async with shop.ground.rights.work(storage.uid):
+                    await luns.mend(storage)
     except (errors.Problem, OSError) as error:
         problem = error if isinstance(error, errors.Problem) else tasks.from_os(error)
         return before.model_copy(update={"state": "unavailable", "reason": base.Saying.of(problem)})

@@ -213,5 +213,9 @@ async def _write_by_hand(
     """The script may lag behind where a disk or a network is missing: the next start writes it all the same."""
     place = await preparation.place(machine)
     with contextlib.suppress(errors.Problem):
-        script = standing.ground.engine.by_hand(plan or await preparation.plan(machine, connect=False))
+        plan = plan or await preparation.plan(machine, connect=False)
+        if plan.on_lun:  # where no lock of an image keeps a second process out
+            await reach.Way(place.storage).call(place.by_hand.unlink, missing_ok=True)
+            return
+        script = standing.ground.engine.by_hand(plan)
         await reach.Way(place.storage).call(place.write_by_hand, script)

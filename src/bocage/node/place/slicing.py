@@ -19,7 +19,6 @@ from bocage.storage import directory, lun, slices
 from bocage.store import secrets
 
 INITIATOR = "iqn.2026-01.internal.bocage"
-_PORTAL = "portal"  # what the guard reads
 
 
 class Slicing:
@@ -52,6 +51,7 @@ class Slicing:
 
         Raises lun.Unreachable, slices.NotEmpty, directory's AnotherStorage.
         """
+        await _have_root(storage)
         found = await self._lun(storage.uid)
         beginning = await lun.read(found, Slice(offset=0, size=slices.FIRST))
         if not beginning.strip(b"\0"):
@@ -65,12 +65,9 @@ class Slicing:
 
         Raises lun.Unreachable, directory's Gone and AnotherStorage.
         """
+        await _have_root(storage)
         found = await self._lun(storage.uid)
-        uid = slices.storage_of(await lun.read(found, Slice(offset=0, size=slices.SECTOR)))
-        if uid is None:
-            raise directory.Gone(path=_name(found))
-        if uid != storage.uid:
-            raise directory.AnotherStorage(path=_name(found), found=uid, wanted=storage.uid)
+        _check(found, storage, await lun.read(found, Slice(offset=0, size=slices.SECTOR)))
         await asyncio.to_thread(self._beside, storage)
         return await lun.size(found)
 
@@ -86,7 +83,7 @@ class Slicing:
         root, place = pathlib.Path(storage.spec.path), storage.spec.lun
         assert place
         directory.create(root, storage.uid, self._ground.opens_as(storage))
-        files.write_durably(root / _PORTAL, " ".join(map(str, place.address)))
+        files.write_durably(root / sockets.PORTAL, " ".join(map(str, place.address)))
 
     async def made(self, volume: ground.Volume) -> Slice | None:
         """The slice of a volume, if it has one."""
@@ -94,9 +91,18 @@ class Slicing:
         return storage.status.slices.get(volume.uid)
 
     async def give(self, volume: ground.Volume) -> Slice:
-        """Give a volume its slice, once. Raises slices.Full, slices.TooMany, lun.Unreachable."""
-        found = await self._lun(volume.spec.storage)
-        total, kept = await lun.size(found), self._ground.resources
+        """Give a volume its slice, once.
+
+        Raises slices.Full, slices.TooMany, slices.Newer, lun.Unreachable, directory's Gone and AnotherStorage.
+        """
+        found, kept = await self._lun(volume.spec.storage), self._ground.resources
+        begun = await lun.read(found, Slice(offset=0, size=slices.FIRST))
+        storage = await kept.get(ground.Storage, None, volume.spec.storage)
+        _check(found, storage, begun)
+        told = slices.newest(begun)
+        if told is not None and told.generation > storage.status.map_generation:
+            raise slices.Newer(storage=storage.name, lun=told.generation, store=storage.status.map_generation)
+        total = await lun.size(found)
         given_before = (await kept.get(ground.Storage, None, volume.spec.storage)).status.slices
         alive = {one.uid for one in (await kept.list(ground.Volume)).items}  # read after: who gets one is there before
         dead = given_before.keys() - alive
@@ -168,6 +174,20 @@ def forget(root: pathlib.Path, strangers: set[str]) -> None:
     """Remove what this host has kept of VMs that are others' by now: they keep their own."""
     for name in strangers & set(os.listdir(root / "vms")):
         files.remove_tree(root / "vms" / name)
+
+
+async def _have_root(storage: ground.Storage) -> None:
+    """What this host keeps beside the LUN, before anything reaches it: the guard looks there who writes where."""
+    await asyncio.to_thread(os.makedirs, storage.spec.path, 0o711, exist_ok=True)
+
+
+def _check(found: lun.Lun, storage: ground.Storage, begun: bytes) -> None:
+    """Raises directory's Gone and AnotherStorage unless a LUN that begins so is the storage's."""
+    uid = slices.storage_of(begun)
+    if uid is None:
+        raise directory.Gone(path=_name(found))
+    if uid != storage.uid:
+        raise directory.AnotherStorage(path=_name(found), found=uid, wanted=storage.uid)
 
 
 def _name(found: lun.Lun) -> str:
