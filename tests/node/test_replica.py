@@ -14,9 +14,10 @@ import pytest
 
 from bocage import daemon, home, ledger
 from bocage.engine.base import Run
-from bocage.engine.qemu import exporting, machine
+from bocage.engine.qemu import doubling, exporting, machine
 from bocage.model import ground, vm
 from bocage.node import clustered, replicas
+from bocage.node.life import replica as keeping
 from bocage.protocol import records, replicating, timing
 from bocage.store import resources
 from tests.node.house import BLANK, House
@@ -102,7 +103,7 @@ async def in_sync(house: House, box: vm.VM) -> vm.VM:
 
 
 async def test_a_replica_takes_each_write_stands_back_when_it_fails_and_is_started_from_when_the_host_dies(
-    pair: Pair,
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = pair
     box = await first.create(start=True, **{**BLANK, "disk": "16M"})
@@ -111,8 +112,14 @@ async def test_a_replica_takes_each_write_stands_back_when_it_fails_and_is_start
     )
     await asks(first, box, "write -P 1 0 1M")
     kept = vm.Replica(host=second.node.ground.uid, storage=there.uid)
+    monkeypatch.setattr(keeping, "_RATE", 4 << 20)
     await first.resources.change(vm.VM, "default", box.uid, lambda one: resources.with_spec(one, replica=kept))
+    copies = process(first, box).copies
+    await first.until(lambda: progress(copies), lambda done: 0 < done < 16 << 20)
+    assert not await copies._has_bitmap("disk0")  # whoever takes this pass up copies all of it again
+    monkeypatch.setattr(keeping, "_RATE", 1 << 30)
     await in_sync(first, box)
+    assert await copies._has_bitmap("disk0")
     assert (await record(first, box)).in_sync
     assert await asks(first, box, "write -P 2 1M 1M") == ["wrote 1048576/1048576 bytes at offset 1048576"]
 
@@ -168,12 +175,21 @@ def runs(house: House, box: vm.VM) -> bool:
     return actor is not None and actor.standing.machine is not None and actor.standing.machine.run is Run.RUNNING
 
 
-async def asks(house: House, box: vm.VM, command: str) -> list[str]:
-    """What QEMU says to a command of qemu-io on the disk that the guest has."""
+def process(house: House, box: vm.VM) -> machine.QemuMachine:
     crew = house.node.crew.of(box.uid)
     assert crew is not None
     running = crew.standing.machine
     assert isinstance(running, machine.QemuMachine)
+    return running
+
+
+async def progress(copies: doubling.Doubling) -> int:
+    return copies.progress[0]
+
+
+async def asks(house: House, box: vm.VM, command: str) -> list[str]:
+    """What QEMU says to a command of qemu-io on the disk that the guest has."""
+    running = process(house, box)
     log = running._paths.qemu_log
     before = log.stat().st_size
     drive = "/machine/peripheral/disk0/virtio-backend"

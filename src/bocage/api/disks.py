@@ -12,7 +12,7 @@ from starlette.responses import Response
 from bocage.api import answers, calls, etags, facts, machines, routing, volumes
 from bocage.model import base, device_requests, ground, requests, vm
 from bocage.model.work import Task
-from bocage.planner import equipment, parts
+from bocage.planner import equipment, parts, replicas
 from bocage.store import resources
 
 router = routing.router("vm", routing.IN_PROJECT + "/vms/{name}")
@@ -126,7 +126,9 @@ async def change_cd(project: calls.Project, name: calls.Name, cd: Device, reques
 
     def wanted(machine: vm.VM) -> resources.Transaction:
         machines.check_not_in_trash(machine)
-        return machines.update(machine, cds=equipment.change_cd(machine, cd, image).spec.cds)
+        changed = equipment.change_cd(machine, cd, image)
+        replicas.check_change(machine, changed)
+        return machines.update(machine, cds=changed.spec.cds)
 
     machine = await machines.find(call, project, name)
     image_uid = image.uid if image else None

@@ -12,7 +12,7 @@ from bocage.api import calls, etags, nodes, problems
 from bocage.api import index as indexes
 from bocage.model import base, ground, keys, requests, vm, work
 from bocage.model.firewall import FirewallGroup
-from bocage.planner import definition, references, why
+from bocage.planner import definition, references, replicas, why
 from bocage.store import resources
 from bocage.words import N_
 
@@ -222,6 +222,7 @@ async def take(call: calls.Call, machine: vm.VM, document: requests.Document, *,
         hosts = (await call.api.index.fresh()).ground.every(ground.Host)
         wanted = definition.replace(machine, document, host=await carrier(call, machine), hosts=hosts)
         references.check(wanted.spec, await _known(call, machine, wanted.spec))
+        replicas.check_change(machine, wanted)
         return await call.resources.change(
             vm.VM,
             machine.metadata.project,

@@ -31,6 +31,7 @@ from bocage.model import base, ground, requests, snapshot, template, vm
 from bocage.model.failover import Failover
 from bocage.model.work import Task
 from bocage.planner import definition, forewarned, machinetypes, profiles, surviving, templates
+from bocage.planner import replicas as copying
 from bocage.store import resources
 from bocage.words import N_
 
@@ -160,7 +161,9 @@ async def change(
 
     def wanted(present: vm.VM) -> vm.VM:
         changed = definition.change(present, patch, host=host, hosts=hosts)
-        return resources.with_spec(changed, **replica) if replica else changed
+        changed = resources.with_spec(changed, **replica) if replica else changed
+        copying.check_change(present, changed)
+        return changed
 
     changed = await call.resources.change(vm.VM, project, uid, wanted, expected=expected)
     return answers.one(changed)

@@ -45,6 +45,10 @@ class Copies(Protocol):
         """From now on every write goes to both. Its vCPUs must stand, and the last pass must have left nothing."""
         ...
 
+    def cut(self) -> None:
+        """End the connections to the copies, without a word to the monitor: what waits for one fails."""
+        ...
+
     async def let_go(self) -> None:
         """End what hangs on the copies, and write here alone. It can be called in whatever state all is in."""
         ...

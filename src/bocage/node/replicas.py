@@ -73,11 +73,11 @@ async def prepare(here: Ground, preparation: Preparation, uid: str, asked: Asked
         if cluster.lives.life is None:
             raise rights.NoLife(since="?")
         machine = await here.resources.get(vm.VM, asked.project, uid)
-        found = await cluster.book.look_up(records.owner_of(uid))
+        found = await cluster.book.look_up(records.owner_of(uid), records.replica_of(uid))
         owner = found.get(records.Owner, records.owner_of(uid))
         kept = machine.spec.replica
         theirs = owner is not None and owner.host == asked.host and owner.generation == asked.generation
-        if not theirs or asked.host == here.uid or kept is None or kept.host != here.uid:
+        if not theirs or asked.host == here.uid or kept is None or kept.host != here.uid or _counts(found, here, uid):
             raise NotForHere(vm=machine.name)
         if not cluster.lives.is_empty(uid):
             raise rights.StillHere(phase="its last process has ended just now")
@@ -106,11 +106,21 @@ async def discard(here: Ground, uid: str) -> None:
     ):
         raise NotForHere(vm=machine.name)
     async with here.replicas[uid]:
+        if here.cluster is not None:
+            key = records.replica_of(uid)
+            if _counts(await here.cluster.book.look_up(key), here, uid):
+                raise NotForHere(vm=machine.name if machine else uid)
         await exporting.end(here.home.replica_runtime(uid))
         for storage in (await here.resources.list(ground.Storage)).items:
             place = pathlib.Path(storage.spec.path) / "vms" / uid
             if storage.spec.host == here.uid and await asyncio.to_thread((place / _MARK).exists):
                 await asyncio.to_thread(files.remove_tree, place)
+
+
+def _counts(found: records.View, here: Ground, uid: str) -> bool:
+    """Whether the records say that the copy here may be started: then nobody touches it."""
+    record = found.get(records.Replica, records.replica_of(uid))
+    return record is not None and record.host == here.uid and record.in_sync
 
 
 async def become_disks(here: Ground, preparation: Preparation, machine: vm.VM) -> None:

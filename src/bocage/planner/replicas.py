@@ -82,6 +82,16 @@ def chosen(
     return vm.Replica.model_validate({"host": host.uid, "storage": first.uid, "mode": mode})
 
 
+def check_change(before: vm.VM, changed: vm.VM) -> None:
+    """Raises Error where a VM that keeps its replica would have what that lacks."""
+    if before.spec.replica is None or changed.spec.replica is None:
+        return
+    if [(one.name, one.volume) for one in before.spec.disks] != [(one.name, one.volume) for one in changed.spec.disks]:
+        raise NotMeanwhile(name=changed.name)
+    for obstacle in obstacles(changed, ()):
+        raise obstacle
+
+
 def obstacles(machine: vm.VM, volumes: Collection[ground.Volume]) -> Iterator[Error]:
     """What it has that a replica does not carry."""
     spec, things = machine.spec, []

@@ -116,35 +116,36 @@ class Doubling:
         return sum([await self._left(disk) for disk in self._sockets])
 
     async def _pass(self, disk: str, rate: int) -> None:
+        """Two bitmaps: of what the copy lacks, whatever becomes of this pass, and of what was written since it began.
+
+        The first is only there once a pass of everything is durable in the copy, and shrinks only when the next one is.
+        """
         chain, job = await layering.top(self._at, disk), f"{_JOB}{disk}"
+        lacks, since = self._bitmap, f"{self._bitmap}-next"
+        there = {str(one["name"]) for one in await self._bitmaps(disk)}
+        if since in there:  # of a pass that nobody saw to its end
+            await self._at.execute("block-dirty-bitmap-remove", {"node": chain, "name": since})
+        known = lacks in there
+        if not known:
+            await self._forget_bitmaps(disk)
+        await self._at.execute("block-dirty-bitmap-add", _bitmap(chain, since))
         asked: dict[str, Any] = {"job-id": job, "device": chain, "target": f"{disk}.copy", "auto-dismiss": False}
         asked |= {"speed": rate, "sync": "full"}
-        known = await self._has_bitmap(disk)
         if known:
-            asked |= {"sync": "bitmap", "bitmap": self._bitmap, "bitmap-mode": "on-success"}
-        else:
-            await self._forget_bitmaps(disk)
-            named = {"node": chain, "name": self._bitmap, "granularity": 1 << 16}
-            await self._at.execute("block-dirty-bitmap-add", named)
+            asked |= {"sync": "bitmap", "bitmap": lacks, "bitmap-mode": "never"}
         try:
             await self._at.execute("blockdev-backup", asked, within=_SWITCH_BOUND)
             reason = await self._seen_through(job)
             reason = reason or str(await self._hmp(f"qemu-io {disk}.copy flush")).strip()
         except qmp.CommandFailed as error:
             reason = error.description
-        except BaseException:
-            await self._incomplete(disk, known)
-            raise
         if reason:
-            await self._incomplete(disk, known)
             raise CopyFailed(disk=disk, reason=reason)
-
-    async def _incomplete(self, disk: str, known: bool) -> None:
-        """A first pass that did not come to its end: nobody knows what the copy has."""
-        if not known:
-            with contextlib.suppress(errors.Problem):
-                await layering.end_jobs(self._at, f"{_JOB}{disk}")
-                await self._forget_bitmaps(disk)
+        one = {"node": chain, "name": lacks}
+        renewed = _action("clear", one) if known else _action("add", _bitmap(chain, lacks))
+        merged = _action("merge", {"node": chain, "target": lacks, "bitmaps": [since]})
+        await self._at.execute("transaction", {"actions": [renewed, merged]}, within=_SWITCH_BOUND)
+        await self._at.execute("block-dirty-bitmap-remove", {"node": chain, "name": since})
 
     async def _seen_through(self, job: str) -> str:
         """Wait for the end of a pass; the reason of one that failed."""
@@ -170,6 +171,9 @@ class Doubling:
                 await self._join(disk)
         except qmp.CommandFailed as error:
             raise CopyFailed(disk=done[-1], reason=error.description) from error
+        for disk in self._sockets:
+            if await self._left(disk):
+                raise CopyFailed(disk=disk, reason="the guest ran while it was to stand")
 
     async def _join(self, disk: str) -> None:
         chain = await layering.top(self._at, disk)
@@ -185,7 +189,13 @@ class Doubling:
         await self._add(both | {"vote-threshold": 2, "read-pattern": "fifo"})
         await self._reopen(_raw(f"{disk}.here", chain), _raw(f"{disk}.top", f"{disk}.both"))
 
+    def cut(self) -> None:
+        for ours in self._sockets.values():
+            with contextlib.suppress(OSError):  # it has ended already
+                ours.shutdown(socket.SHUT_RDWR)
+
     async def let_go(self) -> None:
+        self.cut()  # before anything is asked of QEMU, which may wait for the copy itself
         there = set(await layering.names(self._at))
         disks = [name.removesuffix(".copy") for name in there if name.endswith(".copy")]
         disks += [name.removesuffix(".none") for name in there if name.endswith(".none")]
@@ -272,12 +282,27 @@ class Doubling:
 
 
 def write_key(directory: pathlib.Path, key: str, owner: int) -> None:
-    """Have a directory, which only we can write, hold a key as QEMU reads it; both are the owner's then."""
-    path = directory / _KEY_FILE
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        os.fchown(file.fileno(), owner, owner)
-        file.write(f"{_USER}:{key}\n")
-    os.chown(directory, owner, owner)
+    """Have a directory, which only we can write, hold a key as QEMU reads it; both are the owner's then.
+
+    It may lie where QEMU's user writes, who could have put a link in its place meanwhile. Raises OSError.
+    """
+    there = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(_KEY_FILE, flags, 0o600, dir_fd=there), "w") as file:
+            os.fchown(file.fileno(), owner, owner)
+            file.write(f"{_USER}:{key}\n")
+        os.fchown(there, owner, owner)
+    finally:
+        os.close(there)
+
+
+def _bitmap(chain: str, name: str) -> dict[str, Any]:
+    return {"node": chain, "name": name, "granularity": 1 << 16}
+
+
+def _action(what: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {"type": f"block-dirty-bitmap-{what}", "data": data}
 
 
 def _raw(name: str, over: str) -> dict[str, Any]:

@@ -233,6 +233,7 @@ class QemuMachine:
     async def resume(self) -> None:
         await self.copies.until_free()
         await saved.break_off(self.link)
+        await self.copies.until_free()  # which may be another answer by now
         await self.link.execute("cont")
 
     async def save(self, to: pathlib.Path, *, report: Callable[[int, int], None]) -> None:

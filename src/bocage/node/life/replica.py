@@ -101,7 +101,7 @@ async def attend(standing: Standing, machine: vm.VM) -> None:
     keeper, cluster, running = standing.replica, standing.ground.cluster, standing.machine
     wanted = machine.spec.replica if running is not None else None
     if isinstance(keeper, _Keeper):
-        if keeper.of == wanted and keeper.running is running:
+        if (keeper.of, keeper.disks) == (wanted, _disks(machine)) and keeper.running is running and not keeper.is_over:
             return
         await keeper.close()
         standing.replica = None
@@ -166,6 +166,10 @@ async def _record(standing: Standing, cluster: clustered.Cluster, record: record
     raise errors.TimedOut(what="the replica's record", bound=_STALE_TRIES * cluster.profile.beat)
 
 
+def _disks(machine: vm.VM) -> tuple[tuple[str, str], ...]:
+    return tuple((disk.name, disk.volume) for disk in machine.spec.disks)
+
+
 class _Keeper:
     """One process's replica."""
 
@@ -177,7 +181,7 @@ class _Keeper:
         of: vm.Replica,
         cluster: clustered.Cluster,
     ) -> None:
-        self.of, self.running = of, running
+        self.of, self.running, self.disks = of, running, _disks(machine)
         self._standing, self._cluster, self._vm = standing, cluster, machine
         self._machine = replicating.Replicating(machine.uid, of.host, cluster.profile)
         self._guarded = False
@@ -194,6 +198,11 @@ class _Keeper:
         standing.listeners.append(self._heard)
         self._task = asyncio.create_task(self._run(), name=f"replica of {machine.uid}")
         self._task.add_done_callback(self._ended)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was ended by something that nobody thought of."""
+        return self._task.done()
 
     async def close(self) -> None:
         with contextlib.suppress(ValueError):
@@ -260,14 +269,15 @@ class _Keeper:
                 case replicating.Act.LET_GO:
                     self._freeing = True
                     await self._go_on_alone()
-                case replicating.Act.PAUSE:
-                    await self.running.copies.pause()
                 case replicating.Act.CONTINUE if not self._freeing:
                     await self.running.copies.release()
-                case replicating.Act.JOIN:
+                case replicating.Act.PAUSE | replicating.Act.JOIN:
+                    copies = self.running.copies
                     try:
-                        await self.running.copies.join()
-                    except engine.Error as problem:
+                        await (copies.pause() if act is replicating.Act.PAUSE else copies.join())
+                    except engine.NotRunning:
+                        raise
+                    except (errors.Problem, ConnectionError) as problem:  # also: it was not heard whether it did
                         self._reason = str(problem)
                         await self._perform(self._machine.failed())
                         return
@@ -276,6 +286,7 @@ class _Keeper:
 
     async def _go_on_alone(self) -> None:
         """Only once the records call the copy stale, or have never called it anything else."""
+        self.running.copies.cut()
         if self._passing is not None:
             self._passing.cancel()
             await asyncio.wait([self._passing])
