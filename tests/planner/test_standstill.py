@@ -126,3 +126,23 @@ def test_one_that_does_not_start_holds_up_the_rest_for_a_bounded_time(seconds):
     assert found.holds(uid(1)) is (seconds == 60)
     back = standstill.again(found, within=None, kill=False, now=after(seconds))
     assert (back.phase, back.holds(uid(1))) == ("stopping", True)
+
+
+def test_who_starts_in_the_midst_of_a_shutdown_switches_off_nothing_that_still_runs():
+    machines = {one.uid: one for one in (machine(0), machine(1, after=(uid(0),)), machine(2, after=(uid(1),)))}
+    of = standstill.begin(machines.values(), by="root", now=NOW)
+    assert [of.holds(each) for each in machines] == [False, False, True]
+    back = standstill.start(of, now=NOW)
+    assert [back.holds(each) for each in machines] == [False, False, True]
+
+
+def test_neither_a_vm_without_a_host_nor_a_host_that_is_gone_holds_it_up():
+    lost = machine(0)
+    lost = lost.model_copy(update={"status": lost.status.model_copy(update={"host": None})})
+    of = standstill.begin([lost], by="root", now=NOW)
+    down = standstill.step(of, {lost.uid: lost}, BOOTS, silent=[OTHER], now=NOW)
+    assert down is not None
+    assert down.phase == "down"
+    back = standstill.step(down, {lost.uid: lost}, {**OTHER_BOOTS, OTHER: BOOTS[OTHER]}, silent=[OTHER], now=NOW)
+    assert back is not None
+    assert back.phase == "starting"

@@ -81,11 +81,13 @@ async def _write(
         entry = await call.resources.store.get(model.KEY)
         before = model.read(entry.value if entry else None)
         after = wanted(before)
-        if after is None or after == before:
+        unreadable = entry is not None and before is None  # of another version: whoever starts the cluster ends it
+        if after == before and not unreadable:
             return after
         compare = {model.KEY: entry.revision if entry else 0}
+        puts = {} if after is None else {model.KEY: after.model_dump_json().encode()}
         try:
-            await call.resources.store.apply(compare=compare, puts={model.KEY: after.model_dump_json().encode()})
+            await call.resources.store.apply(compare=compare, puts=puts, deletes=[] if puts else [model.KEY])
         except contract.Mismatch:
             continue
         return after

@@ -11,7 +11,7 @@ from bocage import ledger
 from bocage.cluster.chronicle import Chronicle
 from bocage.cluster.mirror import Mirror
 from bocage.cluster.ruler import Ruler
-from bocage.model import base, ground, plan, standing, work
+from bocage.model import base, ground, plan, standing, standstill, work
 from bocage.planner import alarms, outages
 from bocage.protocol import records
 from bocage.store import contract, resources
@@ -113,6 +113,8 @@ class Telling:
         for name, one in self._chronicle.lacking(ruler.ruling.fences.values()):
             reason = one.problem.model_dump() if one.problem else {}
             yield outages.NoHostForVm(vm=one.vm.name, host=name, reason=reason), one.vm, one.vm.uid
+        if self._mirror.setting(standstill.KEY) is not None:
+            yield outages.StandsStill(), None, ""
         if unsurvived := self._unsurvived():
             yield outages.NotSurvived.of(unsurvived), None, ""
 

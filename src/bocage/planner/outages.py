@@ -205,6 +205,12 @@ class NotSurvived(Condition):
         return cls(failed=", ".join(first.hosts), vms=short[:_NAMED], reason=first.reason.model_dump())
 
 
+class StandsStill(Condition):
+    type = "alarm-standstill"
+    text = N_("the cluster was shut down on purpose: nothing fails over, and what is off stays off")
+    hint = N_("'bocage cluster show' says how far that is, 'bocage cluster start' ends it")
+
+
 class BmcProves(words.Message):
     type = "proof-bmc"
     text = N_("its BMC at {address} switches it off, and says when it is off")

@@ -41,7 +41,7 @@ def start(before: Standstill, *, now: datetime.datetime) -> Standstill:
     """It is over, wherever it was: what is off starts, the first stage first."""
     if before.phase == "starting":
         return before
-    return before.model_copy(update={"phase": "starting", "up_to": 1, "begun": now, "stuck": ()})
+    return before.model_copy(update={"phase": "starting", "up_to": max(before.up_to, 1), "begun": now, "stuck": ()})
 
 
 def step(
@@ -72,7 +72,8 @@ def left(of: Standstill, machines: Mapping[str, model.VM]) -> list[str]:
         stage = of.stages[of.up_to - 1] if of.stages else ()
         return [uid for uid in stage if uid in machines and not _has_started(machines[uid])]
     going = (uid for stage in of.stages[of.up_to :] for uid in stage)
-    return [uid for uid in going if uid in machines and machines[uid].status.state not in _OFF]
+    there = [machines[uid] for uid in going if uid in machines]
+    return [one.uid for one in there if one.status.state not in _OFF and one.status.host is not None]
 
 
 def _stopping(
@@ -88,7 +89,8 @@ def _stopping(
     if not there and before.up_to > 0:
         return before.model_copy(update={"up_to": before.up_to - 1, "begun": now, "stuck": ()})
     if not there:
-        return before.model_copy(update={"phase": "down", "begun": now, "stuck": (), "boots": dict(boots)})
+        known = {host: boot for host, boot in boots.items() if host not in silent}  # who is gone may never be back
+        return before.model_copy(update={"phase": "down", "begun": now, "stuck": (), "boots": known})
     gone = (now - before.begun).total_seconds()
     late = tuple(one.uid for one in there if gone > (before.within or one.spec.stop.within) + _MARGIN)
     return before.model_copy(update={"stuck": late})
