@@ -19,6 +19,8 @@ from bocage import errors
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_MANY = 256  # that may be over and are kept; each is small
+
 Admit = Callable[[int, pathlib.Path], Awaitable[bool]]
 """To be asked whether a child may run that stands before its first instruction: its pid, and the storage."""
 
@@ -77,16 +79,22 @@ class UnderWay:
     def __init__(self) -> None:
         self._doing: set[Doing] = set()
         self._begun: list[Callable[[], bool]] = []
+        self._many = _MANY
 
     @property
     def busy(self) -> bool:
         """Whether anything of it may still write."""
+        return bool(self._still()) or any(one.writes for one in self._doing)
+
+    def _still(self) -> list[Callable[[], bool]]:
         self._begun = [is_there for is_there in self._begun if is_there()]
-        return bool(self._begun) or any(one.writes for one in self._doing)
+        return self._begun
 
     def note(self, is_there: Callable[[], bool]) -> None:
         """Something has begun."""
         self._begun.append(is_there)
+        if len(self._begun) > self._many:
+            self._many = 2 * len(self._still()) + _MANY
 
     def end(self) -> None:
         """Cancel all of it. What has begun is over when `busy` says so."""

@@ -31,6 +31,6 @@ async def holds(standing: Standing, machine: vm.VM) -> notes.WaitsForOthers | No
 async def _leaders(standing: Standing, machine: vm.VM) -> dict[str, vm.VM]:
     found = {}
     for uid in machine.spec.autostart.after:
-        with contextlib.suppress(resources.Missing):
+        with contextlib.suppress(resources.Missing, resources.Damaged):
             found[uid] = await standing.ground.resources.get(vm.VM, standing.project, uid)
     return found

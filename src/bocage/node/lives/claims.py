@@ -34,6 +34,7 @@ class Guarded:
         self.gone: float | None = None
         self.admits = False  # whether it lets anything run just now
         self.mortal = 0  # processes that it holds which are no VM's
+        self.takes_mortal = False
         self.ends = False  # whether it has ended what it held, and was given no other life since
 
     def held(self) -> list[str]:
@@ -48,7 +49,8 @@ class Guarded:
         """Take in its standing; the VMs that have ended since the one before."""
         before = self.running()
         self._held = {vm: (int(one["generation"]), one["runs"] > 0) for vm, one in told["held"].items()}
-        self.mortal = int(told["mortal"])
+        self.mortal = int(told.get("mortal", 0))
+        self.takes_mortal = "mortal" in told  # not one of an older version
         self.life, self.bounds = spoken.life(told["life"]), spoken.bounds(told["bounds"])
         self.gone, self.admits, self.known = told["gone"], bool(told["admits"]), True
         self.ends = told["phase"] in (guarding.Phase.ENDING.name, guarding.Phase.OVER.name) and self.life is not None
@@ -77,6 +79,8 @@ class Guarded:
 
     async def admit(self, place: spoken.Document, pid: int, start_time: int) -> None:
         """Have it take charge of a process. Raises rights.NotAdmitted."""
+        if place.get("mortal") and not self.takes_mortal:
+            raise rights.NotAdmitted(reason="it is of an older version, and is replaced when no VM runs here")
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:

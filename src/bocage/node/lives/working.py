@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
-from bocage import files, reach, under_way
+from bocage import files, reach, sockets, under_way
 from bocage.engine.qemu import processes
 from bocage.node import rights, spoken
 from bocage.node.lives import array, claims
@@ -44,7 +45,7 @@ class Working:
         try:
             one = processes.identify(pid)
             name = f"work-{one.pid}-{one.start_time}"
-            place = {"vm": name, "generation": 0, "storage": str(root), "mortal": True}
+            place = {"vm": name, "generation": 0, "storage": "/", "mortal": True}
             await self._guarded.admit(place, one.pid, one.start_time)
         except (rights.NotAdmitted, processes.Gone) as refused:
             log.info("%s", refused)
@@ -86,6 +87,18 @@ class Working:
     async def _settle(self) -> float:
         """Also what a daemon before this one has left: it may have been killed in the midst of it."""
         for root in await self._array.roots():
-            with contextlib.suppress(FileNotFoundError):
+            with _nothing_lands():
+                if (portal := await reach.Way(root).call(sockets.portal, str(root))) is not None:
+                    await asyncio.to_thread(sockets.end_orphans, portal)
                 await reach.Way(root).call(files.sync_file_system, root)
         return spoken.now()
+
+
+@contextlib.contextmanager
+def _nothing_lands() -> Iterator[None]:
+    """What is not there any more, or whose server has forgotten this host, takes nothing either."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN):
+            raise

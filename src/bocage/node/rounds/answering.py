@@ -33,7 +33,7 @@ class Rounds:
         standing, running = actor.standing, actor.standing.machine
         if standing.unanswered is None or running is None or running.run is not engine.Run.RUNNING:
             return
-        with contextlib.suppress(errors.Problem):
+        with contextlib.suppress(errors.Problem, OSError):
             machine = await standing.read()
             if await _answers(machine, running):
                 await standing.show(answers=True)
