@@ -160,6 +160,10 @@ class Plan:
         return [file.piece for chain in self.chains.values() for file in chain if file.piece]
 
 
+COPY = ".copy"
+"""How the name of a disk's copy ends: in what is told of a failed write, which may also be of the disk itself."""
+
+
 class Run(enum.StrEnum):
     """What a machine's vCPUs do."""
 

@@ -174,7 +174,7 @@ class Ruling:
                 continue
             machine = key.removeprefix("owner/")
             if owner.host in self.fences and not self._stays(machine):
-                clearing = self._free(machine, self.fences[owner.host], view, life)
+                clearing = self._free(machine, self.fences[owner.host], view, silent, life)
                 acts += [Write(clearing)] if clearing else []
             elif owner.host is None:
                 acts += self._give(machine, owner, view, silent, life)
@@ -189,13 +189,14 @@ class Ruling:
         return owners
 
     def _free(
-        self, machine: str, fence: fencing.Fencing, view: records.View, life: records.Life
+        self, machine: str, fence: fencing.Fencing, view: records.View, silent: Sequence[str], life: records.Life
     ) -> records.Transaction | None:
         """Take a VM from a dead host. One on local disks goes to its replica's host, or stays until its own returns."""
-        if view.get(records.Replica, records.replica_of(machine)) is None:
+        replica = view.get(records.Replica, records.replica_of(machine))
+        if replica is None:
             return fence.clearing(machine, view, self.leading.revision, life.incarnation)
-        if not fence.proven:
-            return None
+        if not fence.proven or replica.host in silent or not self._can_take(replica.host, view):
+            return None  # given to one that is away, it could not go back to its own host, whose disks are as good
         return replicating.taking_over(
             machine, view, fence.revision, self.leading.revision, life.incarnation, fence.host
         )

@@ -64,7 +64,7 @@ _HAPPENINGS = {
     "BALLOON_CHANGE": "balloon",
     "DEVICE_DELETED": "device-removed",
     "WATCHDOG": "watchdog",
-    "QUORUM_FAILURE": "copy-failed",
+    "QUORUM_REPORT_BAD": "write-failed",
     "MEMORY_DEVICE_SIZE_CHANGE": "memory-added",
 }
 

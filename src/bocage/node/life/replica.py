@@ -217,7 +217,7 @@ class _Keeper:
             log.error("replica of VM %s", self._standing.uid, exc_info=error)
 
     def _heard(self, happened: engine.Happened) -> None:
-        if happened.what == "copy-failed" or happened.fields.get("run") is engine.Run.STORAGE_FAILED:
+        if happened.what == "write-failed" and str(happened.fields.get("node-name")).endswith(engine.COPY):
             self._failed = True
             self._wake.set()
 
