@@ -88,7 +88,7 @@ def test_a_host_is_refused_when_the_cluster_would_no_more_survive_the_death_of_o
     said = [reason.text for one in placed.verdicts for reason in one.reasons if reason.type == "host-breaks-survival"]
     assert said == [
         "with it on host2, old could not start again if host1 died: "
-        "it needs 3G and 1 vCPUs, and no host that may have it has that left then"
+        "it needs 3G, and no host that may have it has that left then: 1G are missing"
     ]
 
 

@@ -120,3 +120,14 @@ def test_the_search_for_a_way_ends_where_there_is_none():
     proof = proofs.Prover(occupancy.Occupancy(of), check).prove((0,))
     assert len(proof.short) == 1
     assert looks < 10_000  # of 10! ways
+
+
+def test_a_vm_that_left_where_it_must_not_be_is_not_to_start_there_again():
+    tagged = host("host1", tags=("ssd",))
+    of = world(tagged, host("host2"), host("host3"), vm("a", 1, "host2", host_tags=("ssd",)), survive=1)
+    state = moves.State(occupancy.Occupancy(of))
+    step = state.step(0, 0, state.held.replica[0])
+    assert step
+    state.do(step)
+    for proof in state.survival.proofs:
+        holds(state, proof)

@@ -60,6 +60,9 @@ def test_a_copy_ends_with_the_daemon_that_began_it(tmp_path: pathlib.Path) -> No
         assert child.stdout
         assert child.stdout.readline() == b"begun\n"
         assert any("qemu-img" in line and str(tmp_path) in line for line in _command_lines())
+        while not any(tmp_path.glob(".copy.qcow2.*")):  # it speaks of its progress before it makes that
+            assert child.poll() is None
+            time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
     _wait_until_alone(str(tmp_path))
     (half,) = half_made.sweep(tmp_path)

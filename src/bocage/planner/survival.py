@@ -72,7 +72,7 @@ class Survival:
         """
         held = self._held
         origin, copy, changed = held.at[vm], held.replica[vm], list[proofs.Proof]()
-        if not held.runs[vm]:
+        if not (held.runs[vm] or held.grouped[vm]):
             return changed
         held.put(vm, host)
         held.put_replica(vm, replica)
@@ -124,6 +124,8 @@ class Survival:
         comes, was = host in proof.failed, origin in proof.failed
         if held.grouped[vm] and not comes and not self._suits(proof, vm, host):
             return self._prover.prove(proof.failed, _FEW)
+        if not held.runs[vm]:
+            return proof  # nothing starts for it, but it is in the way of those that are to be apart from it
         if not comes and not was:
             return proof if proof.holds_on(held, host) else self._prover.prove(proof.failed, _FEW)
         new = proof.copy()
@@ -134,7 +136,8 @@ class Survival:
         if comes:
             target = held.replica[vm]
             if target == NOWHERE:  # where it came from has what it took there, and most likely still has room
-                stays = origin != NOWHERE and self._prover.starts(new, vm, origin)
+                may = origin != NOWHERE and held.allowed[vm][origin]  # it may have stood where it must not
+                stays = may and self._prover.starts(new, vm, origin)
                 target = origin if stays else self._prover.roomiest(new, vm)
             if target == NOWHERE or not self._prover.starts(new, vm, target):
                 return self._prover.prove(proof.failed, _FEW)
