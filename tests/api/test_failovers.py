@@ -148,6 +148,7 @@ async def test_a_shutdown_tells_how_far_it_is_and_ends_by_a_start(client, world)
     await create(client, "db", start=True)
     await create(client, "web1", start=True, autostart={"after": ["db"]})
     for name in ("db", "web1"):
+        await own(world, name, world.host.uid)
         await world.set_status(name, state=vm.State.RUNNING)
     machines = (await world.kept.list(vm.VM)).items
     made = planner.begin(machines, by="root", now=base.now() - datetime.timedelta(seconds=600))
