@@ -1,8 +1,9 @@
-"""A simple array: tgt on the loopback, or in a network namespace, one target with one LUN."""
+"""A simple array: tgt on a loopback address of its own, one target with one LUN."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import pathlib
 import socket
@@ -17,18 +18,18 @@ USER, PASSWORD = "bocage", "twelve-letters"
 
 
 class Array:
-    """One running tgtd."""
+    """One running tgtd; it dies with us."""
 
-    def __init__(self, scratch: pathlib.Path, size: int, address: str, within: str | None) -> None:
+    def __init__(self, scratch: pathlib.Path, size: int) -> None:
         self.disk = scratch / "lun.img"
         self._socket = scratch / "tgt"
         self._control = str(os.getpid() % 30000 + 1000)
-        self.portal = f"{address}:{3260 if within else _free_port()}"
+        self.portal = _free_portal()
         with self.disk.open("wb") as file:
             file.truncate(size)
         line = ["tgtd", "-f", "--control-port", self._control, "--iscsi", f"portal={self.portal}"]
         self.process = subprocess.Popen(
-            [*(["ip", "netns", "exec", within] if within else []), *line],
+            ["setpriv", "--pdeathsig", "KILL", *line],
             env={**os.environ, "TGT_IPC_SOCKET": str(self._socket)},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
@@ -48,27 +49,26 @@ class Array:
         return {line.split()[1] for line in told.splitlines() if line.strip().startswith("Initiator: ")}
 
 
-def _free_port() -> int:
+def _free_portal() -> str:
+    """On an address of the loopback that no other process takes: what is free there stays so until tgtd has it."""
+    address = str(ipaddress.IPv4Address("127.1.0.0") + os.getpid())
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        free.bind((address, 0))
+        return f"{address}:{free.getsockname()[1]}"
 
 
 @contextlib.contextmanager
-def running(
-    size: int, *, user: str | None = None, address: str = "127.0.0.1", within: str | None = None
-) -> Iterator[Array]:
-    """An array with an empty LUN of so many bytes; by CHAP where a user is given; in a namespace where that is."""
+def running(size: int, *, user: str | None = None) -> Iterator[Array]:
+    """An array with an empty LUN of so many bytes; by CHAP where a user is given."""
     with tempfile.TemporaryDirectory(prefix="bocage-array-", dir="/var/tmp") as scratch:
-        made = Array(pathlib.Path(scratch), size, address, within)
+        made = Array(pathlib.Path(scratch), size)
         try:
             due = time.monotonic() + 120
-            while not made.admin("--op", "new", "--mode", "target", "--tid", "1", "-T", TARGET, check=False):
-                if made.admin("--op", "show", "--mode", "target", check=False):
-                    break
+            while not made.admin("--op", "show", "--mode", "sys", check=False):
                 assert made.process.poll() is None, "tgtd has ended"
                 assert time.monotonic() < due, "tgtd does not come up"
                 time.sleep(0.05)
+            made.admin("--op", "new", "--mode", "target", "--tid", "1", "-T", TARGET)
             lun = ("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", str(LUN), "-b", str(made.disk))
             made.admin(*lun)
             made.admin("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
