@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from tests import built
 from tests.ground import bmc, ground, init, machine
@@ -17,6 +18,8 @@ from tests.ground import bmc, ground, init, machine
 _BOOT = 90.0  # seconds that a daemon has until it answers
 _BOUND = 120.0  # seconds for one command
 _LOOK = 0.1
+
+T = TypeVar("T")
 
 
 class Failed(Exception):
@@ -63,7 +66,7 @@ def up(here: ground.Ground, asked: argparse.Namespace) -> None:
                 url = f"redfish+http://{bmc.USER}@{machine.SWITCH_ADDRESS}:{one.bmc_port}"
                 bocage(first, "host", "set", one.name, "--bmc", url, stdin=one.bmc_password)
         for one in machines:
-            until(f"{one.name} saw its BMC", lambda one=one: _knows_its_bmc(first, one))
+            until(f"{one.name} saw its BMC", functools.partial(_knows_its_bmc, first, one))
     _give_storage(first, machines, central=asked.storage == "central")
     print(f"\nUp after {time.monotonic() - begin:.1f} s. What next:")
     where = " --storage array" if asked.storage == "central" else ""
@@ -124,12 +127,14 @@ def wait(one: machine.Machine) -> None:
     until(f"the daemon of {one.name} answers", lambda: answers(one), within=_BOOT)
 
 
-def until(what: str, holds: Any, *, within: float = _BOUND) -> None:
+def until(what: str, holds: Callable[[], T], *, within: float = _BOUND) -> T:
+    """What it says, once that is true of it. Raises Failed."""
     deadline = time.monotonic() + within
-    while not holds():
+    while not (found := holds()):
         if time.monotonic() > deadline:
             raise Failed(f"{what}: not within {within:.0f} s")
         time.sleep(_LOOK)
+    return found
 
 
 def answers(one: machine.Machine) -> bool:

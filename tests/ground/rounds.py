@@ -95,20 +95,21 @@ def etcd_killed(site: Site, dice: random.Random) -> None:
 
 
 def daemon_killed(site: Site, dice: random.Random) -> None:
-    for _ in range(dice.randint(1, 4)):
-        faults.kill(_victim(site, dice), faults.DAEMON)
-        time.sleep(dice.uniform(0, 3))
+    _killed(site, dice, faults.DAEMON, most=4)
 
 
 def beat_killed(site: Site, dice: random.Random) -> None:
-    for _ in range(dice.randint(1, 3)):
-        faults.kill(_victim(site, dice), faults.BEAT)
-        time.sleep(dice.uniform(0, 3))
+    _killed(site, dice, faults.BEAT, most=3)
 
 
 def guard_killed(site: Site, dice: random.Random) -> None:
-    for _ in range(dice.randint(1, 3)):
-        faults.kill(_victim(site, dice), faults.GUARD)
+    _killed(site, dice, faults.GUARD, most=3)
+
+
+def _killed(site: Site, dice: random.Random, what: tuple[str, ...], *, most: int) -> None:
+    """Again and again."""
+    for _ in range(dice.randint(1, most)):
+        faults.kill(_victim(site, dice), what)
         time.sleep(dice.uniform(0, 3))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import re
 import secrets
 import time
@@ -87,7 +88,7 @@ class Site:
         """Each VM runs, once, where the store says so; its log has no gap, and all that was acknowledged."""
         self.well()
         for name in self.names:
-            building.until(f"{name} runs", lambda name=name: self._runs(name), within=BOUND)
+            building.until(f"{name} runs", functools.partial(self._runs, name), within=BOUND)
             with self.asked() as asked:
                 verified = self._verified(asked, name)
                 said = self.acknowledged(name)

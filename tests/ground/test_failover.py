@@ -105,9 +105,8 @@ def ended(asker: machine.Machine, victim: machine.Machine) -> dict[str, Any]:
             return last[0] if last and last[0]["state"] == "done" else None
         return None
 
-    until(f"what {victim.name} had is elsewhere", newest)
-    told = newest()
-    assert told is not None
+    told = until(f"what {victim.name} had is elsewhere", newest)
+    assert told
     return told
 
 
