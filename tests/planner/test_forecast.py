@@ -11,7 +11,7 @@ BEGIN = datetime.datetime(2026, 1, 31, 3, 0, tzinfo=datetime.UTC)
 OTHER = "5f0c9f1e-6f0a-4c53-9c1e-0d1f5a3f7c99"
 
 
-def seen(host: str, given: float, started: float | None = None, *, proof: str = "power") -> Failover:
+def seen(host: str, given: float | None, started: float | None = None, *, proof: str = "power") -> Failover:
     def after(span: float | None) -> datetime.datetime | None:
         return None if span is None else BEGIN + datetime.timedelta(seconds=span)
 
@@ -44,6 +44,13 @@ def test_its_own_failovers_count_before_those_of_others():
         3.0,
         2,
     )
+
+
+def test_the_newest_ten_count_and_of_those_what_was_given_away():
+    bmc = shown("power")
+    assert told(bmc, seen(OTHER, None)) == ("power", None, None, 0)
+    old, new = [seen(OTHER, 90.0) for _ in range(20)], [seen(OTHER, 2.0) for _ in range(10)]
+    assert told(bmc, *new, *old) == ("power", 2.0, None, 10)
 
 
 def test_time_proves_nothing_before_its_bound_and_a_person_is_not_forecast():

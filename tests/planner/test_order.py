@@ -9,6 +9,7 @@ from bocage.model import vm
 from bocage.planner import order
 from tests.planner import things
 
+TRASHED = {"deleted": "2026-01-31T03:00:00Z"}
 NAMES = [f"vm{n}" for n in range(7)]
 
 
@@ -32,6 +33,7 @@ def named(machines: list[vm.VM]) -> list[list[str]]:
 def test_those_that_others_wait_for_come_first_and_are_as_early_as_these():
     web, mail = machine("web", 20, ("db",)), machine("mail", 30)
     assert named([web, mail, machine("db", 100)]) == [["db"], ["web"], ["mail"]]
+    assert named([machine("web", after=("gone",)), machine("db", 200)]) == [["web"], ["db"]]
     assert named([machine("b", 10), machine("a", 10), machine("c", 5)]) == [["c"], ["a", "b"]]
 
 
@@ -81,6 +83,7 @@ def test_who_is_waited_for():
     assert waits(leader("starting"))
     assert not waits(leader("running"))
     assert not waits(leader("stopped", "stopped"))
+    assert not waits(leader("stopped").model_copy(update={"metadata": things.machine(metadata=TRASHED).metadata}))
     assert waits(leader("running", until="agent"))
     assert waits(leader("running", until=5432))
     assert not waits(leader("running", until=5432, answers=True))

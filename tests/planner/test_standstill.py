@@ -97,8 +97,10 @@ def test_a_guest_that_does_not_switch_off_is_named_and_holds_the_rest_up():
     late = standstill.step(of, machines, BOOTS, now=after(60))
     assert late is not None
     assert (late.stuck, late.up_to, late.phase) == ((web.uid,), 1, "stopping")
+    assert standstill.start(late, now=after(70)).stuck == ()
     asked = standstill.again(late, within=5, kill=True, now=after(70))
     assert (asked.kill, asked.within, asked.stuck, asked.stages) == (True, 5, (), of.stages)
+    assert standstill.step(asked, machines, BOOTS, now=after(71)) == asked
     gone = standstill.step(asked, machines, BOOTS, silent=[things.HOST], now=after(71))
     assert gone is not None
     assert gone.up_to == 0  # its host is silent, and the plug was asked for
@@ -124,6 +126,8 @@ def test_one_that_does_not_start_holds_up_the_rest_for_a_bounded_time(seconds):
     found = standstill.step(of, machines, BOOTS, now=after(seconds))
     assert found is not None
     assert found.holds(uid(1)) is (seconds == 60)
+    assert found.stuck == (() if seconds == 60 else (uid(0),))
+    assert standstill.start(found, now=after(seconds + 1)) == found
     back = standstill.again(found, within=None, kill=False, now=after(seconds))
     assert (back.phase, back.holds(uid(1))) == ("stopping", True)
 
@@ -146,3 +150,34 @@ def test_neither_a_vm_without_a_host_nor_a_host_that_is_gone_holds_it_up():
     back = standstill.step(down, {lost.uid: lost}, {**OTHER_BOOTS, OTHER: BOOTS[OTHER]}, silent=[OTHER], now=NOW)
     assert back is not None
     assert back.phase == "starting"
+
+
+def test_nobody_waits_for_a_vm_that_was_deleted():
+    trashed = machine(2)
+    trashed = trashed.model_copy(update={"metadata": trashed.metadata.model_copy(update={"deleted": NOW})})
+    of = standstill.begin([machine(0), machine(1, after=(uid(0),)), trashed], by="root", now=NOW)
+    assert of.stages == ((uid(0),), (uid(1),))
+    assert standstill.left(of, {uid(0): machine(0)}) == []
+    assert standstill.left(standstill.start(of, now=NOW), {}) == []
+
+
+def test_it_stays_down_where_no_host_is_known_to_have_been_switched_off():
+    of = standstill.begin([], by="root", now=NOW)
+    down = standstill.step(of, {}, BOOTS, silent=[things.HOST, OTHER], now=NOW)
+    assert down is not None
+    assert (down.phase, down.boots) == ("down", {})
+    assert standstill.step(down, {}, OTHER_BOOTS, now=NOW) == down
+
+
+@pytest.mark.parametrize("state", ["stopped", "saved", "crashed"])
+def test_whatever_is_off_is_waited_for_no_more(state):
+    of = standstill.begin([machine(0)], by="root", now=NOW)
+    assert standstill.left(of, {uid(0): machine(0)}) == [uid(0)]
+    assert standstill.left(of, {uid(0): machine(0, state)}) == []
+
+
+@pytest.mark.parametrize(("state", "power"), [("running", "running"), ("paused", "paused"), ("stopped", "stopped")])
+def test_whatever_is_as_it_should_be_has_started(state, power):
+    of = standstill.start(standstill.begin([machine(0)], by="root", now=NOW), now=NOW)
+    assert standstill.left(of, {uid(0): machine(0, "starting")}) == [uid(0)]
+    assert standstill.left(of, {uid(0): machine(0, state, power)}) == []

@@ -54,6 +54,7 @@ def test_the_weakest_of_its_storages_says_whether_it_survives_its_disk(storages,
 
 def test_it_survives_its_host_where_its_death_is_proven_and_another_has_room():
     assert told()["host"] == ("yes", "survives-host-starts", None)
+    assert told(power="paused")["host"][:2] == ("yes", "survives-host-starts")
     assert told(power="stopped")["host"][:2] == ("yes", "survives-host-off")
     assert told(hosts=[host(bmc=False)])["host"][:2] == ("partly", "survives-host-person")
     assert told(hosts=[host(bmc=False)], by_time=True)["host"][:2] == ("yes", "survives-host-starts")
@@ -83,5 +84,5 @@ def test_snapshots_lead_back_from_a_slip():
         status=snapshot.SnapshotStatus(state="ready", taken=WHEN),
     )
     assert told(snapshots=[kept])["slip"][:2] == ("yes", "survives-slip-snapshots")
-    pending = kept.model_copy(update={"status": snapshot.SnapshotStatus()})
+    pending = kept.model_copy(update={"status": snapshot.SnapshotStatus(taken=WHEN)})
     assert told(snapshots=[pending])["slip"][0] == "partly"

@@ -92,7 +92,7 @@ def check_change(before: vm.VM, changed: vm.VM) -> None:
         raise obstacle
 
 
-def obstacles(machine: vm.VM, volumes: Collection[ground.Volume]) -> Iterator[Error]:
+def obstacles(machine: vm.VM, volumes: Collection[ground.Volume]) -> Iterator[Carries]:
     """What it has that a replica does not carry."""
     spec, things = machine.spec, []
     if spec.hardware.firmware is vm.Firmware.UEFI:
